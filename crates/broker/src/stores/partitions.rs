@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use hvsock_address::PartitionName;
 use hvsock_endpoint::Dirs;
@@ -11,6 +11,7 @@ use hvsock_registry::atomic_file::WriteError;
 use hvsock_registry::entry_folder::{Changed, EntryChange, EntryError, EntryFolder, EntryOptions};
 use hvsock_registry::folder::FolderError;
 use hvsock_registry::store::{self, Problem};
+use hvsock_sys::sync;
 use hvsock_virtio::GuestCid;
 
 use super::partition_entry::{PartitionClash, PartitionEntry, PartitionKinds};
@@ -87,7 +88,7 @@ impl PartitionStore {
 
     /// Locks the store. A poisoned lock is safe to use: what the core has is known after each call.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PartitionFiles> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.files)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The locked store of registrations.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use hvsock_registry::store::RegistrationStore;
+use hvsock_sys::sync;
 
 /// The locked store of registrations.
 pub(crate) type ServiceStoreGuard<'a> = MutexGuard<'a, Box<dyn RegistrationStore>>;
@@ -18,6 +19,6 @@ impl ServiceStore {
 
     /// Locks the store. A poisoned lock is safe to use: the store still matches its storage.
     pub(crate) fn lock(&self) -> ServiceStoreGuard<'_> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0)
     }
 }
