@@ -7,7 +7,7 @@ use hvsock_qemu::Guest;
 use rustix::process::Signal;
 
 use crate::fixture;
-use crate::terminal::Terminal;
+use crate::terminal::{self, Terminal};
 use crate::util::{Completed, Running, World, eventually};
 
 /// A script that prints the ids of three processes and keeps them running: its shell, one that ignores
@@ -128,7 +128,7 @@ fn commands_in_a_real_guest_run_as_if_local() {
     terminal.shows("/dev/pts/");
     terminal.shows("1000");
     terminal.shows("owner=1000");
-    terminal.type_in("echo be''gun; sleep 600\r");
+    terminal.type_in(terminal::SLEEP);
     terminal.shows("begun");
     terminal.type_in("\x03");
     terminal.type_in("exit 4\r");

@@ -15,6 +15,12 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::fixture::{BOX, Fixture};
 use crate::util::eventually;
 
+/// A line for a shell: prints `begun` when a Ctrl-C from then on ends the command.
+///
+/// The command itself prints, since it then is the terminal's foreground process group. Between the shell's own output and
+/// that, a Ctrl-C interrupts the shell alone, which goes on to wait for the command.
+pub const SLEEP: &str = "sh -c \"echo be''gun; exec sleep 600\"\r";
+
 /// A command with its own pseudo-terminal, whose other end the test reads and writes.
 pub struct Terminal {
     child: Child,
@@ -125,7 +131,7 @@ fn the_remote_terminal_has_the_size_and_type_of_the_local_one() {
         terminal.seen.lock().unwrap().contains("40 120")
     });
     // Ctrl-C interrupts the program in the guest, not the local command.
-    terminal.type_in("echo be''gun; sleep 600 || echo inter''rupted\r");
+    terminal.type_in(SLEEP);
     terminal.shows("begun");
     terminal.type_in("\x03");
     terminal.type_in("echo b''ack\r");
