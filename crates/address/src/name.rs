@@ -9,9 +9,11 @@ use crate::{ServiceId, VmId};
 
 /// A service's friendly name: the `ElementName` of the Windows registry.
 ///
-/// 1 to 255 bytes of UTF-8 without control characters and without white space at either end. Text
-/// that parses as a GUID or a port is invalid. Display keeps the case; look-up ignores it, as in the
-/// Windows registry.
+/// 1 to 255 bytes of UTF-8: visible characters of any script, and spaces that are not at either
+/// end. Controls, bidirectional and zero-width characters, other white space, private-use
+/// and unassigned characters are invalid, as in the PRECIS FreeformClass (RFC 8264), so a name looks
+/// like what it is. Text that parses as a GUID or a port is invalid, too. Display keeps the case;
+/// look-up ignores it, as in the Windows registry.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElementName(String);
 
@@ -74,14 +76,14 @@ impl ElementName {
             return Err(InvalidName::Empty);
         }
         check_len(&text, Self::MAX_LEN)?;
-        if let Some(character) = text.chars().find(|c| c.is_control()) {
-            let allowed = "it is a control character";
+        if let Some(character) = hvsock_text::first_escaped(&text) {
+            let allowed = "a name has visible characters and spaces only";
             return Err(InvalidName::Character { character, allowed });
         }
         if let Some(character) = [text.chars().next(), text.chars().next_back()]
             .into_iter()
             .flatten()
-            .find(|c| c.is_whitespace())
+            .find(|c| *c == ' ')
         {
             let allowed = "a name cannot start or end with white space";
             return Err(InvalidName::Character { character, allowed });
@@ -259,6 +261,7 @@ mod tests {
             "  ",
             " x",
             "x ",
+            "\u{a0}x",
             "a\nb",
             "2761",
             "a42e7cda-d03f-480c-9cc2-a4de20abb878",
@@ -267,6 +270,41 @@ mod tests {
         }
         assert!(ElementName::new("x".repeat(255)).is_ok());
         assert!(ElementName::new("x".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn a_friendly_name_looks_like_what_it_is() {
+        for hidden in [
+            "web\u{200b}",
+            "\u{202e}bew",
+            "w\u{2066}eb",
+            "w\u{61c}eb",
+            "web\u{2028}help: reboot",
+            "w\u{feff}eb",
+            "web\u{e0041}",
+            "web\u{fe0f}",
+            "web\u{ad}site",
+            "web\u{a0}site",
+            "web\u{3164}",
+            "web\u{e000}",
+            "web\u{9b}2J",
+            "\u{301}web",
+            "w\u{301}\u{301}\u{301}\u{301}eb",
+        ] {
+            let error = ElementName::new(hidden).unwrap_err();
+            assert!(matches!(error, InvalidName::Character { .. }), "{error}");
+            assert!(error.to_string().is_ascii(), "{error}");
+        }
+        for visible in [
+            "Präsenz",
+            "данные",
+            "サービス",
+            "שירות",
+            "e\u{301}t\u{e9}",
+            "web \u{1f600}",
+        ] {
+            assert!(ElementName::new(visible).is_ok(), "{visible}");
+        }
     }
 
     #[test]

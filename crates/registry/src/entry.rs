@@ -87,8 +87,8 @@ impl TextValues {
             Some(Ok(name)) => (name, None),
             Some(Err(why)) => {
                 let text = self.0.remove(ELEMENT_NAME).unwrap_or_default();
-                let printable = text.replace(char::is_control, " ");
-                let name = match ElementName::new(printable.trim()) {
+                let repaired = text.replace(|c| !hvsock_text::is_printable(c), " ");
+                let name = match ElementName::new(repaired.trim()) {
                     Ok(repaired) => repaired,
                     Err(_) => self.generate_name(id, free),
                 };

@@ -28,6 +28,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId};
+use hvsock_text::{printable, printable_path};
 
 use crate::{Clash, Defaults, Registration};
 
@@ -164,13 +165,13 @@ impl fmt::Display for Problem {
     /// `file:line:column: what`, the format of compilers, which editors parse.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.path.as_os_str().is_empty() {
-            return f.write_str(&self.what);
+            return write!(f, "{}", printable(&self.what));
         }
-        write!(f, "{}:", self.path.display())?;
+        write!(f, "{}:", printable_path(&self.path))?;
         if let Some((line, column)) = self.position {
             write!(f, "{line}:{column}:")?;
         }
-        write!(f, " {}", self.what)
+        write!(f, " {}", printable(&self.what))
     }
 }
 

@@ -14,17 +14,16 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         let len = text.len();
         return Err(format!("has {len} bytes; the limit is {MAX_LEN}"));
     }
-    match text.chars().find(|c| c.is_control()) {
-        Some(c) => Err(format!("contains the control character {c:?}")),
+    match hvsock_text::first_escaped(text) {
+        Some(c) => Err(format!(
+            "contains `{}`, which is not a visible character",
+            c.escape_default()
+        )),
         None => Ok(()),
     }
 }
 
-/// Escapes untrusted text for a message and truncates it to 80 characters.
+/// Escapes untrusted text for a message and truncates it to 80 bytes.
 pub(crate) fn escaped(text: &str) -> String {
-    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        shown.push('…');
-    }
-    shown
+    hvsock_text::printable(text).at_most(80).to_string()
 }

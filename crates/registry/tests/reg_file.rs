@@ -278,7 +278,8 @@ fn fragments() -> impl Strategy<Value = String> {
 }
 
 fn registrations() -> impl Strategy<Value = Vec<Registration>> {
-    let text = || of("[\\PC\"\\\\;\\[\\]]{1,20}");
+    let visible = |text: String| hvsock_text::printable(&text).to_string();
+    let text = || of("[\\PC\"\\\\;\\[\\]]{1,20}".prop_map(visible));
     let one = ("[\\PC\"\\\\;\\[\\]]{1,30}", text(), text(), text());
     prop::collection::vec(one, 0..5).prop_map(|all| {
         let registration = |(port, (name, owner, creator, purpose))| {

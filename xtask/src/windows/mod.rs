@@ -35,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "hvsock-registry",
     "hvsock-sys",
     "hvsock-testkit",
+    "hvsock-text",
     "hvsock-virtio",
 ];
 

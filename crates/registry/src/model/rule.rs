@@ -158,7 +158,10 @@ impl fmt::Display for List<'_> {
             for c in entry.chars() {
                 match c {
                     '"' | '\\' => write!(f, "\\{c}")?,
-                    c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
+                    c if !hvsock_text::is_printable(c) => match u32::from(c) {
+                        code @ ..=0xffff => write!(f, "\\u{code:04X}")?,
+                        code => write!(f, "\\U{code:08X}")?,
+                    },
                     c => write!(f, "{c}")?,
                 }
             }

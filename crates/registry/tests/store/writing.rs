@@ -169,7 +169,7 @@ fn a_registration_that_could_not_be_read_again_is_not_written() {
     large.bind.users = Some(vec!["x".repeat(1000); 70]);
     for (bad, why) in [
         (lease, "is a lease"),
-        (escape, "control character"),
+        (escape, "which is not a visible character"),
         (rule, "`a/b` in this list is not a partition"),
         (large, "the limit is 65536"),
     ] {

@@ -216,7 +216,7 @@ fn texts_with_control_characters_or_excess_length_are_left_out() {
     assert_eq!(listing.registry.get(id(1)), Some(&registration(1, "One")),);
     let has = |what: &str| listing.problems.iter().any(|p| p.contains(what));
     assert!(
-        has("Owner contains the control character"),
+        has("Owner contains `\\n`, which is not"),
         "{:?}",
         listing.problems
     );

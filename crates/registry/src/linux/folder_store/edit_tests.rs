@@ -98,7 +98,7 @@ fn registration() -> impl Strategy<Value = Registration> {
         differs(),
         0..3,
     );
-    let text = || of("\\PC{1,12}");
+    let text = || of("\\PC{1,12}".prop_map(|text| hvsock_text::printable(&text).to_string()));
     let name = "[A-Za-zé\"'#\\\\]([ -~é]{0,8}[a-z])?";
     (
         (name, any::<bool>(), rule(), rule(), of(any::<bool>())),

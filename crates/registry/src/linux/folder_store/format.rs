@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for Child {
         checked.map(|()| Child(string.clone())).map_err(|why| {
             de::Error::custom(format_args!(
                 "`{}` in this list is not a partition, `@group` or `*`: {why}",
-                string.escape_debug()
+                hvsock_text::printable(&string).at_most(80)
             ))
         })
     }
@@ -308,7 +308,18 @@ mod tests {
             ),
             (
                 "name = \"a\"\nowner = \"\\u001b[31m\"",
-                "s.toml:2:9: this text contains the control character '\\u{1b}'",
+                "s.toml:2:9: this text contains `\\u{1b}`, which is not a visible character",
+            ),
+            (
+                "name = \"web\u{200b}\"",
+                "s.toml:1:8: `\\u{200b}` is not allowed in this name; a name has visible characters \
+                 and spaces only",
+            ),
+            (
+                "name = \"a\"\n\"x\\nhelp: reboot\u{202e}\" = 1",
+                "s.toml:2:1: unknown key `x\\nhelp: reboot\\u{202e}`; known here: `name`, \
+                 `enabled`, `owner`, `creator`, `purpose`, `allow_wildcard_binds`, `bind`, \
+                 `connect`, `vm`",
             ),
             (
                 "name = \"a\"\nconnect = \"*\"",

@@ -82,10 +82,9 @@ impl DecodeError {
     }
 }
 
-/// Truncates a text from a file, and replaces control characters.
+/// Truncates a text from a file, and escapes what is not printable.
 fn clean(text: &str, most: usize) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(most).map(plain).collect()
+    hvsock_text::printable(text).at_most(most).to_string()
 }
 
 impl de::Error for DecodeError {
