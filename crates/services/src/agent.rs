@@ -2,15 +2,15 @@
 
 mod pairs;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
+use hvsock_log::Summaries;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use crate::guest;
 use crate::guest::freeze::freezer::{self, FreezeCommand};
@@ -53,7 +53,7 @@ struct Freezer {
 /// Runs the program with the arguments of its command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log(cli.verbose);
+    let _summaries = log(cli.verbose);
     let done = match cli.command {
         None => run(),
         Some(Command::Kvp(pairs)) => pairs.run(guest::Config::new().kvp),
@@ -101,16 +101,10 @@ impl Freezer {
 }
 
 /// Logs to stderr, without timestamps (the journal adds them), in colour only on a terminal.
-fn log(verbose: bool) {
+fn log(verbose: bool) -> Summaries {
     let level = match verbose {
         true => LevelFilter::DEBUG,
         false => LevelFilter::INFO,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .without_time()
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    hvsock_log::init(Targets::new().with_default(level), false)
 }

@@ -1,12 +1,12 @@
 //! Errors of requests: an HTTP status and a message.
 
-use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use hvsock_fabric::{AddPartitionError, Fix, PartitionError, RegisterError};
 use hvsock_registry::store::StoreError;
 
+use crate::api::json::Json;
 use crate::handle::ControlError;
 use crate::model::{ErrorBody, FixReport};
 

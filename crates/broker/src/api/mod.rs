@@ -13,6 +13,7 @@ mod admission;
 mod body;
 mod error;
 mod extract;
+mod json;
 mod limits;
 mod metrics;
 mod responses;

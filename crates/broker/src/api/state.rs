@@ -12,6 +12,7 @@ use super::body;
 use super::error::ApiError;
 use super::extract::Peer;
 use super::limits::Limits;
+use crate::api::json::to_json;
 use crate::handle::{ControlError, Handle};
 
 /// The state shared by all handlers.
@@ -79,12 +80,15 @@ impl Api {
         let handle = self.handle.clone();
         let bytes = blocking(move || {
             let value = function(&handle)?;
-            serde_json::to_vec(&value).map_err(|error| {
+            to_json(&value).map_err(|error| {
                 ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             })
         })
         .await??;
-        Ok(response("application/json", body::listing(bytes, permit)))
+        Ok(response(
+            "application/json",
+            body::listing(bytes.into_bytes(), permit),
+        ))
     }
 
     /// Waits for a permit. The request's timeout bounds the wait.

@@ -67,7 +67,8 @@ impl Core {
             LivenessEvent::Ready => EventKind::GuestReady { partition },
             LivenessEvent::Lost(silent) => {
                 tracing::warn!(
-                    "agent in {partition} lost: no heartbeat for {:.1} s",
+                    %partition,
+                    "agent lost: no heartbeat for {:.1} s",
                     silent.as_secs_f64()
                 );
                 let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);

@@ -67,10 +67,7 @@ impl Core {
             | LinkEvent::Closed(..) => {}
             LinkEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
-                let allowed = self.vms.allow_log(vm, Instant::now());
-                if let Some(suppressed) = allowed {
-                    tracing::warn!(vm = %name, suppressed, "{what}");
-                }
+                tracing::warn!(vm = %name, "{what}");
             }
         }
         self.apply_effects();
@@ -126,12 +123,9 @@ impl Core {
         self.telemetry.count_refused(refusal);
         let from = partition_label(&self.fabric, vm);
         let address = address.map_or_else(|| label(request), |address| address.to_string());
-        let allowed = self.vms.allow_log(vm, Instant::now());
-        if let Some(suppressed) = allowed {
-            let port = request.service.port();
-            tracing::info!(%from, %address, port, suppressed, reason = refusal.label(),
-                "refused a guest's connect: {refusal}");
-        }
+        let port = request.service.port();
+        tracing::info!(%from, %address, port, reason = refusal.label(),
+            "refused a guest's connect: {refusal}");
         self.telemetry.publish(|| EventKind::Refused {
             from,
             address,

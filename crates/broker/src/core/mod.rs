@@ -51,7 +51,6 @@ mod leases;
 mod limits;
 mod listeners;
 mod liveness;
-mod log_limit;
 mod partition_files;
 mod partitions;
 mod pending;

@@ -5,12 +5,10 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Instant;
 
 use hvsock_fabric::{PartitionKey, PartitionState};
 use hvsock_virtio::GuestCid;
 
-use super::log_limit::LogRateLimiter;
 use crate::stores::VmEntry;
 
 /// The VMs by partition. `T` is a VM's link to its guest.
@@ -27,7 +25,6 @@ pub(super) struct VmRecord<T> {
     /// The state that the link reports.
     guest: PartitionState,
     paused: bool,
-    log_limit: LogRateLimiter,
     link: Option<T>,
 }
 
@@ -73,7 +70,6 @@ impl<T> Vms<T> {
             settings,
             guest: PartitionState::Off,
             paused: false,
-            log_limit: LogRateLimiter::default(),
             link: None,
         };
         self.records.insert(key, record);
@@ -139,11 +135,5 @@ impl<T> Vms<T> {
         let record = self.records.get_mut(&key)?;
         record.paused = paused;
         Some(record.state())
-    }
-
-    /// Whether a VM's guest may cause one more log line, and the number of lines suppressed since its
-    /// last one.
-    pub(super) fn allow_log(&mut self, key: PartitionKey, now: Instant) -> Option<u64> {
-        self.records.get_mut(&key)?.log_limit.allow(now)
     }
 }

@@ -1,10 +1,12 @@
 //! `hvsock-agent kvp`: key-value pairs for programs in the guest. It works on the pool files and
 //! does not need a running agent.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use hvsock_text::printable;
 
 use crate::guest::kvp::facts;
 use crate::guest::kvp::files::Files;
@@ -91,7 +93,11 @@ impl Pairs {
                 };
                 for pool in pools {
                     if let Some(value) = read(&files, pool)?.get(&key) {
-                        anstream::println!("{value}");
+                        // A program gets the value unchanged.
+                        match std::io::stdout().is_terminal() {
+                            true => anstream::println!("{}", printable(value)),
+                            false => anstream::println!("{value}"),
+                        }
                         return Ok(());
                     }
                 }
@@ -109,7 +115,7 @@ impl Pairs {
             }
             Self::List(List { pool }) => {
                 for (key, value) in read(&files, pool)?.iter() {
-                    anstream::println!("{}\t{}", shown(key), shown(value));
+                    anstream::println!("{}\t{}", printable(key), printable(value));
                 }
             }
         }
@@ -122,10 +128,4 @@ fn read(files: &Files, pool: PoolName) -> Result<Pool> {
         PoolName::Auto => facts::gather(),
         pool => files.read(pool.pool())?,
     })
-}
-
-/// A key or value as one field of one line: control characters become U+FFFD.
-fn shown(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    text.chars().map(plain).collect()
 }

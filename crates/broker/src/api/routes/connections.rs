@@ -1,11 +1,11 @@
 //! Listeners and connections.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{PathParam, Peer, PrivilegedPeer};
+use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, NotFound};
 use crate::api::state::Api;
 use crate::handle::{ControlError, Handle};

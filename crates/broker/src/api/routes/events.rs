@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
+use crate::api::json::to_json;
 use crate::api::responses::Busy;
 use crate::api::state::{Api, response};
 use crate::model::Event;
@@ -44,10 +45,10 @@ fn forward(events: &EventStream, lines: &mpsc::Sender<Bytes>) -> ControlFlow<()>
     let Some(event) = events.recv_timeout(CLOSED_POLL) else {
         return ControlFlow::Continue(());
     };
-    let Ok(mut line) = serde_json::to_vec(&event) else {
+    let Ok(mut line) = to_json(&event) else {
         return ControlFlow::Continue(());
     };
-    line.push(b'\n');
+    line.push('\n');
     match lines.blocking_send(line.into()) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),

@@ -1,6 +1,5 @@
 //! Explanations of connects and listens, without performing them.
 
-use axum::Json;
 use axum::extract::State;
 use hvsock_address::{PartitionRef, ServiceRef};
 use serde::Deserialize;
@@ -8,6 +7,7 @@ use utoipa::IntoParams;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, QueryParams};
+use crate::api::json::Json;
 use crate::api::responses::Invalid;
 use crate::api::state::Api;
 use crate::model::{ErrorBody, ExplanationReport};

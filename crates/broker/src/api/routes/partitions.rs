@@ -1,6 +1,5 @@
 //! The broker's own partition and its children.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -8,6 +7,7 @@ use hvsock_address::PartitionRef;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer};
+use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
 use crate::api::state::Api;
 use crate::handle::Handle;

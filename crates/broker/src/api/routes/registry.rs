@@ -1,6 +1,5 @@
 //! Export and import of the whole registry.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use hvsock_address::ServiceRef;
@@ -11,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, PrivilegedPeer, QueryParams, RawBody};
+use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, TooLarge};
 use crate::api::state::{Api, blocking, response};
 use crate::handle::{ControlError, Handle};

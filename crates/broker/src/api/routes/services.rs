@@ -1,6 +1,5 @@
 //! Registrations of single services.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -10,6 +9,7 @@ use utoipa::IntoParams;
 
 use crate::api::error::ApiError;
 use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer, QueryParams};
+use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
 use crate::api::state::Api;
 use crate::model::{ErrorBody, NewService, Service, ServiceChange};

@@ -1,12 +1,12 @@
 //! Status and metrics of the broker.
 
-use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
+use crate::api::json::Json;
 use crate::api::metrics;
 use crate::api::responses::Busy;
 use crate::api::state::{Api, blocking, response};

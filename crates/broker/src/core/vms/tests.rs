@@ -1,7 +1,6 @@
 //! The run state of VMs, and the allocation of their CIDs.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -61,21 +60,8 @@ fn a_removed_vm_has_no_state_link_or_cid() {
     assert!(vms.link(key).is_none() && !vms.contains(key));
     assert_eq!(vms.set_link_state(key, PartitionState::Running), None);
     assert_eq!(vms.set_paused(key, true), None);
-    assert_eq!(vms.allow_log(key, Instant::now()), None);
     assert_eq!(vms.by_cid(cid(3)), None);
     assert!(vms.remove(key).is_none());
-}
-
-#[test]
-fn each_vm_has_its_own_rate_limit() {
-    let (mut vms, noisy) = one_vm();
-    let quiet = partition(2);
-    vms.insert(quiet, settings(4));
-    let now = Instant::now();
-    while vms.allow_log(noisy, now).is_some() {}
-    assert_eq!(vms.allow_log(quiet, now), Some(0));
-    let later = now + Duration::from_secs(1);
-    assert_eq!(vms.allow_log(noisy, later), Some(1));
 }
 
 proptest! {
