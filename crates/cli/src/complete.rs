@@ -203,8 +203,9 @@ fn matching(current: &OsStr, words: &[&str], names: Vec<Name>) -> Vec<Completion
         .map(CompletionCandidate::new);
     let names = names
         .into_iter()
-        // A control character cannot be typed, and may drive the terminal.
-        .filter(|one| one.name.starts_with(current) && !one.name.contains(char::is_control))
+        // What is not printable cannot be typed, and may drive the terminal.
+        .filter(|one| one.name.starts_with(current))
+        .filter(|one| hvsock_text::first_escaped(&one.name).is_none())
         .map(|one| {
             let about = crate::failure::printable(&one.about);
             CompletionCandidate::new(one.name).help(Some(about.into()))

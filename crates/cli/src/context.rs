@@ -6,6 +6,7 @@ use hvsock::Endpoint;
 
 use crate::hint::Help;
 use crate::os::{BrokerArgs, Client};
+use crate::output::Lines;
 
 /// The options that every command has.
 #[derive(Clone, Debug, Args)]
@@ -42,10 +43,12 @@ impl Context {
         }
     }
 
-    /// Prints a note on stderr, unless `--quiet` is given.
+    /// Prints a note of one line on stderr, unless `--quiet` is given.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{}", crate::failure::printable(text));
+            let mut lines = Lines::default();
+            lines.push(crate::failure::printable(text));
+            lines.print_to_stderr();
         }
     }
 }

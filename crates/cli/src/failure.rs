@@ -2,7 +2,6 @@
 //! 1 (2 for wrong usage).
 
 use std::fmt;
-use std::io;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -10,6 +9,8 @@ use anstyle::{AnsiColor, Style};
 use crate::fix;
 use crate::hint::Help;
 use crate::os;
+use crate::output::Lines;
+pub use crate::output::OutputGone;
 
 /// The exit status of wrong usage. clap has the same.
 const USAGE: u8 = 2;
@@ -55,11 +56,6 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The reader of standard output closed the pipe. The command ends with success.
-#[derive(Debug, thiserror::Error)]
-#[error("standard output is closed")]
-pub struct OutputGone;
-
 /// A command that was run ended with this exit status, which becomes this process's own. Nothing is
 /// printed.
 #[derive(Debug, thiserror::Error)]
@@ -74,15 +70,18 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(Ended(status)) = error.downcast_ref() {
         return ExitCode::from(*status);
     }
+    let mut lines = Lines::default();
     let red = AnsiColor::Red.on_default().bold();
-    print(red, "error", &format!("{error:#}"));
+    labelled(&mut lines, red, "error", &causes(error.chain()));
     let failure = error.downcast_ref::<Failure>();
     if let Some(help) = failure
         .and_then(|failure| failure.help.clone())
         .or_else(|| advice(error))
     {
-        print(AnsiColor::Cyan.on_default().bold(), "help", &help);
+        let cyan = AnsiColor::Cyan.on_default().bold();
+        labelled(&mut lines, cyan, "help", &help);
     }
+    lines.print_to_stderr();
     ExitCode::from(failure.map_or(1, |failure| failure.status))
 }
 
@@ -96,33 +95,59 @@ fn advice(error: &anyhow::Error) -> Option<String> {
     help.map(|(Help::Command(text) | Help::Sentence(text))| text)
 }
 
-/// Prints one line on stderr. A failure to print is ignored, because it cannot be reported.
+/// Prints one line on stderr.
 pub fn print(style: Style, label: &str, text: &str) {
-    use io::Write;
-
-    let mut stderr = anstream::stderr().lock();
-    let _ = writeln!(stderr, "{style}{label}:{style:#} {}", printable(text));
+    let mut lines = Lines::default();
+    labelled(&mut lines, style, label, text);
+    lines.print_to_stderr();
 }
 
-/// Replaces control characters, so that untrusted text cannot control the terminal.
+fn labelled(lines: &mut Lines, style: Style, label: &str, text: &str) {
+    lines.push(format_args!("{style}{label}:{style:#} {}", printable(text)));
+}
+
+/// Untrusted text as one line, with visible escapes.
 pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
+    hvsock_text::printable(text).to_string()
+}
+
+/// The texts of an error and its sources, each once: some types of other crates have the text of their
+/// source in their own.
+fn causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut text = String::new();
+    for cause in chain {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !(cause.is_empty() || text.ends_with(&cause)) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
     fn text_from_elsewhere_cannot_drive_the_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\nc\r"), "a\u{fffd}[2Jb\nc\u{fffd}");
+        assert_eq!(printable("a\x1b[2Jb\nc\r"), r"a\u{1b}[2Jb\nc\r");
+    }
+
+    #[test]
+    fn a_cause_is_printed_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read x: {0}")]
+        struct Read(#[source] io::Error);
+
+        let denied = || io::Error::other("Permission denied");
+        let error = anyhow::Error::new(Read(denied())).context("cannot start");
+        let text = causes(error.chain());
+        assert_eq!(text, "cannot start: cannot read x: Permission denied");
+        let error = anyhow::Error::new(denied()).context("cannot read x");
+        assert_eq!(causes(error.chain()), "cannot read x: Permission denied");
     }
 }

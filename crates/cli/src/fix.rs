@@ -9,13 +9,13 @@ use crate::format::{command_line, shell_word};
 use crate::hint::Help;
 use crate::os;
 
-/// The help for a fix. It is one line without control characters, even if the fix, which may come from
-/// elsewhere, has some.
+/// The help for a fix. It is one printable line, even if the fix, which may come from elsewhere, is
+/// none.
 pub fn help(fix: &Fix) -> Help {
-    let one_line = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    let one_line = |text: &str| hvsock_text::printable(text).to_string();
     match spell(fix) {
-        // Without its control characters it would be another command.
-        Help::Command(text) if text.contains(char::is_control) => {
+        // With escapes it would be another command.
+        Help::Command(text) if hvsock_text::first_escaped(&text).is_some() => {
             Help::Sentence(one_line(&fix.to_string()))
         }
         Help::Sentence(text) => Help::Sentence(one_line(&text)),
@@ -280,7 +280,7 @@ mod tests {
                 panic!("{kind} is a command");
             };
             assert!(!text.contains(char::is_control), "{kind}: {text:?}");
-            let is_shown = text.contains("\u{fffd}[2J\u{fffd}help: reboot");
+            let is_shown = text.contains(r"\u{1b}[2J\nhelp: reboot");
             assert!(is_shown, "{kind}: {text}");
         }
     }

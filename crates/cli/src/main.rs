@@ -28,7 +28,10 @@ fn main() -> ExitCode {
     complete::run_if_requested(command::definition);
     let result = match os::run_internal() {
         Some(result) => result.map(|()| ExitCode::SUCCESS),
-        None => command::run(command::parse()),
+        None => match command::parse() {
+            Ok(cli) => command::run(cli),
+            Err(status) => return status,
+        },
     };
     result.unwrap_or_else(|error| failure::report(&error))
 }

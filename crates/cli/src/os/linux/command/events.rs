@@ -29,7 +29,7 @@ impl Events {
             if self.json.json {
                 output::json_line(&event)?;
             } else {
-                output::text(&line(&event))?;
+                output::line(line(&event))?;
             }
         }
         Err(Failure::new("the broker ended").into())
@@ -41,7 +41,7 @@ const FAINT: Style = Style::new().dimmed();
 fn line(event: &Event) -> String {
     let time = clock(event.time_ms);
     let sentence = printable(&sentence(&event.what));
-    format!("{FAINT}{time}{FAINT:#}  {sentence}\n")
+    format!("{FAINT}{time}{FAINT:#}  {sentence}")
 }
 
 /// The time of day in UTC, to the millisecond.
@@ -142,7 +142,7 @@ mod tests {
         let line = anstream::adapter::strip_str(&line).to_string();
         assert_eq!(
             line,
-            "01:01:01.042Z  listener 3 of `Demo\u{fffd}` in web closed: the service is disabled\n"
+            "01:01:01.042Z  listener 3 of `Demo\\u{1b}` in web closed: the service is disabled"
         );
     }
 }

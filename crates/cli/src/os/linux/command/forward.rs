@@ -1,7 +1,6 @@
 //! `hvsock forward`: forwards sockets of a guest to this machine, and the other way round.
 
 use std::fmt;
-use std::io::Write as _;
 use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +15,7 @@ use crate::context::Context;
 use crate::explain;
 use crate::failure::{Failure, printable};
 use crate::os::{Partition, guest_services};
+use crate::output;
 
 /// Forward ports, Unix sockets and services to or from a guest
 #[derive(Debug, Args)]
@@ -157,10 +157,9 @@ async fn run(pairs: &[SidePair], verbose: bool, context: &Context) -> Result<()>
         ready.push(listen(pair, context).await?);
     }
     let mut tasks = JoinSet::new();
-    let mut stdout = std::io::stdout().lock();
     for (name, forwarding) in ready {
         // The sockets work even if the reader of standard output is gone.
-        let _ = writeln!(stdout, "{}", printable(&name));
+        let _ = output::line(printable(&name));
         let context = context.clone();
         tasks.spawn(async move {
             let label = name.clone();
@@ -168,8 +167,6 @@ async fn run(pairs: &[SidePair], verbose: bool, context: &Context) -> Result<()>
             (name, forwarding.run(report).await)
         });
     }
-    let _ = stdout.flush();
-    drop(stdout);
     tokio::select! {
         _ = interrupt.recv() => Ok(()),
         _ = terminate.recv() => Ok(()),

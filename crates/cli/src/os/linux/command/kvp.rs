@@ -148,7 +148,9 @@ impl Get {
         })?;
         match found {
             // A program gets the value unchanged.
-            Some(value) if !stdout().is_terminal() => output::line(value),
+            Some(value) if !stdout().is_terminal() => {
+                output::bytes(format!("{value}\n").as_bytes())
+            }
             Some(value) => output::line(printable(&value)),
             None => Err(Failure::new(format!("{vm} has no key `{key}`"))
                 .help(context.command(&format!("hvsock kvp list {vm}")))
@@ -244,9 +246,9 @@ impl Watch {
     }
 }
 
-/// Prints one line. Line breaks in the text are replaced.
+/// Prints one line. Line breaks in the text are escaped.
 fn line(text: &str) -> Result<()> {
-    output::line(printable(text).replace('\n', "\u{fffd}"))
+    output::line(printable(text))
 }
 
 impl Pool {

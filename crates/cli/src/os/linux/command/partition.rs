@@ -8,7 +8,7 @@ use hvsock_control::{Partition, PartitionKind, PartitionState};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::os::linux::format;
-use crate::output::{self, Json};
+use crate::output::{self, Json, Lines};
 
 /// A partition of the command's kind.
 #[derive(Debug, Args)]
@@ -109,7 +109,7 @@ impl Partitions<'_> {
 }
 
 /// The fields of every partition as labelled lines, followed by `more`.
-pub fn facts(partition: &Partition, more: &[(&str, String)]) -> String {
+pub fn facts(partition: &Partition, more: &[(&str, String)]) -> Lines {
     let groups = match partition.groups.join(", ") {
         groups if groups.is_empty() => "none".to_owned(),
         groups => groups,
@@ -123,7 +123,9 @@ pub fn facts(partition: &Partition, more: &[(&str, String)]) -> String {
         ("groups", groups),
         ("in use", format!("{listeners}, {connections}")),
     ];
-    let all = first.iter().chain(more);
-    all.map(|(label, fact)| format!("{label:<14}{}\n", crate::failure::printable(fact)))
-        .collect()
+    let mut lines = Lines::default();
+    for (label, fact) in first.iter().chain(more) {
+        lines.fact(label, fact);
+    }
+    lines
 }

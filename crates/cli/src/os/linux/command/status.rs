@@ -1,7 +1,5 @@
 //! `hvsock status`: partitions, listeners and connections at a glance.
 
-use std::fmt::Write;
-
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
@@ -15,7 +13,7 @@ use super::guest;
 use crate::context::Context;
 use crate::failure::printable;
 use crate::os::linux::format;
-use crate::output::{self, Json};
+use crate::output::{self, Json, Lines};
 
 /// Show all partitions, listeners and connections
 #[derive(Debug, Args)]
@@ -45,7 +43,7 @@ impl Status {
         if self.json.json {
             return output::json(&everything);
         }
-        output::text(&everything.text())
+        everything.lines().print()
     }
 }
 
@@ -60,24 +58,27 @@ struct Node {
 }
 
 impl Everything {
-    fn text(&self) -> String {
+    fn lines(&self) -> Lines {
         let status = &self.status;
-        let mut text = format!(
-            "hvsock {} (pid {}), up {}, {}\n\n",
+        let mut lines = Lines::default();
+        lines.push(format_args!(
+            "hvsock {} (pid {}), up {}, {}",
             status.version,
             status.pid,
             format::age(status.uptime_seconds as f64),
             format::count(status.services, "service"),
-        );
+        ));
+        lines.push("");
         for root in self
             .partitions
             .iter()
             .filter(|partition| partition.parent.is_none())
         {
-            self.node(root).write(&mut text, "", "");
+            self.node(root).add_to(&mut lines, "", "");
         }
         if !self.connections.is_empty() {
-            text.push_str("\nconnections\n");
+            lines.push("");
+            lines.push("connections");
         }
         for connection in &self.connections {
             let service = format::service(connection.service, connection.service_name.as_ref());
@@ -85,8 +86,7 @@ impl Everything {
                 "open" => String::new(),
                 state => format!(", {ALARM}{state}{ALARM:#}"),
             };
-            let _ = writeln!(
-                text,
+            lines.push(format_args!(
                 "  {:>4}  {} → {}  {NAME}{}{NAME:#}  {} sent, {} received, {}{state}",
                 connection.id,
                 printable(&end(&connection.from)),
@@ -95,12 +95,16 @@ impl Everything {
                 format::bytes(connection.bytes_sent),
                 format::bytes(connection.bytes_received),
                 format::age(connection.age_seconds),
-            );
+            ));
         }
         for problem in &status.problems {
-            let _ = writeln!(text, "\n{ALARM}problem:{ALARM:#} {}", printable(problem));
+            lines.push("");
+            lines.push(format_args!(
+                "{ALARM}problem:{ALARM:#} {}",
+                printable(problem)
+            ));
         }
-        text
+        lines
     }
 
     fn node(&self, partition: &Partition) -> Node {
@@ -167,15 +171,15 @@ fn listener_line(listener: &Listener) -> String {
 }
 
 impl Node {
-    fn write(&self, text: &mut String, first: &str, rest: &str) {
-        let _ = writeln!(text, "{first}{}", self.line);
+    fn add_to(&self, lines: &mut Lines, first: &str, rest: &str) {
+        lines.push(format_args!("{first}{}", self.line));
         for (index, node) in self.children.iter().enumerate() {
             let (branch, trunk) = if index + 1 == self.children.len() {
                 ("└─ ", "   ")
             } else {
                 ("├─ ", "│  ")
             };
-            node.write(text, &format!("{rest}{branch}"), &format!("{rest}{trunk}"));
+            node.add_to(lines, &format!("{rest}{branch}"), &format!("{rest}{trunk}"));
         }
     }
 }

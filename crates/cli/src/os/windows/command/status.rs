@@ -1,7 +1,5 @@
 //! `hvsock status`: this machine and its virtual machines at a glance.
 
-use std::fmt::Write;
-
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
@@ -12,7 +10,7 @@ use super::super::missing;
 use crate::failure::printable;
 use crate::format;
 use crate::os::windows::vm::Shown;
-use crate::output::{self, Json};
+use crate::output::{self, Json, Lines};
 
 /// Show this machine, the number of its services, and its virtual machines
 #[derive(Debug, Args)]
@@ -43,7 +41,7 @@ impl Status {
         if self.json.json {
             return output::json(&everything);
         }
-        output::text(&everything.text())
+        everything.lines().print()
     }
 }
 
@@ -66,7 +64,7 @@ impl Everything {
         }
     }
 
-    fn text(&self) -> String {
+    fn lines(&self) -> Lines {
         let name = self.machine.as_deref().unwrap_or("this machine");
         let role = match (&self.host, self.is_host) {
             (None, true) => "a host".to_owned(),
@@ -74,13 +72,12 @@ impl Everything {
             (Some(host), true) => format!("a host itself, on the host {host}"),
             (Some(host), false) => format!("a virtual machine on the host {host}"),
         };
-        let mut text = format!(
-            "hvsock {}, {}\n\n{NAME}{}{NAME:#} ({})\n",
-            self.version,
-            format::count(self.services, "service"),
-            printable(name),
-            printable(&role),
-        );
+        let mut lines = Lines::default();
+        let services = format::count(self.services, "service");
+        lines.push(format_args!("hvsock {}, {services}", self.version));
+        lines.push("");
+        let (name, role) = (printable(name), printable(&role));
+        lines.push(format_args!("{NAME}{name}{NAME:#} ({role})"));
         for (at, vm) in self.vms.iter().enumerate() {
             let branch = if at + 1 == self.vms.len() {
                 "└─"
@@ -93,14 +90,17 @@ impl Everything {
                 state => format!(" {ALARM}{state}{ALARM:#}"),
             };
             let kind = printable(&vm.kind);
-            let _ = writeln!(
-                text,
+            lines.push(format_args!(
                 "{branch} {NAME}{name}{NAME:#} ({kind}){state}  {FAINT}{id}{FAINT:#}"
-            );
+            ));
         }
         for problem in &self.problems {
-            let _ = writeln!(text, "\n{ALARM}problem:{ALARM:#} {}", printable(problem));
+            lines.push("");
+            lines.push(format_args!(
+                "{ALARM}problem:{ALARM:#} {}",
+                printable(problem)
+            ));
         }
-        text
+        lines
     }
 }

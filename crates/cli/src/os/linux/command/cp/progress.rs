@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anstyle::AnsiColor;
 use hvsock_services::copy::{CopyCounters, Note, Observer};
+use hvsock_text::printable_path;
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::context::Context;
 use crate::failure;
+use crate::output::Lines;
 
 /// The most notes that are printed. Further notes are counted.
 const MAX_NOTES: u64 = 200;
@@ -58,7 +60,9 @@ impl Progress {
         let shown = self.is_shown();
         self.clear(|| {
             if shown {
-                eprintln!("{}", summary(counters, self.began.elapsed()));
+                let mut lines = Lines::default();
+                lines.push(summary(counters, self.began.elapsed()));
+                lines.print_to_stderr();
             }
         });
     }
@@ -93,8 +97,7 @@ impl Observer for Progress {
 
     fn file(&mut self, path: &Path, _size: u64) {
         if self.is_shown() {
-            self.bar
-                .set_message(failure::printable(&path.to_string_lossy()));
+            self.bar.set_message(printable_path(path).to_string());
         }
     }
 
@@ -110,7 +113,7 @@ impl Observer for Progress {
         if self.notes > MAX_NOTES || (note.skipped && self.quiet) {
             return;
         }
-        let text = format!("{}: {}", note.path.display(), note.why);
+        let text = format!("{}: {}", printable_path(&note.path), note.why);
         self.bar.suspend(|| match note.skipped {
             true => failure::print(AnsiColor::Yellow.on_default().bold(), "note", &text),
             false => failure::print(AnsiColor::Red.on_default().bold(), "error", &text),

@@ -206,7 +206,7 @@ impl Show {
         }
         let options = device.options();
         more.extend(options.lines().map(|line| ("QEMU", line.to_owned())));
-        output::text(&facts(&partition, &more))
+        facts(&partition, &more).print()
     }
 }
 
