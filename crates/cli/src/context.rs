@@ -1,5 +1,7 @@
 //! The context of every command: the broker to use, and the verbosity.
 
+use std::sync::Once;
+
 use anyhow::Result;
 use clap::Args;
 use hvsock::Endpoint;
@@ -22,12 +24,24 @@ pub struct Context {
 impl Context {
     /// The endpoint through which this process listens and connects.
     pub fn endpoint(&self) -> Endpoint {
+        self.note_ignored_broker();
         self.broker.endpoint()
     }
 
     /// A client of the control API.
     pub fn client(&self) -> Result<Client> {
+        self.note_ignored_broker();
         self.broker.client()
+    }
+
+    /// Says once that the broker of another user is not used.
+    fn note_ignored_broker(&self) {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            if let Some(why) = self.broker.ignored_broker() {
+                self.note(&format!("note: {why}"));
+            }
+        });
     }
 
     /// A command to paste, with the options that select the same broker.

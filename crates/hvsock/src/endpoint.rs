@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use hvsock_endpoint::Dirs;
+use hvsock_sys::owner;
 
 /// How to reach the broker: paths of endpoint sockets, tried in order, or the kernel's `AF_VSOCK`
 /// instead of a broker ([in a virtual machine](crate#in-a-virtual-machine)).
@@ -45,11 +46,19 @@ impl Endpoint {
     ///    running, and then the one of the machine (`/run/hvsock/endpoint`). In a container the
     ///    second path is the endpoint of the container.
     ///
+    /// A runtime folder of another user, as `sudo -E` and `su` pass it on, is ignored: that user's
+    /// broker, with that user's partitions and rules, is not this one's.
+    ///
     /// If neither variable is set and none of these sockets exists, a virtual machine with
     /// `/dev/vsock` uses `AF_VSOCK`. `HVSOCK_ENDPOINT=vsock` always selects `AF_VSOCK`; for a
     /// socket of that name write `./vsock`.
     pub fn from_env() -> Self {
-        Self::from_vars(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
+        Self::from_vars(|name| {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+            let is_runtime_dir = name == "XDG_RUNTIME_DIR";
+            let is_foreign = is_runtime_dir && foreign_broker(Path::new(&value)).is_some();
+            (!is_foreign).then_some(value)
+        })
     }
 
     fn from_vars(env: impl Fn(&str) -> Option<OsString>) -> Self {
@@ -108,6 +117,13 @@ impl Endpoint {
     pub(crate) fn vsock(&self) -> UseVsock {
         self.vsock
     }
+}
+
+/// The user id of another user to whom the broker in a runtime folder would belong. `None` if the folder is
+/// this user's own.
+pub(crate) fn foreign_broker(runtime_dir: &Path) -> Option<u32> {
+    // The folder may be one in which every user may create others, as `/tmp`.
+    owner::other_owner(runtime_dir).or_else(|| owner::other_owner(&runtime_dir.join("hvsock")))
 }
 
 impl From<&str> for Endpoint {

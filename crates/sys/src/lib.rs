@@ -8,7 +8,7 @@
 //!   processes, and their wakeups.
 //! - [`poll`] and `event`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
-//! - `activation`: descriptors that a service manager passes.
+//! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
 //! - `session`: programs in a session of their own. `clock`, `freeze`, `limits`, `processor`: for the
 //!   agent and the broker.
 //!
@@ -34,15 +34,15 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, clock, doorbell, errno, event, freeze, limits, message, peer, poll,
-    processor, seqpacket, session, shared_memory, stream, vsock,
+    accounts, activation, clock, doorbell, errno, event, freeze, limits, message, owner, peer,
+    poll, processor, seqpacket, session, shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
 pub use windows::{
-    compute_systems, errno, hyperv, named_mutex, poll, process, registry, rights, set_nonblocking,
-    stdio, stream, take_error,
+    compute_systems, errno, hyperv, named_mutex, owner, poll, process, registry, rights,
+    set_nonblocking, stdio, stream, take_error,
 };
 
 #[cfg(all(test, target_os = "linux"))]

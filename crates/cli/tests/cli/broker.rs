@@ -1,8 +1,9 @@
 //! `hvsock broker`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -104,4 +105,65 @@ fn an_invalid_name_or_number_of_threads_is_refused() {
             .args(arguments);
         Completed::of(&mut command).usage_error();
     }
+}
+
+#[test]
+fn the_broker_of_another_user_is_not_used_for_a_leftover_variable() {
+    let Some(()) = hvsock_testkit::require::root() else {
+        return;
+    };
+    const OTHER: u32 = 65_534;
+    let folder = folder();
+    // The runtime folder is the other user's, or only the broker's folder in it is.
+    for owned in ["", "hvsock"] {
+        let runtime = folder.path().join(format!("run{owned}"));
+        let home = folder.path().join(format!("home{owned}"));
+        fs::create_dir_all(runtime.join(owned)).unwrap();
+        fs::create_dir(&home).unwrap();
+        for folder in [&runtime.join(owned), &home] {
+            fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
+            chown(folder, Some(OTHER), Some(OTHER)).unwrap();
+        }
+        let run = |arguments: &[&str]| {
+            let mut command = hvsock();
+            command.env("XDG_RUNTIME_DIR", &runtime).env("HOME", &home);
+            command.env_remove("XDG_CONFIG_HOME").args(arguments);
+            command
+        };
+        let mut command = run(&["broker", "--name", "theirs"]);
+        let mut broker = Running::start(command.stdout(Stdio::piped()).uid(OTHER).gid(OTHER));
+        broker.line();
+        let theirs = Completed::of(run(&["status"]).uid(OTHER).gid(OTHER)).ok();
+        assert!(theirs.contains("theirs"), "{theirs}");
+        for arguments in [
+            &["status"][..],
+            &["service", "register", DEMO],
+            &["connect", "loopback", DEMO],
+            &["listen", DEMO, "--from", "loopback", "--", "true"],
+        ] {
+            let done = Completed::of(&mut run(&[arguments, &["--quiet"]].concat()));
+            assert!(!done.stdout.contains("theirs"), "{done:?}");
+            assert!(!done.stderr.contains("theirs"), "{done:?}");
+        }
+        let said = Completed::of(&mut run(&["status"])).stderr;
+        let why = format!(
+            "note: XDG_RUNTIME_DIR ({}) belongs to another user (uid {OTHER}), so the broker there is \
+             ignored; `--dir {}/hvsock` uses it\n",
+            runtime.display(),
+            runtime.display()
+        );
+        assert!(said.starts_with(&why), "{said}");
+        let listed = Completed::of(run(&["service", "list"]).uid(OTHER).gid(OTHER)).ok();
+        assert!(!listed.contains(DEMO), "{listed}");
+    }
+    // Nobody starts a broker in the folder of another user either.
+    let mut command = hvsock();
+    command
+        .env("XDG_RUNTIME_DIR", folder.path().join("run"))
+        .arg("broker");
+    let error = Completed::of(command.uid(OTHER - 1).gid(OTHER - 1)).failed();
+    assert!(
+        error.contains("belongs to another user (uid 65534)"),
+        "{error}"
+    );
 }

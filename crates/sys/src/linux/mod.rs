@@ -10,6 +10,7 @@ pub mod freeze;
 pub mod limits;
 mod listening;
 pub mod message;
+pub mod owner;
 pub mod peer;
 pub mod poll;
 pub mod processor;

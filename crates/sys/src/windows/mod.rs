@@ -32,6 +32,7 @@ mod compute_systems;
 pub mod errno;
 pub mod hyperv;
 pub mod named_mutex;
+pub mod owner;
 pub mod poll;
 pub mod process;
 pub mod registry;

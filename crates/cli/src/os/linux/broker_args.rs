@@ -1,6 +1,8 @@
 //! The options and environment variables that select the broker.
 
 use std::env;
+use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +10,8 @@ use clap::Args;
 use hvsock::Endpoint;
 use hvsock_client::Client;
 use hvsock_endpoint::{DirSource, Dirs};
+use hvsock_sys::owner::other_owner;
+use hvsock_text::printable_path;
 
 use crate::failure::Failure;
 use crate::format::shell_word;
@@ -32,8 +36,25 @@ impl BrokerArgs {
     pub fn dirs(&self) -> Result<Dirs> {
         let uid = rustix::process::geteuid().as_raw();
         let source = DirSource::choose(self.given_dir(), uid);
-        Dirs::resolve(source, |name| env::var_os(name)).map_err(|missing| {
-            anyhow::anyhow!("{missing} is not set: give the broker's folder with --dir")
+        Dirs::resolve(source, own_variable).map_err(|missing| match ForeignRuntimeDir::find() {
+            Some(foreign) if missing == RUNTIME_DIR => {
+                anyhow::anyhow!("{foreign}: give the broker's folder with --dir")
+            }
+            _ => anyhow::anyhow!("{missing} is not set: give the broker's folder with --dir"),
+        })
+    }
+
+    /// Why the broker in `XDG_RUNTIME_DIR` is not used, if there is one and nothing else selects the broker.
+    pub fn ignored_broker(&self) -> Option<String> {
+        let chosen = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+        if self.dir.is_some() || chosen("HVSOCK_DIR") || chosen("HVSOCK_ENDPOINT") {
+            return None;
+        }
+        let foreign = ForeignRuntimeDir::find()?;
+        let folder = foreign.path.join("hvsock");
+        folder.join("endpoint").exists().then(|| {
+            let folder = shell_word(&folder.to_string_lossy());
+            format!("{foreign}, so the broker there is ignored; `--dir {folder}` uses it")
         })
     }
 
@@ -57,7 +78,7 @@ impl BrokerArgs {
         match self.given_dir() {
             Some(dir) => candidates.push(dir),
             None => {
-                let user = Dirs::resolve(DirSource::User, |name| env::var_os(name));
+                let user = Dirs::resolve(DirSource::User, own_variable);
                 candidates.extend(user.map(|dirs| dirs.run));
                 let machine = Dirs::resolve(DirSource::Root, |_| None);
                 candidates.extend(machine.map(|dirs| dirs.run));
@@ -97,4 +118,38 @@ impl BrokerArgs {
             .clone()
             .or_else(|| environment().map(PathBuf::from))
     }
+}
+
+const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
+/// The runtime folder of another user, which `sudo -E` and `su` pass on.
+struct ForeignRuntimeDir {
+    path: PathBuf,
+    owner: u32,
+}
+
+impl ForeignRuntimeDir {
+    fn find() -> Option<Self> {
+        let path = PathBuf::from(env::var_os(RUNTIME_DIR).filter(|path| !path.is_empty())?);
+        // The library has the same rule.
+        let owner = other_owner(&path).or_else(|| other_owner(&path.join("hvsock")))?;
+        Some(Self { path, owner })
+    }
+}
+
+impl fmt::Display for ForeignRuntimeDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, owner) = (printable_path(&self.path), self.owner);
+        write!(
+            f,
+            "{RUNTIME_DIR} ({path}) belongs to another user (uid {owner})"
+        )
+    }
+}
+
+/// A variable of the environment, without the runtime folder of another user.
+fn own_variable(name: &str) -> Option<OsString> {
+    let value = env::var_os(name)?;
+    let is_foreign = name == RUNTIME_DIR && ForeignRuntimeDir::find().is_some();
+    (!is_foreign).then_some(value)
 }

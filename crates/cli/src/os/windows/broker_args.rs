@@ -21,6 +21,11 @@ impl BrokerArgs {
         Ok(Local)
     }
 
+    /// Always `None`: the system is the broker.
+    pub fn ignored_broker(&self) -> Option<String> {
+        None
+    }
+
     /// A command to paste into PowerShell or cmd. cmd has no single quotes.
     pub fn command(&self, command: &str) -> String {
         let is_plain = |c: char| !"\"$`%!\\".contains(c);
