@@ -21,8 +21,8 @@
 //!
 //! [`sync`] is the same on all systems: locks that stay usable after a panic.
 //!
-//! There is one folder per operating system behind this one interface. Advisory locks are not here:
-//! `std::fs::File::try_lock` is `flock`.
+//! There is one folder per operating system behind this one interface. Taking an advisory lock is not
+//! here: `std::fs::File::try_lock` is `flock`. `locks` says who holds one.
 
 #[cfg(target_os = "linux")]
 mod copy;
@@ -34,8 +34,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, clock, doorbell, errno, event, freeze, limits, message, owner, peer,
-    poll, processor, seqpacket, session, shared_memory, stream, vsock,
+    accounts, activation, clock, doorbell, errno, event, freeze, limits, locks, message, owner,
+    peer, poll, processor, seqpacket, session, shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

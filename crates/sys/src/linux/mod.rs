@@ -9,6 +9,7 @@ pub mod event;
 pub mod freeze;
 pub mod limits;
 mod listening;
+pub mod locks;
 pub mod message;
 pub mod owner;
 pub mod peer;
