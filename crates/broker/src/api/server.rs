@@ -5,9 +5,8 @@
 //! ([`ConnectionLimit`]). Timeouts bound a request's head, the whole request, and how long a
 //! response may stay unread.
 
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -15,6 +14,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use hvsock_fabric::Operators;
+use hvsock_sys::stream;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,6 +28,9 @@ use super::routes;
 use super::stall::StallLimit;
 use crate::callers::{Caller, Callers};
 use crate::handle::Handle;
+
+/// The most clients that wait to be accepted.
+const BACKLOG: u32 = 4096;
 
 /// The running control API. Dropping it stops the server.
 #[derive(Debug)]
@@ -44,8 +47,8 @@ impl ControlServer {
     /// The caller holds the broker's lock, so an existing socket at `path` is stale and replaced.
     ///
     /// # Errors
-    /// If the socket cannot be replaced, bound or made accessible, or if the thread or its runtime
-    /// cannot be started.
+    /// If another kind of file is at `path`, if the socket cannot be replaced, bound or made accessible,
+    /// or if the thread or its runtime cannot be started.
     pub fn start(path: &Path, handle: Handle, operators: Operators) -> io::Result<Self> {
         Self::with_limits(path, handle, operators, Limits::default())
     }
@@ -56,13 +59,7 @@ impl ControlServer {
         operators: Operators,
         limits: Limits,
     ) -> io::Result<Self> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = StdListener::bind(path)?;
-        fs::set_permissions(path, Permissions::from_mode(0o666))?;
-        listener.set_nonblocking(true)?;
+        let listener = stream::listen(path, 0o666, None, BACKLOG).map(StdListener::from)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()

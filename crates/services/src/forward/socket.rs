@@ -10,8 +10,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustix::fs::Mode;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
@@ -26,7 +24,7 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 8;
 /// The backlog of a listener.
-const BACKLOG: i32 = 128;
+const BACKLOG: u32 = 128;
 
 /// A connected socket.
 #[derive(Debug)]
@@ -279,7 +277,6 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     };
     let file = SocketFile::of(path)?;
     let listener = std::os::unix::net::UnixListener::from(socket);
-    listener.set_nonblocking(true)?;
     Ok(Listener {
         address: Address::Unix(path.to_owned()),
         kind: Kind::Unix {
@@ -290,13 +287,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 }
 
 fn listening(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux creates the file with the socket's mode, so no other user can connect in between.
-    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+    hvsock_sys::stream::listen_at_new(path, 0o600, BACKLOG)
 }
 
 /// The file of a Unix socket. It is removed on drop unless another file has replaced it.

@@ -3,6 +3,7 @@
 pub mod addresses;
 mod clock;
 pub mod copy;
+mod folder;
 mod forward;
 pub mod freeze;
 mod heartbeat;

@@ -96,7 +96,7 @@ impl Sshd {
     async fn start(program: &Path) -> io::Result<Self> {
         if rustix::process::geteuid().is_root() {
             // If the directory cannot be created, sshd reports that itself.
-            let _ = std::fs::create_dir_all(PRIVSEP_FOLDER);
+            let _ = crate::guest::folder::create(Path::new(PRIVSEP_FOLDER), 0o755);
         }
         let (own, theirs) = UnixStream::pair()?;
         let theirs = theirs.into_std()?;

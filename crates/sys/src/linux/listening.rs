@@ -26,7 +26,7 @@ pub(super) fn listen(
     owner: Option<u32>,
     backlog: u32,
 ) -> io::Result<OwnedFd> {
-    let address = address(path)?;
+    address(path)?;
     match fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
         Ok(_) => {
@@ -36,9 +36,21 @@ pub(super) fn listen(
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
+    listen_at_new(kind, path, mode, owner, backlog)
+}
+
+/// As [`listen`], but fails with `AddrInUse` if any file is at `path`.
+pub(super) fn listen_at_new(
+    kind: SocketType,
+    path: &Path,
+    mode: u32,
+    owner: Option<u32>,
+    backlog: u32,
+) -> io::Result<OwnedFd> {
+    let address = address(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    // bind() creates the file with the socket's mode less the umask; the mode is widened below.
+    // bind() creates the file with the socket's mode less the umask, which is corrected below.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
     rustix::net::bind(&socket, &address)?;
     set_owner_and_mode(path, mode & 0o777, owner)?;

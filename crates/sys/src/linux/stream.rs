@@ -33,6 +33,16 @@ pub fn listen(path: &Path, mode: u32, owner: Option<u32>, backlog: u32) -> io::R
     super::listening::listen(SocketType::STREAM, path, mode, owner, backlog)
 }
 
+/// Listens at `path`, where no file is yet, with the file mode `mode`, whatever the umask is. Returns the
+/// non-blocking listener.
+///
+/// # Errors
+///
+/// As [`listen`]; `AddrInUse` if there is a file.
+pub fn listen_at_new(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
+    super::listening::listen_at_new(SocketType::STREAM, path, mode, None, backlog)
+}
+
 /// Sends `bytes`, or the first part of them. Returns the number of bytes sent.
 ///
 /// # Errors

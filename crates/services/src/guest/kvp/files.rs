@@ -4,13 +4,14 @@
 //! The daemon's rules apply: a file is locked with fcntl(2) while it is read or changed, and it is
 //! changed in place, because programs keep it open. All calls in this module may block.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvsock_sys::locks::{self, RecordLock};
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 
@@ -18,7 +19,7 @@ use super::pool::{ChangeError, Pool};
 use crate::wire::kvp::Pool as WirePool;
 
 /// How long to wait for a lock that another program holds.
-const LOCK: Duration = Duration::from_secs(2);
+const LOCK: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 2000 });
 
 /// The folder of Hyper-V's daemon, where programs look for the files.
 const HYPER_V: &str = "/var/lib/hyperv";
@@ -87,7 +88,7 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`] if the file cannot be read, or another program holds the lock for more
+    /// [`FileError::Io`] if the file cannot be read, or another program holds a write lock for more
     /// than 2 seconds.
     pub fn read(&self, pool: WirePool) -> Result<Pool, FileError> {
         let path = self.path(pool);
@@ -98,7 +99,7 @@ impl Files {
                 }
                 opened => opened?,
             };
-            lock(&file, FlockOperation::NonBlockingLockShared)?;
+            lock(&file, false)?;
             Ok(Pool::decode(&load(&mut file)?))
         };
         read().map_err(|error| FileError::Io { path, error })
@@ -109,7 +110,7 @@ impl Files {
     /// # Errors
     ///
     /// [`FileError::Change`] with the error of `change`, or [`FileError::Io`] if the file cannot be
-    /// written or another program holds the lock for more than 2 seconds.
+    /// written or another program holds a write lock for more than 2 seconds.
     pub fn change<T>(
         &self,
         pool: WirePool,
@@ -121,7 +122,7 @@ impl Files {
             error,
         };
         let mut file = self.open(&path).map_err(io)?;
-        lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(io)?;
+        lock(&file, true).map_err(io)?;
         let bytes = load(&mut file).map_err(io)?;
         let before = Pool::decode(&bytes);
         let mut after = before.clone();
@@ -137,23 +138,27 @@ impl Files {
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
-        let open = || {
-            let mut options = options();
-            options.read(true).write(true).create(true).mode(0o644);
-            options.open(path)
-        };
-        match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make(&self.folder)?;
-                open()
+        let open = |new| options().read(true).write(true).create_new(new).open(path);
+        match open(false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            opened => return opened,
+        }
+        make(&self.folder)?;
+        match open(true) {
+            Ok(new) => {
+                // The umask does not decide who may read it.
+                new.set_permissions(Permissions::from_mode(0o644))?;
+                Ok(new)
             }
-            opened => opened,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => open(false),
+            Err(error) => Err(error),
         }
     }
 }
 
+/// Every program of the guest may enter the folder and read the pools.
 fn make(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o755).create(folder)
+    crate::guest::folder::create(folder, 0o755)
 }
 
 /// Options that refuse a symbolic link and do not block on a pipe: neither is a pool.
@@ -163,9 +168,17 @@ fn options() -> OpenOptions {
     options
 }
 
-/// Waits for a lock on the whole file. The lock ends with the descriptor.
-fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
+/// Waits for a lock on the whole file, for writing if `exclusive`. The lock ends with the descriptor.
+///
+/// Any user of the guest can open the file for reading, and hold a read lock for ever. So a read lock
+/// keeps nobody from writing for longer than the time limit: its holder may then read a pool that is
+/// half written. A write lock is that of a program that may change the pool, and is never ignored.
+fn lock(file: &File, exclusive: bool) -> io::Result<()> {
     let until = Instant::now() + LOCK;
+    let operation = match exclusive {
+        true => FlockOperation::NonBlockingLockExclusive,
+        false => FlockOperation::NonBlockingLockShared,
+    };
     loop {
         match fcntl_lock(file, operation) {
             Err(Errno::INTR) => {}
@@ -173,8 +186,23 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
                 thread::sleep(Duration::from_millis(10));
             }
             Err(Errno::AGAIN | Errno::ACCESS) => {
-                let held = "another program holds its lock";
-                return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                match locks::conflicting_record_lock(file, exclusive)? {
+                    // It was released just now, or is one for reading.
+                    None => {}
+                    Some(RecordLock {
+                        exclusive: false, ..
+                    }) => return Ok(()),
+                    Some(RecordLock { holder, .. }) => {
+                        let holder = holder.map(|holder| holder.to_string());
+                        let holder = holder.unwrap_or_else(|| "another program".to_owned());
+                        let held = format!("it is locked by {holder}, for more than {LOCK:?}");
+                        return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                    }
+                }
+                if Instant::now() > until + LOCK {
+                    let held = "other programs lock it again and again";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, held));
+                }
             }
             locked => return Ok(locked?),
         }
@@ -258,6 +286,72 @@ mod tests {
         let pool = files.read(WirePool::Guest).unwrap();
         assert_eq!(pool.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "2")]);
         assert_eq!(fs::metadata(&path).unwrap().len(), 2 * 2560);
+    }
+
+    /// Runs a Python program that locks a pool, and returns it once it holds the lock.
+    fn locker(path: &Path, how: &str) -> Option<std::process::Child> {
+        let python = hvsock_testkit::require::python3()?;
+        let program = format!(
+            "import fcntl, sys\nf = open(sys.argv[1], 'r+b')\nfcntl.lockf(f, fcntl.{how})\n\
+             print('locked', flush=True)\nsys.stdin.read()"
+        );
+        let mut locker = std::process::Command::new(python)
+            .args(["-c", &program])
+            .arg(path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 7];
+        locker
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
+        Some(locker)
+    }
+
+    #[test]
+    fn a_read_lock_delays_a_change_and_does_not_stop_it() {
+        let (folder, files) = here();
+        set(&files, "a", "1").unwrap();
+        let path = folder.path().join("hyperv/.kvp_pool_1");
+        let Some(mut reader) = locker(&path, "LOCK_SH") else {
+            return;
+        };
+        set(&files, "a", "2").unwrap();
+        assert_eq!(files.read(WirePool::Guest).unwrap().get("a"), Some("2"));
+        drop(reader.stdin.take());
+        reader.wait().unwrap();
+    }
+
+    #[test]
+    fn a_write_lock_stops_a_change_and_the_error_names_its_holder() {
+        let (folder, files) = here();
+        set(&files, "a", "1").unwrap();
+        let path = folder.path().join("hyperv/.kvp_pool_1");
+        let Some(mut writer) = locker(&path, "LOCK_EX") else {
+            return;
+        };
+        let error = set(&files, "a", "2").unwrap_err().to_string();
+        let holder = format!("it is locked by process {} (python3", writer.id());
+        assert!(error.contains(&holder), "{error}");
+        drop(writer.stdin.take());
+        writer.wait().unwrap();
+        set(&files, "a", "2").unwrap();
+    }
+
+    #[test]
+    fn every_user_may_read_a_new_pool_and_only_its_owner_may_write_it() {
+        let (folder, files) = here();
+        set(&files, "a", "1").unwrap();
+        let mode = |name: &str| {
+            let meta = fs::metadata(folder.path().join(name)).unwrap();
+            meta.permissions().mode() & 0o7777
+        };
+        assert_eq!(mode("hyperv"), 0o755);
+        assert_eq!(mode("hyperv/.kvp_pool_1"), 0o644);
     }
 
     #[test]
