@@ -10,6 +10,7 @@ use hvsock_fabric::{Fix, Limits, RegisterError};
 use hvsock_registry::Registration;
 use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
+use hvsock_sys::locks::Holder;
 
 /// The configuration of a [`Broker`](crate::Broker).
 #[derive(Clone, Debug)]
@@ -71,12 +72,12 @@ pub enum StartError {
     /// Another broker has locked these folders.
     #[error(
         "another broker{} already serves {}; stop it first, or choose another folder",
-        holder(*pid),
+        named(holder.as_deref()),
         run.display()
     )]
     Held {
-        /// Its process id, if the lock file contains it.
-        pid: Option<u32>,
+        /// Its process, if the kernel names it.
+        holder: Option<Box<Holder>>,
         /// The folder of the sockets.
         run: PathBuf,
     },
@@ -124,8 +125,16 @@ impl StartError {
 }
 
 fn fix_of_folder(error: &FolderError) -> Option<Fix> {
-    let FolderError::Untrusted { path, why } = error else {
-        return None;
+    let (path, why) = match error {
+        FolderError::Untrusted { path, why } => (path, why),
+        // A folder above may be another user's for a reason, and so may a link.
+        FolderError::UntrustedParent {
+            why: Distrust::Owner { .. },
+            ..
+        }
+        | FolderError::ForeignLink { .. } => return Some(Fix::ChooseFolder),
+        FolderError::UntrustedParent { parent, why, .. } => (parent, why),
+        FolderError::Io { .. } => return None,
     };
     let path = path.display().to_string();
     Some(match why {
@@ -134,7 +143,8 @@ fn fix_of_folder(error: &FolderError) -> Option<Fix> {
     })
 }
 
-fn holder(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" (process {pid})"))
+fn named(holder: Option<&Holder>) -> String {
+    holder
+        .map(|holder| format!(" ({holder})"))
         .unwrap_or_default()
 }

@@ -236,7 +236,7 @@ fn a_second_broker_on_a_folder_fails_and_names_the_first() {
             .err()
             .expect("the folder is taken");
         assert!(
-            matches!(&error, StartError::Held { pid: held, .. } if *held == Some(pid)),
+            matches!(&error, StartError::Held { holder: Some(holder), .. } if holder.pid == pid),
             "{error}"
         );
         let text = error.to_string();

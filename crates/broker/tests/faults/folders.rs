@@ -72,6 +72,128 @@ fn a_folder_of_another_user_is_refused() {
 }
 
 #[test]
+fn a_folder_above_that_others_may_write_to_is_refused_and_the_error_names_the_fix() {
+    let folder = TempFolder::new();
+    let above = folder.join("above");
+    fs::create_dir(&above).unwrap();
+    let mut config = apart(&folder);
+    config.dirs.run = above.join("deep/er/run");
+    drop(start(&config).unwrap());
+    for mode in [0o777, 0o757] {
+        set_mode(&above, mode);
+        let error = start(&config).err().expect("refused");
+        let path = above.display().to_string();
+        let text = error.to_string();
+        let start = format!("{path} is writable by everyone, so other users could replace");
+        assert!(text.starts_with(&start), "{text}");
+        assert_eq!(error.fix(), Some(Fix::RestrictWrites { path }));
+    }
+    // In a sticky folder, as /tmp, nobody can replace another user's entry.
+    set_mode(&above, 0o1777);
+    drop(start(&config).unwrap());
+}
+
+#[test]
+fn a_folder_above_of_another_user_is_refused() {
+    let Some(()) = require::root() else { return };
+    let folder = TempFolder::new();
+    let (above, sticky) = (folder.join("above"), folder.join("sticky"));
+    for path in [&above, &sticky] {
+        fs::create_dir(path).unwrap();
+    }
+    fs::create_dir(sticky.join("of-another")).unwrap();
+    set_mode(&sticky, 0o1777);
+    let give = |path: &Path| std::os::unix::fs::chown(path, Some(12345), Some(12345)).unwrap();
+    give(&above);
+    give(&sticky.join("of-another"));
+    for run in [
+        above.join("run"),
+        above.join("a/b/run"),
+        sticky.join("of-another/run"),
+    ] {
+        let mut config = apart(&folder);
+        config.dirs.run = run.clone();
+        let error = start(&config).err().expect("refused");
+        let text = error.to_string();
+        assert!(text.contains("belongs to the user 12345"), "{text}");
+        assert_eq!(error.fix(), Some(Fix::ChooseFolder), "{text}");
+        assert!(!run.exists(), "{text}");
+        // The same holds for the folder of the configuration.
+        let mut config = apart(&folder);
+        config.dirs.config = run;
+        assert!(start(&config).is_err());
+    }
+    // A group may not write to it either.
+    std::os::unix::fs::chown(&above, Some(0), Some(12345)).unwrap();
+    set_mode(&above, 0o775);
+    let mut config = apart(&folder);
+    config.dirs.run = above.join("run");
+    let text = start(&config).err().expect("refused").to_string();
+    assert!(text.contains("is writable by its group (12345)"), "{text}");
+}
+
+#[test]
+fn a_path_through_a_symbolic_link_of_another_user_is_refused() {
+    let Some(()) = require::root() else { return };
+    let folder = TempFolder::new();
+    let (real, links) = (folder.join("real"), folder.join("links"));
+    fs::create_dir(&real).unwrap();
+    fs::create_dir(&links).unwrap();
+    let link = links.join("link");
+    std::os::unix::fs::symlink("../links/again", &link).unwrap();
+    std::os::unix::fs::symlink(&real, links.join("again")).unwrap();
+    let mut config = apart(&folder);
+    config.dirs.run = link.join("run");
+    // Links of root lead anywhere.
+    drop(start(&config).unwrap());
+    assert!(real.join("run/lock").exists());
+    for foreign in [&link, &links.join("again")] {
+        std::os::unix::fs::lchown(foreign, Some(12345), None).unwrap();
+        let error = start(&config).err().expect("refused");
+        let text = error.to_string();
+        let start = format!("{} is a symbolic link of the user 12345", foreign.display());
+        assert!(text.starts_with(&start), "{text}");
+        std::os::unix::fs::lchown(foreign, Some(0), None).unwrap();
+    }
+    // A link that leads to itself ends.
+    std::os::unix::fs::symlink("round", links.join("round")).unwrap();
+    config.dirs.run = links.join("round/run");
+    assert!(start(&config).is_err());
+}
+
+#[test]
+fn a_lock_that_another_user_holds_does_not_keep_the_broker_from_starting() {
+    let Some(()) = require::root() else { return };
+    let folder = TempFolder::new();
+    set_mode(folder.path(), 0o755);
+    let config = config(folder.path());
+    drop(start(&config).unwrap());
+    let lock = folder.join("lock");
+    assert_eq!(lock.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // As an older broker created it.
+    set_mode(&lock, 0o644);
+    let mut other = std::process::Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .args(["flock", "--shared"])
+        .arg(&lock)
+        .args(["sh", "-c", "echo locked; read wait"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 7];
+    std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut line).unwrap();
+    let first = start(&config).unwrap();
+    // It excludes a second broker, which is told of the first one.
+    let text = start(&config).err().expect("held").to_string();
+    let me = format!("another broker (process {} (", std::process::id());
+    assert!(text.starts_with(&me), "{text}");
+    drop(first);
+    drop(other.stdin.take());
+    other.wait().unwrap();
+}
+
+#[test]
 fn a_container_that_damages_its_folder_does_not_keep_others_from_starting() {
     let folder = TempFolder::new();
     let config = config(folder.path());

@@ -41,6 +41,89 @@ fn a_folder_that_others_can_write_to_is_refused() {
     );
 }
 
+/// The modes of the table in SECURITY.md: a path in the table, that of an example in a folder, the mode.
+const MODES: &[(&str, &str, u32)] = &[
+    ("RUN/endpoint", "endpoint", 0o666),
+    ("RUN/control", "control", 0o666),
+    ("RUN/lock", "lock", 0o600),
+    ("RUN/containers", "containers", 0o700),
+    ("RUN/containers/NAME", "containers/web", 0o755),
+    (
+        "RUN/containers/NAME/endpoint",
+        "containers/web/endpoint",
+        0o666,
+    ),
+    ("RUN/vm", "vm", 0o711),
+    ("RUN/vm/NAME.sock", "vm/machine.sock", 0o600),
+    ("CONFIG/services/GUID.toml", "services/GUID.toml", 0o644),
+    ("CONFIG/partitions/NAME.toml", "partitions/web.toml", 0o644),
+    ("CONFIG/services/.lock", "services/.lock", 0o600),
+    ("CONFIG/partitions/.lock", "partitions/.lock", 0o600),
+];
+
+#[test]
+fn every_mode_is_the_documented_one_whatever_the_umask_is() {
+    let page = include_str!("../../../../SECURITY.md");
+    for (row, _, mode) in MODES {
+        let line = page.lines().find(|line| {
+            let paths = line.split('|').nth(1).unwrap_or_default();
+            paths.contains(&format!("`{row}`"))
+        });
+        let line = line.unwrap_or_else(|| panic!("SECURITY.md has no row for {row}"));
+        assert!(line.contains(&format!("| {mode:04o}")), "{line}");
+    }
+    let is_root = rustix::process::geteuid().is_root();
+    let own = if is_root { 0o755 } else { 0o700 };
+    for umask in ["0", "027", "077", "0777"] {
+        let above = folder();
+        let dir = above.path().join("new/run");
+        let on = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("sh");
+            command
+                .args(["-c", r#"umask "$1"; shift; exec "$@""#, "sh", umask])
+                .arg(env!("CARGO_BIN_EXE_hvsock"))
+                .arg("--dir")
+                .arg(&dir)
+                .args(arguments)
+                .env_remove("NOTIFY_SOCKET")
+                .stdin(Stdio::null());
+            command
+        };
+        let mut broker = Running::start(on(&["broker"]).stdout(Stdio::piped()));
+        broker.line();
+        let id = Completed::of(&mut on(&["service", "register", DEMO])).ok();
+        Completed::of(&mut on(&["container", "add", "web"])).ok();
+        Completed::of(&mut on(&["vm", "add", "machine"])).ok();
+        let mode = |path: &std::path::Path| {
+            let meta = fs::symlink_metadata(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+            meta.permissions().mode() & 0o7777
+        };
+        for (_, example, wanted) in MODES {
+            let path = dir.join(example.replace("GUID", id.trim()));
+            assert_eq!(mode(&path), *wanted, "{example} under the umask {umask}");
+        }
+        for folder in [".", "..", "services", "partitions"] {
+            assert_eq!(
+                mode(&dir.join(folder)),
+                own,
+                "{folder} under the umask {umask}"
+            );
+        }
+        broker.signal(Signal::TERM);
+        assert!(broker.end().success());
+        // A mode that was changed meanwhile is that of the table again.
+        for changed in ["containers/web", "vm"] {
+            fs::set_permissions(dir.join(changed), PermissionsExt::from_mode(0o700)).unwrap();
+        }
+        let mut broker = Running::start(on(&["broker"]).stdout(Stdio::piped()));
+        broker.line();
+        assert_eq!(mode(&dir.join("containers/web")), 0o755);
+        assert_eq!(mode(&dir.join("vm")), 0o711);
+        broker.signal(Signal::TERM);
+        assert!(broker.end().success());
+    }
+}
+
 #[test]
 fn the_broker_notifies_its_service_manager() {
     let folder = folder();

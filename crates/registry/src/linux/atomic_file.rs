@@ -157,10 +157,9 @@ fn create(folder: &Folder) -> io::Result<(CString, File)> {
 fn fill(file: &mut File, bytes: &[u8], mode: u32) -> Result<(), (&'static str, io::Error)> {
     step("write")?;
     file.write_all(bytes).map_err(|error| ("write", error))?;
-    if mode != NEW_FILE {
-        rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))
-            .map_err(|errno| ("set the permissions of", errno.into()))?;
-    }
+    // The umask or a default ACL may have changed the mode that the file was created with.
+    rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))
+        .map_err(|errno| ("set the permissions of", errno.into()))?;
     step("sync")?;
     file.sync_all().map_err(|error| ("sync", error))
 }

@@ -1,20 +1,21 @@
 //! Directories that only their owner may write to, and reading files in them.
 //!
 //! A user who can write to the directory of registrations controls all access. So a directory or file
-//! that other users may write to is rejected. The directory
+//! that other users may write to is rejected, and so is a path that they may change. The directory
 //! stays open after the check, which avoids a TOCTOU race: later reads and writes use the checked
 //! directory even if its path is replaced. Reading never blocks and never follows a symbolic link.
 
 use std::ffi::{CStr, OsStr, OsString};
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
+pub use super::folder_error::{Distrust, FolderError};
+use super::trusted_path;
 use crate::store::Problem;
 
 /// The maximum size in bytes of a configuration file.
@@ -25,71 +26,6 @@ pub const MAX_FILE: u64 = 64 * 1024;
 pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
-}
-
-/// Why a directory cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum FolderError {
-    /// Another user may write to it.
-    #[error("{} {why}, so other users could change access rules; {}", path.display(), why.advice())]
-    Untrusted {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: Distrust,
-    },
-    /// Opening or creating it failed.
-    #[error("cannot {doing} the folder {}: {source}", path.display())]
-    Io {
-        /// The failed operation: `open` or `create`.
-        doing: &'static str,
-        /// The directory.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-/// Why other users could write to a file or directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distrust {
-    /// It belongs to a user who is neither root nor the current one.
-    Owner {
-        /// The owner.
-        owner: u32,
-        /// The current user.
-        own: u32,
-    },
-    /// Its group may write to it.
-    Group {
-        /// The group.
-        gid: u32,
-    },
-    /// Everyone may write to it.
-    Everyone,
-}
-
-impl Distrust {
-    /// What would correct it.
-    fn advice(self) -> &'static str {
-        match self {
-            Self::Owner { .. } => "give it to the current user or root",
-            Self::Group { .. } | Self::Everyone => "let only its owner write to it",
-        }
-    }
-}
-
-impl fmt::Display for Distrust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Owner { owner, .. } => write!(
-                f,
-                "belongs to the user {owner}, not to the current user or root"
-            ),
-            Self::Group { gid } => write!(f, "is writable by its group ({gid})"),
-            Self::Everyone => f.write_str("is writable by everyone"),
-        }
-    }
 }
 
 /// The state of a file, for detecting changes without reading it.
@@ -117,16 +53,31 @@ impl Folder {
     /// Opens an existing directory.
     ///
     /// # Errors
-    /// [`FolderError::Untrusted`] if another user may write to it; [`FolderError::Io`] if it cannot be
-    /// opened.
+    /// [`FolderError::Untrusted`] if another user may write to it, [`FolderError::UntrustedParent`] or
+    /// [`FolderError::ForeignLink`] if one may replace it; [`FolderError::Io`] if it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
+        Self::at(path, None)
+    }
+
+    /// Opens a directory. Creates it and its missing parents: with mode 0755 for root, since reading
+    /// the registry needs no privilege, else with mode 0700. The umask does not matter.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), also if it cannot be created.
+    pub fn open_or_create(path: &Path) -> Result<Self, FolderError> {
+        let mode = if own_uid() == 0 { 0o755 } else { 0o700 };
+        Self::at(path, Some(mode))
+    }
+
+    fn at(path: &Path, create: Option<u32>) -> Result<Self, FolderError> {
         let io = |source: rustix::io::Errno| FolderError::Io {
             doing: "open",
             path: path.to_owned(),
             source: source.into(),
         };
+        let found = trusted_path::open(path, create)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(io)?;
+        let fd = rustix::fs::openat(&found, ".", flags, Mode::empty()).map_err(io)?;
         let stat = rustix::fs::fstat(&fd).map_err(io)?;
         if let Some(why) = untrusted_reason(&stat) {
             let path = path.to_owned();
@@ -136,37 +87,20 @@ impl Folder {
         Ok(Self { fd, path })
     }
 
-    /// Opens a directory. Creates it and its missing parents: with mode 0755 for root, since reading
-    /// the registry needs no privilege, else with mode 0700.
+    /// Gives the directory this mode.
     ///
     /// # Errors
-    /// [`FolderError::Untrusted`] if another user may write to it; [`FolderError::Io`] if it cannot be
-    /// opened or created.
-    pub fn open_or_create(path: &Path) -> Result<Self, FolderError> {
-        match Self::open(path) {
-            Err(FolderError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            done => return done,
-        }
-        let mode = if own_uid() == 0 { 0o755 } else { 0o700 };
-        let io = |source| FolderError::Io {
-            doing: "create",
-            path: path.to_owned(),
-            source,
-        };
-        let missing: Vec<&Path> = path
-            .ancestors()
-            .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
-            .collect();
-        for folder in missing.into_iter().rev() {
-            match rustix::fs::mkdirat(CWD, folder, Mode::from_raw_mode(mode)) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(errno) => return Err(io(errno.into())),
-            }
-            if let Some(above) = folder.parent().filter(|above| above.exists()) {
-                File::open(above).and_then(|f| f.sync_all()).map_err(io)?;
-            }
-        }
-        Self::open(path)
+    /// The system's error if it belongs to another user.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode))?)
+    }
+
+    /// The permission bits of the directory.
+    ///
+    /// # Errors
+    /// The system's error if they cannot be read.
+    pub fn mode(&self) -> io::Result<u32> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_mode & 0o7777)
     }
 
     /// The path that was opened.
