@@ -16,6 +16,9 @@ use crate::StartError;
 /// Longest path of a Unix socket in bytes: `sun_path` less its terminating NUL (unix(7)).
 const SOCKET_PATH: usize = 107;
 
+/// The folder of the machine's broker, which all users may use.
+const MACHINE: &str = "/run/hvsock";
+
 /// The exclusive lock on the folders, released when dropped.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
@@ -44,6 +47,13 @@ pub(crate) fn make_container(dirs: &Dirs, name: &str) -> Result<(), StartError> 
     check_socket(&folder.join("endpoint"))?;
     // The container's processes may have any uid; the parent folder (0700) keeps others out.
     open_with_mode(&folder, 0o755)
+}
+
+/// The mode of the folder of the machine's broker if other users cannot enter it: one that was made under
+/// a narrow umask. A folder that an operator chose may be closed on purpose.
+pub(crate) fn closed_to_others(dirs: &Dirs) -> Option<u32> {
+    let mode = Folder::open(&dirs.run).ok()?.mode().ok()?;
+    (dirs.run == Path::new(MACHINE) && mode & 0o005 != 0o005).then_some(mode)
 }
 
 /// Fails if `socket` is longer than a Unix socket's path may be.

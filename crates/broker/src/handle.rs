@@ -1,5 +1,6 @@
 //! The control interface of a running broker, callable from any thread.
 
+mod checks;
 mod error;
 mod partitions;
 mod services;
@@ -79,7 +80,7 @@ impl Handle {
         }
     }
 
-    /// A summary of the broker: version, folders, object counts, and configuration problems.
+    /// A summary of the broker: version, folders, object counts, and problems.
     ///
     /// # Errors
     ///
@@ -210,12 +211,13 @@ impl Handle {
     ///
     /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
-        let (services, refusals, partitions, guests) = self.call(|core| {
+        let (services, refusals, partitions, guests, problems) = self.call(|core| {
             (
                 core.service_metrics(),
                 core.refusal_metrics(),
                 core.partition_metrics(),
                 core.guests(),
+                core.problem_metrics(),
             )
         })?;
         let since = self
@@ -227,6 +229,7 @@ impl Handle {
             services,
             refusals,
             partitions,
+            problems,
             guests,
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),

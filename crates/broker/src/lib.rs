@@ -21,6 +21,7 @@ mod links;
 mod process;
 mod pump;
 mod reply;
+mod retry;
 mod stores;
 mod vhost_user;
 mod watch;
@@ -39,6 +40,7 @@ pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
+use retry::Retries;
 use stores::{PartitionStore, ServiceStore};
 
 /// A running broker.
@@ -49,10 +51,12 @@ pub struct Broker {
     handle: Handle,
     /// Stopped first, so that no request reaches a core that is stopping.
     control: Option<ControlServer>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    _core: CoreThread,
     /// Stop watching the stores when dropped.
-    _watch: Option<store::Watch>,
-    _partition_watch: Option<FolderWatch>,
+    _watch: store::Watch,
+    _partition_watch: FolderWatch,
+    /// Ends after the core.
+    _retries: Retries,
     /// Released last: the lock covers everything else.
     _lock: folders::FolderLock,
 }
@@ -96,9 +100,7 @@ impl Broker {
         mut store: Box<dyn RegistrationStore>,
     ) -> Result<Self, StartError> {
         // Each connection needs at least two descriptors.
-        if let Err(error) = hvsock_sys::limits::raise_descriptors() {
-            tracing::warn!(%error, "cannot raise the limit of open descriptors (RLIMIT_NOFILE)");
-        }
+        let descriptors = hvsock_sys::limits::raise_descriptors();
         let partitions = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
@@ -110,27 +112,29 @@ impl Broker {
         let services = Arc::new(ServiceStore::new(store));
         let partitions = Arc::new(partitions);
         let handle = Handle::new(link, services, partitions, dirs.clone(), own);
+        // Ends the core if anything below fails.
+        let core = CoreThread {
+            handle: handle.clone(),
+            thread: Some(thread),
+        };
+        handle.restore_partitions();
+        handle.check_descriptors(descriptors);
+        handle.check_run_folder();
+        let watch = watch::services(&handle).map_err(StartError::io("watch registrations"))?;
+        let partition_watch =
+            watch::partitions(&dirs, &handle).map_err(StartError::io("watch partition files"))?;
+        let (retries, wakeup) =
+            Retries::start(handle.clone()).map_err(StartError::io("start a thread"))?;
+        handle.post(move |core| core.wake_on_problems(wakeup));
         let mut broker = Self {
             handle,
             control: None,
-            thread: Some(thread),
-            _watch: None,
-            _partition_watch: None,
+            _core: core,
+            _watch: watch,
+            _partition_watch: partition_watch,
+            _retries: retries,
             _lock: lock,
         };
-        broker.handle.restore_partitions();
-        match watch::services(&broker.handle) {
-            Ok(watch) => broker._watch = Some(watch),
-            Err(error) => {
-                tracing::warn!("cannot watch registration files, edits need a restart: {error}");
-            }
-        }
-        match watch::partitions(&dirs, &broker.handle) {
-            Ok(watch) => broker._partition_watch = Some(watch),
-            Err(error) => {
-                tracing::warn!("cannot watch partition files, edits need a restart: {error}");
-            }
-        }
         if control {
             let uid = rustix::process::geteuid().as_raw();
             let operators = hvsock_fabric::Operators::of_broker(uid);
@@ -162,9 +166,14 @@ const _: () = {
     assert_send::<guest_link::GuestConnect>();
 };
 
-impl Drop for Broker {
+/// The core thread. Dropping it ends the core.
+struct CoreThread {
+    handle: Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for CoreThread {
     fn drop(&mut self) {
-        drop(self.control.take());
         self.handle.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -3,7 +3,7 @@
 use std::io;
 
 use hvsock_endpoint::Dirs;
-use hvsock_registry::entry_folder::{self, FolderWatch};
+use hvsock_registry::entry_folder::{self, FolderWatch, WatchHealth};
 use hvsock_registry::store::Watch;
 
 use crate::Handle;
@@ -21,7 +21,9 @@ pub(crate) fn partitions(dirs: &Dirs, handle: &Handle) -> io::Result<FolderWatch
     let folder = dirs.partitions();
     let name = folder.file_name().and_then(|name| name.to_str());
     let name = name.unwrap_or_default();
-    entry_folder::watch(&dirs.config, &[name], move |changed| {
-        follower.follow_partitions(&changed);
+    let health = WatchHealth::default();
+    let of_watch = health.clone();
+    entry_folder::watch(&dirs.config, &[name], &health, move |changed| {
+        follower.follow_partitions(&changed, of_watch.fault());
     })
 }

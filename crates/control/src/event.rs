@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::PartitionState;
+use crate::{PartitionState, ProblemKind};
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -126,9 +126,18 @@ pub enum EventKind {
         /// The refusal as one sentence.
         message: String,
     },
-    /// A configuration file cannot be read.
-    ConfigProblem {
-        /// The problem as one sentence, with file and line.
+    /// The broker cannot do something as it should, such as read a configuration file.
+    ProblemFound {
+        /// The kind of the problem.
+        kind: ProblemKind,
+        /// The problem as one sentence, with file and line if it concerns a file.
+        problem: String,
+    },
+    /// A problem is gone.
+    ProblemSolved {
+        /// The kind of the problem.
+        kind: ProblemKind,
+        /// The problem as it was last reported.
         problem: String,
     },
     /// Events are missing here, because the reader was too slow.

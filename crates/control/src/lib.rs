@@ -14,6 +14,7 @@ mod guest;
 mod import;
 mod metrics;
 mod partition;
+mod problem;
 mod registration;
 mod service;
 mod status;
@@ -30,6 +31,7 @@ pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
     NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState, VmSpec,
 };
+pub use problem::{Problem, ProblemKind};
 pub use service::{AccessList, Imported, NewService, Service, ServiceChange, ServiceOverride};
 pub use status::{ErrorBody, Status};
 

@@ -15,6 +15,8 @@ pub struct MetricsSnapshot {
     pub refusals: BTreeMap<String, u64>,
     /// The number of partitions of each kind in each state.
     pub partitions: Vec<(PartitionKind, PartitionState, u64)>,
+    /// The current problems, by the label of their kind.
+    pub problems: BTreeMap<String, u64>,
     /// The status of each guest that sent a heartbeat, by the name of its partition.
     pub guests: Vec<(String, Guest)>,
     /// The number of the broker's open descriptors.

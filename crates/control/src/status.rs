@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 
-use crate::FixReport;
+use crate::{FixReport, Problem};
 
 /// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,8 +36,8 @@ pub struct Status {
     pub listeners: usize,
     /// The number of connections.
     pub connections: usize,
-    /// Problems with configuration files, one sentence each.
-    pub problems: Vec<String>,
+    /// What the broker cannot do as it should.
+    pub problems: Vec<Problem>,
 }
 
 /// The body of an error response.

@@ -89,6 +89,29 @@ pub trait RegistrationStore: fmt::Debug + Send {
     /// # Errors
     /// The system's error if the watch cannot be started.
     fn watch(&mut self, notify: Box<dyn FnMut() + Send>) -> io::Result<Watch>;
+
+    /// Why the running watch learns of changes late, if it does. `notify` is called when that begins
+    /// and when it ends.
+    fn watch_fault(&self) -> Option<WatchFault> {
+        None
+    }
+
+    /// Reads again what could not be read, whose cause may be gone without a notification. Returns all
+    /// changes since the last call.
+    fn retry(&mut self) -> Vec<Change> {
+        self.changes()
+    }
+}
+
+/// Why a [`Watch`] cannot have the system notify it of changes. It then polls for them, and tries again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchFault {
+    /// What is watched.
+    pub path: PathBuf,
+    /// What failed, and why: one sentence.
+    pub what: String,
+    /// The limit of the system that is reached, by its name among the system's settings.
+    pub limit: Option<&'static str>,
 }
 
 /// The content of a store.

@@ -101,6 +101,16 @@ impl Collector for Scrape {
                 (labels, Value::Gauge(*count as f64))
             }),
         )?;
+        family(
+            &mut encoder,
+            "hvsock_problems",
+            "Things that the broker cannot do as it should now",
+            None,
+            snapshot
+                .problems
+                .iter()
+                .map(|(kind, count)| ([("kind", kind.as_str())], Value::Gauge(*count as f64))),
+        )?;
         guests::encode(&mut encoder, &snapshot.guests)?;
         let gauges = [
             (
@@ -196,6 +206,7 @@ mod tests {
             ],
             refusals: [("no_listener".to_owned(), 7)].into(),
             partitions: vec![(PartitionKind::Container, PartitionState::Running, 2)],
+            problems: [("config_watch".to_owned(), 1)].into(),
             guests: Vec::new(),
             open_fds: 12,
             resident_bytes: 4096,
@@ -215,6 +226,7 @@ mod tests {
             r#"hvsock_received_bytes_total{service="HV Socket \"Demo\""} 20"#,
             r#"hvsock_refusals_total{reason="no_listener"} 7"#,
             r#"hvsock_partitions{kind="container",state="running"} 2.0"#,
+            r#"hvsock_problems{kind="config_watch"} 1.0"#,
             "process_open_fds 12.0",
             "process_resident_memory_bytes 4096.0",
             "process_start_time_seconds 1.5",

@@ -28,6 +28,7 @@ use super::routes;
 use super::stall::StallLimit;
 use crate::callers::{Caller, Callers};
 use crate::handle::Handle;
+use crate::model::ProblemKind;
 
 /// The most clients that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -67,6 +68,10 @@ impl ControlServer {
             .max_blocking_threads(2 * limits.followers + 8)
             .thread_name("hvsock-control")
             .build()?;
+        let listener = {
+            let _entered = runtime.enter();
+            UnixListener::from_std(listener)?
+        };
         let (stop, stopped) = oneshot::channel();
         let run = move || {
             runtime.block_on(async {
@@ -99,27 +104,27 @@ impl Drop for ControlServer {
     }
 }
 
-async fn serve(listener: StdListener, handle: Handle, operators: Operators, limits: Limits) {
-    let listener = match UnixListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::error!(%error, "cannot serve the control API");
-            return;
-        }
-    };
+async fn serve(listener: UnixListener, handle: Handle, operators: Operators, limits: Limits) {
     let limit = ConnectionLimit::new(limits.connections);
     let mut callers = Callers::new();
-    let router = routes::router(handle, &limits);
+    let router = routes::router(handle.clone(), &limits);
+    let mut is_failing = false;
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 // Probably no descriptors are left: back off until some are free.
-                tracing::warn!(%error, "cannot accept a control connection");
+                if !std::mem::replace(&mut is_failing, true) {
+                    let text = format!("cannot accept connections to the control API: {error}");
+                    handle.post(|core| core.raise(ProblemKind::ControlSocket, "", text, None));
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
+        if std::mem::take(&mut is_failing) {
+            handle.post(|core| core.clear(ProblemKind::ControlSocket, ""));
+        }
         let Ok(caller) = Caller::of(&stream) else {
             continue;
         };

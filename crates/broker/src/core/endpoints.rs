@@ -36,8 +36,8 @@ const ACCEPTS_PER_ROUND: usize = 256;
 const ACCEPTS_PER_ENDPOINT: usize = 64;
 /// Delay before the next try when even the reserve descriptor did not help.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Rate limit of the log line about missing descriptors.
-const WARN_INTERVAL: Duration = Duration::from_secs(10);
+/// A shortage is over when no client was refused for this time.
+const SHORTAGE: Duration = Duration::from_secs(10);
 
 /// The endpoint sockets.
 #[derive(Debug)]
@@ -65,7 +65,8 @@ struct Shortage {
     reserve: Option<OwnedFd>,
     /// When to retry the endpoints.
     retry_at: Option<Instant>,
-    warned: Option<Instant>,
+    /// The error of the last refused client, and its time.
+    last: Option<(String, Instant)>,
 }
 
 /// The outcome of [`Endpoints::accept`].
@@ -161,6 +162,18 @@ impl Endpoints {
         !self.busy.is_empty()
     }
 
+    /// The error of the last client that was refused for want of a descriptor, and when to regard the
+    /// shortage as over.
+    pub(super) fn shortage(&self) -> Option<(&str, Instant)> {
+        let (error, at) = self.shortage.last.as_ref()?;
+        Some((error, *at + SHORTAGE))
+    }
+
+    /// Forgets a shortage that is over.
+    pub(super) fn end_shortage(&mut self) {
+        self.shortage.last = None;
+    }
+
     /// When to start the next round, if a shortage of descriptors delays it.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         self.shortage.retry_at
@@ -219,11 +232,7 @@ impl Shortage {
     /// accepted otherwise.
     fn refuse_next(&mut self, endpoint: &OwnedFd, error: &io::Error) -> Accepted {
         let now = Instant::now();
-        let warned = self.warned;
-        if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_INTERVAL) {
-            self.warned = Some(now);
-            tracing::warn!(%error, "cannot accept clients: no free descriptor");
-        }
+        self.last = Some((error.to_string(), now));
         // This frees the descriptor that `accept` needs.
         drop(self.reserve.take());
         let (accepted, has_descriptor) = match seqpacket::accept(endpoint) {

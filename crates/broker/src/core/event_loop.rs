@@ -114,6 +114,7 @@ impl Loop {
             self.core.expire_sessions(now);
             self.core.expire_liveness(now);
             self.core.expire_pending(now);
+            self.core.check_shortage(now);
             stopping = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
@@ -147,6 +148,7 @@ impl Loop {
         let deadlines = [
             core.sessions.next_deadline(),
             core.endpoints.retry_at(),
+            core.endpoints.shortage().map(|(_, ends)| ends),
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
         ];

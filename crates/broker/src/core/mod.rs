@@ -11,7 +11,7 @@
 //!
 //! - [`sessions`]: clients that are not connections yet, listen, or hold a lease;
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
-//! - [`stored`]: origins and problems of what the stores of registrations and partitions hold;
+//! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
 //! - [`vms`]: the run state and CIDs of VMs;
 //! - [`liveness`]: heartbeats of guests;
 //! - [`telemetry`]: events, and [`counters`] for metrics;
@@ -55,6 +55,7 @@ mod partition_files;
 mod partitions;
 mod pending;
 mod preference;
+mod problems;
 mod registrations;
 mod reports;
 mod requests;
@@ -74,4 +75,5 @@ mod vms;
 
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
 pub(crate) use partitions::AddError;
+pub(crate) use problems::Watched;
 pub(crate) use state::Core;

@@ -30,7 +30,7 @@ impl Core {
                         self.remove_partition(key);
                     }
                 }
-                PartitionStep::Broken(problem) => self.report_problem(problem),
+                PartitionStep::Broken(problem) => self.report_problem(&problem),
                 PartitionStep::Repaired(path) => self.repair_problem(&path),
             }
         }
@@ -69,7 +69,7 @@ impl Core {
                     true => format!("the {kind} {name} was not changed: {error}"),
                     false => format!("the {kind} {name} was not added: {error}"),
                 };
-                self.report_refused(Problem::whole(path, what));
+                self.report_refused(&Problem::whole(path, what));
                 true
             }
         };

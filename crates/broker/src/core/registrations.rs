@@ -9,8 +9,7 @@ use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
 use super::state::Core;
-use super::stored::Cause;
-use crate::model::{EventKind, Service};
+use crate::model::{EventKind, ProblemKind, Service};
 
 impl Core {
     /// Adds a registration to the broker's own partition.
@@ -54,8 +53,8 @@ impl Core {
         }
     }
 
-    /// Retries the registrations from files that a lease blocked.
-    fn apply_blocked(&mut self) {
+    /// Retries the registrations from files that a lease or a limit has blocked.
+    pub(crate) fn apply_blocked(&mut self) {
         for blocked in self.leases.take_blocked() {
             self.apply(Change::Added(blocked));
         }
@@ -117,19 +116,21 @@ impl Core {
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Added(entry) | Change::Updated(entry) => {
+                let id = entry.registration.id;
                 if let Err(error) = self.apply_entry(entry) {
-                    self.config_problem(error.to_string());
+                    self.report_blocked(id, &error);
                 }
             }
             Change::Removed(id) => {
                 self.leases.unblock(id);
+                self.clear(ProblemKind::ConfigRefused, &id.to_string());
                 if !self.leases.contains(id) {
                     self.stored.remove(id);
                     self.unregister(id);
                 }
             }
             Change::Defaults(defaults) => self.set_defaults(defaults),
-            Change::Broken(problem) => self.report_problem(problem),
+            Change::Broken(problem) => self.report_problem(&problem),
             Change::Repaired(path) => self.repair_problem(&path),
         }
     }
@@ -148,49 +149,52 @@ impl Core {
             Some(_) => self.update(new.clone()),
         };
         match applied {
-            Ok(()) => self.stored.set_origin(&entry),
+            Ok(()) => {
+                self.stored.set_origin(&entry);
+                let object = entry.registration.id.to_string();
+                self.clear(ProblemKind::ConfigRefused, &object);
+            }
             Err(_) => self.leases.block(entry),
         }
         applied
     }
 
     /// Records a problem of an entry, and reports it if it is new.
-    pub(super) fn report_problem(&mut self, problem: Problem) {
-        let text = problem.to_string();
-        if self.stored.report(Cause::Content, problem) {
-            self.config_problem(text);
-        }
+    pub(super) fn report_problem(&mut self, problem: &Problem) {
+        let object = object_of(&problem.path);
+        self.raise(ProblemKind::ConfigFile, object, problem.to_string(), None);
     }
 
     /// Records that the core has refused an entry, and reports it if that is new.
-    pub(super) fn report_refused(&mut self, problem: Problem) {
-        let text = problem.to_string();
-        if self.stored.report(Cause::Refused, problem) {
-            self.config_problem(text);
-        }
+    pub(super) fn report_refused(&mut self, problem: &Problem) {
+        let object = object_of(&problem.path);
+        self.raise(
+            ProblemKind::ConfigRefused,
+            object,
+            problem.to_string(),
+            None,
+        );
     }
 
     /// Records that an entry has no problem any more.
     pub(super) fn repair_problem(&mut self, path: &Path) {
-        if self.stored.repair(Cause::Content, path) {
-            tracing::info!("{} has no errors any more", path.display());
-        }
+        self.clear(ProblemKind::ConfigFile, &object_of(path));
     }
 
     /// Records that the core does not refuse an entry any more.
     pub(super) fn repair_refused(&mut self, path: &Path) {
-        self.stored.repair(Cause::Refused, path);
+        self.clear(ProblemKind::ConfigRefused, &object_of(path));
+    }
+
+    /// Records that a stored registration is not in force, for what the core has found.
+    pub(crate) fn report_blocked(&mut self, id: ServiceId, error: &RegisterError) {
+        let text = format!("the registration {id} is stored, and not in force: {error}");
+        self.raise(ProblemKind::ConfigRefused, id.to_string(), text, None);
     }
 
     /// The registry of the broker's own partition.
     pub(super) fn registry(&self) -> Option<&Registry> {
         self.fabric.registry(self.fabric.root())
-    }
-
-    fn config_problem(&mut self, problem: String) {
-        tracing::warn!("{problem}");
-        self.telemetry
-            .publish(|| EventKind::ConfigProblem { problem });
     }
 
     /// Changes the defaults of registrations.
@@ -200,4 +204,9 @@ impl Core {
         let _ = self.fabric.set_defaults(root, defaults);
         self.apply_effects();
     }
+}
+
+/// A file as the object of a problem.
+pub(super) fn object_of(path: &Path) -> String {
+    path.display().to_string()
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hvsock_address::VmId;
 use hvsock_endpoint::Dirs;
@@ -16,14 +17,18 @@ use super::leases::Leases;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
 use super::pending::PendingConnect;
+use super::problems::Problems;
+use super::registrations::object_of;
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
-use super::stored::{Cause, Stored};
+use super::stored::Stored;
 use super::telemetry::Telemetry;
 use super::vms::Vms;
 use crate::callers::Callers;
 use crate::guest_link::GuestLink;
+use crate::model::ProblemKind;
+use crate::retry::Wakeup;
 use crate::{BrokerConfig, StartError};
 
 /// The owners of the core's state. Each keeps its own tables consistent and knows none of the others;
@@ -37,6 +42,9 @@ pub(crate) struct Core {
     pub(super) listeners: Listeners,
     pub(super) leases: Leases,
     pub(super) stored: Stored,
+    pub(super) problems: Problems,
+    /// Wakes the thread that tries again what has failed.
+    pub(super) retries: Option<Wakeup>,
     pub(super) connections: Connections<PendingConnect>,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
@@ -78,9 +86,11 @@ impl Core {
             let inserted = registrations.insert(entry.registration);
             inserted.map_err(|clash| StartError::Registrations(clash.into()))?;
         }
+        let mut problems = Problems::default();
         for problem in loaded.problems {
             tracing::warn!("{problem}");
-            stored.report(Cause::Content, problem);
+            let (kind, object) = (ProblemKind::ConfigFile, object_of(&problem.path));
+            problems.raise(kind, object, problem.to_string(), None, Instant::now());
         }
         let too_many = |error: RegisterError| StartError::Registrations(error);
         fabric
@@ -99,6 +109,8 @@ impl Core {
             listeners: Listeners::default(),
             leases: Leases::default(),
             stored,
+            problems,
+            retries: None,
             connections: Connections::default(),
             data_threads: data_threads.map_err(StartError::io("start a data thread"))?,
             vms: Vms::default(),

@@ -28,8 +28,8 @@ pub(crate) struct Summary {
     pub(crate) partitions: usize,
     pub(crate) listeners: usize,
     pub(crate) connections: usize,
-    /// The problems of stored entries, one sentence each.
-    pub(crate) problems: Vec<String>,
+    /// What does not work as it should.
+    pub(crate) problems: Vec<model::Problem>,
 }
 
 /// A registration with its use. Copying it costs little.
@@ -134,7 +134,7 @@ impl Core {
         let services = self.registry().map_or(0, Registry::len);
         Summary {
             services: services - self.stored.built_in_count(),
-            problems: self.stored.problems(),
+            problems: self.problems.list(Instant::now()),
             partitions: self.fabric.partitions().count(),
             listeners: self.listeners.len(),
             connections: self.connections.len(),

@@ -10,9 +10,10 @@ use hvsock_address::{PartitionName, PartitionRef, VmId};
 use hvsock_fabric::{Fix, PartitionError};
 use hvsock_registry::atomic_file::WriteError;
 use hvsock_registry::entry_folder::{Changed, EntryError};
+use hvsock_registry::store::WatchFault;
 
 use super::{ControlError, Handle};
-use crate::core::{AddError, Core};
+use crate::core::{AddError, Core, Watched};
 use crate::model::{NewContainer, Partition, PartitionKind, PartitionState};
 use crate::stores::{PartitionClash, PartitionEntry, PartitionFiles, PartitionStep};
 
@@ -189,10 +190,20 @@ impl Handle {
     }
 
     /// Reads changed partition files, and applies what changed.
-    pub(crate) fn follow_partitions(&self, changed: &Changed) {
+    pub(crate) fn follow_partitions(&self, changed: &Changed, fault: Option<WatchFault>) {
         let mut files = self.partitions.lock();
         files.reload(changed);
         self.follow(&mut files, None);
+        self.post(move |core| core.set_watch_fault(Watched::Partitions, fault));
+    }
+
+    /// Reads again the partition files that could not be read, and tries those again that the core has
+    /// refused: the cause may be gone without a change of a file.
+    pub(crate) fn retry_partitions(&self) {
+        let mut files = self.partitions.lock();
+        files.reload(&Changed::Everything);
+        let steps = files.take_all_steps();
+        self.apply_steps(&mut files, steps);
     }
 
     /// Applies what changed in the partition files. `own` is an entry that the core has already.

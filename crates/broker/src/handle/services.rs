@@ -14,6 +14,7 @@ use hvsock_registry::Registration;
 use hvsock_registry::store::{Change, StoreError};
 
 use super::{ControlError, Handle};
+use crate::core::{Core, Watched};
 use crate::model::{NewService, Service};
 use crate::stores::ServiceStoreGuard;
 
@@ -172,10 +173,26 @@ impl Handle {
         // reordered with an operator's.
         let mut store = self.services.lock();
         let changes = store.changes();
+        self.apply_found(changes);
+        let fault = store.watch_fault();
+        self.post(move |core| core.set_watch_fault(Watched::Services, fault));
+    }
+
+    /// Reads again the registrations that could not be read, and tries those again that are not in
+    /// force.
+    pub(crate) fn retry_services(&self) {
+        let mut store = self.services.lock();
+        let changes = store.retry();
+        self.apply_found(changes);
+        self.post(Core::apply_blocked);
+    }
+
+    fn apply_found(&self, changes: Vec<Change>) {
         if !changes.is_empty()
             && let Err(error) = self.apply(changes)
         {
-            tracing::warn!("cannot apply changed registrations: {error}");
+            // The core applies them when it gets to them.
+            tracing::warn!("changed registrations are not applied yet: {error}");
         }
     }
 
@@ -223,13 +240,21 @@ impl Handle {
             Ok(services) => return Ok(services),
             Err(error) => error,
         };
+        let mut kept = Vec::new();
         for id in ids {
             match store.remove(id) {
                 Ok(changes) => self.apply(changes)?,
                 // The entry waits in the core.
-                Err(why) => tracing::warn!("cannot undo a registration that is refused: {why}"),
+                Err(why) => {
+                    tracing::warn!("cannot undo a registration that is refused: {why}");
+                    kept.push(id);
+                }
             }
         }
+        let error = self.call(move |core| {
+            kept.iter().for_each(|id| core.report_blocked(*id, &error));
+            error
+        })?;
         Err(refused(error))
     }
 }

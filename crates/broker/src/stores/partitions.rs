@@ -135,12 +135,25 @@ impl PartitionFiles {
         }
         let own_is_refused = own.is_some_and(|own| self.refused.contains(own.name.as_str()));
         if !steps.is_empty() || own_is_refused {
-            let again = self.refused.difference(&tried);
-            let again = again.filter_map(|key| Some(self.put(self.folder.get(key)?)));
-            let again: Vec<PartitionStep> = again.collect();
-            steps.extend(again);
+            steps.extend(self.refused_steps(&tried));
         }
         steps
+    }
+
+    /// The steps for what changed since the last call, and for all files that the core has refused.
+    pub(crate) fn take_all_steps(&mut self) -> Vec<PartitionStep> {
+        let steps = self.take_steps(None);
+        match steps.is_empty() {
+            true => self.refused_steps(&BTreeSet::new()),
+            false => steps,
+        }
+    }
+
+    /// The steps for the files that the core has refused, except `tried`.
+    fn refused_steps(&self, tried: &BTreeSet<String>) -> Vec<PartitionStep> {
+        let again = self.refused.difference(tried);
+        let again = again.filter_map(|key| Some(self.put(self.folder.get(key)?)));
+        again.collect()
     }
 
     fn put(&self, entry: &PartitionEntry) -> PartitionStep {

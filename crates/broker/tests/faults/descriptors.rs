@@ -83,6 +83,17 @@ fn without_descriptors_each_client_is_refused_and_service_resumes_when_some_are_
         .find(|line| line.contains("limit_reached"))
         .expect("it is counted");
     assert!(!refused.ends_with(" 0"), "{refused}");
+    // An operator sees the shortage, and that the limit is low anyway.
+    let problems = broker.client().status().unwrap().problems;
+    for text in [
+        "clients are refused, because no descriptor",
+        "may open 96 files at most",
+    ] {
+        let found = problems.iter().find(|problem| problem.text.contains(text));
+        let found = found.unwrap_or_else(|| panic!("{text}: {problems:#?}"));
+        let fix = found.fix.as_ref().map(|fix| fix.kind.as_str());
+        assert_eq!(fix, Some("raise_descriptor_limit"));
+    }
 }
 
 /// A client is accepted with the last descriptor, but its connection needs more.

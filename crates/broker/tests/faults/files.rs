@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hvsock::{HvListener, Refusal, ServiceId, ServiceRef, VmId};
-use hvsock_broker::model::EventKind;
+use hvsock_broker::model::{EventKind, ProblemKind};
 use hvsock_broker::{Broker, ControlError};
 use hvsock_testkit::process::output;
 use hvsock_testkit::{TempFolder, require};
@@ -59,6 +59,98 @@ fn mount(options: &str, folder: &Path) {
         .args(["-t", "tmpfs", "-o", options, "none"])
         .arg(folder);
     assert!(output(&mut command, b"", TIMEOUT).unwrap().status.success());
+}
+
+#[test]
+fn without_inotify_edits_take_effect_by_polling_and_the_status_says_so_until_it_is_back() {
+    const CHILD: &str = "HVSOCK_FAULTS_INOTIFY";
+    let limit = Path::new("/proc/sys/user/max_inotify_instances");
+    if std::env::var_os(CHILD).is_none() {
+        // A user namespace has a limit of its own.
+        let options = ["-U", "-r"];
+        let program = require::program("unshare", &[&options[..], &["true"]].concat());
+        let Some(program) = program else { return };
+        let name = "files::without_inotify_edits_take_effect_by_polling_and_the_status_says_so_until_it_is_back";
+        let mut command = Command::new(program);
+        command
+            .args(options)
+            .arg(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(CHILD, "yes");
+        let output = output(&mut command, b"", TIMEOUT * 3).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && text.contains("1 passed"),
+            "{text}{errors}"
+        );
+        return;
+    }
+    fs::write(limit, "0").unwrap();
+    let world = World::new();
+    world.register(PORT);
+    let watches = || {
+        let problems = world.handle().status().unwrap().problems.into_iter();
+        let watches = problems.filter(|problem| problem.kind == ProblemKind::ConfigWatch);
+        watches.collect::<Vec<_>>()
+    };
+    eventually("both folders have the problem", || watches().len() == 2);
+    for problem in watches() {
+        let why = "by reading it at intervals: this user has no inotify instance left";
+        assert!(problem.text.ends_with(why), "{problem}");
+        let fix = problem.fix.expect("a fix");
+        assert_eq!(fix.kind, "raise_kernel_limit");
+        assert_eq!(fix.data["name"], "fs.inotify.max_user_instances");
+    }
+    let metrics = world.handle().metrics().unwrap();
+    assert_eq!(metrics.problems["config_watch"], 2);
+    let path = file_of(world.folder.path(), PORT);
+    let good = fs::read_to_string(&path).unwrap();
+    let disabled = format!("enabled = false\n{good}");
+    let is_enabled = || world.handle().service(&service_ref(PORT)).unwrap().enabled;
+    fs::write(&path, disabled.replace("enabled = true\n", "")).unwrap();
+    eventually("the edit takes effect", || !is_enabled());
+    fs::write(
+        world.folder.join("partitions/web.toml"),
+        "kind = \"container\"\nid = \"6b1f4cbb-3a5b-4f06-9f4b-6a1bfa0a3c11\"\n",
+    )
+    .unwrap();
+    eventually("the partition is added", || {
+        world.handle().partition(&partition_ref("web")).is_ok()
+    });
+
+    fs::write(limit, "100").unwrap();
+    eventually("the problem is gone", || watches().is_empty());
+    fs::write(&path, good).unwrap();
+    eventually("the edit takes effect", is_enabled);
+}
+
+#[test]
+fn a_partition_whose_folder_is_repaired_is_added_without_an_edit() {
+    let world = World::new();
+    let folder = world.folder.join("containers/web");
+    fs::create_dir(&folder).unwrap();
+    let mode = |mode| {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&folder, mode).unwrap();
+    };
+    mode(0o777);
+    fs::write(
+        world.folder.join("partitions/web.toml"),
+        "kind = \"container\"\nid = \"6b1f4cbb-3a5b-4f06-9f4b-6a1bfa0a3c11\"\n",
+    )
+    .unwrap();
+    let problems = || world.handle().status().unwrap().problems;
+    eventually("it is refused", || {
+        problems()
+            .iter()
+            .any(|problem| problem.kind == ProblemKind::ConfigRefused)
+    });
+    mode(0o755);
+    eventually("it is added", || {
+        world.handle().partition(&partition_ref("web")).is_ok()
+    });
+    assert_eq!(problems(), []);
 }
 
 #[test]
@@ -136,7 +228,7 @@ fn on_a_full_disk_changes_fail_as_a_whole() {
     let broker = Broker::start(config.clone()).unwrap();
     let handle = broker.handle();
     assert_eq!(handle.services(false).unwrap().len(), 1);
-    assert_eq!(handle.status().unwrap().problems, [""; 0]);
+    assert_eq!(handle.status().unwrap().problems, []);
     fs::remove_file(ballast).unwrap();
     handle.register(service(PORT + 1), "tester".into()).unwrap();
     handle.add_container(container("db", &[])).unwrap();
@@ -162,12 +254,14 @@ fn an_invalid_file_is_reported_by_line_and_changes_nothing_until_it_is_corrected
         let problems = world.handle().status().unwrap().problems;
         problems
             .iter()
-            .any(|p| p.contains(&location) && p.contains("enabeld"))
+            .any(|p| p.text.contains(&location) && p.text.contains("enabeld"))
     });
     let reported =
         std::iter::from_fn(|| events.recv_timeout(TIMEOUT)).find_map(|event| match event.what {
             // An earlier event may be of a partly written file.
-            EventKind::ConfigProblem { problem } => problem.contains(&location).then_some(problem),
+            EventKind::ProblemFound { problem, .. } => {
+                problem.contains(&location).then_some(problem)
+            }
             _ => None,
         });
     assert!(reported.is_some());
@@ -185,7 +279,7 @@ fn an_invalid_file_is_reported_by_line_and_changes_nothing_until_it_is_corrected
     });
     let disabled = refused(web.connect(VmId::PARENT, PORT));
     assert!(matches!(disabled, Refusal::Disabled { .. }), "{disabled}");
-    assert_eq!(world.handle().status().unwrap().problems, [""; 0]);
+    assert_eq!(world.handle().status().unwrap().problems, []);
     web.pair(VmId::PARENT, PORT + 1, &second);
 }
 
@@ -202,7 +296,12 @@ fn a_broker_starts_despite_invalid_files_and_reports_them() {
     let broker = Broker::start(config(folder.path())).unwrap();
     let status = broker.handle().status().unwrap();
     assert_eq!((status.services, status.partitions), (1, 1));
-    let problems = status.problems.join("\n");
+    let problems: Vec<String> = status
+        .problems
+        .iter()
+        .map(|problem| problem.text.clone())
+        .collect();
+    let problems = problems.join("\n");
     assert_eq!(status.problems.len(), 5, "{problems}");
     let bad = file_of(folder.path(), PORT + 1);
     assert!(

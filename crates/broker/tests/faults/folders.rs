@@ -224,7 +224,9 @@ fn a_container_that_damages_its_folder_does_not_keep_others_from_starting() {
     }
 
     let broker = start(&config).unwrap();
-    let problems = broker.handle().status().unwrap().problems.join("\n");
+    let problems = broker.handle().status().unwrap().problems;
+    let problems: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+    let problems = problems.join("\n");
     for name in names {
         let there = broker.handle().partition(&partition_ref(name)).is_ok();
         assert_eq!(there, name == "well", "{name}: {problems}");

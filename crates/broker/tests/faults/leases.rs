@@ -97,7 +97,7 @@ fn a_file_that_names_a_leased_service_takes_effect_when_the_lease_ends() {
             let event = events.recv_timeout(hvsock_testkit::wait::TIMEOUT);
             matches!(
                 event.expect("an event").what,
-                hvsock_broker::model::EventKind::ConfigProblem { .. }
+                hvsock_broker::model::EventKind::ProblemFound { .. }
             )
         });
     };

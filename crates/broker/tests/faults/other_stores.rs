@@ -98,7 +98,7 @@ fn a_registration_that_the_core_refuses_does_not_stay_in_the_store() {
     let events = handle.events().unwrap();
     shared.other.put(registration(PORT + 1)).unwrap();
     let event = events.recv_timeout(TIMEOUT).expect("an event");
-    assert!(matches!(event.what, EventKind::ConfigProblem { .. }));
+    assert!(matches!(event.what, EventKind::ProblemFound { .. }));
     lease.check().unwrap();
     drop(lease);
     eventually("it is in force", || {

@@ -51,13 +51,14 @@ fn wait_for(world: &World, name: &str, holds: impl Fn(Option<&Partition>) -> boo
 }
 
 fn problems(world: &World) -> Vec<String> {
-    world.handle().status().unwrap().problems
+    let problems = world.handle().status().unwrap().problems;
+    problems.into_iter().map(|problem| problem.text).collect()
 }
 
 fn next_problem(events: &EventStream) -> String {
     std::iter::from_fn(|| events.recv_timeout(TIMEOUT))
         .find_map(|event| match event.what {
-            EventKind::ConfigProblem { problem } => Some(problem),
+            EventKind::ProblemFound { problem, .. } => Some(problem),
             _ => None,
         })
         .expect("a problem")

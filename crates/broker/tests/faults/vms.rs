@@ -168,8 +168,9 @@ fn an_invalid_file_of_a_vm_is_reported_and_affects_no_other_vm() {
     let problems = broker.handle().status().unwrap().problems;
     assert_eq!(problems.len(), files.len(), "{problems:#?}");
     for (name, _, words) in files {
-        let found = |problem: &&String| problem.contains(name) && problem.contains(words);
-        assert!(problems.iter().any(|p| found(&p)), "{words}: {problems:#?}");
+        let found = |text: &str| text.contains(name) && text.contains(words);
+        let is_there = problems.iter().any(|problem| found(&problem.text));
+        assert!(is_there, "{words}: {problems:#?}");
     }
 }
 

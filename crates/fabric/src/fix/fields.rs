@@ -26,6 +26,8 @@ mod key {
     pub(super) const MODULE: &str = "module";
     pub(super) const PATH: &str = "path";
     pub(super) const UID: &str = "uid";
+    pub(super) const NAME: &str = "name";
+    pub(super) const VALUE: &str = "value";
 }
 
 impl Fix {
@@ -102,7 +104,11 @@ impl Fix {
                 add(key::PATH, path);
                 add(key::UID, uid);
             }
-            Self::RestrictWrites { path } => add(key::PATH, path),
+            Self::RestrictWrites { path } | Self::OpenFolder { path } => add(key::PATH, path),
+            Self::RaiseKernelLimit { name, value } => {
+                add(key::NAME, name);
+                add(key::VALUE, value);
+            }
             Self::StartWithItsManager
             | Self::ListPartitions
             | Self::ListServices
@@ -271,6 +277,13 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
                 module: self.get(key::MODULE)?,
             },
             "raise_descriptor_limit" => Fix::RaiseDescriptorLimit,
+            "raise_kernel_limit" => Fix::RaiseKernelLimit {
+                name: self.get(key::NAME)?,
+                value: self.get(key::VALUE)?,
+            },
+            "open_folder" => Fix::OpenFolder {
+                path: self.get(key::PATH)?,
+            },
             "enable_hyper_v" => Fix::EnableHyperV,
             _ => return None,
         })

@@ -168,6 +168,18 @@ pub enum Fix {
     },
     /// Raise this process's limit of open descriptors.
     RaiseDescriptorLimit,
+    /// Raise a limit of the operating system's kernel.
+    RaiseKernelLimit {
+        /// Its name among the system's settings.
+        name: String,
+        /// A value that is likely to be enough.
+        value: u64,
+    },
+    /// Let other users enter and list a folder.
+    OpenFolder {
+        /// Its path.
+        path: String,
+    },
     /// Enable Hyper-V on this machine.
     EnableHyperV,
     /// A fix that this version does not know. It is shown as its text.
@@ -235,6 +247,8 @@ impl Fix {
             Self::StartAgent { .. } => "start_agent",
             Self::LoadModule { .. } => "load_module",
             Self::RaiseDescriptorLimit => "raise_descriptor_limit",
+            Self::RaiseKernelLimit { .. } => "raise_kernel_limit",
+            Self::OpenFolder { .. } => "open_folder",
             Self::EnableHyperV => "enable_hyper_v",
             Self::Other { kind, .. } => kind,
         }
@@ -353,6 +367,10 @@ impl fmt::Display for Fix {
             Self::RaiseDescriptorLimit => {
                 f.write_str("raise the limit of open files of this process")
             }
+            Self::RaiseKernelLimit { name, value } => {
+                write!(f, "set the kernel's limit {name} to {value}")
+            }
+            Self::OpenFolder { path } => write!(f, "let other users enter and list {path}"),
             Self::EnableHyperV => f.write_str("enable Hyper-V on this machine, then restart it"),
             Self::Other { text, .. } => f.write_str(text),
         }

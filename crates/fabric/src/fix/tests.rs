@@ -119,6 +119,13 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::RestrictWrites {
                 path: partition.to_string(),
             },
+            Fix::OpenFolder {
+                path: partition.to_string(),
+            },
+            Fix::RaiseKernelLimit {
+                name: partition.to_string(),
+                value: 7,
+            },
             Fix::JoinGroup { partition, other },
         ])
     });

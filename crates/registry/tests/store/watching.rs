@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use hvsock_registry::entry_folder::Changed;
-use hvsock_registry::entry_folder::{FolderWatch, watch};
+use hvsock_registry::entry_folder::{FolderWatch, WatchHealth, watch};
 use hvsock_registry::store::SERVICES;
 
 use super::*;
@@ -24,7 +24,7 @@ impl Watched {
         let (store, _) = config.open();
         let (sender, events) = channel();
         let forward = move |changed| drop(sender.send(changed));
-        let watch = watch(config.path(), &[SERVICES], forward).unwrap();
+        let watch = watch(config.path(), &[SERVICES], &WatchHealth::default(), forward).unwrap();
         let first = events.recv_timeout(TIMEOUT);
         assert_eq!(first, Ok(Changed::Everything));
         Self {
@@ -192,7 +192,10 @@ fn a_recreated_configuration_folder_is_watched_again() {
     let path = outer.path().join("hvsock");
     let (mut store, _) = FolderStore::open(&path).unwrap();
     let (sender, events) = channel();
-    let watch = watch(&path, &[SERVICES], move |c| drop(sender.send(c))).unwrap();
+    let watch = watch(&path, &[SERVICES], &WatchHealth::default(), move |c| {
+        drop(sender.send(c));
+    })
+    .unwrap();
     assert_eq!(events.recv_timeout(TIMEOUT), Ok(Changed::Everything));
     fs::rename(&path, outer.path().join("away")).unwrap();
     assert_eq!(events.recv_timeout(TIMEOUT), Ok(Changed::Everything));

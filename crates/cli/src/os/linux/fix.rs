@@ -35,6 +35,11 @@ pub fn help(fix: &Fix) -> Option<Help> {
             Help::command(command_line(&format!("chown {uid}"), &[path], ""))
         }
         Fix::RestrictWrites { path } => Help::command(command_line("chmod go-w", &[path], "")),
+        Fix::OpenFolder { path } => Help::command(command_line("chmod a+rx", &[path], "")),
+        Fix::RaiseKernelLimit { name, value } => {
+            let setting = format!("{name}={value}");
+            Help::command(command_line("sysctl -w", &[&setting], ""))
+        }
         Fix::StopOtherBroker | Fix::ChooseFolder => {
             Help::sentence("choose another folder with --dir")
         }

@@ -35,7 +35,7 @@ pub(crate) use self::edit::edit;
 use self::kind::file_name;
 pub use self::kind::{EntryChange, EntryKind, EntryOptions};
 use self::state::{GONE, State};
-pub use self::watch::{Changed, FolderWatch, watch};
+pub use self::watch::{Changed, FolderWatch, WatchHealth, watch};
 pub use self::write::EntryError;
 use crate::atomic_file;
 use crate::folder::{Folder, FolderError, Stamp};

@@ -19,11 +19,13 @@ use hvsock_address::{PartitionName, ServiceId};
 
 use super::atomic_file::WriteError;
 use super::entry_folder::{
-    self, Changed, EntryChange, EntryError, EntryFolder, EntryKind, EntryOptions,
+    self, Changed, EntryChange, EntryError, EntryFolder, EntryKind, EntryOptions, WatchHealth,
 };
 use super::folder::{Folder, FolderError};
 use super::lock::LockError;
-use crate::store::{Change, Entry, Loaded, Origin, Problem, RegistrationStore, StoreError, Watch};
+use crate::store::{
+    Change, Entry, Loaded, Origin, Problem, RegistrationStore, StoreError, Watch, WatchFault,
+};
 use crate::{AccessRule, Clash, Defaults, Override, Registration, Registry};
 
 /// The directory of registrations, in the configuration directory.
@@ -42,6 +44,8 @@ pub struct FolderStore {
     unreported: Vec<Change>,
     /// What a running watch has reported, and nobody has read yet.
     notified: Weak<Mutex<Option<Changed>>>,
+    /// Whether a running watch learns of changes at once.
+    health: WatchHealth,
 }
 
 /// Limits of a store, and its built-in registrations.
@@ -186,6 +190,7 @@ impl FolderStore {
             defaults_problem: None,
             unreported: Vec::new(),
             notified: Weak::new(),
+            health: WatchHealth::default(),
         };
         store.load_defaults();
         if let Some(problem) = &mut store.defaults_problem {
@@ -458,7 +463,8 @@ impl RegistrationStore for FolderStore {
     fn watch(&mut self, mut notify: Box<dyn FnMut() + Send>) -> io::Result<Watch> {
         let notified = Arc::new(Mutex::new(None));
         self.notified = Arc::downgrade(&notified);
-        let watch = entry_folder::watch(self.config.path(), &[SERVICES], move |changed| {
+        let (config, health) = (self.config.path(), &self.health);
+        let watch = entry_folder::watch(config, &[SERVICES], health, move |changed| {
             let mut before = locked(&notified);
             match &mut *before {
                 Some(before) => before.merge(changed),
@@ -468,6 +474,14 @@ impl RegistrationStore for FolderStore {
             notify();
         })?;
         Ok(Watch::new(watch))
+    }
+
+    fn watch_fault(&self) -> Option<WatchFault> {
+        self.health.fault()
+    }
+
+    fn retry(&mut self) -> Vec<Change> {
+        self.reload(&Changed::Everything)
     }
 }
 

@@ -118,7 +118,8 @@ fn sentence(what: &EventKind) -> String {
             reason,
             message,
         } => format!("{from} refused at {address} ({reason}): {message}"),
-        EventKind::ConfigProblem { problem } => format!("problem: {problem}"),
+        EventKind::ProblemFound { problem, .. } => format!("problem: {problem}"),
+        EventKind::ProblemSolved { problem, .. } => format!("solved: {problem}"),
         EventKind::Missed { events } => format!("({events} events missed here)"),
     }
 }

@@ -12,6 +12,8 @@ use super::connections::{end, state};
 use super::guest;
 use crate::context::Context;
 use crate::failure::printable;
+use crate::fix;
+use crate::hint::Help;
 use crate::os::linux::format;
 use crate::output::{self, Json, Lines};
 
@@ -50,6 +52,7 @@ impl Status {
 const NAME: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 const ALARM: Style = AnsiColor::Yellow.on_default();
+const HELP: Style = AnsiColor::Green.on_default();
 
 /// A node of the tree with its children.
 struct Node {
@@ -98,11 +101,16 @@ impl Everything {
             ));
         }
         for problem in &status.problems {
+            let since = format::age(problem.age_seconds);
+            let what = printable(&problem.text);
             lines.push("");
             lines.push(format_args!(
-                "{ALARM}problem:{ALARM:#} {}",
-                printable(problem)
+                "{ALARM}problem:{ALARM:#} {what} {FAINT}(for {since}){FAINT:#}"
             ));
+            if let Some(fix) = &problem.fix {
+                let (Help::Command(help) | Help::Sentence(help)) = fix::help(&fix.into());
+                lines.push(format_args!("{HELP}help:{HELP:#} {}", printable(&help)));
+            }
         }
         lines
     }
