@@ -4,6 +4,8 @@
 //! Their modes do not depend on the umask: the broker sets each, and also those that an older broker or
 //! a configuration manager left narrower or wider.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +20,10 @@ const SOCKET_PATH: usize = 107;
 
 /// The folder of the machine's broker, which all users may use.
 const MACHINE: &str = "/run/hvsock";
+
+/// How long to wait for a broker that is ending: one that was killed holds its lock until the kernel has
+/// freed its memory.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// The exclusive lock on the folders, released when dropped.
 #[derive(Debug)]
@@ -49,6 +55,37 @@ pub(crate) fn make_container(dirs: &Dirs, name: &str) -> Result<(), StartError> 
     open_with_mode(&folder, 0o755)
 }
 
+/// Removes the folder of a container that is gone. It must be empty.
+pub(crate) fn remove_container(dirs: &Dirs, name: &str) -> Result<(), StartError> {
+    let folder = dirs.container(name);
+    match fs::remove_dir(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let what = format!(
+                "remove the folder of a former container, {}",
+                folder.display()
+            );
+            Err(StartError::io(what)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes the empty folders of containers that `is_known` does not know: of former ones, and of those
+/// whose file was removed while no broker ran.
+pub(crate) fn remove_unknown_containers(dirs: &Dirs, is_known: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(dirs.containers())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if !entry.file_name().to_str().is_some_and(&is_known) {
+            // A killed broker leaves its socket behind.
+            let _ = fs::remove_file(entry.path().join("endpoint"));
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
+}
+
 /// The mode of the folder of the machine's broker if other users cannot enter it: one that was made under
 /// a narrow umask. A folder that an operator chose may be closed on purpose.
 pub(crate) fn closed_to_others(dirs: &Dirs) -> Option<u32> {
@@ -76,7 +113,7 @@ fn open_with_mode(folder: &Path, mode: u32) -> Result<(), StartError> {
 fn take_lock(dirs: &Dirs, run: &Folder) -> Result<FolderLock, StartError> {
     let path = dirs.lock();
     let name = path.file_name().unwrap_or_default();
-    let locked = LockFile::open(run, name).and_then(|file| file.lock(Duration::ZERO));
+    let locked = LockFile::open(run, name).and_then(|file| file.lock(LOCK_WAIT));
     match locked {
         Ok(lock) => Ok(FolderLock { _lock: lock }),
         Err(LockError::Held { holder, .. }) => {

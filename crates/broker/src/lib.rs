@@ -118,6 +118,10 @@ impl Broker {
             thread: Some(thread),
         };
         handle.restore_partitions();
+        // Also a container whose file has a problem now may be running.
+        folders::remove_unknown_containers(&dirs, |name| {
+            dirs.partitions().join(format!("{name}.toml")).exists()
+        });
         handle.check_descriptors(descriptors);
         handle.check_run_folder();
         let watch = watch::services(&handle).map_err(StartError::io("watch registrations"))?;

@@ -3,11 +3,12 @@
 //!
 //! [`command`] has a file for each group of subcommands, and [`os`] a folder for each system.
 //! They share the choice of the broker ([`context`]), output ([`output`], [`table`], [`format`]),
-//! failures ([`failure`], [`explain`]), help texts ([`help`]), shell completion ([`complete`]), and
+//! what follows a restart of the broker ([`backoff`]), failures ([`failure`], [`explain`]), help texts ([`help`]), shell completion ([`complete`]), and
 //! the copy loop between standard input and output and a connection ([`bridge`]).
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 mod bridge;
 mod command;
 mod complete;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 
-use crate::{HvStream, backend};
+use crate::{Endpoint, HvStream, backend};
 
 /// A listener that accepts connections to a service.
 ///
@@ -111,6 +111,39 @@ impl HvListener {
     #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.local())
+    }
+
+    /// Returns the endpoint that it listens at: of those that were given to it, the one with the broker.
+    ///
+    /// A listener ends with its broker, and when its service is disabled. A program that is to offer
+    /// its service for as long as it runs listens again at this endpoint:
+    ///
+    /// ```no_run
+    /// # use std::{io, thread, time::Duration};
+    /// # use hvsock::HvListener;
+    /// # fn serve(stream: hvsock::HvStream) {}
+    /// # fn main() -> io::Result<()> {
+    /// let address = ("children", "HV Socket Demo");
+    /// let mut listener = HvListener::bind(address)?;
+    /// let options = HvListener::options().endpoint(listener.endpoint());
+    /// loop {
+    ///     for stream in listener.incoming().flatten() {
+    ///         serve(stream);
+    ///     }
+    ///     let mut delay = Duration::ZERO;
+    ///     listener = loop {
+    ///         match options.listen(address) {
+    ///             Ok(listener) => break listener,
+    ///             Err(error) => eprintln!("cannot listen now: {error}"),
+    ///         }
+    ///         delay = (delay * 2).clamp(Duration::from_millis(250), Duration::from_secs(4));
+    ///         thread::sleep(delay);
+    ///     };
+    /// }
+    /// # }
+    /// ```
+    pub fn endpoint(&self) -> Endpoint {
+        self.inner.endpoint()
     }
 
     /// Returns how many connections were closed because their peer is not one that this listener

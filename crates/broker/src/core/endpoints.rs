@@ -119,16 +119,13 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Closes the endpoints of a partition. Removes their sockets, and their folders if they are empty.
+    /// Closes the endpoints of a partition, and removes their sockets.
     pub(super) fn close_of(&mut self, partition: PartitionKey) {
         self.endpoints.retain(|_, endpoint| {
             if endpoint.partition != partition {
                 return true;
             }
             let _ = std::fs::remove_file(&endpoint.path);
-            if let Some(folder) = endpoint.path.parent() {
-                let _ = std::fs::remove_dir(folder);
-            }
             false
         });
     }

@@ -12,6 +12,7 @@
 //! - [`sessions`]: clients that are not connections yet, listen, or hold a lease;
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
 //! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
+//! - [`left_folders`]: the folders of removed containers;
 //! - [`vms`]: the run state and CIDs of VMs;
 //! - [`liveness`]: heartbeats of guests;
 //! - [`telemetry`]: events, and [`counters`] for metrics;
@@ -48,6 +49,7 @@ mod guest_reports;
 mod guests;
 mod labels;
 mod leases;
+mod left_folders;
 mod limits;
 mod listeners;
 mod liveness;

@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use hvsock_fabric::{
-    AddPartitionError, PartitionError, PartitionKey, PartitionSpec, PartitionState, Refusal,
+    AddPartitionError, PartitionError, PartitionKey, PartitionKind, PartitionSpec, PartitionState,
+    Refusal,
 };
 use hvsock_virtio::GuestCid;
 
 use super::connections::ConnectionOwner;
 use super::labels::partition_label;
+use super::left_folders::ExistingFolder;
 use super::state::Core;
 use crate::guest_link::{LinkFactory, LinkSettings};
 use crate::model::{self, EventKind};
@@ -20,13 +22,20 @@ use crate::{StartError, folders, links};
 impl Core {
     /// Adds a container and opens its endpoint.
     pub(crate) fn add_container(&mut self, spec: PartitionSpec) -> Result<(), AddError> {
-        let name = spec.name.clone();
+        let (name, id) = (spec.name.clone(), spec.vm_id);
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
-        let opened = folders::make_container(&self.dirs, name.as_str()).and_then(|()| {
-            self.endpoints
-                .open(key, self.dirs.container(name.as_str()).join("endpoint"))
-        });
+        let emptied = match self.left_folders.find(name.as_str(), id) {
+            ExistingFolder::Keep => Ok(()),
+            ExistingFolder::Replace => folders::remove_container(&self.dirs, name.as_str()),
+        };
+        let opened = emptied
+            .and_then(|()| folders::make_container(&self.dirs, name.as_str()))
+            .and_then(|()| {
+                self.left_folders.take(name.as_str());
+                self.endpoints
+                    .open(key, self.dirs.container(name.as_str()).join("endpoint"))
+            });
         if let Err(error) = opened {
             let _ = self.fabric.remove_partition(key);
             return Err(error.into());
@@ -87,6 +96,7 @@ impl Core {
         self.apply_effects();
         self.close_sessions_of(key, &Refusal::PartitionOff);
         self.endpoints.close_of(key);
+        self.leave_folder(key);
         self.close_vm(key);
         self.liveness
             .set_state(key, model::PartitionState::Off, Instant::now());
@@ -132,6 +142,20 @@ impl Core {
         self.fabric.set_groups(key, groups)?;
         self.apply_effects();
         Ok(())
+    }
+
+    /// Keeps the folder of a container that is being removed: the container may run and be added again.
+    fn leave_folder(&mut self, key: PartitionKey) {
+        let container = self
+            .fabric
+            .partition(key)
+            .filter(|partition| partition.kind() == PartitionKind::Container)
+            .map(|partition| (partition.name().to_string(), partition.vm_id()));
+        if let Some((name, id)) = container
+            && let Some(oldest) = self.left_folders.leave(name, id)
+        {
+            let _ = folders::remove_container(&self.dirs, &oldest);
+        }
     }
 
     /// Closes the link of a VM that is being removed, and removes its socket.

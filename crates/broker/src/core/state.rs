@@ -14,6 +14,7 @@ use super::connections::Connections;
 use super::data_threads::DataThreads;
 use super::endpoints::Endpoints;
 use super::leases::Leases;
+use super::left_folders::LeftFolders;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
 use super::pending::PendingConnect;
@@ -37,6 +38,7 @@ pub(crate) struct Core {
     pub(crate) fabric: Fabric,
     pub(super) dirs: Dirs,
     pub(super) endpoints: Endpoints,
+    pub(super) left_folders: LeftFolders,
     pub(super) sessions: Sessions<OwnedFd>,
     pub(super) session_io: SessionIo,
     pub(super) listeners: Listeners,
@@ -101,6 +103,7 @@ impl Core {
             fabric,
             dirs: config.dirs,
             endpoints: Endpoints::new(Arc::clone(&registry)),
+            left_folders: LeftFolders::default(),
             sessions: Sessions::new(SessionLimits {
                 idle_slots: config.idle_sessions,
                 idle_timeout: config.idle_timeout,

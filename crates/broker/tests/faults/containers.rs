@@ -160,3 +160,61 @@ fn a_container_can_look_up_only_partitions_that_it_may_reach() {
         Refusal::NotReachable
     );
 }
+
+/// The endpoint as a running container reaches it: by a mount of the folder, not by its path.
+fn mounted(folder: &std::fs::File) -> PartitionEndpoint {
+    use std::os::fd::AsRawFd as _;
+    PartitionEndpoint(format!("/proc/self/fd/{}/endpoint", folder.as_raw_fd()).into())
+}
+
+#[test]
+fn a_running_container_reaches_its_endpoint_after_it_was_removed_and_added_again() {
+    let world = World::new();
+    let web = world.container("web", None);
+    let folder = std::fs::File::open(web.0.parent().unwrap()).unwrap();
+    let inside = mounted(&folder);
+    inside.listen(VmId::LOOPBACK, PORT).unwrap();
+    for _ in 0..2 {
+        world
+            .handle()
+            .remove_partition(&partition_ref("web"))
+            .unwrap();
+        assert!(inside.listen(VmId::LOOPBACK, PORT).is_err());
+        world.container("web", None);
+        let listener = inside.listen(VmId::LOOPBACK, PORT).unwrap();
+        inside.pair(VmId::LOOPBACK, PORT, &listener);
+    }
+    let world = world.restarted();
+    inside.listen(VmId::LOOPBACK, PORT).unwrap();
+    // Under another id it is another container.
+    world
+        .handle()
+        .remove_partition(&partition_ref("web"))
+        .unwrap();
+    let mut other = hvsock_testkit::world::container("web", &[]);
+    other.id = Some(VmId::of_container("another"));
+    world.handle().add_container(other).unwrap();
+    assert!(inside.listen(VmId::LOOPBACK, PORT).is_err());
+    world.inside("web").listen(VmId::LOOPBACK, PORT).unwrap();
+}
+
+#[test]
+fn the_folder_of_a_container_without_a_file_is_removed_when_a_broker_starts() {
+    let world = World::new();
+    world.container("web", None);
+    world.container("gone", None);
+    world
+        .handle()
+        .remove_partition(&partition_ref("gone"))
+        .unwrap();
+    let broken = world.folder.join("partitions/web.toml");
+    std::fs::write(broken, "kind = ").unwrap();
+    let (web, gone) = (
+        world.folder.join("containers/web"),
+        world.folder.join("containers/gone"),
+    );
+    assert!(web.exists() && gone.exists());
+    let world = world.restarted();
+    assert!(web.exists() && !gone.exists());
+    drop(world);
+}

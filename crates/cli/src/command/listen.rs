@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock::{ConnectedChild, HvAddr, HvListener, HvStream, Refusal};
+use hvsock::{ConnectedChild, Endpoint, HvAddr, HvListener, HvStream, Refusal};
 use hvsock_address::{PartitionRef, ServiceRef, VmId};
 use hvsock_sys::sync::{lock, unpoisoned};
 
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::os::Partition;
-use crate::{bridge, explain};
+use crate::{backoff, bridge, explain};
 
 /// Offer a service to this terminal or to a command
 #[derive(Debug, Args)]
@@ -26,7 +26,8 @@ pub struct Listen {
     /// Accept from any, children, parent, loopback, or one partition by name or GUID
     #[arg(long, value_name = "PARTITION", default_value = "any")]
     from: Partition,
-    /// Keep listening after the first connection, and serve several at once
+    /// Keep listening after the first connection, through restarts of the broker and while the service
+    /// is disabled, and serve several connections at once
     #[arg(long, requires = "command")]
     keep: bool,
     /// The most commands that run at once; further connections wait in the backlog
@@ -45,20 +46,14 @@ impl Listen {
     pub fn run(self, context: &Context) -> Result<()> {
         let from = self.from.resolve()?;
         let address = HvAddr::new(from.clone(), self.service.clone());
-        let listener = HvListener::options()
-            .endpoint(context.endpoint())
-            .connected_suspend(self.connected_suspend)
-            .raw_fd(!self.command.is_empty())
-            .explain_refusal(true)
-            .listen(address.clone())
-            .map_err(|error| explain::failure(context, error, &address, true))?;
+        let listener = self.listen(context, context.endpoint(), &address)?;
         let from = match from {
             PartitionRef::Id(VmId::WILDCARD) => "any partition".to_owned(),
             _ => self.from.to_string(),
         };
         context.note(&format!("listening for `{}` from {from}", self.service));
         if self.keep {
-            return self.serve(context, &listener);
+            return self.serve(context, listener, &address);
         }
         let stream = accept(&listener)?;
         if self.command.is_empty() {
@@ -67,14 +62,38 @@ impl Listen {
         self.start(stream)?.end()
     }
 
-    /// Runs a command for each connection until the broker closes the listener.
-    fn serve(&self, context: &Context, listener: &HvListener) -> Result<()> {
+    fn listen(
+        &self,
+        context: &Context,
+        endpoint: Endpoint,
+        address: &HvAddr,
+    ) -> Result<HvListener> {
+        let options = HvListener::options()
+            .endpoint(endpoint)
+            .connected_suspend(self.connected_suspend)
+            .raw_fd(!self.command.is_empty())
+            .explain_refusal(true);
+        let listener = options.listen(address.clone());
+        listener.map_err(|error| explain::failure(context, error, address, true))
+    }
+
+    /// Runs a command for each connection. If the listener is closed, because the broker ends or the
+    /// service is disabled, listens again as soon as that is possible.
+    fn serve(&self, context: &Context, mut listener: HvListener, address: &HvAddr) -> Result<()> {
         let limit = Arc::new(CommandLimit::new(self.at_once));
         loop {
             let permit = CommandLimit::acquire(&limit);
-            let running = match accept(listener).and_then(|stream| self.start(stream)) {
+            let running = match accept(&listener).and_then(|stream| self.start(stream)) {
                 Ok(running) => running,
-                Err(error) if error.is::<ListenerClosed>() => return Err(error),
+                Err(error) if error.is::<ListenerClosed>() => {
+                    context.note(&format!("{error}; listening again when that is possible"));
+                    // Not at another broker that runs meanwhile.
+                    let endpoint = listener.endpoint();
+                    let listen = || self.listen(context, endpoint.clone(), address);
+                    listener = backoff::until_done(listen, |reason| context.note(reason));
+                    context.note(&format!("listening for `{}` again", self.service));
+                    continue;
+                }
                 Err(error) => {
                     // Only this connection is lost. The delay bounds the rate of such failures.
                     context.note(&format!("cannot serve a connection: {error:#}"));

@@ -1,7 +1,7 @@
 //! `hvsock listen` and `hvsock connect`: byte streams between stdin and stdout of two commands.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -250,6 +250,71 @@ fn a_killed_broker_fails_both_ends() {
     for end in [&mut near, &mut far] {
         assert!(end.rest_of_stderr().contains("error: the connection"));
     }
+}
+
+#[test]
+fn a_kept_listener_comes_back_after_the_broker_and_after_its_service_is_enabled() {
+    let mut world = World::new();
+    world.register(DEMO);
+    let mut command = world.command(["listen", DEMO, "--keep", "--", "cat"]);
+    let mut listen = world.listening(command.stderr(Stdio::piped()));
+    let is_served = |world: &World| {
+        let mut command = world.command(["connect", "loopback", DEMO]);
+        let done = Completed::with_input(&mut command, b"echo");
+        done.code == Some(0) && done.stdout == "echo"
+    };
+    assert!(is_served(&world));
+    for killed in [true, false] {
+        match killed {
+            true => world.broker().kill(),
+            false => {
+                world.broker().signal(Signal::TERM);
+                assert!(world.broker().end().success());
+            }
+        }
+        world.start_broker();
+        eventually("it listens again", || is_served(&world));
+    }
+    world.ok(["service", "disable", DEMO]);
+    assert!(!is_served(&world));
+    world.ok(["service", "enable", DEMO]);
+    eventually("it listens again", || is_served(&world));
+    world.ok(["service", "unregister", DEMO]);
+    world.register(DEMO);
+    assert!(listen.child.try_wait().unwrap().is_none());
+    listen.kill();
+    let notes = listen.rest_of_stderr();
+    for note in [
+        "the listener was closed: ",
+        "; listening again when that is possible",
+        "is disabled",
+        "listening for `HV Socket Demo` again",
+    ] {
+        assert!(notes.contains(note), "{note}: {notes}");
+    }
+}
+
+#[test]
+fn events_are_followed_through_a_restart_of_the_broker() {
+    let mut world = World::new();
+    let mut command = world.command(["events", "--json"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut events = Running::start(&mut command);
+    let notes = BufReader::new(events.child.stderr.take().unwrap());
+    let mut notes = notes.lines().map(Result::unwrap);
+    let mut told = |note: &str| assert!(notes.any(|line| line == note), "{note}");
+    let mut seen = |world: &World, name: &str| {
+        world.register(name);
+        // Events of the broker's start may come before.
+        while !events.line().contains(name) {}
+    };
+    told("following events; Ctrl-C ends");
+    seen(&world, "first");
+    world.broker().kill();
+    told("the broker ended; events are missing until one runs again");
+    world.start_broker();
+    told("following events again");
+    seen(&world, "second");
 }
 
 #[test]

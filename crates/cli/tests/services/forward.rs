@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use crate::fixture::{self, BOX, Fixture};
 use crate::ssh::Keys;
-use crate::util::{Completed, Running, TIMEOUT, World, in_container};
+use crate::util::{Completed, Running, TIMEOUT, World, eventually, in_container};
 
 /// More bytes than all buffers on the path hold.
 const MUCH: usize = 16 << 20;
@@ -287,6 +287,15 @@ fn services_are_forwarded_to_sockets_and_sockets_to_services() {
     assert_eq!(got, "from a service");
     drop(served);
     assert!(client.end().success());
+    // A listener that ends with its service comes back with it.
+    let is_offered = || {
+        let mut why = in_container(&fixture.endpoint, ["why", "parent", "HV Socket Demo"]);
+        Completed::of(&mut why).code == Some(0)
+    };
+    fixture.world.ok(["service", "disable", "HV Socket Demo"]);
+    assert!(!is_offered());
+    fixture.world.ok(["service", "enable", "HV Socket Demo"]);
+    eventually("the service is offered again", is_offered);
     // A failing socket here fails the service's client.
     fs::remove_file(&socket).unwrap();
     drop(server);

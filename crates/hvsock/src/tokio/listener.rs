@@ -11,7 +11,7 @@ use super::HvStream;
 use crate::backend::errors::unexpected_reply;
 use crate::backend::{self, Outcome, REPLY_TIMEOUT};
 use crate::os::tokio::ListenerWatch;
-use crate::{ListenOptions, ToHvAddr, options};
+use crate::{Endpoint, ListenOptions, ToHvAddr, options};
 
 /// A listener that accepts connections to a service, for tokio; see [`crate::HvListener`].
 ///
@@ -172,6 +172,11 @@ impl HvListener {
     /// None at present.
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.local())
+    }
+
+    /// Returns the endpoint that it listens at; see [`crate::HvListener::endpoint`].
+    pub fn endpoint(&self) -> Endpoint {
+        self.inner.endpoint()
     }
 
     /// Returns the backlog; see [`crate::HvListener::backlog`].

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Endpoint, HvAddr, ListenOptions, ServiceRef};
@@ -15,11 +14,10 @@ use super::{
 use crate::catalog::FORWARD;
 use crate::forward::{Address, Listener, Remote, Socket, Transferred};
 use crate::link::Target;
+use crate::link::backoff::Backoff;
 
 /// How many connections one forwarding relays at once. More wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
-/// The longest backoff between attempts to make the guest listen again.
-const MAX_BACKOFF: Duration = Duration::from_secs(4);
 
 /// One end of a forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,8 +149,8 @@ impl Forwarding {
     }
 
     /// Relays connections until dropped, or until listening is no longer possible, and then returns
-    /// the reason. A listener in the guest that is lost, because an agent or a broker restarts, is
-    /// requested again with exponential backoff.
+    /// the reason. A listener in the guest or for a service that is lost, because an agent or a broker
+    /// restarts or the service is disabled, is requested again with exponential backoff.
     pub async fn run<T>(mut self, on_event: T) -> ForwardError
     where
         T: Fn(Event<'_>) + Clone + Send + 'static,
@@ -213,14 +211,15 @@ impl Forwarding {
                             from.unwrap_or_default(),
                         ));
                     }
-                    // The broker closed the listener, and the error contains the reason.
+                    // The broker closed the listener, and the error contains the reason: it ends, or
+                    // the service is disabled.
                     Err(error) if hvsock::refusal_of(&error).is_some() => {
-                        let address = address.clone();
-                        return Err(ForwardError::Service {
-                            address,
-                            listen: true,
-                            error,
+                        on_event(Event::Lost {
+                            why: error.to_string(),
                         });
+                        *listener = offer_again(listener.endpoint(), address).await;
+                        on_event(Event::Regained);
+                        continue;
                     }
                     Err(error) => error,
                 },
@@ -250,10 +249,9 @@ impl Forwarding {
 
 /// Requests the guest's listener until it works: at the port chosen before, if the guest chose one.
 async fn listen_again(target: &Target, requested: &Address, bound: &Address) -> GuestListener {
-    let mut backoff = Duration::from_millis(250);
+    let mut backoff = Backoff::default();
     loop {
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
+        tokio::time::sleep(backoff.next()).await;
         let address = match (requested, bound) {
             (Address::Tcp { host, port: 0 }, Address::Tcp { port, .. }) => Address::Tcp {
                 host: host.clone(),
@@ -262,6 +260,18 @@ async fn listen_again(target: &Target, requested: &Address, bound: &Address) -> 
             _ => requested.clone(),
         };
         if let Ok(listener) = listen(target, &address).await {
+            return listener;
+        }
+    }
+}
+
+/// Listens for a service again until that works, at the same broker.
+async fn offer_again(endpoint: Endpoint, address: &HvAddr) -> HvListener {
+    let options = ListenOptions::new().endpoint(endpoint);
+    let mut backoff = Backoff::default();
+    loop {
+        tokio::time::sleep(backoff.next()).await;
+        if let Ok(listener) = HvListener::bind_with(&options, address.clone()).await {
             return listener;
         }
     }

@@ -7,12 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use hvsock_control::{Event, EventKind};
 
+use crate::backoff;
 use crate::context::Context;
-use crate::failure::{Failure, printable};
+use crate::failure::printable;
 use crate::os::linux::format;
 use crate::os::linux::output::{self, Json};
 
-/// Print events as they happen, until Ctrl-C
+/// Print events as they happen, until Ctrl-C, through restarts of the broker
 #[derive(Debug, Args)]
 pub struct Events {
     #[command(flatten)]
@@ -22,17 +23,22 @@ pub struct Events {
 impl Events {
     pub fn run(self, context: &Context) -> Result<()> {
         let client = context.client()?;
-        let events = client.events()?;
+        let mut events = client.events()?;
         context.note("following events; Ctrl-C ends");
-        for event in events {
-            let event = event?;
-            if self.json.json {
-                output::json_line(&event)?;
-            } else {
-                output::line(line(&event))?;
+        loop {
+            for event in events {
+                let event = event?;
+                if self.json.json {
+                    output::json_line(&event)?;
+                } else {
+                    output::line(line(&event))?;
+                }
             }
+            context.note("the broker ended; events are missing until one runs again");
+            let follow = || Ok(client.events()?);
+            events = backoff::until_done(follow, |reason| context.note(reason));
+            context.note("following events again");
         }
-        Err(Failure::new("the broker ended").into())
     }
 }
 

@@ -249,6 +249,9 @@ forward! {
     impl Listener {
         fn local(&self) -> SockAddrHv;
 
+        /// The endpoint at which it listens, with no other to try.
+        fn endpoint(&self) -> Endpoint;
+
         fn backlog(&self) -> u32;
 
         fn id(&self) -> u64;

@@ -15,7 +15,7 @@ use super::socket::socket;
 use super::{Stream, refusal};
 use crate::backend::{Request, next_local_id};
 use crate::os::wait::{has_passed, poll_slice};
-use crate::{Peer, wait};
+use crate::{Endpoint, Peer, wait};
 
 /// An established listener.
 #[derive(Debug)]
@@ -48,6 +48,10 @@ impl Listener {
 
     pub(crate) fn local(&self) -> SockAddrHv {
         self.local
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::from_env()
     }
 
     pub(crate) fn backlog(&self) -> u32 {

@@ -246,10 +246,10 @@ impl Exchange {
                 })?)
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
-                Outcome::Listening(Listener::new(&listening, asked.address, socket, raw_fd))
+                Outcome::Listening(Listener::new(&listening, asked.address, connection, raw_fd))
             }
             (BrokerMessage::Bound(bound), ClientMessage::ListenNamed(_)) if !dry_run => {
-                let listener = Listener::new(&bound.listening, bound.address, socket, raw_fd);
+                let listener = Listener::new(&bound.listening, bound.address, connection, raw_fd);
                 Outcome::Listening(listener)
             }
             _ => return Err(connection.protocol_error(&UNEXPECTED)),

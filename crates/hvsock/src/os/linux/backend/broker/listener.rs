@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
@@ -15,15 +16,17 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::sync::lock;
 
 use super::Stream;
-use super::endpoint_connection::is_gone;
+use super::endpoint_connection::{EndpointConnection, is_gone};
 use super::errors;
 use crate::os::ready;
-use crate::wait;
+use crate::{Endpoint, wait};
 
 /// An established listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Arc<OwnedFd>,
+    /// The path of the endpoint.
+    path: Box<Path>,
     local: SockAddrHv,
     backlog: u32,
     id: u64,
@@ -44,11 +47,12 @@ impl Listener {
     pub(super) fn new(
         listening: &Listening,
         local: SockAddrHv,
-        socket: Arc<OwnedFd>,
+        connection: &EndpointConnection,
         raw_fd: bool,
     ) -> Self {
         Self {
-            socket,
+            socket: connection.socket(),
+            path: connection.path().into(),
             local,
             backlog: listening.backlog,
             id: listening.listener,
@@ -60,6 +64,10 @@ impl Listener {
 
     pub(crate) fn local(&self) -> SockAddrHv {
         self.local
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::at(&*self.path)
     }
 
     pub(crate) fn backlog(&self) -> u32 {

@@ -15,7 +15,7 @@ use super::resolve::{AcceptFilter, ListenTarget, PeerKind};
 use super::{Stream, refusal};
 use crate::backend::{Request, next_local_id};
 use crate::os::ready;
-use crate::{Peer, wait};
+use crate::{Endpoint, Peer, wait};
 
 /// An established listener.
 #[derive(Debug)]
@@ -66,6 +66,10 @@ impl Listener {
 
     pub(crate) fn local(&self) -> SockAddrHv {
         self.local
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint::of_vsock()
     }
 
     pub(crate) fn backlog(&self) -> u32 {
