@@ -179,7 +179,7 @@ fn unix_sockets_are_forwarded_in_both_directions_and_removed() {
     assert!(again.failed().contains("Address already in use"));
     forward.end();
     assert!(!at("here").exists());
-    crate::util::eventually("the agent removes its socket", || !at("there").exists());
+    eventually("the agent removes its socket", || !at("there").exists());
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn a_killed_agent_or_broker_is_a_reset_and_no_end_of_data() {
 
     // The next agent gets the listener again.
     fixture.start_agent();
-    crate::util::eventually("the agent listens again", || {
+    eventually("the agent listens again", || {
         TcpStream::connect(("127.0.0.1", forward.port(1))).is_ok()
     });
     // Skips that connection, and one that was perhaps accepted before the agent was ready.
@@ -480,7 +480,7 @@ fn ports_and_ssh_of_a_real_guest_are_reached_without_a_network() {
     // A server in the guest, reached from the host.
     let (server, address) = listener();
     guest.spawn("nc -ll -p 80 -e cat").unwrap();
-    crate::util::eventually("nc listens", || {
+    eventually("nc listens", || {
         run("cat /proc/net/tcp /proc/net/tcp6").contains(":0050 ")
     });
     let forward = Forward::in_world(
@@ -510,7 +510,7 @@ fn ports_and_ssh_of_a_real_guest_are_reached_without_a_network() {
     assert_eq!(question, "question\n");
     served.write_all(b"answer").unwrap();
     drop(served);
-    crate::util::eventually("the answer arrives", || run("cat /tmp/answer") == "answer");
+    eventually("the answer arrives", || run("cat /tmp/answer") == "answer");
 
     // An SSH server that the agent starts.
     let mut ssh = keys.ssh(&world, "web", "uname -n; cat; exit 3");

@@ -109,7 +109,7 @@ impl Everything {
             ));
             if let Some(fix) = &problem.fix {
                 let (Help::Command(help) | Help::Sentence(help)) = fix::help(&fix.into());
-                lines.push(format_args!("{HELP}help:{HELP:#} {}", printable(&help)));
+                lines.push(format_args!("{HELP}help:{HELP:#} {help}"));
             }
         }
         lines
