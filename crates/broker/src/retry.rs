@@ -5,10 +5,11 @@
 //! The thread sleeps until the core raises a problem. Then it tries with backoff until there is none.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::core::Wakeup;
 use crate::handle::{ControlError, Handle};
 use crate::model::ProblemKind;
 
@@ -29,9 +30,6 @@ const RETRIED: [ProblemKind; 3] = [
 pub(crate) struct Retries {
     thread: Option<JoinHandle<()>>,
 }
-
-/// Wakes the thread. Sending never blocks.
-pub(crate) type Wakeup = SyncSender<()>;
 
 impl Retries {
     /// Starts the thread. Returns what wakes it.

@@ -32,6 +32,7 @@
 //!   accepts; [`guest_ends`]: both ends of such connections;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
+//! - [`problem_reports`]: raises and clears problems, with their events;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
 
@@ -57,6 +58,7 @@ mod partition_files;
 mod partitions;
 mod pending;
 mod preference;
+mod problem_reports;
 mod problems;
 mod registrations;
 mod reports;
@@ -77,5 +79,6 @@ mod vms;
 
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
 pub(crate) use partitions::AddError;
-pub(crate) use problems::Watched;
+pub(crate) use problem_reports::Watched;
+pub(crate) use problems::Wakeup;
 pub(crate) use state::Core;

@@ -8,6 +8,7 @@ use hvsock_registry::store::{Change, Entry, Problem};
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
+use super::problems::object_of;
 use super::state::Core;
 use crate::model::{EventKind, ProblemKind, Service};
 
@@ -204,9 +205,4 @@ impl Core {
         let _ = self.fabric.set_defaults(root, defaults);
         self.apply_effects();
     }
-}
-
-/// A file as the object of a problem.
-pub(super) fn object_of(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -18,8 +18,7 @@ use super::left_folders::LeftFolders;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
 use super::pending::PendingConnect;
-use super::problems::Problems;
-use super::registrations::object_of;
+use super::problems::{Problems, Wakeup, object_of};
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
@@ -29,7 +28,6 @@ use super::vms::Vms;
 use crate::callers::Callers;
 use crate::guest_link::GuestLink;
 use crate::model::ProblemKind;
-use crate::retry::Wakeup;
 use crate::{BrokerConfig, StartError};
 
 /// The owners of the core's state. Each keeps its own tables consistent and knows none of the others;
