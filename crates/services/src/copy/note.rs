@@ -37,6 +37,8 @@ pub trait Observer {
     fn file(&mut self, _path: &Path, _size: u64) {}
     /// More bytes are done: sent, written, or found to exist.
     fn advance(&mut self, _bytes: u64) {}
+    /// The copy waits at this path, at either end, for what is named: "a process that writes to the pipe".
+    fn waiting(&mut self, _path: &Path, _what: &str) {}
     /// An entry was not copied, at either end.
     fn note(&mut self, _note: &Note) {}
 }

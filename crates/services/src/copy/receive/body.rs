@@ -17,10 +17,14 @@ use crate::wire::copy as wire;
 use wire::receiver_message::What as FromReceiver;
 use wire::sender_message::What as FromSender;
 
+/// The size of the largest file, in bytes. The size that the sender announces limits nothing: some
+/// files do not know their size.
+const MAX_SIZE: u64 = i64::MAX as u64;
+
 impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
         let name = self.name(&file.name)?;
-        if i64::try_from(file.size).is_err() {
+        if file.size > MAX_SIZE {
             return Err(CopyError::Violation("a file size above 2^63 - 1 bytes"));
         }
         if self.lost > 0 {
@@ -69,7 +73,7 @@ impl<L: Link> Receiver<'_, L> {
         self.messages.limit_read_ahead(file.ask);
         let (end, error) =
             disk::write(Some(part.file().as_fd()), file.size, &mut buffers, |disk| {
-                self.content(&mut sum, file.size, disk)
+                self.content(&mut sum, disk)
             });
         self.messages.limit_read_ahead(false);
         self.buffers = buffers;
@@ -89,8 +93,8 @@ impl<L: Link> Receiver<'_, L> {
 
     fn drop_content(&mut self) -> Result<(), CopyError> {
         let mut buffers = mem::take(&mut self.buffers);
-        let (mut sum, most) = (Sum::new(), i64::MAX as u64);
-        let dropped = |disk: &mut dyn Disk| self.content(&mut sum, most, disk);
+        let mut sum = Sum::new();
+        let dropped = |disk: &mut dyn Disk| self.content(&mut sum, disk);
         let (end, _) = disk::write(None, 0, &mut buffers, dropped);
         self.buffers = buffers;
         end.map(drop)
@@ -105,7 +109,7 @@ impl<L: Link> Receiver<'_, L> {
             let messages = &mut *self.messages;
             let working = || match messages.keepalive_due() {
                 true => {
-                    let what = Some(FromReceiver::Working(wire::Working {}));
+                    let what = Some(FromReceiver::Working(wire::Working::default()));
                     messages.send(&wire::ReceiverMessage { what })?;
                     messages.flush()
                 }
@@ -129,7 +133,7 @@ impl<L: Link> Receiver<'_, L> {
         let from = loop {
             match self.receive()? {
                 FromSender::ResumeFrom(from) => break from.offset,
-                FromSender::Working(_) => {}
+                FromSender::Working(working) => self.working(&working),
                 _ => return Err(CopyError::Violation("content before ResumeFrom")),
             }
         };
@@ -145,12 +149,7 @@ impl<L: Link> Receiver<'_, L> {
     }
 
     /// Receives chunks until the end of the file.
-    fn content(
-        &mut self,
-        sum: &mut Sum,
-        size: u64,
-        disk: &mut dyn Disk,
-    ) -> Result<wire::FileEnd, CopyError> {
+    fn content(&mut self, sum: &mut Sum, disk: &mut dyn Disk) -> Result<wire::FileEnd, CopyError> {
         loop {
             let chunk = match self.receive()? {
                 FromSender::Chunk(chunk) => chunk,
@@ -159,7 +158,10 @@ impl<L: Link> Receiver<'_, L> {
                     self.observer.note(&super::Note::from_wire(&note));
                     continue;
                 }
-                FromSender::Working(_) => continue,
+                FromSender::Working(working) => {
+                    self.working(&working);
+                    continue;
+                }
                 FromSender::Failed(failed) => {
                     return Err(CopyError::Failed(super::bounded(&failed.why)));
                 }
@@ -170,7 +172,7 @@ impl<L: Link> Receiver<'_, L> {
                 return Err(CopyError::Violation("a chunk of an invalid length"));
             }
             let end = chunk.offset.checked_add(length as u64);
-            if chunk.offset < sum.position() || end.is_none_or(|end| end > size) {
+            if chunk.offset < sum.position() || end.is_none_or(|end| end > MAX_SIZE) {
                 return Err(CopyError::Violation("a chunk outside of its file"));
             }
             let hole = chunk.offset - sum.position();
@@ -210,10 +212,8 @@ impl<L: Link> Receiver<'_, L> {
         }
         let mut sum = sum.clone();
         let written = sum.position();
-        if !(written..=file.size).contains(&end.size) {
-            return Err(CopyError::Violation(
-                "a file of a different size than announced",
-            ));
+        if !(written..=MAX_SIZE).contains(&end.size) {
+            return Err(CopyError::Violation("a file that is shorter than its data"));
         }
         let meta = file.meta.unwrap_or_default();
         sum.zeros(end.size - written);

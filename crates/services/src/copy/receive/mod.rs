@@ -131,7 +131,7 @@ impl<'a, L: Link> Receiver<'a, L> {
                 FromSender::File(file) => self.file(&file)?,
                 FromSender::Symlink(link) => self.symlink(&link)?,
                 FromSender::Note(note) => self.observer.note(&Note::from_wire(&note)),
-                FromSender::Working(_) => {}
+                FromSender::Working(working) => self.working(&working),
                 FromSender::End(end) => return self.end(end.failed),
                 FromSender::Failed(failed) => {
                     return Err(CopyError::Failed(bounded(&failed.why)));
@@ -153,7 +153,10 @@ impl<'a, L: Link> Receiver<'a, L> {
         }
         self.counters.failed = self.failed.saturating_add(failed);
         let failed = self.failed;
-        self.send(FromReceiver::Done(wire::Done { failed }))?;
+        self.send(FromReceiver::Done(wire::Done {
+            failed,
+            stored: None,
+        }))?;
         self.messages.flush()
     }
 
@@ -252,6 +255,14 @@ impl<'a, L: Link> Receiver<'a, L> {
             let _ = fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty());
         }
         finished
+    }
+
+    /// Reports what the sender waits for.
+    fn working(&mut self, working: &wire::Working) {
+        if !working.waiting_for.is_empty() {
+            let what = bounded(&working.waiting_for);
+            self.observer.waiting(&self.path, &what);
+        }
     }
 
     /// The folder in which entries are created.

@@ -1,140 +1,51 @@
-//! The content of files: data and holes, read segment by segment.
+//! Sends the content of files.
 
-use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
-use rustix::fs::{self, Advice, FileType, OFlags, SeekFrom, Stat};
-use rustix::io::{self, Errno};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{self, Advice, FileType, OFlags, Stat};
+use rustix::io::Errno;
 
 use super::super::message_stream::Link;
 use super::super::name::Name;
 use super::super::sum::Sum;
 use super::super::{BUFFER, CopyError, RESUME_SIZE};
+use super::extents::{Extents, sum_of};
 use super::source::{At, open};
-use super::{Sender, bytes_of, meta};
+use super::{Sender, bytes_of, keep_alive, meta};
 use crate::wire::copy as wire;
 use wire::receiver_message::What as FromReceiver;
 use wire::sender_message::What as FromSender;
 
-/// The data segments of a file, up to a length that is determined once.
-pub(in crate::copy) struct Extents<'a> {
-    file: BorrowedFd<'a>,
-    length: u64,
-    /// Whether the file has holes, judged by its block count.
-    holes: bool,
-    known: Range<u64>,
-}
-
-impl<'a> Extents<'a> {
-    #[allow(
-        clippy::unnecessary_cast,
-        reason = "the types differ between architectures"
-    )]
-    pub(in crate::copy) fn new(file: BorrowedFd<'a>, stat: &Stat, length: u64) -> Self {
-        Self {
-            file,
-            length,
-            holes: (stat.st_blocks as u64).saturating_mul(512) < stat.st_size as u64,
-            known: 0..0,
-        }
-    }
-
-    /// The next data segment at or after `position`, if there is one.
-    fn next(&mut self, position: u64) -> io::Result<Option<Range<u64>>> {
-        if position >= self.length {
-            return Ok(None);
-        }
-        if !self.holes {
-            return Ok(Some(position..self.length));
-        }
-        if !self.known.contains(&position) {
-            let start = match fs::seek(self.file, SeekFrom::Data(position)) {
-                Ok(start) if start < self.length => start,
-                Ok(_) | Err(Errno::NXIO) => return Ok(None),
-                // The filesystem does not report holes.
-                Err(Errno::INVAL) => {
-                    self.holes = false;
-                    return Ok(Some(position..self.length));
-                }
-                Err(error) => return Err(error),
-            };
-            let end = fs::seek(self.file, SeekFrom::Hole(start))?;
-            self.known = start..end.min(self.length);
-        }
-        let start = position.max(self.known.start);
-        Ok(Some(start..self.known.end))
-    }
-
-    /// Reads data at or after `position`: returns its offset and length. `None` if there is no more
-    /// data, also if the file has become shorter.
-    pub(in crate::copy) fn read(
-        &mut self,
-        position: u64,
-        buffer: &mut [u8],
-    ) -> io::Result<Option<(u64, usize)>> {
-        let Some(extent) = self.next(position)? else {
-            return Ok(None);
-        };
-        let wanted = (extent.end - extent.start).min(buffer.len() as u64) as usize;
-        let mut read = 0;
-        while read < wanted {
-            let at = extent.start + read as u64;
-            match io::pread(self.file, &mut buffer[read..wanted], at) {
-                Ok(0) => {
-                    self.length = at;
-                    break;
-                }
-                Ok(count) => read += count,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((read > 0).then_some((extent.start, read)))
-    }
-
-    /// The file's length, which may have become shorter.
-    fn length(&self) -> u64 {
-        self.length
-    }
-}
-
-/// The checksum of the first `length` bytes of a file, or of fewer if the file is shorter.
-/// `working` is called repeatedly.
-pub(in crate::copy) fn sum_of(
-    file: BorrowedFd<'_>,
-    stat: &Stat,
-    length: u64,
-    buffer: &mut [u8],
-    mut working: impl FnMut() -> Result<(), CopyError>,
-) -> Result<io::Result<Sum>, CopyError> {
-    let mut extents = Extents::new(file, stat, length);
-    let mut sum = Sum::new();
-    loop {
-        working()?;
-        match extents.read(sum.position(), buffer) {
-            Ok(Some((start, count))) => {
-                sum.zeros(start - sum.position());
-                sum.data(&buffer[..count]);
-            }
-            Ok(None) => break,
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    sum.zeros(extents.length() - sum.position());
-    Ok(Ok(sum))
-}
+/// How often a wait for a pipe or a device checks the connection.
+const TICK: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 impl<L: Link> Sender<'_, L> {
-    pub(super) fn file(&mut self, at: At<'_>, name: &Name) -> Result<(), CopyError> {
+    /// Sends a file of this type: a regular file, or a pipe or device that the user has named.
+    pub(super) fn file(
+        &mut self,
+        at: At<'_>,
+        name: &Name,
+        kind: FileType,
+    ) -> Result<(), CopyError> {
         let opened = open(at, OFlags::empty()).and_then(|file| Ok((fs::fstat(&file)?, file)));
         let (stat, file) = match opened {
             Ok(opened) => opened,
             Err(error) => return self.fails(error),
         };
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return self.note("it is no longer a regular file".into(), false);
+        if FileType::from_raw_mode(stat.st_mode) != kind {
+            return self.note("it was replaced while it was opened".into(), false);
         }
-        let size = stat.st_size as u64;
+        let regular = kind == FileType::RegularFile;
+        let written = match kind {
+            FileType::Fifo => self.wait_for_writer(&file)?,
+            _ => true,
+        };
+        let size = if regular { stat.st_size as u64 } else { 0 };
         let ask = size >= RESUME_SIZE;
         self.observer.file(&self.path, size);
         self.send(FromSender::File(wire::File {
@@ -142,6 +53,7 @@ impl<L: Link> Sender<'_, L> {
             meta: Some(meta(&stat)),
             size,
             ask,
+            identity: 0,
         }))?;
         let begun = match ask {
             true => self.begin(file.as_fd(), &stat)?,
@@ -151,14 +63,57 @@ impl<L: Link> Sender<'_, L> {
             // The receiver has reported why.
             return self.send(FromSender::FileEnd(wire::FileEnd::default()));
         };
-        let end = self.content(file.as_fd(), &stat, size, sum)?;
+        let mut end = self.content(file.as_fd(), &stat, sum)?;
         let was = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
-        if !end.broken && fs::fstat(&file).is_ok_and(|now| was(&now) != was(&stat)) {
+        if regular && !end.broken && fs::fstat(&file).is_ok_and(|now| was(&now) != was(&stat)) {
             // The content is sent anyway: most of a log that is being written is better than nothing.
             self.note("it changed while it was copied".into(), false)?;
         }
+        if !written && end.size == 0 {
+            end.broken = true;
+            let why = format!(
+                "nothing was written to the pipe for {:?}",
+                self.writer_timeout
+            );
+            self.note(why, false)?;
+        }
         self.counters.files += u64::from(!end.broken);
         self.send(FromSender::FileEnd(end))
+    }
+
+    /// Waits for the first process that writes to a pipe, for a limited time. Without one a read
+    /// returns nothing, as at the end. Returns whether there has been one.
+    fn wait_for_writer(&mut self, pipe: &OwnedFd) -> Result<bool, CopyError> {
+        const PIPEFS_MAGIC: u64 = 0x5049_5045;
+        // A pipe without a name has had its writer.
+        if fs::fstatfs(pipe).is_ok_and(|found| found.f_type as u64 == PIPEFS_MAGIC) {
+            return Ok(true);
+        }
+        let since = Instant::now();
+        let mut told = false;
+        while !self.is_readable(pipe.as_fd())? {
+            if !told {
+                told = true;
+                self.waiting("a process that writes to the pipe")?;
+            }
+            if since.elapsed() >= self.writer_timeout {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for a moment until there is something to read, or the end. Meanwhile the receiver's
+    /// messages are handled.
+    fn is_readable(&mut self, file: BorrowedFd<'_>) -> Result<bool, CopyError> {
+        let mut fds = [PollFd::from_borrowed_fd(file, PollFlags::IN)];
+        // After an error of poll, the read says what is wrong.
+        if poll(&mut fds, Some(&TICK)).is_ok_and(|ready| ready == 0) {
+            self.keep_alive()?;
+            self.poll_receiver(64)?;
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Agrees with the receiver on where to begin. Returns the checksum up to there, or `None` if
@@ -179,14 +134,7 @@ impl<L: Link> Sender<'_, L> {
         let mut sum = Sum::new();
         if (1..=stat.st_size as u64).contains(&answer.length) {
             let messages = &mut *self.messages;
-            let working = || match messages.keepalive_due() {
-                true => {
-                    let what = Some(FromSender::Working(wire::Working {}));
-                    messages.send(&wire::SenderMessage { what })?;
-                    messages.flush()
-                }
-                false => Ok(()),
-            };
+            let working = || keep_alive(messages);
             let same = sum_of(file, stat, answer.length, &mut self.buffer, working)?;
             if let Ok(same) = same
                 && same.position() == answer.length
@@ -207,10 +155,9 @@ impl<L: Link> Sender<'_, L> {
         &mut self,
         file: BorrowedFd<'_>,
         stat: &Stat,
-        size: u64,
         mut sum: Sum,
     ) -> Result<wire::FileEnd, CopyError> {
-        let mut extents = Extents::new(file, stat, size);
+        let mut extents = Extents::new(file, stat);
         let broken = loop {
             match extents.read(sum.position(), &mut self.buffer) {
                 Ok(Some((offset, count))) => {
@@ -228,6 +175,11 @@ impl<L: Link> Sender<'_, L> {
                     }
                 }
                 Ok(None) => break false,
+                Err(Errno::AGAIN) if extents.is_stream() => {
+                    // What was read before goes out now, as the next may be long in coming.
+                    self.messages.flush()?;
+                    while !self.is_readable(file)? {}
+                }
                 Err(error) => {
                     self.fails(error)?;
                     break true;
@@ -235,7 +187,7 @@ impl<L: Link> Sender<'_, L> {
             }
         };
         if !broken {
-            let hole = extents.length() - sum.position();
+            let hole = extents.length().saturating_sub(sum.position());
             sum.zeros(hole);
             self.observer.advance(hole);
         }

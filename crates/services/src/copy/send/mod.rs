@@ -3,21 +3,24 @@
 
 mod content;
 mod count;
+mod extents;
 mod source;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use prost::bytes::Bytes;
 use rustix::fs::{self, AtFlags, CWD, Dir, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
-pub(super) use content::sum_of;
+pub(super) use extents::sum_of;
 pub use source::Source;
 
-use super::message_stream::{Link, MessageStream};
+use super::message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
 use super::{BUFFER, CopyError, DEPTH, NOTES};
@@ -39,6 +42,8 @@ pub struct Sender<'a, L> {
     /// The cost of the entries sent since the receiver's messages were last read.
     unpolled: u32,
     notes: u64,
+    /// How long to wait for the first process that writes to a pipe.
+    writer_timeout: Duration,
 }
 
 impl<'a, L: Link> Sender<'a, L> {
@@ -57,7 +62,14 @@ impl<'a, L: Link> Sender<'a, L> {
             counters: CopyCounters::default(),
             unpolled: 0,
             notes: 0,
+            writer_timeout: IDLE_TIMEOUT,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn writer_timeout(mut self, timeout: Duration) -> Self {
+        self.writer_timeout = timeout;
+        self
     }
 
     /// Sends all `sources`, preceded by the expected amount of data if `count` is set.
@@ -99,7 +111,7 @@ impl<'a, L: Link> Sender<'a, L> {
             self.entry(at, source.name(), 0)?;
         }
         let failed = self.counters.failed;
-        self.send(FromSender::End(wire::End { failed }))?;
+        self.send(FromSender::End(wire::End { failed, sent: None }))?;
         self.messages.flush()?;
         loop {
             match self.receive()? {
@@ -131,18 +143,29 @@ impl<'a, L: Link> Sender<'a, L> {
                 self.note(why, false)
             }
             (FileType::Directory, name) => self.folder(at, name, depth),
-            (FileType::RegularFile, Some(name)) => self.file(at, name),
+            (FileType::RegularFile, Some(name)) => self.file(at, name, FileType::RegularFile),
             (FileType::Symlink, Some(name)) => self.symlink(at, name, &stat),
             (FileType::RegularFile | FileType::Symlink, None) => {
                 self.note("it is not a folder".into(), false)
             }
+            // The user has named it: what can be read from it is copied.
+            (kind, Some(name)) if depth == 0 && !self.recursive && kind != FileType::Socket => {
+                self.file(at, name, kind)
+            }
             (kind, _) => {
-                let kind = match kind {
+                let name = match kind {
                     FileType::Fifo => "a pipe",
                     FileType::Socket => "a socket",
                     _ => "a device",
                 };
-                self.note(format!("{kind} is not copied"), true)
+                let why = match (depth, kind) {
+                    (0, FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) => {
+                        format!("with -r {name} is not copied")
+                    }
+                    _ => format!("{name} is not copied"),
+                };
+                // In a tree that is no failure, but a path that was named is to be copied.
+                self.note(why, depth > 0)
             }
         }
     }
@@ -157,6 +180,7 @@ impl<'a, L: Link> Sender<'a, L> {
         self.send(FromSender::Enter(wire::Enter {
             name: name.map_or(Bytes::new(), bytes_of),
             meta: Some(meta(&stat)),
+            identity: 0,
         }))?;
         while let Some(entry) = entries.read() {
             let entry = match entry {
@@ -167,8 +191,14 @@ impl<'a, L: Link> Sender<'a, L> {
                 }
             };
             let entry: &CStr = entry.file_name();
+            if matches!(entry.to_bytes(), b"." | b"..") {
+                continue;
+            }
             let Ok(name) = Name::new(entry.to_bytes()) else {
-                continue; // `.` and `..`
+                self.path.push(OsStr::from_bytes(entry.to_bytes()));
+                self.note("its name is longer than 255 bytes".into(), false)?;
+                self.path.pop();
+                continue;
             };
             let at = At {
                 folder: folder.as_fd(),
@@ -208,6 +238,18 @@ impl<'a, L: Link> Sender<'a, L> {
         self.send(FromSender::Note(note.to_wire()))
     }
 
+    /// Tells both users what the copy waits for.
+    fn waiting(&mut self, what: &str) -> Result<(), CopyError> {
+        self.observer.waiting(&self.path, what);
+        let waiting_for = what.to_owned();
+        self.send(FromSender::Working(wire::Working { waiting_for }))?;
+        self.messages.flush()
+    }
+
+    fn keep_alive(&mut self) -> Result<(), CopyError> {
+        keep_alive(self.messages)
+    }
+
     fn send(&mut self, what: FromSender) -> Result<(), CopyError> {
         self.messages
             .send(&wire::SenderMessage { what: Some(what) })
@@ -236,7 +278,13 @@ impl<'a, L: Link> Sender<'a, L> {
     /// Handles a message that may arrive at any time.
     fn handle(&mut self, what: FromReceiver) -> Result<(), CopyError> {
         match what {
-            FromReceiver::Working(_) => Ok(()),
+            FromReceiver::Working(working) => {
+                if !working.waiting_for.is_empty() {
+                    let what = bounded(&working.waiting_for);
+                    self.observer.waiting(&self.path, &what);
+                }
+                Ok(())
+            }
             FromReceiver::Note(note) => {
                 self.notes += 1;
                 if self.notes > NOTES {
@@ -246,7 +294,7 @@ impl<'a, L: Link> Sender<'a, L> {
                 Ok(())
             }
             FromReceiver::Failed(failed) => Err(CopyError::Failed(bounded(&failed.why))),
-            FromReceiver::Answer(_) | FromReceiver::Done(_) => {
+            FromReceiver::Answer(_) | FromReceiver::Done(_) | FromReceiver::Ready(_) => {
                 Err(CopyError::Violation("an unexpected answer"))
             }
         }
@@ -264,6 +312,16 @@ impl<'a, L: Link> Sender<'a, L> {
         }
         CopyError::Broken(error)
     }
+}
+
+/// Sends a keepalive if it is time for one.
+fn keep_alive(messages: &mut MessageStream<impl Link>) -> Result<(), CopyError> {
+    if !messages.keepalive_due() {
+        return Ok(());
+    }
+    let what = Some(FromSender::Working(wire::Working::default()));
+    messages.send(&wire::SenderMessage { what })?;
+    messages.flush()
 }
 
 fn bytes_of(name: &Name) -> Bytes {

@@ -1,6 +1,7 @@
 //! Tests of both ends over a socket pair, between two folders.
 
 mod broken;
+mod content;
 mod hostile;
 mod whole;
 
@@ -118,6 +119,35 @@ fn copy_over(
         let ended = receiver.archive(archive.then_some(Trust::Full)).run();
         drop(messages);
         (sending.join().unwrap(), (ended, record))
+    })
+}
+
+/// Copies `sources` with an observer of the sender. Returns the sender's result.
+fn send(
+    sources: &[&Path],
+    destination: &Path,
+    observer: &mut (impl Observer + Send),
+    recursive: bool,
+) -> Result<CopyCounters, CopyError> {
+    let sources: Vec<_> = sources.iter().map(Source::new).collect();
+    let (here, there) = BreakingStream::pair();
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || {
+            let mut messages = MessageStream::new(here);
+            Sender::new(&mut messages, observer, recursive)
+                .writer_timeout(Duration::from_millis(200))
+                .run(&sources, false)
+        });
+        let mut messages = MessageStream::new(there);
+        let destination = Destination::open(destination, false).unwrap();
+        let received = Receiver::new(&mut messages, &mut Unobserved, destination).run();
+        drop(messages);
+        let sent = sending.join().unwrap();
+        assert_eq!(
+            sent.as_ref().map(|counters| counters.files).ok(),
+            received.map(|counters| counters.files).ok()
+        );
+        sent
     })
 }
 

@@ -88,7 +88,7 @@ pub mod sender_message {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReceiverMessage {
-    #[prost(oneof = "receiver_message::What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "receiver_message::What", tags = "1, 2, 3, 4, 5, 6")]
     pub what: ::core::option::Option<receiver_message::What>,
 }
 /// Nested message and enum types in `ReceiverMessage`.
@@ -105,8 +105,13 @@ pub mod receiver_message {
         Done(super::Done),
         #[prost(message, tag = "5")]
         Failed(super::Failed),
+        #[prost(message, tag = "6")]
+        Ready(super::Ready),
     }
 }
+/// The receiver is ready: its first message, except for `Working`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Ready {}
 /// The expected amount of data. Only for progress display; the protocol does not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Total {
@@ -140,6 +145,9 @@ pub struct Enter {
     pub name: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "2")]
     pub meta: ::core::option::Option<Meta>,
+    /// As in `File`.
+    #[prost(fixed64, tag = "3")]
+    pub identity: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Leave {}
@@ -150,12 +158,17 @@ pub struct File {
     pub name: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "2")]
     pub meta: ::core::option::Option<Meta>,
-    /// The size when the file was opened, in bytes.
+    /// The size when the file was opened, in bytes. Only for progress display: the content may be longer
+    /// or shorter, because some files do not know their size and others change.
     #[prost(uint64, tag = "3")]
     pub size: u64,
     /// The sender waits for an `Answer`.
     #[prost(bool, tag = "4")]
     pub ask: bool,
+    /// A hash of the kernel's boot id, the device and the inode; 0 if unknown. If both ends share a
+    /// folder, the receiver recognizes by it that source and destination are the same.
+    #[prost(fixed64, tag = "5")]
+    pub identity: u64,
 }
 /// The part of the file that the receiver has from an earlier, interrupted attempt.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -224,21 +237,47 @@ pub struct Note {
     #[prost(bool, tag = "3")]
     pub skipped: bool,
 }
-/// A keepalive: sent at least every 10 seconds by an end that computes and sends nothing else. After 60
-/// seconds of silence the other end gives up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Working {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// A keepalive: sent at least every 10 seconds by an end that computes or waits and sends nothing else.
+/// After 60 seconds of silence the other end gives up.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Working {
+    /// For a person: what the sender of this message waits for, at most 256 bytes; empty if it computes.
+    #[prost(string, tag = "1")]
+    pub waiting_for: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct End {
     /// How many entries the sender could not send.
     #[prost(uint64, tag = "1")]
     pub failed: u64,
+    /// What it has sent; without broken files.
+    #[prost(message, optional, tag = "2")]
+    pub sent: ::core::option::Option<Tally>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Done {
     /// How many entries the receiver could not create. The receiver sends a `Note` for the first 128.
     #[prost(uint64, tag = "1")]
     pub failed: u64,
+    /// What it has stored. If nothing has failed it is the same as `End.sent`.
+    #[prost(message, optional, tag = "2")]
+    pub stored: ::core::option::Option<Tally>,
+}
+/// What was copied.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Tally {
+    #[prost(uint64, tag = "1")]
+    pub files: u64,
+    #[prost(uint64, tag = "2")]
+    pub folders: u64,
+    #[prost(uint64, tag = "3")]
+    pub symlinks: u64,
+    /// 16 bytes: the XXH3-128, little-endian, of the following for each message in order. `Enter`: the
+    /// byte 1 and the name. `Leave`: the byte 2. `FileEnd`: the byte 3, the checksum and the file's name.
+    /// `Symlink`: the byte 4, the target and the name. Names and targets are preceded by their length
+    /// (8 bytes little-endian).
+    #[prost(bytes = "bytes", tag = "4")]
+    pub checksum: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Failed {

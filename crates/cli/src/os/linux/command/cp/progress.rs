@@ -105,7 +105,26 @@ impl Observer for Progress {
         self.pending = self.pending.saturating_add(bytes);
         if self.pending >= 1 << 20 {
             self.bar.inc(std::mem::take(&mut self.pending));
+            // The expected size is what `stat` says, and a file may be longer.
+            let done = self.bar.position();
+            if self.bar.length().is_some_and(|length| length < done) {
+                self.bar.set_length(done);
+            }
         }
+    }
+
+    fn waiting(&mut self, path: &Path, what: &str) {
+        self.notes += 1;
+        if self.notes > MAX_NOTES || self.quiet {
+            return;
+        }
+        let text = match path.as_os_str().is_empty() {
+            true => format!("waiting for {what}"),
+            false => format!("{}: waiting for {what}", path.display()),
+        };
+        self.bar.suspend(|| {
+            failure::print(AnsiColor::Yellow.on_default().bold(), "note", &text);
+        });
     }
 
     fn note(&mut self, note: &Note) {
