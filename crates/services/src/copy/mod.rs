@@ -14,12 +14,14 @@
 //! hostile peer, because the peer computes it.
 
 mod error;
+mod identity;
 mod message_stream;
 mod name;
 mod note;
 mod receive;
 mod send;
 mod sum;
+mod tally;
 #[cfg(test)]
 mod tests;
 

@@ -17,7 +17,6 @@
 //! # }
 //! ```
 
-use std::collections::HashSet;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -132,14 +131,15 @@ impl Copy {
     ///
     /// # Errors
     ///
-    /// [`CopyError`] if the copy is aborted. An entry that fails alone is counted in the result and
-    /// reported to `observer`.
+    /// [`CopyError`] if two sources have the same name or the copy is aborted. An entry that fails
+    /// alone is counted in the result and reported to `observer`.
     pub fn put(
         self,
         sources: &[Source],
         put: &Put,
         observer: &mut dyn Observer,
     ) -> Result<CopyCounters, CopyError> {
+        check_names(sources)?;
         let mut messages = self.messages()?;
         let open = wire::open::Way::Put(wire::Put {
             destination: bytes(&put.destination),
@@ -159,16 +159,7 @@ impl Copy {
     /// [`CopyError`] if two sources have the same name, the destination cannot be opened, or the
     /// copy is aborted. An entry that fails alone is counted in the result and reported to `observer`.
     pub fn get(self, get: &Get, observer: &mut dyn Observer) -> Result<CopyCounters, CopyError> {
-        let mut names = HashSet::new();
-        for source in &get.sources {
-            let name = source.name().map_or(&b""[..], |name| name.as_bytes());
-            if !names.insert(name.to_vec()) {
-                let path = source.path().to_owned();
-                let why = "another source has the same name and would replace it";
-                let error = io::Error::new(io::ErrorKind::AlreadyExists, why);
-                return Err(CopyError::Local { path, error });
-            }
-        }
+        check_names(&get.sources)?;
         let destination = Destination::open(&get.destination, get.into)?;
         let mut messages = self.messages()?;
         let open = wire::open::Way::Get(wire::Get {
@@ -183,11 +174,22 @@ impl Copy {
         messages.send(&wire::Open { way: Some(open) })?;
         messages.flush()?;
         Receiver::new(&mut messages, observer, destination)
-            .requested(names)
+            .requested(&get.sources, get.recursive)
             .archive(get.archive.then_some(Trust::NoSetId))
             .sync(get.sync)
             .run()
     }
+}
+
+/// Checks that no source would replace another one at the destination.
+fn check_names(sources: &[Source]) -> Result<(), CopyError> {
+    let Some(source) = Source::find_clash(sources) else {
+        return Ok(());
+    };
+    let path = source.path().to_owned();
+    let why = "another source has the same name and would replace it";
+    let error = io::Error::new(io::ErrorKind::AlreadyExists, why);
+    Err(CopyError::Local { path, error })
 }
 
 fn bytes(path: &Path) -> Bytes {

@@ -12,6 +12,7 @@ use super::super::sum::Sum;
 use super::super::{BUFFER, CHUNK, CopyError};
 use super::disk::{self, Disk};
 use super::part::Part;
+use super::requested::Kind;
 use super::{Receiver, attributes};
 use crate::wire::copy as wire;
 use wire::receiver_message::What as FromReceiver;
@@ -23,7 +24,7 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 
 impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
-        let name = self.name(&file.name)?;
+        let name = self.name(&file.name, Kind::File)?;
         if file.size > MAX_SIZE {
             return Err(CopyError::Violation("a file size above 2^63 - 1 bytes"));
         }
@@ -34,7 +35,11 @@ impl<L: Link> Receiver<'_, L> {
         self.observer.file(&self.path, file.size);
         let mode = file.meta.unwrap_or_default().mode;
         let folder = Arc::clone(self.current_folder());
-        match Part::open(&folder, name, mode, file.ask) {
+        let part = match self.check_clash(&name, file.identity) {
+            Ok(()) => Part::open(&folder, name, mode, file.ask),
+            Err(clash) => Err(clash.into()),
+        };
+        match part {
             Ok(part) => self.fill(file, part)?,
             Err(error) => {
                 self.fails(error)?;
@@ -155,7 +160,7 @@ impl<L: Link> Receiver<'_, L> {
                 FromSender::Chunk(chunk) => chunk,
                 FromSender::FileEnd(end) => return Ok(end),
                 FromSender::Note(note) => {
-                    self.observer.note(&super::Note::from_wire(&note));
+                    self.peer_note(&note);
                     continue;
                 }
                 FromSender::Working(working) => {
@@ -198,6 +203,21 @@ impl<L: Link> Receiver<'_, L> {
         }
     }
 
+    /// The sender could not read a file to its end. It has said why in a note before, or this end
+    /// reports it.
+    fn broken(&mut self) -> Result<(), CopyError> {
+        self.broken_files += 1;
+        if self.peer_failed < self.broken_files {
+            self.peer_failed = self.broken_files;
+            self.observer.note(&super::Note {
+                path: self.path.clone(),
+                why: "the other end could not read it to its end, and has not said why".to_owned(),
+                skipped: false,
+            });
+        }
+        Ok(())
+    }
+
     /// Completes a file: checks its checksum, applies its attributes and renames it to its final name.
     fn finish(
         &mut self,
@@ -207,8 +227,8 @@ impl<L: Link> Receiver<'_, L> {
         part: Part,
     ) -> Result<(), CopyError> {
         if end.broken {
-            // The sender has reported why. The partial file stays, for a resumed copy.
-            return Ok(());
+            // The partial file stays, for a resumed copy.
+            return self.broken();
         }
         let mut sum = sum.clone();
         let written = sum.position();
@@ -217,7 +237,8 @@ impl<L: Link> Receiver<'_, L> {
         }
         let meta = file.meta.unwrap_or_default();
         sum.zeros(end.size - written);
-        if sum.get()[..] != end.checksum[..] {
+        let checksum = sum.get();
+        if checksum[..] != end.checksum[..] {
             part.discard();
             return self.note("the checksum does not match".to_owned());
         }
@@ -232,6 +253,7 @@ impl<L: Link> Receiver<'_, L> {
             // An existing partial file does not have the permissions of a new one.
             done = done.and_then(|()| fs::fchmod(part.file(), attributes::umasked_mode(&meta)));
         }
+        let stat = *part.stat();
         let done = match done {
             Ok(()) => part.finish(),
             Err(error) => {
@@ -242,6 +264,8 @@ impl<L: Link> Receiver<'_, L> {
         match done {
             Ok(()) => {
                 self.counters.files += 1;
+                self.tally.file(&file.name, &checksum);
+                self.remember(&stat);
                 Ok(())
             }
             Err(error) => self.fails(error),

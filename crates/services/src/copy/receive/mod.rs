@@ -2,11 +2,12 @@
 
 mod attributes;
 mod body;
+mod clash;
 mod destination;
 mod disk;
 mod part;
+mod requested;
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -21,8 +22,12 @@ pub use destination::Destination;
 use super::message_stream::{Link, MessageStream};
 use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
-use super::{CopyError, DEPTH, NOTES};
+use super::send::Source;
+use super::tally::Tally;
+use super::{CopyError, DEPTH, NOTES, identity};
 use crate::wire::copy as wire;
+use clash::Written;
+use requested::{Kind, Requested};
 use wire::receiver_message::What as FromReceiver;
 use wire::sender_message::What as FromSender;
 
@@ -35,6 +40,9 @@ struct Level {
     folder: Arc<OwnedFd>,
     meta: wire::Meta,
     made: bool,
+    /// What the copy has written into it; `None` for the destination itself, which has its own list.
+    written: Option<Written>,
+    identity: u64,
 }
 
 /// The receiving end of one copy.
@@ -45,20 +53,31 @@ pub struct Receiver<'a, L> {
     /// Whether attributes are preserved, and which of them are trusted.
     archive: Option<Trust>,
     sync: bool,
-    /// The names that may arrive at the top level, if they are known.
-    requested: Option<HashSet<Vec<u8>>>,
+    /// What may arrive at the top level, if it is known.
+    requested: Option<Requested>,
     /// The current folders, from the destination down.
     levels: Vec<Level>,
     /// The nesting depth inside a folder that could not be created: its contents are dropped.
     lost: usize,
     /// How many entries have arrived at the top level.
     top_entries: usize,
+    /// What the copy has written into the destination.
+    written: Written,
+    /// How many entries all lists of written entries have.
+    remembered: usize,
+    /// The destination's folder and those above it, by their identity; empty before they are needed.
+    ancestors: Vec<u64>,
+    tally: Tally,
     path: PathBuf,
     buffers: disk::Buffers,
     counters: CopyCounters,
     /// Entries that this end could not create. The peer receives their number.
     failed: u64,
     notes_sent: u64,
+    /// Entries that the peer could not send, as far as its messages show it.
+    peer_failed: u64,
+    /// Files that the peer could not read to their end.
+    broken_files: u64,
 }
 
 impl<'a, L: Link> Receiver<'a, L> {
@@ -78,11 +97,17 @@ impl<'a, L: Link> Receiver<'a, L> {
             levels: Vec::new(),
             lost: 0,
             top_entries: 0,
+            written: Written::default(),
+            remembered: 0,
+            ancestors: Vec::new(),
+            tally: Tally::new(),
             path: PathBuf::new(),
             buffers: disk::Buffers::default(),
             counters: CopyCounters::default(),
             failed: 0,
             notes_sent: 0,
+            peer_failed: 0,
+            broken_files: 0,
         }
     }
 
@@ -98,9 +123,10 @@ impl<'a, L: Link> Receiver<'a, L> {
         self
     }
 
-    /// Accepts only these names at the top level; an empty name means the contents of a folder.
-    pub fn requested(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        self.requested = Some(names.into_iter().collect());
+    /// Accepts only these sources, each once, and unless the copy is recursive only as files. A
+    /// source that does not arrive counts as failed.
+    pub fn requested(mut self, sources: &[Source], recursive: bool) -> Self {
+        self.requested = Some(Requested::new(sources, recursive));
         self
     }
 
@@ -123,6 +149,8 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     fn all(&mut self) -> Result<(), CopyError> {
+        self.send(FromReceiver::Ready(wire::Ready {}))?;
+        self.messages.flush()?;
         loop {
             match self.receive()? {
                 FromSender::Total(total) => self.observer.total(total.files, total.bytes),
@@ -130,9 +158,9 @@ impl<'a, L: Link> Receiver<'a, L> {
                 FromSender::Leave(_) => self.leave()?,
                 FromSender::File(file) => self.file(&file)?,
                 FromSender::Symlink(link) => self.symlink(&link)?,
-                FromSender::Note(note) => self.observer.note(&Note::from_wire(&note)),
+                FromSender::Note(note) => self.peer_note(&note),
                 FromSender::Working(working) => self.working(&working),
-                FromSender::End(end) => return self.end(end.failed),
+                FromSender::End(end) => return self.end(&end),
                 FromSender::Failed(failed) => {
                     return Err(CopyError::Failed(bounded(&failed.why)));
                 }
@@ -143,21 +171,52 @@ impl<'a, L: Link> Receiver<'a, L> {
         }
     }
 
-    fn end(&mut self, failed: u64) -> Result<(), CopyError> {
+    fn end(&mut self, end: &wire::End) -> Result<(), CopyError> {
         if !self.levels.is_empty() || self.lost > 0 {
             return Err(CopyError::Violation("an end within a folder"));
+        }
+        if self.failed == 0 && !self.tally.equals(end.sent.as_ref()) {
+            let what = "it has sent something else than what it states";
+            return Err(CopyError::Violation(what));
         }
         if self.sync {
             let folder = &self.destination.folder;
             fs::syncfs(folder).map_err(|error| CopyError::local(&self.destination.path, error))?;
         }
-        self.counters.failed = self.failed.saturating_add(failed);
-        let failed = self.failed;
-        self.send(FromReceiver::Done(wire::Done {
-            failed,
-            stored: None,
-        }))?;
+        let missing = self.report_missing();
+        let peer_failed = end.failed.max(self.peer_failed).max(missing);
+        self.counters.files = self.tally.files();
+        self.counters.failed = self.failed.saturating_add(peer_failed);
+        let (failed, stored) = (self.failed, Some(self.tally.to_wire()));
+        self.send(FromReceiver::Done(wire::Done { failed, stored }))?;
         self.messages.flush()
+    }
+
+    /// Reports the requested sources that have not arrived, unless the sender has said why. Returns
+    /// their number.
+    fn report_missing(&mut self) -> u64 {
+        let mut missing = 0;
+        for (path, explained) in self.requested.iter().flat_map(Requested::missing) {
+            missing += 1;
+            if !explained {
+                self.observer.note(&Note {
+                    path: path.to_owned(),
+                    why: "the other end has not sent it, and not said why".to_owned(),
+                    skipped: false,
+                });
+            }
+        }
+        missing
+    }
+
+    /// The sender reports an entry that it does not send.
+    fn peer_note(&mut self, note: &wire::Note) {
+        let note = Note::from_wire(note);
+        self.peer_failed += u64::from(!note.skipped);
+        if let Some(requested) = &mut self.requested {
+            requested.note(&note);
+        }
+        self.observer.note(&note);
     }
 
     fn enter(&mut self, enter: &wire::Enter) -> Result<(), CopyError> {
@@ -167,10 +226,10 @@ impl<'a, L: Link> Receiver<'a, L> {
         let meta = enter.meta.unwrap_or_default();
         let named = match (&enter.name[..], self.at_top()) {
             (b"", true) => {
-                self.check_top(b"")?;
+                self.check_top(b"", Kind::Folder)?;
                 self.destination.rename.clone()
             }
-            (name, _) => Some(self.name(name)?),
+            (name, _) => Some(self.name(name, Kind::Folder)?),
         };
         match &named {
             Some(name) => self.path.push(name.as_os_str()),
@@ -181,13 +240,11 @@ impl<'a, L: Link> Receiver<'a, L> {
             self.lost += 1;
             return Ok(());
         }
-        let entered = match &named {
-            Some(name) => destination::enter(self.current_folder(), name, meta.mode)
-                .map(|(folder, made)| (Arc::new(folder), made)),
-            None => Ok((Arc::clone(&self.destination.folder), false)),
-        };
-        match entered {
-            Ok((folder, made)) => self.levels.push(Level { folder, meta, made }),
+        match self.make_folder(named.as_ref(), enter, meta) {
+            Ok(level) => {
+                self.tally.enter(&enter.name);
+                self.levels.push(level);
+            }
             Err(error) => {
                 self.fails(error)?;
                 self.lost = 1;
@@ -196,13 +253,47 @@ impl<'a, L: Link> Receiver<'a, L> {
         Ok(())
     }
 
+    /// Opens or creates a folder; without a name it is the destination.
+    fn make_folder(
+        &mut self,
+        name: Option<&Name>,
+        enter: &wire::Enter,
+        meta: wire::Meta,
+    ) -> io::Result<Level> {
+        self.check_folder(enter.identity)?;
+        let Some(name) = name else {
+            return Ok(Level {
+                folder: Arc::clone(&self.destination.folder),
+                meta,
+                made: false,
+                written: None,
+                identity: 0,
+            });
+        };
+        self.check_clash(name, enter.identity)?;
+        let (folder, made) = destination::enter(self.current_folder(), name, meta.mode)?;
+        let stat = fs::fstat(&folder)?;
+        self.remember(&stat);
+        Ok(Level {
+            folder: Arc::new(folder),
+            meta,
+            made,
+            written: Some(Written::default()),
+            identity: identity::shared(&stat),
+        })
+    }
+
     fn leave(&mut self) -> Result<(), CopyError> {
         if self.lost > 0 {
             self.lost -= 1;
         } else {
             let level = self.levels.pop();
             let level = level.ok_or(CopyError::Violation("a leave outside of a folder"))?;
+            self.tally.leave();
+            self.remembered -= level.written.as_ref().map_or(0, Written::len);
             let applied = match self.archive {
+                // A guest does not change folders that were there before.
+                Some(Trust::NoSetId) if !level.made => Ok(()),
                 Some(trust) => attributes::apply(&level.folder, &level.meta, trust),
                 None if level.made && level.meta.mode & 0o700 != 0o700 => {
                     fs::fchmod(&level.folder, attributes::umasked_mode(&level.meta))
@@ -218,7 +309,7 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     fn symlink(&mut self, link: &wire::Symlink) -> Result<(), CopyError> {
-        let name = self.name(&link.name)?;
+        let name = self.name(&link.name, Kind::Symlink)?;
         if !(1..=TARGET).contains(&link.target.len()) || link.target.contains(&0) {
             return Err(CopyError::Violation("an invalid target of a symbolic link"));
         }
@@ -227,15 +318,19 @@ impl<'a, L: Link> Receiver<'a, L> {
         }
         self.path.push(name.as_os_str());
         match self.make_symlink(&name, link) {
-            Ok(()) => self.counters.files += 1,
+            Ok(()) => {
+                self.counters.files += 1;
+                self.tally.symlink(&link.name, &link.target);
+            }
             Err(error) => self.fails(error)?,
         }
         self.path.pop();
         Ok(())
     }
 
-    fn make_symlink(&self, name: &Name, link: &wire::Symlink) -> rustix::io::Result<()> {
-        let folder = self.current_folder();
+    fn make_symlink(&mut self, name: &Name, link: &wire::Symlink) -> io::Result<()> {
+        self.check_clash(name, 0)?;
+        let folder = &Arc::clone(self.current_folder());
         let temporary = name.part();
         let made = match fs::symlinkat(&link.target[..], folder, temporary.as_os_str()) {
             Err(Errno::EXIST) => {
@@ -250,11 +345,21 @@ impl<'a, L: Link> Receiver<'a, L> {
             _ => Ok(()),
         };
         let finished = finished
-            .and_then(|()| fs::renameat(folder, temporary.as_os_str(), folder, name.as_os_str()));
-        if finished.is_err() {
-            let _ = fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty());
+            .and_then(|()| fs::statat(folder, temporary.as_os_str(), AtFlags::SYMLINK_NOFOLLOW));
+        let finished = finished.and_then(|stat| {
+            fs::renameat(folder, temporary.as_os_str(), folder, name.as_os_str())?;
+            Ok(stat)
+        });
+        match finished {
+            Ok(stat) => {
+                self.remember(&stat);
+                Ok(())
+            }
+            Err(error) => {
+                let _ = fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty());
+                Err(error.into())
+            }
         }
-        finished
     }
 
     /// Reports what the sender waits for.
@@ -278,25 +383,23 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     /// Validates a received name. At the top level, applies the rename.
-    fn name(&mut self, bytes: &[u8]) -> Result<Name, CopyError> {
+    fn name(&mut self, bytes: &[u8], kind: Kind) -> Result<Name, CopyError> {
         let name = Name::new(bytes);
         let name =
             name.map_err(|_| CopyError::Violation("a name that is not a single path component"))?;
         if !self.at_top() {
             return Ok(name);
         }
-        self.check_top(bytes)?;
+        self.check_top(bytes, kind)?;
         Ok(self.destination.rename.clone().unwrap_or(name))
     }
 
     /// Checks an entry at the top level.
-    fn check_top(&mut self, name: &[u8]) -> Result<(), CopyError> {
-        if self
-            .requested
-            .as_ref()
-            .is_some_and(|requested| !requested.contains(name))
-        {
-            return Err(CopyError::Violation("an entry that was not requested"));
+    fn check_top(&mut self, name: &[u8], kind: Kind) -> Result<(), CopyError> {
+        if let Some(requested) = &mut self.requested {
+            requested
+                .arrives(name, kind)
+                .map_err(CopyError::Violation)?;
         }
         self.top_entries += 1;
         if self.top_entries > 1 && self.destination.rename.is_some() {

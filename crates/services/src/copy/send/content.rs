@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{self, Advice, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::super::identity;
 use super::super::message_stream::Link;
 use super::super::name::Name;
 use super::super::sum::Sum;
@@ -53,7 +54,7 @@ impl<L: Link> Sender<'_, L> {
             meta: Some(meta(&stat)),
             size,
             ask,
-            identity: 0,
+            identity: identity::shared(&stat),
         }))?;
         let begun = match ask {
             true => self.begin(file.as_fd(), &stat)?,
@@ -61,9 +62,10 @@ impl<L: Link> Sender<'_, L> {
         };
         let Some(sum) = begun else {
             // The receiver has reported why.
+            self.refused += 1;
             return self.send(FromSender::FileEnd(wire::FileEnd::default()));
         };
-        let mut end = self.content(file.as_fd(), &stat, sum)?;
+        let (mut end, checksum) = self.content(file.as_fd(), &stat, sum)?;
         let was = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         if regular && !end.broken && fs::fstat(&file).is_ok_and(|now| was(&now) != was(&stat)) {
             // The content is sent anyway: most of a log that is being written is better than nothing.
@@ -77,7 +79,10 @@ impl<L: Link> Sender<'_, L> {
             );
             self.note(why, false)?;
         }
-        self.counters.files += u64::from(!end.broken);
+        if !end.broken {
+            self.counters.files += 1;
+            self.tally.file(name.as_bytes(), &checksum);
+        }
         self.send(FromSender::FileEnd(end))
     }
 
@@ -150,13 +155,13 @@ impl<L: Link> Sender<'_, L> {
         Ok(Some(sum))
     }
 
-    /// Sends the rest of the file's content.
+    /// Sends the rest of the file's content. Returns also the checksum of the whole.
     fn content(
         &mut self,
         file: BorrowedFd<'_>,
         stat: &Stat,
         mut sum: Sum,
-    ) -> Result<wire::FileEnd, CopyError> {
+    ) -> Result<(wire::FileEnd, [u8; 16]), CopyError> {
         let mut extents = Extents::new(file, stat);
         let broken = loop {
             match extents.read(sum.position(), &mut self.buffer) {
@@ -191,10 +196,12 @@ impl<L: Link> Sender<'_, L> {
             sum.zeros(hole);
             self.observer.advance(hole);
         }
-        Ok(wire::FileEnd {
+        let checksum = sum.get();
+        let end = wire::FileEnd {
             size: sum.position(),
-            checksum: sum.get().to_vec().into(),
+            checksum: checksum.to_vec().into(),
             broken,
-        })
+        };
+        Ok((end, checksum))
     }
 }

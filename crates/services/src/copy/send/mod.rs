@@ -20,9 +20,11 @@ use rustix::io::Errno;
 pub(super) use extents::sum_of;
 pub use source::Source;
 
+use super::identity;
 use super::message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
+use super::tally::Tally;
 use super::{BUFFER, CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
 use source::{At, open};
@@ -41,7 +43,12 @@ pub struct Sender<'a, L> {
     counters: CopyCounters,
     /// The cost of the entries sent since the receiver's messages were last read.
     unpolled: u32,
+    tally: Tally,
+    /// Files that the receiver has refused to receive.
+    refused: u64,
+    /// The receiver's notes, and those of them that report a failure.
     notes: u64,
+    failures_noted: u64,
     /// How long to wait for the first process that writes to a pipe.
     writer_timeout: Duration,
 }
@@ -61,7 +68,10 @@ impl<'a, L: Link> Sender<'a, L> {
             buffer: vec![0; BUFFER],
             counters: CopyCounters::default(),
             unpolled: 0,
+            tally: Tally::new(),
+            refused: 0,
             notes: 0,
+            failures_noted: 0,
             writer_timeout: IDLE_TIMEOUT,
         }
     }
@@ -92,6 +102,13 @@ impl<'a, L: Link> Sender<'a, L> {
     }
 
     fn all(&mut self, sources: &[Source], count: bool) -> Result<(), CopyError> {
+        self.messages.flush()?;
+        loop {
+            match self.receive()? {
+                FromReceiver::Ready(_) => break,
+                other => self.handle(other)?,
+            }
+        }
         if count {
             let (files, bytes) = count::expected(sources, self.recursive);
             self.observer.total(files, bytes);
@@ -111,17 +128,36 @@ impl<'a, L: Link> Sender<'a, L> {
             self.entry(at, source.name(), 0)?;
         }
         let failed = self.counters.failed;
-        self.send(FromSender::End(wire::End { failed, sent: None }))?;
+        let sent = Some(self.tally.to_wire());
+        self.send(FromSender::End(wire::End { failed, sent }))?;
         self.messages.flush()?;
         loop {
             match self.receive()? {
-                FromReceiver::Done(done) => {
-                    self.counters.failed = self.counters.failed.saturating_add(done.failed);
-                    return Ok(());
-                }
+                FromReceiver::Done(done) => return self.done(&done),
                 other => self.handle(other)?,
             }
         }
+    }
+
+    /// Compares what the receiver says it has stored with what was sent.
+    fn done(&mut self, done: &wire::Done) -> Result<(), CopyError> {
+        let stored = done.stored.as_ref();
+        let stored = stored.ok_or(CopyError::Violation("it does not say what it has stored"))?;
+        if done.failed < self.refused.max(self.failures_noted) {
+            let what = "it states fewer failures than it has reported";
+            return Err(CopyError::Violation(what));
+        }
+        let fits = match done.failed {
+            0 => self.tally.equals(Some(stored)),
+            _ => self.tally.covers(stored),
+        };
+        if !fits {
+            let what = "it has stored something else than what was sent";
+            return Err(CopyError::Violation(what));
+        }
+        self.counters.files = stored.files + stored.symlinks;
+        self.counters.failed = self.counters.failed.saturating_add(done.failed);
+        Ok(())
     }
 
     fn entry(&mut self, at: At<'_>, name: Option<&Name>, depth: usize) -> Result<(), CopyError> {
@@ -180,8 +216,9 @@ impl<'a, L: Link> Sender<'a, L> {
         self.send(FromSender::Enter(wire::Enter {
             name: name.map_or(Bytes::new(), bytes_of),
             meta: Some(meta(&stat)),
-            identity: 0,
+            identity: identity::shared(&stat),
         }))?;
+        self.tally.enter(name.map_or(b"", Name::as_bytes));
         while let Some(entry) = entries.read() {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -209,6 +246,7 @@ impl<'a, L: Link> Sender<'a, L> {
             self.entry(at, Some(&name), depth + 1)?;
             self.path.pop();
         }
+        self.tally.leave();
         self.send(FromSender::Leave(wire::Leave {}))
     }
 
@@ -218,6 +256,7 @@ impl<'a, L: Link> Sender<'a, L> {
             Err(error) => return self.fails(error),
         };
         self.counters.files += 1;
+        self.tally.symlink(name.as_bytes(), target.as_bytes());
         self.send(FromSender::Symlink(wire::Symlink {
             name: bytes_of(name),
             target: target.into_bytes().into(),
@@ -290,6 +329,7 @@ impl<'a, L: Link> Sender<'a, L> {
                 if self.notes > NOTES {
                     return Err(CopyError::Violation("more notes than a receiver may send"));
                 }
+                self.failures_noted += u64::from(!note.skipped);
                 self.observer.note(&Note::from_wire(&note));
                 Ok(())
             }

@@ -1,5 +1,6 @@
 //! The paths to copy, and the entries found below them.
 
+use std::collections::HashSet;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -31,6 +32,18 @@ impl Source {
     /// The path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the path can only mean a folder: it has no name, or ends in a slash.
+    pub(in crate::copy) fn is_folder_by_name(&self) -> bool {
+        self.name.is_none() || self.path.as_os_str().as_bytes().ends_with(b"/")
+    }
+
+    /// Finds a source whose name at the destination is that of an earlier one, and which would
+    /// replace it there.
+    pub fn find_clash(sources: &[Self]) -> Option<&Self> {
+        let mut names = HashSet::new();
+        sources.iter().find(|source| !names.insert(source.name()))
     }
 
     /// The name at the destination.

@@ -19,15 +19,15 @@ fn framed(message: &impl prost::Message) -> Vec<u8> {
     [&length.to_le_bytes()[..], &message.encode_to_vec()].concat()
 }
 
-fn from_sender(what: FromSender) -> Vec<u8> {
+pub(super) fn from_sender(what: FromSender) -> Vec<u8> {
     framed(&wire::SenderMessage { what: Some(what) })
 }
 
-fn from_receiver(what: FromReceiver) -> Vec<u8> {
+pub(super) fn from_receiver(what: FromReceiver) -> Vec<u8> {
     framed(&wire::ReceiverMessage { what: Some(what) })
 }
 
-fn enter(name: &[u8]) -> Vec<u8> {
+pub(super) fn enter(name: &[u8]) -> Vec<u8> {
     let (name, meta) = (
         Bytes::copy_from_slice(name),
         Some(wire::Meta {
@@ -42,11 +42,11 @@ fn enter(name: &[u8]) -> Vec<u8> {
     }))
 }
 
-fn leave() -> Vec<u8> {
+pub(super) fn leave() -> Vec<u8> {
     from_sender(FromSender::Leave(wire::Leave {}))
 }
 
-fn file(name: &[u8], size: u64) -> Vec<u8> {
+pub(super) fn file(name: &[u8], size: u64) -> Vec<u8> {
     let (name, meta) = (
         Bytes::copy_from_slice(name),
         Some(wire::Meta {
@@ -64,7 +64,7 @@ fn file(name: &[u8], size: u64) -> Vec<u8> {
     }))
 }
 
-fn chunk(offset: u64, length: u32, bytes: &[u8]) -> Vec<u8> {
+pub(super) fn chunk(offset: u64, length: u32, bytes: &[u8]) -> Vec<u8> {
     [
         from_sender(FromSender::Chunk(wire::Chunk { offset, length })),
         bytes.to_vec(),
@@ -72,7 +72,7 @@ fn chunk(offset: u64, length: u32, bytes: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-fn file_end(content: &[u8]) -> Vec<u8> {
+pub(super) fn file_end(content: &[u8]) -> Vec<u8> {
     let mut sum = sum::Sum::new();
     sum.data(content);
     let checksum = sum.get().to_vec().into();
@@ -84,7 +84,7 @@ fn file_end(content: &[u8]) -> Vec<u8> {
     }))
 }
 
-fn whole_file(name: &[u8], content: &[u8]) -> Vec<u8> {
+pub(super) fn whole_file(name: &[u8], content: &[u8]) -> Vec<u8> {
     let length = content.len() as u32;
     [
         file(name, content.len() as u64),
@@ -94,23 +94,53 @@ fn whole_file(name: &[u8], content: &[u8]) -> Vec<u8> {
     .concat()
 }
 
-fn link(name: &[u8], target: &[u8]) -> Vec<u8> {
+pub(super) fn link(name: &[u8], target: &[u8]) -> Vec<u8> {
     let (name, target) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(target));
     let meta = None;
     from_sender(FromSender::Symlink(wire::Symlink { name, target, meta }))
 }
 
-fn end() -> Vec<u8> {
+pub(super) fn end() -> Vec<u8> {
     from_sender(FromSender::End(wire::End::default()))
 }
 
+/// The honest end after these messages.
+pub(super) fn end_of(sent: &[u8]) -> Vec<u8> {
+    let (mut tally, mut name, mut rest) = (tally::Tally::new(), Bytes::new(), sent);
+    while let Some((length, after)) = rest.split_first_chunk::<4>() {
+        let (message, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+        rest = after;
+        let message = <wire::SenderMessage as prost::Message>::decode(message).unwrap();
+        match message.what.unwrap() {
+            FromSender::Enter(enter) => tally.enter(&enter.name),
+            FromSender::Leave(_) => tally.leave(),
+            FromSender::File(file) => name = file.name,
+            FromSender::Chunk(chunk) => rest = &rest[chunk.length as usize..],
+            FromSender::FileEnd(end) if !end.broken => {
+                tally.file(&name, end.checksum[..].try_into().unwrap());
+            }
+            FromSender::Symlink(link) => tally.symlink(&link.name, &link.target),
+            _ => {}
+        }
+    }
+    let (failed, sent) = (0, Some(tally.to_wire()));
+    from_sender(FromSender::End(wire::End { failed, sent }))
+}
+
+/// These messages with an honest end.
+pub(super) fn ended(sent: &[Vec<u8>]) -> Vec<u8> {
+    let sent = sent.concat();
+    let end = end_of(&sent);
+    [sent, end].concat()
+}
+
 /// A destination, next to a folder that must stay untouched.
-struct Sandbox {
-    outer: TempDir,
+pub(super) struct Sandbox {
+    pub(super) outer: TempDir,
 }
 
 impl Sandbox {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let outer = folder();
         fs::create_dir(outer.path().join("to")).unwrap();
         fs::create_dir(outer.path().join("outside")).unwrap();
@@ -118,12 +148,21 @@ impl Sandbox {
         Self { outer }
     }
 
-    fn to(&self) -> std::path::PathBuf {
+    pub(super) fn to(&self) -> std::path::PathBuf {
         self.outer.path().join("to")
     }
 
     /// Receives these messages from a sender and nothing more, and checks that nothing outside changed.
-    fn receive(&self, sent: &[&[u8]], trust: Trust) -> Ended {
+    pub(super) fn receive(&self, sent: &[&[u8]], trust: Trust) -> Ended {
+        self.receive_with(sent, |receiver| receiver.archive(Some(trust)))
+    }
+
+    /// As [`Sandbox::receive`], with any options.
+    pub(super) fn receive_with(
+        &self,
+        sent: &[&[u8]],
+        options: impl FnOnce(Receiver<'_, BreakingStream>) -> Receiver<'_, BreakingStream>,
+    ) -> Ended {
         let before = fs::metadata(self.outer.path()).unwrap().mtime_nsec();
         let sent = sent.concat();
         let (here, there) = BreakingStream::pair();
@@ -138,7 +177,7 @@ impl Sandbox {
             let (mut messages, mut record) = (MessageStream::new(there), Record::default());
             let sandbox = Destination::open(&self.to(), true).unwrap();
             let receiver = Receiver::new(&mut messages, &mut record, sandbox);
-            let ended = receiver.archive(Some(trust)).run();
+            let ended = options(receiver).run();
             drop(messages);
             (ended, record)
         });
@@ -155,7 +194,7 @@ impl Sandbox {
     }
 }
 
-fn is_violation(ended: &Ended) -> bool {
+pub(super) fn is_violation(ended: &Ended) -> bool {
     matches!(ended.0, Err(CopyError::Violation(_)))
 }
 
@@ -222,7 +261,8 @@ fn symbolic_links_are_not_followed() {
         let all = look(&sandbox.to());
         assert_eq!(all.len(), 3, "{all:?}");
         assert!(
-            record.notes.iter().all(|note| note.why.contains("link")),
+            record.notes[0].why.contains("another entry of this copy")
+                && record.notes[1].why.contains("link"),
             "{:?}",
             record.notes
         );
@@ -232,12 +272,8 @@ fn symbolic_links_are_not_followed() {
 #[test]
 fn a_file_replaces_a_link_and_leaves_its_target_alone() {
     let sandbox = Sandbox::new();
-    let sent = [
-        link(b"a", b"../outside/file"),
-        whole_file(b"a", b"new"),
-        end(),
-    ]
-    .concat();
+    symlink("../outside/file", sandbox.to().join("a")).unwrap();
+    let sent = ended(&[whole_file(b"a", b"new")]);
     let (ended, _) = sandbox.receive(&[&sent], Trust::Full);
     assert_eq!(ended.unwrap().failed, 0);
     assert!(
@@ -348,14 +384,22 @@ fn a_wrong_checksum_fails_that_file_and_no_other() {
 
 #[test]
 fn an_entry_that_was_not_requested_aborts_the_copy() {
-    for sent in [whole_file(b"other", b"!"), enter(b""), link(b"other", b"x")] {
+    for sent in [
+        whole_file(b"other", b"!"),
+        enter(b""),
+        link(b"other", b"x"),
+        // Of another kind than was asked for.
+        enter(b"this"),
+        link(b"this", b"/etc/shadow"),
+    ] {
         let sandbox = Sandbox::new();
         let (here, there) = BreakingStream::pair();
         let mut stream = here.stream;
         stream.write_all(&sent).unwrap();
         let (mut messages, mut record) = (MessageStream::new(there), Record::default());
         let to = Destination::open(&sandbox.to(), true).unwrap();
-        let receiver = Receiver::new(&mut messages, &mut record, to).requested([b"this".to_vec()]);
+        let receiver = Receiver::new(&mut messages, &mut record, to)
+            .requested(&[Source::new("/etc/this")], false);
         assert!(matches!(receiver.run(), Err(CopyError::Violation(_))));
         assert_eq!(look(&sandbox.to()).len(), 0);
     }
@@ -373,7 +417,7 @@ fn folders_nested_too_deeply_abort_the_copy() {
 fn a_guest_cannot_create_setuid_programs_on_its_host() {
     let copied_mode = |trust| {
         let sandbox = Sandbox::new();
-        let sent = [whole_file(b"a", b"#!"), end()].concat();
+        let sent = ended(&[whole_file(b"a", b"#!")]);
         sandbox.receive(&[&sent], trust).0.unwrap();
         let meta = fs::metadata(sandbox.to().join("a")).unwrap();
         meta.permissions().mode()
@@ -428,19 +472,23 @@ proptest! {
 fn send_to(replies: &[u8]) -> Ended {
     let from = folder();
     fs::write(from.path().join("a"), vec![3; 2 << 20]).unwrap();
+    let replies = [&from_receiver(FromReceiver::Ready(wire::Ready {})), replies].concat();
     let (here, there) = BreakingStream::pair();
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut messages = MessageStream::new(there);
             // The sender may close earlier.
-            let _ = messages.send_bytes(replies).and_then(|()| messages.flush());
+            let _ = messages
+                .send_bytes(&replies)
+                .and_then(|()| messages.flush());
             while let Ok(sent) = messages.receive::<wire::SenderMessage>() {
                 match sent.what {
                     Some(FromSender::Chunk(chunk)) => {
                         let _ = messages.receive_bytes(&mut vec![0; chunk.length as usize]);
                     }
-                    Some(FromSender::End(_)) => {
-                        let what = Some(FromReceiver::Done(wire::Done::default()));
+                    Some(FromSender::End(end)) => {
+                        let (failed, stored) = (0, end.sent);
+                        let what = Some(FromReceiver::Done(wire::Done { failed, stored }));
                         let _ = messages.send(&wire::ReceiverMessage { what });
                         let _ = messages.flush();
                     }

@@ -1,8 +1,10 @@
 //! Tests of both ends over a socket pair, between two folders.
 
 mod broken;
+mod clash;
 mod content;
 mod hostile;
+mod requested;
 mod whole;
 
 use std::io::{self, Read, Write};
