@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::super::message_stream::Link;
 use super::super::send::sum_of;
@@ -192,9 +193,9 @@ impl<L: Link> Receiver<'_, L> {
                 sum.data(&buffer[..now]);
                 disk.write(offset, buffer, now);
                 if let Some(error) = disk.error()
-                    && let Some(errno) = super::out_of_space(error)
+                    && self.is_fatal(error)
                 {
-                    return Err(CopyError::local(&self.path, errno));
+                    return Err(CopyError::local(&self.path, Errno::NOSPC));
                 }
                 self.counters.bytes += now as u64;
                 self.observer.advance(now as u64);

@@ -34,6 +34,9 @@ use wire::sender_message::What as FromSender;
 /// The longest target of a symbolic link, in bytes (`PATH_MAX` on Linux, without the NUL).
 const TARGET: usize = 4095;
 
+/// A filesystem with less free space is full, in bytes. A write fails if its whole buffer does not fit.
+const FULL: u64 = 1 << 20;
+
 /// A folder that is being filled.
 #[derive(Debug)]
 struct Level {
@@ -409,14 +412,26 @@ impl<'a, L: Link> Receiver<'a, L> {
         Ok(())
     }
 
-    /// Reports that an entry cannot be created. An error such as a full disk concerns all further
-    /// entries and aborts the copy.
+    /// Reports that an entry cannot be created. The copy continues, unless the error concerns all
+    /// further entries.
     fn fails(&mut self, error: impl Into<io::Error>) -> Result<(), CopyError> {
         let error: io::Error = error.into();
-        if out_of_space(&error).is_some() {
+        if self.is_fatal(&error) {
             return Err(CopyError::local(&self.path, error));
         }
         self.note(error.to_string())
+    }
+
+    /// Whether an error concerns all further entries: the destination's filesystem is full. All
+    /// others, also a full or read-only filesystem below the destination, concern some entries.
+    fn is_fatal(&self, error: &io::Error) -> bool {
+        let no_space = error.raw_os_error() == Some(Errno::NOSPC.raw_os_error());
+        no_space
+            && fs::fstatvfs(&self.destination.folder).is_ok_and(|state| {
+                let space = state.f_bavail.saturating_mul(state.f_frsize);
+                // Some filesystems have no table of inodes and report 0 of 0.
+                space < FULL || (state.f_files > 0 && state.f_favail == 0)
+            })
     }
 
     fn note(&mut self, why: String) -> Result<(), CopyError> {
@@ -444,12 +459,4 @@ impl<'a, L: Link> Receiver<'a, L> {
         let message: wire::SenderMessage = self.messages.receive()?;
         message.what.ok_or(CopyError::Violation("an empty message"))
     }
-}
-
-/// Returns the error number if the error concerns all further entries and not only one.
-fn out_of_space(error: &io::Error) -> Option<Errno> {
-    let errno = Errno::from_raw_os_error(error.raw_os_error()?);
-    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
-        .contains(&errno)
-        .then_some(errno)
 }

@@ -3,6 +3,7 @@
 mod broken;
 mod clash;
 mod content;
+mod entries;
 mod hostile;
 mod requested;
 mod whole;
