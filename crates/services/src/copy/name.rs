@@ -40,12 +40,25 @@ impl Name {
         self.0.as_bytes()
     }
 
-    /// The temporary name of the content until it is complete. It depends only on the name, so an
+    /// The temporary name of content that a later copy can resume. It depends only on the name, so an
     /// interrupted copy finds its partial file again and leaves at most one.
     pub(super) fn part(&self) -> Self {
+        self.temporary("")
+    }
+
+    /// Another temporary name each time, which nobody can guess.
+    pub(super) fn random_part(&self) -> Self {
+        use std::hash::{BuildHasher as _, RandomState};
+
+        // The keys of `RandomState` come from the system's random numbers, and are new each time.
+        let random = RandomState::new().hash_one(());
+        self.temporary(&format!("~{random:016x}"))
+    }
+
+    fn temporary(&self, suffix: &str) -> Self {
         const END: &str = ".hvsock.part";
         let mut part = OsString::from(".");
-        let free = Self::MAX_LENGTH - part.len() - END.len();
+        let free = Self::MAX_LENGTH - part.len() - suffix.len() - END.len();
         if self.0.len() <= free {
             part.push(&self.0);
         } else {
@@ -54,6 +67,7 @@ impl Name {
             part.push(OsStr::from_bytes(&self.as_bytes()[..free - hash.len()]));
             part.push(hash);
         }
+        part.push(suffix);
         part.push(END);
         Self(part)
     }
@@ -102,9 +116,11 @@ mod tests {
                 let path = std::path::Path::new(name.as_os_str());
                 prop_assert_eq!(path.file_name(), Some(name.as_os_str()));
                 prop_assert_eq!(path.components().count(), 1);
-                let part = name.part();
-                prop_assert_eq!(Name::new(part.as_bytes()), Ok(part.clone()));
-                prop_assert_ne!(part, name);
+                for part in [name.part(), name.random_part()] {
+                    prop_assert_eq!(Name::new(part.as_bytes()), Ok(part.clone()));
+                    prop_assert_ne!(&part, &name);
+                }
+                prop_assert_ne!(name.random_part(), name.random_part());
             }
         }
     }

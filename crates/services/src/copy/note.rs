@@ -12,7 +12,8 @@ pub struct Note {
     pub path: PathBuf,
     /// The reason.
     pub why: String,
-    /// The entry is of a kind that is never copied. This is not a failure.
+    /// This is not a failure, or one that is counted already: the entry is of a kind that is never copied,
+    /// or something was not preserved.
     pub skipped: bool,
 }
 

@@ -62,7 +62,9 @@ fn serve(messages: &mut MessageStream<impl Link>) -> Result<CopyCounters, CopyEr
     let open: wire::Open = messages.receive()?;
     match open.way {
         Some(open::Way::Put(put)) => {
-            let destination = match Destination::open(&absolute(&put.destination), put.into) {
+            let path = absolute(&put.destination);
+            let opened = Destination::open(&path, put.into);
+            let destination = match opened.and_then(|destination| not_own(destination, path)) {
                 Ok(destination) => destination,
                 Err(error) => {
                     let why = wire::Failed::new(&error);
@@ -73,6 +75,7 @@ fn serve(messages: &mut MessageStream<impl Link>) -> Result<CopyCounters, CopyEr
                 }
             };
             Receiver::new(messages, &mut Unobserved, destination)
+                .trust(Trust::Full)
                 .archive(put.archive.then_some(Trust::Full))
                 .sync(put.sync)
                 .run()
@@ -94,6 +97,16 @@ fn serve(messages: &mut MessageStream<impl Link>) -> Result<CopyCounters, CopyEr
             Err(error)
         }
     }
+}
+
+/// Refuses a descriptor of this process, such as `/dev/stdout`: it is not the host's user's.
+fn not_own(destination: Destination, path: PathBuf) -> Result<Destination, CopyError> {
+    if !destination.is_descriptor() {
+        return Ok(destination);
+    }
+    let why = "this is a descriptor of the agent's own process";
+    let error = io::Error::new(io::ErrorKind::InvalidInput, why);
+    Err(CopyError::Local { path, error })
 }
 
 /// A path from the host. A relative path starts at the root, because the host has no working

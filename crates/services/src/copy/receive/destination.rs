@@ -1,34 +1,44 @@
 //! The destination of a copy.
 
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{self, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::CopyError;
 use super::super::name::Name;
+use super::target::kind;
 
-/// The destination of a copy: a folder, and the name for the single top-level entry if it is renamed.
+/// The destination of a copy: a folder, a name in one for the single top-level entry, or an open
+/// descriptor for the content of a single file.
 #[derive(Clone, Debug)]
 pub struct Destination {
+    /// The folder. Of a descriptor it is the descriptor itself, in which no name can be looked up.
     pub(super) folder: Arc<OwnedFd>,
     pub(super) rename: Option<Name>,
+    pub(super) is_stream: bool,
     pub(super) path: PathBuf,
+    descriptor: Option<i32>,
 }
 
 /// Opens a folder to look up names in it.
-pub(super) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
+fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::openat(CWD, path, flags, Mode::empty())
 }
 
 impl Destination {
     /// Opens a destination. `path` comes from the user who requests the copy and is trusted. It is
-    /// an existing folder or, unless `into` is set, a new name in one.
+    /// an existing folder or, unless `into` is set, a name in one: of nothing yet, of a file, a pipe
+    /// or a device, or of a symbolic link to one.
+    ///
+    /// The standard output or error of this process, as `/dev/stdout` or `/dev/fd/2`, is written to
+    /// at its current position.
     ///
     /// # Errors
     ///
@@ -39,33 +49,97 @@ impl Destination {
                 return Ok(Self {
                     folder: Arc::new(folder),
                     rename: None,
+                    is_stream: false,
                     path: path.to_owned(),
+                    descriptor: None,
                 });
             }
             Err(error) => error,
         };
-        let trailing = path.as_os_str().as_bytes().ends_with(b"/");
-        let named = match error {
-            // A file or symbolic link of this name is replaced, like an entry of the same name in a folder.
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP if !into && !trailing => {
-                path.file_name().map(OsStrExt::as_bytes)
-            }
-            _ => None,
+        // `file_name` would ignore a final `/` or `/.`, which only a folder can have.
+        let bytes = path.as_os_str().as_bytes();
+        let start = bytes.iter().rposition(|byte| *byte == b'/');
+        let (parent, name) = bytes.split_at(start.map_or(0, |slash| slash + 1));
+        let name = match Name::new(name) {
+            Ok(name) if !into => name,
+            _ => return Err(CopyError::local(path, error)),
         };
-        let Some(Ok(name)) = named.map(Name::new) else {
-            return Err(CopyError::local(path, error));
-        };
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
+        let parent = match parent {
+            b"" => Path::new("."),
+            parent => Path::new(OsStr::from_bytes(parent)),
         };
         let folder = open_folder(parent).map_err(|error| CopyError::local(parent, error))?;
+        let descriptor = own_descriptor(&folder, &name);
+        let standard = match descriptor {
+            Some(1) => io::stdout().as_fd().try_clone_to_owned().ok(),
+            Some(2) => io::stderr().as_fd().try_clone_to_owned().ok(),
+            _ => None,
+        };
+        if let Some(standard) = standard {
+            return Ok(Self::descriptor(standard, path));
+        }
         Ok(Self {
             folder: Arc::new(folder),
             rename: Some(name),
+            is_stream: false,
             path: path.to_owned(),
+            descriptor,
         })
     }
+
+    /// An open descriptor, which the content of a single file is written to, at its current
+    /// position. Messages to people call it `label`.
+    pub fn descriptor(descriptor: OwnedFd, label: impl Into<PathBuf>) -> Self {
+        Self {
+            descriptor: Some(descriptor.as_raw_fd()),
+            folder: Arc::new(descriptor),
+            rename: None,
+            is_stream: true,
+            path: label.into(),
+        }
+    }
+
+    /// Whether it is a descriptor of this process, by whatever name.
+    pub fn is_descriptor(&self) -> bool {
+        self.descriptor.is_some()
+    }
+
+    /// Whether the destination takes one entry, and not the entries of a folder.
+    pub(super) fn is_single(&self) -> bool {
+        self.is_stream || self.rename.is_some()
+    }
+}
+
+/// The descriptor of this process that a name such as `/dev/stdout`, `/dev/fd/3` or
+/// `/proc/self/fd/3` stands for.
+fn own_descriptor(folder: &OwnedFd, name: &Name) -> Option<i32> {
+    /// The most links that are followed.
+    const LINKS: usize = 8;
+    let process = format!("/proc/{}", std::process::id());
+    let mut folder = folder.try_clone().ok()?;
+    let mut name = name.clone();
+    for _ in 0..LINKS {
+        // Opened in `folder`, the link's target is relative to it.
+        let target = fs::readlinkat(&folder, name.as_os_str(), Vec::new()).ok()?;
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()?;
+        let within = path.strip_prefix(&process).ok();
+        if let Some(within) = within
+            && within.ends_with("fd")
+            && (within == Path::new("fd") || within.starts_with("task"))
+        {
+            return name.as_os_str().to_str()?.parse().ok();
+        }
+        let target = target.as_bytes();
+        let start = target.iter().rposition(|byte| *byte == b'/');
+        let (parent, last) = target.split_at(start.map_or(0, |slash| slash + 1));
+        name = Name::new(last).ok()?;
+        if !parent.is_empty() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let parent = OsStr::from_bytes(parent);
+            folder = fs::openat(&folder, parent, flags, Mode::empty()).ok()?;
+        }
+    }
+    None
 }
 
 /// Opens or creates a folder in a folder, and returns whether it was created. Does not follow
@@ -90,10 +164,4 @@ pub(super) fn enter(folder: &OwnedFd, name: &Name, mode: u32) -> io::Result<(Own
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// The type of an entry in a folder.
-pub(super) fn kind(folder: &OwnedFd, name: &Name) -> Option<FileType> {
-    let stat = fs::statat(folder, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    Some(FileType::from_raw_mode(stat.st_mode))
 }

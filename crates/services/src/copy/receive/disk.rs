@@ -155,7 +155,12 @@ impl Disk for ThreadWriter<'_> {
 }
 
 /// Writes all bytes, unless there was an error before.
-fn write_all(file: impl AsFd, mut offset: u64, mut bytes: &[u8], failure: &OnceLock<io::Error>) {
+pub(super) fn write_all(
+    file: impl AsFd,
+    mut offset: u64,
+    mut bytes: &[u8],
+    failure: &OnceLock<io::Error>,
+) {
     while !bytes.is_empty() && failure.get().is_none() {
         match pwrite(&file, bytes, offset) {
             Ok(0) => {

@@ -5,8 +5,13 @@ mod body;
 mod clash;
 mod destination;
 mod disk;
+mod file;
+mod in_place;
+mod inherit;
 mod part;
 mod requested;
+mod stream;
+mod target;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -55,6 +60,8 @@ pub struct Receiver<'a, L> {
     destination: Destination,
     /// Whether attributes are preserved, and which of them are trusted.
     archive: Option<Trust>,
+    /// Which attributes of a replaced file its new content may have.
+    trust: Trust,
     sync: bool,
     /// What may arrive at the top level, if it is known.
     requested: Option<Requested>,
@@ -95,6 +102,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             observer,
             destination,
             archive: None,
+            trust: Trust::NoSetId,
             sync: false,
             requested: None,
             levels: Vec::new(),
@@ -117,6 +125,14 @@ impl<'a, L: Link> Receiver<'a, L> {
     /// Preserves the sender's permissions, times and owners, as far as `trust` allows.
     pub fn archive(mut self, trust: Option<Trust>) -> Self {
         self.archive = trust;
+        self.trust = trust.unwrap_or(self.trust);
+        self
+    }
+
+    /// Which attributes of a file that is replaced its new content may have. All but setuid, setgid and
+    /// capabilities unless it is set.
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
         self
     }
 
@@ -182,7 +198,8 @@ impl<'a, L: Link> Receiver<'a, L> {
             let what = "it has sent something else than what it states";
             return Err(CopyError::Violation(what));
         }
-        if self.sync {
+        // A descriptor was flushed with its content.
+        if self.sync && !self.destination.is_stream {
             let folder = &self.destination.folder;
             fs::syncfs(folder).map_err(|error| CopyError::local(&self.destination.path, error))?;
         }
@@ -263,6 +280,10 @@ impl<'a, L: Link> Receiver<'a, L> {
         enter: &wire::Enter,
         meta: wire::Meta,
     ) -> io::Result<Level> {
+        if self.levels.is_empty() && self.destination.is_stream {
+            let why = "a folder cannot be written to a pipe or terminal";
+            return Err(io::Error::new(io::ErrorKind::IsADirectory, why));
+        }
         self.check_folder(enter.identity)?;
         let Some(name) = name else {
             return Ok(Level {
@@ -303,6 +324,10 @@ impl<'a, L: Link> Receiver<'a, L> {
                 }
                 None => Ok(()),
             };
+            let applied = applied.and_then(|()| match self.sync {
+                true => sync_mounted(&level.folder, self.current_folder()),
+                false => Ok(()),
+            });
             if let Err(error) = applied {
                 self.fails(error)?;
             }
@@ -332,17 +357,15 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     fn make_symlink(&mut self, name: &Name, link: &wire::Symlink) -> io::Result<()> {
+        if self.at_top() && self.destination.is_stream {
+            let why = "a symbolic link cannot be written to a pipe or terminal";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
         self.check_clash(name, 0)?;
         let folder = &Arc::clone(self.current_folder());
-        let temporary = name.part();
-        let made = match fs::symlinkat(&link.target[..], folder, temporary.as_os_str()) {
-            Err(Errno::EXIST) => {
-                fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty())?;
-                fs::symlinkat(&link.target[..], folder, temporary.as_os_str())
-            }
-            made => made,
-        };
-        made?;
+        target::may_become_link(folder, name)?;
+        let temporary = name.random_part();
+        fs::symlinkat(&link.target[..], folder, temporary.as_os_str())?;
         let finished = match (self.archive, link.meta) {
             (Some(_), Some(meta)) => attributes::apply_to_link(folder, &temporary, &meta),
             _ => Ok(()),
@@ -405,7 +428,7 @@ impl<'a, L: Link> Receiver<'a, L> {
                 .map_err(CopyError::Violation)?;
         }
         self.top_entries += 1;
-        if self.top_entries > 1 && self.destination.rename.is_some() {
+        if self.top_entries > 1 && self.destination.is_single() {
             let error = io::Error::from(io::ErrorKind::NotADirectory);
             return Err(CopyError::local(&self.destination.path, error));
         }
@@ -435,18 +458,33 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     fn note(&mut self, why: String) -> Result<(), CopyError> {
-        let note = Note {
-            path: self.path.clone(),
-            why,
-            skipped: false,
-        };
         self.failed += 1;
+        self.send_note(why, false)
+    }
+
+    /// Reports something about an entry that is no further failure.
+    fn tell(&mut self, why: String) -> Result<(), CopyError> {
+        self.send_note(why, true)
+    }
+
+    fn send_note(&mut self, why: String, skipped: bool) -> Result<(), CopyError> {
+        let path = self.path.clone();
+        let note = Note { path, why, skipped };
         self.observer.note(&note);
         if self.notes_sent == NOTES {
             return Ok(());
         }
         self.notes_sent += 1;
         self.send(FromReceiver::Note(note.to_wire()))?;
+        self.messages.flush()
+    }
+
+    /// Sends a keepalive if it is time for one.
+    fn keep_alive(&mut self) -> Result<(), CopyError> {
+        if !self.messages.keepalive_due() {
+            return Ok(());
+        }
+        self.send(FromReceiver::Working(wire::Working::default()))?;
         self.messages.flush()
     }
 
@@ -458,5 +496,12 @@ impl<'a, L: Link> Receiver<'a, L> {
     fn receive(&mut self) -> Result<FromSender, CopyError> {
         let message: wire::SenderMessage = self.messages.receive()?;
         message.what.ok_or(CopyError::Violation("an empty message"))
+    }
+}
+/// Flushes the filesystem of a folder if it is another than that of its parent.
+fn sync_mounted(folder: &OwnedFd, parent: &OwnedFd) -> rustix::io::Result<()> {
+    match fs::fstat(folder)?.st_dev == fs::fstat(parent)?.st_dev {
+        true => Ok(()),
+        false => fs::syncfs(folder),
     }
 }

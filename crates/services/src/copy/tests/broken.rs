@@ -1,7 +1,7 @@
 //! Interrupted copies: nothing incomplete has its final name, and a second copy resumes.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use proptest::prelude::*;
@@ -116,12 +116,17 @@ fn a_partial_file_with_other_content_is_not_resumed() {
 fn two_copies_to_one_name_do_not_mix() {
     let (from, to) = (folder(), folder());
     fs::write(from.path().join("file"), content(2_000_000)).unwrap();
-    let held = fs::File::create(to.path().join(".file.hvsock.part")).unwrap();
+    // As another copy of this user has it, which nobody else can open.
+    let mut options = fs::File::options();
+    options.write(true).create_new(true).mode(0o600);
+    let held = options.open(to.path().join(".file.hvsock.part")).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let ((sent, record), _) = copy(&[&from.path().join("file")], to.path(), false);
     assert_eq!(sent.unwrap().failed, 1);
     assert!(
-        record.notes[0].why.contains("another copy"),
+        record.notes[0]
+            .why
+            .contains("another copy to this name is in progress here"),
         "{:?}",
         record.notes
     );

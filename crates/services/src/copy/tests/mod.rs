@@ -3,8 +3,10 @@
 mod broken;
 mod clash;
 mod content;
+mod destination;
 mod entries;
 mod hostile;
+mod mounts;
 mod requested;
 mod whole;
 
