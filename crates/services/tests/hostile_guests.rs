@@ -23,7 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// A host with its services, and two containers.
 struct World {
@@ -219,7 +219,7 @@ fn a_newer_call_of_a_guest_ends_its_older_one() {
 }
 
 #[test]
-fn a_guest_that_holds_all_its_connections_blocks_no_other() {
+fn a_guest_that_holds_all_its_connections_is_told_and_blocks_no_other() {
     let world = World::new();
     let web = world.target("web");
     let held = world.runtime.block_on(async {
@@ -227,12 +227,19 @@ fn a_guest_that_holds_all_its_connections_blocks_no_other() {
         for _ in 0..16 {
             held.push(web.stream(&HEARTBEAT).await.unwrap());
         }
-        // The connection limit for one partition is 16: one more is closed unread.
-        let mut more = web.stream(&HEARTBEAT).await.unwrap();
-        let mut bytes = Vec::new();
-        let closed = timeout(TIMEOUT, more.read_to_end(&mut bytes)).await;
+        // The connection limit for one partition is 16: one more is refused by its name.
+        let refused = timeout(TIMEOUT, report(&web, [])).await.expect("an answer");
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert_eq!(
+            refused.message(),
+            "the limit of 16 connections from one partition to hvsock heartbeat at once, or of 2048 \
+             from all, is reached"
+        );
+        // One that does not even read the reason is closed.
+        let mut silent = web.stream(&HEARTBEAT).await.unwrap();
+        let closed = timeout(TIMEOUT, silent.read_to_end(&mut Vec::new())).await;
         drop(closed.expect("it is closed"));
-        assert!(bytes.is_empty());
         for (number, stream) in held.iter_mut().enumerate() {
             let nonsense = vec![number as u8; 100_000];
             let _ = timeout(Duration::from_millis(50), stream.write_all(&nonsense)).await;

@@ -5,7 +5,7 @@ use std::io;
 use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -17,6 +17,9 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::os::Partition;
 use crate::{backoff, bridge, explain};
+
+/// The shortest time between two notes that the limit is reached.
+const NOTE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Offer a service to this terminal or to a command
 #[derive(Debug, Args)]
@@ -81,7 +84,16 @@ impl Listen {
     /// service is disabled, listens again as soon as that is possible.
     fn serve(&self, context: &Context, mut listener: HvListener, address: &HvAddr) -> Result<()> {
         let limit = Arc::new(CommandLimit::new(self.at_once));
+        let mut noted: Option<Instant> = None;
         loop {
+            if limit.is_reached() && noted.is_none_or(|noted| noted.elapsed() > NOTE_INTERVAL) {
+                noted = Some(Instant::now());
+                context.note(&format!(
+                    "the limit of {} commands at once is reached; further connections wait until \
+                     one ends",
+                    self.at_once
+                ));
+            }
             let permit = CommandLimit::acquire(&limit);
             let running = match accept(&listener).and_then(|stream| self.start(stream)) {
                 Ok(running) => running,
@@ -202,6 +214,11 @@ impl CommandLimit {
             free: Mutex::new(count),
             changed: Condvar::new(),
         }
+    }
+
+    /// Whether the next command has to wait.
+    fn is_reached(&self) -> bool {
+        *lock(&self.free) == 0
     }
 
     /// Waits until a command may start.

@@ -141,7 +141,8 @@ fn connect_can_run_a_command() {
 #[test]
 fn at_once_limits_the_number_of_concurrent_commands() {
     let world = World::new();
-    let listen = [
+    let mut listen = world.command([
+        "listen",
         "2761",
         "--from",
         "loopback",
@@ -150,8 +151,8 @@ fn at_once_limits_the_number_of_concurrent_commands() {
         "2",
         "--",
         "cat",
-    ];
-    let _cat = world.listen(listen);
+    ]);
+    let mut cat = world.listening(listen.stderr(Stdio::piped()));
     let start = || {
         let mut command = world.command(["connect", "loopback", "2761", "--timeout", "30"]);
         Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
@@ -178,6 +179,10 @@ fn at_once_limits_the_number_of_concurrent_commands() {
     assert_eq!(third.line(), "x", "it got no free slot");
     second.end_input();
     third.end_input();
+    cat.kill();
+    let notes = cat.rest_of_stderr();
+    let note = "the limit of 2 commands at once is reached; further connections wait";
+    assert_eq!(notes.matches(note).count(), 1, "{notes}");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod agent;
 mod copy;
+mod copy_checked;
 mod fixture;
 mod forward;
 mod freeze;

@@ -12,7 +12,7 @@ use super::{CopyError, MESSAGE};
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often an end that computes sends a keepalive.
-const KEEPALIVE: Duration = Duration::from_secs(5);
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// Small messages are batched up to this size before they are written, in bytes.
 const BATCH: usize = 64 * 1024;
@@ -59,6 +59,16 @@ impl<L: Link> MessageStream<L> {
             read_ahead: usize::MAX,
             last_sent: Instant::now(),
         }
+    }
+
+    /// Wraps a connection on which these bytes have been read after the last message. There are
+    /// fewer of them than the largest message has.
+    #[cfg(feature = "guest")]
+    pub(crate) fn resumed(link: L, received: &[u8]) -> Self {
+        let mut stream = Self::new(link);
+        stream.input[..received.len()].copy_from_slice(received);
+        stream.end = received.len();
+        stream
     }
 
     /// The connection.

@@ -26,6 +26,8 @@ mod tally;
 mod tests;
 
 pub use error::CopyError;
+#[cfg(feature = "guest")]
+pub(crate) use message_stream::KEEPALIVE;
 pub use message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 pub use name::{BadName, Name};
 pub use note::{CopyCounters, Note, Observer, Unobserved};

@@ -1,18 +1,22 @@
 //! Copies files to the parent and from it.
 
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use hvsock::tokio::HvStream;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::time::{sleep, timeout};
 
 use crate::catalog::COPY;
 use crate::copy::{
-    CopyCounters, CopyError, Destination, IDLE_TIMEOUT, Link, MessageStream, Receiver, Sender,
-    Source, Trust, Unobserved,
+    CopyCounters, CopyError, Destination, IDLE_TIMEOUT, KEEPALIVE, Link, MessageStream, Receiver,
+    Sender, Source, Trust, Unobserved,
 };
+use crate::forward::message;
 use crate::link::ServiceServer;
 use crate::wire::copy as wire;
 use wire::open;
@@ -23,22 +27,54 @@ use wire::sender_message::What as FromSender;
 /// current path.
 const COPIES: usize = 16;
 
+/// The most that a host sends before the guest is ready, in bytes: `Ready`, if it receives.
+const EARLY: usize = 64;
+
 /// The service.
 pub(super) fn server() -> ServiceServer {
     let limit = Arc::new(Semaphore::new(COPIES));
-    ServiceServer::streams(&COPY, move |stream| {
+    let server = ServiceServer::streams(&COPY, move |stream| {
         let limit = Arc::clone(&limit);
         async move {
             if let Err(error) = handle(stream, &limit).await {
-                tracing::warn!("cannot start a copy: {error}");
+                tracing::debug!("cannot start a copy: {error}");
             }
+        }
+    });
+    server.refusing(async |stream, why| {
+        if let Err(error) = refuse(stream, why).await {
+            tracing::debug!("cannot refuse a copy: {error}");
         }
     })
 }
 
-async fn handle(stream: HvStream, limit: &Semaphore) -> io::Result<()> {
-    // Further copies wait for a permit, for as long as their hosts wait.
-    let permit = limit.acquire().await.map_err(io::Error::other)?;
+/// Ends a copy before it begins.
+async fn refuse(mut stream: HvStream, why: String) -> io::Result<()> {
+    let Some(open) = message::receive::<_, wire::Open>(&mut stream).await? else {
+        return Ok(());
+    };
+    let failed = wire::Failed { why };
+    match open.way {
+        Some(open::Way::Put(_)) => {
+            let what = Some(FromReceiver::Failed(failed));
+            message::send(&mut stream, &wire::ReceiverMessage { what }).await
+        }
+        _ => {
+            let what = Some(FromSender::Failed(failed));
+            message::send(&mut stream, &wire::SenderMessage { what }).await
+        }
+    }
+}
+
+async fn handle(mut stream: HvStream, limit: &Semaphore) -> io::Result<()> {
+    let received = timeout(IDLE_TIMEOUT, message::receive(&mut stream)).await;
+    let Some(open) = received.map_err(io::Error::from)?? else {
+        return Ok(());
+    };
+    let (permit, received) = match limit.try_acquire() {
+        Ok(permit) => (permit, Vec::new()),
+        Err(_) => wait(&mut stream, &open, limit).await?,
+    };
     let stream = stream.into_std();
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
@@ -46,7 +82,7 @@ async fn handle(stream: HvStream, limit: &Semaphore) -> io::Result<()> {
     let (ended, end) = oneshot::channel();
     // A thread of its own, because one of the runtime's would delay the agent's exit.
     thread::Builder::new().name("copy".into()).spawn(move || {
-        match serve(&mut MessageStream::new(stream)) {
+        match serve(&mut MessageStream::resumed(stream, &received), open) {
             Ok(counters) => tracing::debug!("copied: {counters:?}"),
             Err(error) => tracing::debug!("a copy was aborted: {error}"),
         }
@@ -57,9 +93,65 @@ async fn handle(stream: HvStream, limit: &Semaphore) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits until another copy has ended, for as long as the host is there, and tells it so. Returns
+/// also what the host has sent meanwhile.
+async fn wait<'a>(
+    stream: &mut HvStream,
+    open: &wire::Open,
+    limit: &'a Semaphore,
+) -> io::Result<(SemaphorePermit<'a>, Vec<u8>)> {
+    let mut received = Vec::with_capacity(EARLY);
+    let mut waiting_for = format!("one of the {COPIES} copies to end that run in the guest");
+    let permit = limit.acquire();
+    tokio::pin!(permit);
+    loop {
+        let working = wire::Working {
+            waiting_for: mem::take(&mut waiting_for),
+        };
+        let sent = timeout(IDLE_TIMEOUT, send_working(&mut *stream, open, working)).await;
+        sent.map_err(io::Error::from)??;
+        let pause = sleep(KEEPALIVE);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                permit = &mut permit => return Ok((permit.map_err(io::Error::other)?, received)),
+                () = &mut pause => break,
+                read = stream.read_buf(&mut received) => {
+                    if read? == 0 {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    if received.len() > EARLY {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Sends a keepalive, as the sender or as the receiver that this end will be.
+async fn send_working(
+    stream: &mut HvStream,
+    open: &wire::Open,
+    working: wire::Working,
+) -> io::Result<()> {
+    match open.way {
+        Some(open::Way::Put(_)) => {
+            let what = Some(FromReceiver::Working(working));
+            message::send(stream, &wire::ReceiverMessage { what }).await
+        }
+        _ => {
+            let what = Some(FromSender::Working(working));
+            message::send(stream, &wire::SenderMessage { what }).await
+        }
+    }
+}
+
 /// Handles the host's request.
-fn serve(messages: &mut MessageStream<impl Link>) -> Result<CopyCounters, CopyError> {
-    let open: wire::Open = messages.receive()?;
+fn serve(
+    messages: &mut MessageStream<impl Link>,
+    open: wire::Open,
+) -> Result<CopyCounters, CopyError> {
     match open.way {
         Some(open::Way::Put(put)) => {
             let path = absolute(&put.destination);

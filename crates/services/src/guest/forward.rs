@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock::tokio::HvStream;
 use hvsock_sys::sync::lock;
@@ -28,6 +28,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most connections that wait to be fetched. More wait in their listeners' backlogs.
 const WAITING: usize = 128;
+/// The shortest time between two log lines that the limit is reached.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest description of a peer, in bytes.
 const MAX_PEER: usize = 256;
 
@@ -40,14 +42,31 @@ pub(super) fn server(sshd: Option<PathBuf>) -> ServiceServer {
         limit: Arc::new(Semaphore::new(WAITING)),
         ssh: Ssh::new(sshd),
     });
-    ServiceServer::streams(&FORWARD, move |stream| {
+    let server = ServiceServer::streams(&FORWARD, move |stream| {
         let service = Arc::clone(&service);
         async move {
             if let Err(error) = service.serve(stream).await {
                 tracing::debug!("a forwarded connection ended: {error}");
             }
         }
+    });
+    server.refusing(async |mut stream, why| {
+        let error = io::Error::new(io::ErrorKind::ResourceBusy, why);
+        if let Err(error) = message::send(&mut stream, &refusal(&error)).await {
+            tracing::debug!("cannot refuse a connection: {error}");
+        }
     })
+}
+
+/// The answer to a request that fails.
+fn refusal(error: &io::Error) -> Answer {
+    let refused = Refused {
+        errno: error.raw_os_error().unwrap_or_default(),
+        reason: shortened(error.to_string(), MAX_REASON),
+    };
+    Answer {
+        result: Some(answer::Result::Refused(refused)),
+    }
 }
 
 struct Service {
@@ -88,14 +107,7 @@ impl Service {
         let reached = match self.reach(request).await {
             Ok(reached) => reached,
             Err(error) => {
-                let refused = answer::Result::Refused(Refused {
-                    errno: error.raw_os_error().unwrap_or_default(),
-                    reason: shortened(error.to_string(), MAX_REASON),
-                });
-                let answer = Answer {
-                    result: Some(refused),
-                };
-                return Ok(message::send(&mut stream, &answer).await?);
+                return Ok(message::send(&mut stream, &refusal(&error)).await?);
             }
         };
         let address = match &reached {
@@ -160,7 +172,18 @@ impl Service {
     ) -> io::Result<()> {
         let (mut from, mut to) = parent.split();
         let arrivals = async {
+            let mut logged: Option<Instant> = None;
             loop {
+                if self.limit.available_permits() == 0
+                    && logged.is_none_or(|logged| logged.elapsed() > LOG_INTERVAL)
+                {
+                    logged = Some(Instant::now());
+                    tracing::warn!(
+                        "{WAITING} connections wait for the host to fetch them; further ones to {} \
+                         wait until it does",
+                        listener.address()
+                    );
+                }
                 let permit = Arc::clone(&self.limit).acquire_owned().await;
                 let permit = permit.map_err(io::Error::other)?;
                 let (socket, who) = match listener.accept().await {

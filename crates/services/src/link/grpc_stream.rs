@@ -8,22 +8,32 @@ use hvsock::tokio::{HvConnectInfo, HvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::limit::Permit;
+use super::limit::{Permit, RefusalPermit};
 
 /// An accepted connection for gRPC. A handler finds the peer in the request extension
 /// [`HvConnectInfo`].
 pub(super) struct GrpcStream {
     stream: HvStream,
     /// Held until the connection closes.
-    _permit: Permit,
+    _permit: Held,
+}
+
+enum Held {
+    Served(#[allow(dead_code, reason = "held for its drop")] Permit),
+    Refused(#[allow(dead_code, reason = "held for its drop")] RefusalPermit),
 }
 
 impl GrpcStream {
+    /// A connection that is served.
     pub(super) fn new(stream: HvStream, permit: Permit) -> Self {
-        Self {
-            stream,
-            _permit: permit,
-        }
+        let _permit = Held::Served(permit);
+        Self { stream, _permit }
+    }
+
+    /// A connection whose calls are refused.
+    pub(super) fn refused(stream: HvStream, permit: RefusalPermit) -> Self {
+        let _permit = Held::Refused(permit);
+        Self { stream, _permit }
     }
 }
 

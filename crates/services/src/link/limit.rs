@@ -1,5 +1,8 @@
 //! The limit on a service's concurrent connections. If many partitions use one service, a limit for
 //! each partition keeps any of them from taking all permits.
+//!
+//! A connection above the limit is accepted and refused with the limit's name. If it waited in the
+//! listener's backlog, its client could not tell the wait from a service that hangs.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,12 +12,17 @@ use hvsock::tokio::{HvListener, HvStream};
 use hvsock_sys::sync::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// The most connections that are being refused at once. Further ones are reset without a reason.
+const REFUSALS: usize = 32;
+
 /// The connection limit of one service.
 #[derive(Debug)]
 pub(super) struct ConnectionLimit {
+    connections: usize,
     permits: Arc<Semaphore>,
     per_partition: usize,
     used: Arc<Mutex<HashMap<String, usize>>>,
+    refusals: Arc<Semaphore>,
 }
 
 /// Permission for one connection; released on drop.
@@ -25,50 +33,76 @@ pub(super) struct Permit {
     used: Arc<Mutex<HashMap<String, usize>>>,
 }
 
+/// Permission to refuse one connection; released on drop.
+#[derive(Debug)]
+pub(super) struct RefusalPermit {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// To be served.
+    Granted(HvStream, Permit),
+    /// Above the limit, and to be told so.
+    Refused(HvStream, RefusalPermit),
+}
+
 impl ConnectionLimit {
-    /// At most `permits` connections in total and `per_partition` from each partition.
-    pub(super) fn new(permits: usize, per_partition: usize) -> Self {
+    /// At most `connections` in total and `per_partition` from each partition.
+    pub(super) fn new(connections: usize, per_partition: usize) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(permits)),
+            connections,
+            permits: Arc::new(Semaphore::new(connections)),
             per_partition,
             used: Arc::default(),
+            refusals: Arc::new(Semaphore::new(REFUSALS)),
         }
     }
 
-    /// Waits for a free permit, then accepts a connection for it. A connection from a partition at
-    /// its limit is closed at once. Fails with the listener's error.
-    pub(super) async fn accept(&self, listener: &HvListener) -> io::Result<(HvStream, Permit)> {
-        let mut permit = None;
+    /// The reason for a refusal.
+    pub(super) fn reason(&self, service: &str) -> String {
+        let (all, each) = (self.connections, self.per_partition);
+        match all == each {
+            true => format!("the limit of {all} connections to {service} at once is reached"),
+            false => format!(
+                "the limit of {each} connections from one partition to {service} at once, \
+                 or of {all} from all, is reached"
+            ),
+        }
+    }
+
+    /// Accepts a connection. Fails with the listener's error.
+    pub(super) async fn accept(&self, listener: &HvListener) -> io::Result<Accepted> {
         loop {
-            let free = match permit.take() {
-                Some(free) => free,
-                None => Arc::clone(&self.permits).acquire_owned().await,
-            };
-            let free = free.map_err(io::Error::other)?;
             let (stream, _) = listener.accept().await?;
-            let partition = stream.peer().map_or("", |peer| peer.partition()).to_owned();
-            match self.grant(partition, free) {
-                Ok(permit) => return Ok((stream, permit)),
-                Err(free) => permit = Some(Ok(free)),
+            let partition = stream.peer().map_or("", |peer| peer.partition());
+            if let Some(permit) = self.grant(partition) {
+                return Ok(Accepted::Granted(stream, permit));
+            }
+            match Arc::clone(&self.refusals).try_acquire_owned() {
+                Ok(permit) => {
+                    let permit = RefusalPermit { _permit: permit };
+                    return Ok(Accepted::Refused(stream, permit));
+                }
+                // A clean end would look like an answer.
+                Err(_) => stream.reset(),
             }
         }
     }
 
-    /// Grants the permit to the partition, or returns it if the partition is at its limit.
-    fn grant(
-        &self,
-        partition: String,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Permit, OwnedSemaphorePermit> {
+    /// Grants a permit, if neither the partition nor all of them together are at their limit.
+    fn grant(&self, partition: &str) -> Option<Permit> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let mut used = lock(&self.used);
-        let count = used.entry(partition.clone()).or_default();
+        let count = used.entry(partition.to_owned()).or_default();
         if *count >= self.per_partition {
-            return Err(permit);
+            return None;
         }
         *count += 1;
-        Ok(Permit {
+        Some(Permit {
             _permit: permit,
-            partition,
+            partition: partition.to_owned(),
             used: Arc::clone(&self.used),
         })
     }
@@ -93,15 +127,13 @@ mod tests {
     #[test]
     fn a_partition_cannot_take_more_permits_than_its_limit() {
         let limit = ConnectionLimit::new(3, 2);
-        let permit = || Arc::clone(&limit.permits).try_acquire_owned().unwrap();
-        let first = limit.grant("web".into(), permit()).unwrap();
-        let _second = limit.grant("web".into(), permit()).unwrap();
-        let permit = limit.grant("web".into(), permit()).unwrap_err();
-        let _other = limit.grant("db".into(), permit).unwrap();
-        assert_eq!(limit.permits.available_permits(), 0);
+        let first = limit.grant("web").unwrap();
+        let _second = limit.grant("web").unwrap();
+        assert!(limit.grant("web").is_none());
+        let _other = limit.grant("db").unwrap();
+        assert!(limit.grant("cache").is_none(), "the limit in total");
         drop(first);
-        let permit = Arc::clone(&limit.permits).try_acquire_owned().unwrap();
-        let third = limit.grant("web".into(), permit).unwrap();
+        let third = limit.grant("web").unwrap();
         drop((third, _second, _other));
         assert!(lock(&limit.used).is_empty());
         assert_eq!(limit.permits.available_permits(), 3);

@@ -6,20 +6,23 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Endpoint, HvAddr, ListenOptions, VmId};
-use tokio::sync::{oneshot, watch};
-use tonic::service::Routes;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::service::{InterceptorLayer, Routes};
 use tonic::transport::Server;
 
 use super::backoff::Backoff;
 use super::grpc_stream::GrpcStream;
-use super::limit::ConnectionLimit;
+use super::limit::{Accepted, ConnectionLimit};
 use crate::catalog::Integration;
 
-/// The most connections that one service serves at once. More wait in the listener's backlog.
+/// The most connections that one service serves at once. Further ones are refused.
 const CONNECTIONS: usize = 256;
 
 /// The same limits for a service on the host, which serves many partitions: in total, and for each
@@ -39,12 +42,17 @@ pub struct ServiceBinding {
     pub from: VmId,
 }
 
-type Handler = Arc<dyn Fn(HvStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+/// How long a connection that is refused has to take the reason.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Ended = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Handler = Arc<dyn Fn(HvStream) -> Ended + Send + Sync>;
+type RefusalHandler = Arc<dyn Fn(HvStream, String) -> Ended + Send + Sync>;
 
 #[derive(Clone)]
 enum Protocol {
     Grpc(Routes),
-    Streams(Handler),
+    Streams(Handler, Option<RefusalHandler>),
 }
 
 /// A service together with its handlers.
@@ -105,7 +113,20 @@ impl ServiceServer {
         Fut: Future<Output = ()> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |stream| Box::pin(handler(stream)));
-        Self::new(service, Protocol::Streams(handler))
+        Self::new(service, Protocol::Streams(handler, None))
+    }
+
+    /// Handles the connections of a stream service that are above its limit: `handler` tells the
+    /// peer the reason within 2 seconds. Without it they are reset.
+    pub fn refusing<F, Fut>(mut self, handler: F) -> Self
+    where
+        F: Fn(HvStream, String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        if let Protocol::Streams(_, refuse) = &mut self.protocol {
+            *refuse = Some(Arc::new(move |stream, why| Box::pin(handler(stream, why))));
+        }
+        self
     }
 
     fn new(service: &'static Integration, protocol: Protocol) -> Self {
@@ -174,9 +195,21 @@ impl ServiceServer {
     /// Serves connections until the listener fails; returns the listener's error.
     async fn accept_all(&self, listener: &HvListener, limit: &ConnectionLimit) -> io::Error {
         match &self.protocol {
-            Protocol::Streams(handler) => loop {
+            Protocol::Streams(handler, refuse) => loop {
                 let (stream, permit) = match limit.accept(listener).await {
-                    Ok(accepted) => accepted,
+                    Ok(Accepted::Granted(stream, permit)) => (stream, permit),
+                    Ok(Accepted::Refused(stream, permit)) => {
+                        let Some(refuse) = refuse else {
+                            stream.reset();
+                            continue;
+                        };
+                        let refused = refuse(stream, limit.reason(self.service.name));
+                        tokio::spawn(async move {
+                            let _ = timeout(REFUSAL_TIMEOUT, refused).await;
+                            drop(permit);
+                        });
+                        continue;
+                    }
                     Err(error) => return error,
                 };
                 let handled = handler(stream);
@@ -187,12 +220,18 @@ impl ServiceServer {
             },
             Protocol::Grpc(routes) => {
                 let (ended, end) = oneshot::channel();
-                let incoming = grpc_streams(listener, limit, ended);
+                let (refused, refusals) = mpsc::channel(1);
+                let incoming = grpc_streams(listener, limit, ended, refused);
                 let served = Server::builder()
                     .max_concurrent_streams(CALLS)
                     .add_routes(routes.clone())
-                    .serve_with_incoming(incoming)
-                    .await;
+                    .serve_with_incoming(incoming);
+                let refusing = refuse_calls(routes, limit.reason(self.service.name), refusals);
+                tokio::pin!(served);
+                let served = tokio::select! {
+                    served = &mut served => served,
+                    _ = refusing => served.await,
+                };
                 match (end.await, served) {
                     (Ok(error), _) => error,
                     (Err(_), served) => io::Error::other(format!("{served:?}")),
@@ -202,20 +241,53 @@ impl ServiceServer {
     }
 }
 
-/// Accepted connections as tonic takes them. The stream ends when the listener fails; the reason is
-/// sent to `ended`.
+/// Answers every call on these connections with the reason why it is refused.
+async fn refuse_calls(
+    routes: &Routes,
+    why: String,
+    mut refusals: mpsc::Receiver<GrpcStream>,
+) -> Result<(), tonic::transport::Error> {
+    let refuse = move |_: tonic::Request<()>| -> Result<tonic::Request<()>, Status> {
+        Err(Status::resource_exhausted(why.clone()))
+    };
+    let incoming = stream::poll_fn(move |context| {
+        refusals
+            .poll_recv(context)
+            .map(|next| next.map(Ok::<_, io::Error>))
+    });
+    Server::builder()
+        .max_connection_age(REFUSAL_TIMEOUT)
+        .max_connection_age_grace(REFUSAL_TIMEOUT)
+        .layer(InterceptorLayer::new(refuse))
+        .add_routes(routes.clone())
+        .serve_with_incoming(incoming)
+        .await
+}
+
+/// Accepted connections as tonic takes them; those to be refused go to `refused`. The stream ends
+/// when the listener fails; the reason is sent to `ended`.
 fn grpc_streams(
     listener: &HvListener,
     limit: &ConnectionLimit,
     ended: oneshot::Sender<io::Error>,
+    refused: mpsc::Sender<GrpcStream>,
 ) -> impl Stream<Item = io::Result<GrpcStream>> {
-    stream::unfold(Some(ended), async move |ended| {
-        let ended = ended?;
-        match limit.accept(listener).await {
-            Ok((stream, permit)) => Some((Ok(GrpcStream::new(stream, permit)), Some(ended))),
-            Err(error) => {
-                let _ = ended.send(error);
-                None
+    stream::unfold(Some((ended, refused)), async move |state| {
+        let (ended, refused) = state?;
+        loop {
+            match limit.accept(listener).await {
+                Ok(Accepted::Granted(stream, permit)) => {
+                    let stream = GrpcStream::new(stream, permit);
+                    return Some((Ok(stream), Some((ended, refused))));
+                }
+                Ok(Accepted::Refused(stream, permit)) => {
+                    // Never full for long: the other server only spawns a task for each.
+                    let _ = refused.send(GrpcStream::refused(stream, permit)).await;
+                }
+                Err(error) => {
+                    let _ = ended.send(error);
+                    return None;
+                }
             }
         }
     })

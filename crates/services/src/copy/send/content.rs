@@ -25,6 +25,13 @@ const TICK: Timespec = Timespec {
     tv_nsec: 0,
 };
 
+/// Whether there is something to read, or the end, within this time.
+fn is_readable(file: BorrowedFd<'_>, timeout: &Timespec) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(file, PollFlags::IN)];
+    // After an error of poll, the read says what is wrong.
+    !poll(&mut fds, Some(timeout)).is_ok_and(|ready| ready == 0)
+}
+
 impl<L: Link> Sender<'_, L> {
     /// Sends a file of this type: a regular file, or a pipe or device that the user has named.
     pub(super) fn file(
@@ -94,13 +101,12 @@ impl<L: Link> Sender<'_, L> {
         if fs::fstatfs(pipe).is_ok_and(|found| found.f_type as u64 == PIPEFS_MAGIC) {
             return Ok(true);
         }
+        if is_readable(pipe.as_fd(), &Timespec::default()) {
+            return Ok(true);
+        }
+        self.waiting("a process that writes to the pipe")?;
         let since = Instant::now();
-        let mut told = false;
-        while !self.is_readable(pipe.as_fd())? {
-            if !told {
-                told = true;
-                self.waiting("a process that writes to the pipe")?;
-            }
+        while !self.wait_readable(pipe.as_fd())? {
             if since.elapsed() >= self.writer_timeout {
                 return Ok(false);
             }
@@ -110,15 +116,13 @@ impl<L: Link> Sender<'_, L> {
 
     /// Waits for a moment until there is something to read, or the end. Meanwhile the receiver's
     /// messages are handled.
-    fn is_readable(&mut self, file: BorrowedFd<'_>) -> Result<bool, CopyError> {
-        let mut fds = [PollFd::from_borrowed_fd(file, PollFlags::IN)];
-        // After an error of poll, the read says what is wrong.
-        if poll(&mut fds, Some(&TICK)).is_ok_and(|ready| ready == 0) {
+    fn wait_readable(&mut self, file: BorrowedFd<'_>) -> Result<bool, CopyError> {
+        let readable = is_readable(file, &TICK);
+        if !readable {
             self.keep_alive()?;
             self.poll_receiver(64)?;
-            return Ok(false);
         }
-        Ok(true)
+        Ok(readable)
     }
 
     /// Agrees with the receiver on where to begin. Returns the checksum up to there, or `None` if
@@ -183,7 +187,7 @@ impl<L: Link> Sender<'_, L> {
                 Err(Errno::AGAIN) if extents.is_stream() => {
                     // What was read before goes out now, as the next may be long in coming.
                     self.messages.flush()?;
-                    while !self.is_readable(file)? {}
+                    while !self.wait_readable(file)? {}
                 }
                 Err(error) => {
                     self.fails(error)?;

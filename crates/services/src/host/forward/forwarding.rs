@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Endpoint, HvAddr, ListenOptions, ServiceRef};
@@ -18,6 +19,8 @@ use crate::link::backoff::Backoff;
 
 /// How many connections one forwarding relays at once. More wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
+/// The shortest time between two reports that the limit is reached.
+const REPORT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// One end of a forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +78,12 @@ pub enum Event<'a> {
         from: &'a str,
         /// The reason.
         why: String,
+    },
+    /// As many connections are relayed as may be at once; further ones wait in the listener's
+    /// backlog. Reported once a minute at most.
+    LimitReached {
+        /// How many connections are relayed at once.
+        limit: usize,
     },
     /// The listener is lost; listening is retried.
     Lost {
@@ -158,7 +167,14 @@ impl Forwarding {
         let limit = Arc::new(Semaphore::new(CONNECTIONS));
         // Dropping the set ends all relays.
         let mut tasks = JoinSet::new();
+        let mut reported: Option<Instant> = None;
         loop {
+            if limit.available_permits() == 0
+                && reported.is_none_or(|reported| reported.elapsed() > REPORT_INTERVAL)
+            {
+                reported = Some(Instant::now());
+                on_event(Event::LimitReached { limit: CONNECTIONS });
+            }
             let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
                 return ForwardError::Broken(io::Error::other("the connection limit is closed"));
             };

@@ -210,6 +210,10 @@ fn report(context: &Context, name: &str, verbose: bool, event: &Event<'_>) {
         Event::Failed { from, why } => {
             context.note(&format!("{name}: connection from {from} failed: {why}"));
         }
+        Event::LimitReached { limit } => context.note(&format!(
+            "{name}: the limit of {limit} connections at once is reached; further ones wait until \
+             one ends"
+        )),
         Event::Lost { why } => {
             context.note(&format!("{name}: listener lost: {why}"));
         }

@@ -120,7 +120,7 @@ impl Observer for Progress {
         }
         let text = match path.as_os_str().is_empty() {
             true => format!("waiting for {what}"),
-            false => format!("{}: waiting for {what}", path.display()),
+            false => format!("{}: waiting for {what}", printable_path(path)),
         };
         self.bar.suspend(|| {
             failure::print(AnsiColor::Yellow.on_default().bold(), "note", &text);
