@@ -6,9 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
 
 use super::super::identity;
-use super::super::message_stream::Link;
 use super::super::name::Name;
-use super::Receiver;
 
 /// The most entries in folders that are being filled, which a copy remembers.
 const MAX_WRITTEN: usize = 1 << 20;
@@ -35,21 +33,29 @@ impl From<Clash> for std::io::Error {
     }
 }
 
-/// The entries that the copy has written into one folder, by [`identity::local`]. Names do not
-/// suffice: a filesystem may take different names for the same.
+/// What one copy has written, and where it is writing.
 #[derive(Debug, Default)]
-pub(super) struct Written(HashSet<u64>);
-
-impl Written {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
+pub(super) struct Written {
+    /// What was written into the destination, by [`identity::local`]. Names do not suffice: a
+    /// filesystem may take different names for the same.
+    top: HashSet<u64>,
+    /// The folders that are being filled, from the destination down.
+    levels: Vec<Option<Level>>,
+    /// How many entries all sets have.
+    count: usize,
+    /// The destination's folder and those above it, by [`identity::shared`]; empty before they are needed.
+    ancestors: Vec<u64>,
 }
 
-impl<L: Link> Receiver<'_, L> {
+#[derive(Debug)]
+struct Level {
+    identity: u64,
+    written: HashSet<u64>,
+}
+
+impl Written {
     /// Checks that an entry may be written to this name. `source` is its identity at the sender.
-    pub(super) fn check_clash(&self, name: &Name, source: u64) -> Result<(), Clash> {
-        let folder = self.current_folder();
+    pub(super) fn check(&self, folder: &OwnedFd, name: &Name, source: u64) -> Result<(), Clash> {
         let stat = |flags| fs::statat(folder, name.as_os_str(), flags).ok();
         let Some(there) = stat(AtFlags::SYMLINK_NOFOLLOW) else {
             return Ok(());
@@ -59,23 +65,27 @@ impl<L: Link> Receiver<'_, L> {
         if is_source(&there) || stat(AtFlags::empty()).is_some_and(|there| is_source(&there)) {
             return Err(Clash::Source);
         }
-        match self.written().0.contains(&identity::local(&there)) {
+        let written = match self.levels.last() {
+            Some(Some(level)) => &level.written,
+            Some(None) | None => &self.top,
+        };
+        match written.contains(&identity::local(&there)) {
             true => Err(Clash::Written),
-            false if self.remembered >= MAX_WRITTEN => Err(Clash::Unknown),
+            false if self.count >= MAX_WRITTEN => Err(Clash::Unknown),
             false => Ok(()),
         }
     }
 
     /// Checks a folder's identity at the sender: it must not be one that the copy is writing into.
-    pub(super) fn check_folder(&mut self, source: u64) -> Result<(), Clash> {
+    pub(super) fn check_folder(&mut self, top: &OwnedFd, source: u64) -> Result<(), Clash> {
         if source == 0 {
             return Ok(());
         }
         if self.ancestors.is_empty() {
-            self.ancestors = ancestors(&self.destination.folder);
+            self.ancestors = ancestors(top);
         }
-        let inside = || self.levels.iter().map(|level| level.identity);
-        match self.ancestors.contains(&source) || inside().any(|level| level == source) {
+        let mut inside = self.levels.iter().flatten().map(|level| level.identity);
+        match self.ancestors.contains(&source) || inside.any(|level| level == source) {
             true => Err(Clash::Itself),
             false => Ok(()),
         }
@@ -83,24 +93,29 @@ impl<L: Link> Receiver<'_, L> {
 
     /// Remembers an entry that was written into the current folder.
     pub(super) fn remember(&mut self, stat: &Stat) {
-        if self.remembered < MAX_WRITTEN && self.written_mut().0.insert(identity::local(stat)) {
-            self.remembered += 1;
+        let written = match self.levels.last_mut() {
+            Some(Some(level)) => &mut level.written,
+            Some(None) | None => &mut self.top,
+        };
+        if self.count < MAX_WRITTEN && written.insert(identity::local(stat)) {
+            self.count += 1;
         }
     }
 
-    /// What was written into the current folder. The contents of a source without a name share the
-    /// destination with the other sources.
-    fn written(&self) -> &Written {
-        match self.levels.last() {
-            Some(level) => level.written.as_ref().unwrap_or(&self.written),
-            None => &self.written,
-        }
+    /// A folder is entered. `None` is the destination itself: the contents of a source without a name
+    /// share it with the other sources.
+    pub(super) fn enter(&mut self, folder: Option<&Stat>) {
+        self.levels.push(folder.map(|stat| Level {
+            identity: identity::shared(stat),
+            written: HashSet::new(),
+        }));
     }
 
-    fn written_mut(&mut self) -> &mut Written {
-        match self.levels.last_mut() {
-            Some(level) => level.written.as_mut().unwrap_or(&mut self.written),
-            None => &mut self.written,
+    /// The current folder is complete. Nothing is written into it again, because its own name is
+    /// remembered in the folder above.
+    pub(super) fn leave(&mut self) {
+        if let Some(Some(level)) = self.levels.pop() {
+            self.count -= level.written.len();
         }
     }
 }

@@ -103,7 +103,10 @@ impl<L: Link> Receiver<'_, L> {
             let stream = Stream::shared(&self.destination.folder);
             return Ok(Ok(Sink::Stream(stream)));
         }
-        if let Err(clash) = self.check_clash(&place.name, file.identity) {
+        if let Err(clash) = self
+            .written
+            .check(&place.folder, &place.name, file.identity)
+        {
             return Ok(Err(clash.into()));
         }
         let existing = match target::look(&place.folder, &place.name, place.reach) {
@@ -183,7 +186,7 @@ impl<L: Link> Receiver<'_, L> {
         match self.complete(file, place, part)? {
             Ok(stat) => {
                 self.count(file, &checksum);
-                self.remember(&stat);
+                self.written.remember(&stat);
                 Ok(())
             }
             Err(error) => self.fails(error),
@@ -397,7 +400,7 @@ impl<L: Link> Receiver<'_, L> {
         if done.is_ok() {
             self.count(file, &checksum);
             if let Some(existing) = &place.existing {
-                self.remember(&existing.stat);
+                self.written.remember(&existing.stat);
             }
         }
         Ok(done)

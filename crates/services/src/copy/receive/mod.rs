@@ -29,7 +29,7 @@ use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
 use super::send::Source;
 use super::tally::Tally;
-use super::{CopyError, DEPTH, NOTES, identity};
+use super::{CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
 use clash::Written;
 use requested::{Kind, Requested};
@@ -48,9 +48,6 @@ struct Level {
     folder: Arc<OwnedFd>,
     meta: wire::Meta,
     made: bool,
-    /// What the copy has written into it; `None` for the destination itself, which has its own list.
-    written: Option<Written>,
-    identity: u64,
 }
 
 /// The receiving end of one copy.
@@ -71,12 +68,7 @@ pub struct Receiver<'a, L> {
     lost: usize,
     /// How many entries have arrived at the top level.
     top_entries: usize,
-    /// What the copy has written into the destination.
     written: Written,
-    /// How many entries all lists of written entries have.
-    remembered: usize,
-    /// The destination's folder and those above it, by their identity; empty before they are needed.
-    ancestors: Vec<u64>,
     tally: Tally,
     path: PathBuf,
     buffers: disk::Buffers,
@@ -109,8 +101,6 @@ impl<'a, L: Link> Receiver<'a, L> {
             lost: 0,
             top_entries: 0,
             written: Written::default(),
-            remembered: 0,
-            ancestors: Vec::new(),
             tally: Tally::new(),
             path: PathBuf::new(),
             buffers: disk::Buffers::default(),
@@ -284,26 +274,26 @@ impl<'a, L: Link> Receiver<'a, L> {
             let why = "a folder cannot be written to a pipe or terminal";
             return Err(io::Error::new(io::ErrorKind::IsADirectory, why));
         }
-        self.check_folder(enter.identity)?;
+        self.written
+            .check_folder(&self.destination.folder, enter.identity)?;
         let Some(name) = name else {
+            self.written.enter(None);
             return Ok(Level {
                 folder: Arc::clone(&self.destination.folder),
                 meta,
                 made: false,
-                written: None,
-                identity: 0,
             });
         };
-        self.check_clash(name, enter.identity)?;
-        let (folder, made) = destination::enter(self.current_folder(), name, meta.mode)?;
+        let inside = self.current_folder();
+        self.written.check(inside, name, enter.identity)?;
+        let (folder, made) = destination::enter(inside, name, meta.mode)?;
         let stat = fs::fstat(&folder)?;
-        self.remember(&stat);
+        self.written.remember(&stat);
+        self.written.enter(Some(&stat));
         Ok(Level {
             folder: Arc::new(folder),
             meta,
             made,
-            written: Some(Written::default()),
-            identity: identity::shared(&stat),
         })
     }
 
@@ -314,7 +304,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             let level = self.levels.pop();
             let level = level.ok_or(CopyError::Violation("a leave outside of a folder"))?;
             self.tally.leave();
-            self.remembered -= level.written.as_ref().map_or(0, Written::len);
+            self.written.leave();
             let applied = match self.archive {
                 // A guest does not change folders that were there before.
                 Some(Trust::NoSetId) if !level.made => Ok(()),
@@ -361,7 +351,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             let why = "a symbolic link cannot be written to a pipe or terminal";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        self.check_clash(name, 0)?;
+        self.written.check(self.current_folder(), name, 0)?;
         let folder = &Arc::clone(self.current_folder());
         target::may_become_link(folder, name)?;
         let temporary = name.random_part();
@@ -378,7 +368,7 @@ impl<'a, L: Link> Receiver<'a, L> {
         });
         match finished {
             Ok(stat) => {
-                self.remember(&stat);
+                self.written.remember(&stat);
                 Ok(())
             }
             Err(error) => {
