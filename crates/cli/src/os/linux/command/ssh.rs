@@ -1,6 +1,12 @@
 //! `hvsock ssh`: runs OpenSSH's client over a connection to a guest.
+//!
+//! ssh finds its settings by the name of a host, and a partition may have the same name as a host of
+//! the network. So ssh gets the name `hvsock/PARTITION/ssh`, which no host of the network has: a
+//! `Host` block, a host key or a control socket of such a host does not apply to the partition, and
+//! the partition's do not apply to the host. systemd names its sockets for ssh alike (`vsock/CID`).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::str::FromStr;
@@ -11,15 +17,16 @@ use hvsock::VmId;
 use hvsock_address::PartitionRef;
 
 use crate::context::Context;
+use crate::failure::Failure;
 use crate::format::shell_word;
 use crate::os::Partition;
 
 /// Log in to a guest with ssh, without a network
 #[derive(Debug, Args)]
 pub struct Ssh {
-    /// The virtual machine or container, and the user in it
-    #[arg(value_name = "[USER@]VM")]
-    destination: Destination,
+    /// The virtual machine or container, and the user in it; options of ssh may precede it
+    #[arg(value_name = "[USER@]VM", allow_hyphen_values = true)]
+    destination: OsString,
     /// Options and the command for ssh
     #[arg(
         trailing_var_arg = true,
@@ -58,7 +65,13 @@ impl FromStr for Destination {
 
 impl Ssh {
     pub fn run(self, context: &Context) -> Result<()> {
-        let Destination { user, partition } = &self.destination;
+        let words = [vec![self.destination], self.arguments].concat();
+        let CommandLine {
+            options,
+            destination,
+            command,
+        } = CommandLine::parse(words).map_err(Failure::usage)?;
+        let Destination { user, partition } = destination;
         let id = match partition.resolve()? {
             PartitionRef::Id(id) => id,
             PartitionRef::Name(name) => {
@@ -72,35 +85,165 @@ impl Ssh {
         let program = program
             .to_str()
             .context("this program's path is not UTF-8")?;
-        let host = match user {
-            Some(user) => format!("{user}@{partition}"),
-            None => partition.to_string(),
+        let host = host(&partition.to_string());
+        let destination = match user {
+            Some(user) => format!("{user}@{host}"),
+            None => host.clone(),
         };
+        // The first value of an option applies, and all of a command line before the configuration.
         let error = Command::new("ssh")
-            .args(options(program, &context.command("hvsock nc"), id))
-            .arg(host)
-            .args(self.arguments)
+            .args(fixed_options(
+                program,
+                &context.command("hvsock nc"),
+                id,
+                &host,
+            ))
+            .args(options)
+            .args(default_options())
+            .arg("--")
+            .arg(destination)
+            .args(command)
             .exec();
         Err(error).context("cannot run ssh")
     }
 }
 
-/// The options for ssh. `nc` is the command `hvsock nc` with the options that select the broker.
-fn options(program: &str, nc: &str, id: VmId) -> Vec<String> {
+/// The host name of a partition for ssh. It has a prefix and a suffix, because patterns such as `db*`
+/// and `*-prod` are common.
+fn host(partition: &str) -> String {
+    format!("hvsock/{partition}/ssh")
+}
+
+/// The options that decide where ssh connects to. `nc` is the command `hvsock nc` with the options
+/// that select the broker.
+fn fixed_options(program: &str, nc: &str, id: VmId, host: &str) -> Vec<String> {
     let rest = nc.strip_prefix("hvsock ").unwrap_or(nc);
     let proxy = format!("{} {rest} {id} ssh", shell_word(program));
-    let options = [
-        // ssh expands percent signs.
-        format!("ProxyCommand={}", proxy.replace('%', "%%")),
+    // ssh expands percent signs.
+    let escaped = |text: &str| text.replace('%', "%%");
+    as_options([
+        format!("ProxyCommand={}", escaped(&proxy)),
+        "ProxyUseFdpass=no".to_owned(),
+        format!("HostName={}", escaped(host)),
+        "CanonicalizeHostname=no".to_owned(),
         format!("HostKeyAlias=hvsock/{id}"),
+        "VerifyHostKeyDNS=no".to_owned(),
+    ])
+}
+
+/// The keywords of [`fixed_options`], and those that conflict with them.
+const FIXED: [&str; 7] = [
+    "ProxyCommand",
+    "ProxyJump",
+    "ProxyUseFdpass",
+    "HostName",
+    "CanonicalizeHostname",
+    "HostKeyAlias",
+    "VerifyHostKeyDNS",
+];
+
+/// The options that a caller can replace, but no configuration file.
+fn default_options() -> Vec<String> {
+    as_options([
+        // A path of the configuration may lead to a connection to another machine, or lead others
+        // to this one.
+        "ControlPath=none".to_owned(),
         "StrictHostKeyChecking=accept-new".to_owned(),
         // The connection has no IP address.
         "CheckHostIP=no".to_owned(),
-    ];
-    options
-        .into_iter()
-        .flat_map(|option| ["-o".to_owned(), option])
-        .collect()
+    ])
+}
+
+fn as_options<const N: usize>(options: [String; N]) -> Vec<String> {
+    let options = options.into_iter();
+    options.flat_map(|one| ["-o".to_owned(), one]).collect()
+}
+
+/// The options of ssh(1) that take a value.
+const WITH_VALUE: &[u8] = b"bceilmopBDEFIJLOPQRSwW";
+
+/// The words of a command line of ssh.
+#[derive(Debug)]
+struct CommandLine {
+    options: Vec<OsString>,
+    destination: Destination,
+    command: Vec<OsString>,
+}
+
+impl CommandLine {
+    /// Parses a command line as ssh(1) does: options are before and after the destination, and the
+    /// first other word begins the command. So programs that call ssh, such as rsync, can call this
+    /// command instead.
+    fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Self, String> {
+        let mut words = words.into_iter();
+        let mut options = Vec::new();
+        let found = take_options(&mut words, &mut options)?;
+        let found = found.ok_or("the name of a virtual machine or container is missing")?;
+        let text = found.to_str().ok_or("the destination is not UTF-8")?;
+        let destination = text.parse()?;
+        let first = take_options(&mut words, &mut options)?;
+        Ok(Self {
+            options,
+            destination,
+            command: first.into_iter().chain(words).collect(),
+        })
+    }
+}
+
+/// Moves options to `options`. Returns the first word that is none.
+fn take_options(
+    words: &mut impl Iterator<Item = OsString>,
+    options: &mut Vec<OsString>,
+) -> Result<Option<OsString>, String> {
+    while let Some(word) = words.next() {
+        let Some(letters) = word
+            .as_bytes()
+            .strip_prefix(b"-")
+            .filter(|it| !it.is_empty())
+        else {
+            return Ok(Some(word));
+        };
+        if letters == b"-" {
+            return Ok(words.next());
+        }
+        let with_value = letters.iter().position(|one| WITH_VALUE.contains(one));
+        let Some(at) = with_value else {
+            options.push(word);
+            continue;
+        };
+        let (letter, value) = (letters[at], letters[at + 1..].to_vec());
+        let value = match value.is_empty() {
+            false => OsString::from_vec(value),
+            true => {
+                let missing = || format!("ssh's option -{} needs a value", char::from(letter));
+                words.next().ok_or_else(missing)?
+            }
+        };
+        check(letter, &value)?;
+        options.push(OsString::from_vec([b"-", &letters[..=at]].concat()));
+        options.push(value);
+    }
+    Ok(None)
+}
+
+/// Refuses an option that would be ignored, because this command sets it.
+fn check(letter: u8, value: &OsStr) -> Result<(), String> {
+    let keyword = match letter {
+        b'J' => "ProxyJump".to_owned(),
+        b'o' => {
+            let text = value.to_string_lossy();
+            let ends = |char: char| char.is_whitespace() || char == '=';
+            let keyword = text.trim_start().split(ends).next();
+            keyword.unwrap_or_default().trim_matches('"').to_owned()
+        }
+        _ => return Ok(()),
+    };
+    match FIXED.iter().find(|one| one.eq_ignore_ascii_case(&keyword)) {
+        Some(keyword) => Err(format!(
+            "{keyword} is not an option of `hvsock ssh`, which connects to a partition"
+        )),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -124,9 +267,56 @@ mod tests {
     #[test]
     fn the_proxy_command_is_safe_from_the_shell_and_from_ssh() {
         let id = VmId::LOOPBACK;
-        let options = options("/opt/a b/100%/hvsock", "hvsock --dir '/x y' nc", id);
+        let nc = "hvsock --dir '/x y' nc";
+        let options = fixed_options("/opt/a b/100%/hvsock", nc, id, &host("web"));
         let expected = format!("ProxyCommand='/opt/a b/100%%/hvsock' --dir '/x y' nc {id} ssh");
         assert_eq!(options[1], expected);
         assert!(options.contains(&format!("HostKeyAlias=hvsock/{id}")));
+        assert!(options.contains(&"HostName=hvsock/web/ssh".to_owned()));
+    }
+
+    fn parsed(line: &str) -> Result<(String, String, String), String> {
+        let words = line.split(' ').map(OsString::from);
+        let found = CommandLine::parse(words)?;
+        let text = |words: Vec<OsString>| words.join(OsStr::new(" ")).into_string().unwrap();
+        let partition = found.destination.partition.to_string();
+        Ok((text(found.options), partition, text(found.command)))
+    }
+
+    #[test]
+    fn a_command_line_is_parsed_as_ssh_parses_it() {
+        let ok = |line: &str, options: &str, command: &str| {
+            let expected = (options.to_owned(), "web".to_owned(), command.to_owned());
+            assert_eq!(parsed(line), Ok(expected), "{line}");
+        };
+        ok("web", "", "");
+        ok("root@web uname -a", "", "uname -a");
+        ok("web -L 8080:x:80 -N", "-L 8080:x:80 -N", "");
+        ok("web -L8080:x:80 -vN ls -l", "-L 8080:x:80 -vN", "ls -l");
+        ok(
+            "-l root web rsync --server .",
+            "-l root",
+            "rsync --server .",
+        );
+        ok("-vp 22 -- web -- -x", "-vp 22", "-x");
+        ok("-o ControlPath=/x web -G", "-o ControlPath=/x -G", "");
+        ok("web - x", "", "- x");
+    }
+
+    #[test]
+    fn options_that_lead_elsewhere_are_refused() {
+        for line in [
+            "web -J bastion",
+            "-Jbastion web",
+            "web -o ProxyCommand=x",
+            "web -oproxyjump=x",
+            "-o HOSTNAME=x web",
+            "web -vo HostKeyAlias=x",
+            "web -o",
+            "-v",
+        ] {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+        assert!(parsed("web ls -o ProxyCommand=x").is_ok());
     }
 }

@@ -105,7 +105,7 @@ pub const TOPICS: &[Topic] = &[
         ],
         examples: &[
             ("hvsock nc web tcp:80", ""),
-            ("ssh -o ProxyCommand='hvsock nc web ssh' root@web", ""),
+            ("hvsock nc web unix:/run/app.sock </dev/null", ""),
         ],
         see_also: &["forward", "ssh"],
         ..Topic::EMPTY
@@ -114,8 +114,11 @@ pub const TOPICS: &[Topic] = &[
         command: "ssh",
         notes: &[
             "The command runs ssh with `hvsock nc VM ssh` as its ProxyCommand. That reaches the \
-             guest's SSH server wherever it listens, or starts an sshd. Arguments after VM are \
-             passed to ssh.",
+             guest's SSH server wherever it listens, or starts an sshd. All other arguments are \
+             ssh's, so a program that calls ssh (rsync, git) can call `hvsock ssh`.",
+            "For ssh the VM's name is hvsock/VM/ssh. A `Host` block for a machine of the network \
+             with the same name does not apply to it; `Host hvsock/*` does. No control socket is \
+             used unless -S or -o ControlPath names one.",
             "ssh stores the guest's host key under hvsock/ID, where ID is the GUID of the VM, and \
              accepts it the first time: the connection leads to the VM with this GUID, so no \
              other machine can intercept it. A key that changes is refused.",
