@@ -9,8 +9,10 @@
 //! - [`poll`] and `event`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
-//! - `session`: programs in a session of their own. `clock`, `freeze`, `limits`, `processor`: for the
-//!   agent and the broker.
+//! - `session`: programs in a session of their own. `supervisor`: such programs, of which all processes
+//!   can be found and ended. `inherit`: the descriptors that programs inherit. `child`: the end of a
+//!   child process.
+//! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
 //!
 //! Every descriptor that this crate creates or receives is close-on-exec. No write raises `SIGPIPE`.
 //! Every call that a signal interrupts is repeated.
@@ -34,8 +36,9 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, clock, doorbell, errno, event, freeze, limits, locks, message, owner,
-    peer, poll, processor, seqpacket, session, shared_memory, stream, vsock,
+    accounts, activation, child, clock, doorbell, errno, event, freeze, inherit, limits, locks,
+    message, owner, peer, poll, processor, seqpacket, session, shared_memory, stream, supervisor,
+    vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -2,11 +2,13 @@
 
 pub mod accounts;
 pub mod activation;
+pub mod child;
 pub mod clock;
 pub mod doorbell;
 pub mod errno;
 pub mod event;
 pub mod freeze;
+pub mod inherit;
 pub mod limits;
 mod listening;
 pub mod locks;
@@ -21,6 +23,7 @@ mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
 pub mod stream;
+pub mod supervisor;
 pub mod vsock;
 
 use std::io;

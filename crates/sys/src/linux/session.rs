@@ -87,7 +87,7 @@ impl SpawnStep {
 
     /// Encodes the last system call's error and this step in one number, because the standard library
     /// passes one number from the child to the parent.
-    fn failed(self) -> io::Error {
+    pub(super) fn failed(self) -> io::Error {
         let errno = io::Error::last_os_error().raw_os_error();
         let errno = errno.unwrap_or(libc::EINVAL);
         let index = Self::AFTER_FORK.iter().position(|step| *step == self);
@@ -96,7 +96,7 @@ impl SpawnStep {
     }
 
     /// Decodes the number of [`failed`](Self::failed).
-    fn decode(error: io::Error) -> SpawnError {
+    pub(super) fn decode(error: io::Error) -> SpawnError {
         let Some(number) = error.raw_os_error() else {
             let step = Self::Session;
             return SpawnError { step, error };
@@ -146,18 +146,18 @@ const OOM: &CStr = c"/proc/self/oom_score_adj";
 
 /// Whether this process has a negative `oom_score_adj`, as a service manager may set it. Children inherit
 /// it.
-fn is_oom_protected() -> bool {
+pub(super) fn is_oom_protected() -> bool {
     let score = std::fs::read_to_string("/proc/self/oom_score_adj");
     score.is_ok_and(|score| score.starts_with('-'))
 }
 
-fn reset_oom_score() -> rustix::io::Result<()> {
+pub(super) fn reset_oom_score() -> rustix::io::Result<()> {
     let score = rustix::fs::open(OOM, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&score, b"0").map(drop)
 }
 
 /// Runs in the new process between `fork` and `exec`.
-fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
+pub(super) fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
     default_signals();
     // SAFETY: no memory is involved, here and in the next two calls.
     if unsafe { libc::setsid() } < 0 {
