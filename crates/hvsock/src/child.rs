@@ -22,10 +22,11 @@ impl HvStream {
     /// The program does not use this library. The end of its output is the end of this end's data
     /// (half-close).
     ///
-    /// The program gets the connection itself if that was made with `raw_fd(true)`
-    /// ([`ConnectOptions`](crate::ConnectOptions::raw_fd),
-    /// [`ListenOptions`](crate::ListenOptions::raw_fd)) or with `AF_VSOCK`. Otherwise, and always on
-    /// Windows, two threads of this process copy the bytes.
+    /// The program gets the connection itself if that was made with `AF_VSOCK`. Otherwise, and always
+    /// on Windows, two threads of this process copy the bytes, and the program sees no end of file when
+    /// the connection breaks: it gets `SIGTERM`, and `SIGKILL` two seconds later, and only then its
+    /// input ends. (On Windows its input ends; [`ConnectedChild::wait`] reports the error.)
+    /// [`into_owned_fds`](Self::into_owned_fds) is for a program that must have the descriptor itself.
     ///
     /// # Errors
     ///
@@ -38,7 +39,7 @@ impl HvStream {
     /// use std::process::Command;
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// let listener = hvsock::HvListener::options().raw_fd(true).listen(("any", "HV Socket Demo"))?;
+    /// let listener = hvsock::HvListener::bind(("any", "HV Socket Demo"))?;
     /// for stream in listener.incoming() {
     ///     let status = stream?.spawn(Command::new("cat"))?.wait()?;
     ///     println!("cat ended with {status}");
@@ -69,9 +70,13 @@ impl ConnectedChild {
     ///
     /// # Errors
     ///
-    /// The error of [`Child::wait`].
+    /// The error of [`Child::wait`]. The error of the connection if that broke before the child exited:
+    /// what the child has received is not complete, whatever its exit status says.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
+        if let Some(error) = self.connection.error() {
+            return Err(error);
+        }
         self.connection.finish();
         Ok(status)
     }

@@ -10,7 +10,7 @@ pub(crate) enum CopyEnd {
     /// The reader has reached its end.
     Finished,
     /// The reader failed.
-    ReadError,
+    ReadError(io::Error),
     /// The writer failed.
     WriteError,
 }
@@ -26,7 +26,7 @@ pub(crate) fn copy(mut from: impl Read, mut to: impl Write) -> CopyEnd {
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return CopyEnd::ReadError,
+            Err(error) => return CopyEnd::ReadError(error),
         }
     }
 }

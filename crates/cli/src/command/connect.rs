@@ -45,7 +45,6 @@ impl Connect {
             .endpoint(context.endpoint())
             .timeout(Duration::from_secs_f64(self.timeout))
             .connected_suspend(self.connected_suspend)
-            .raw_fd(!self.command.is_empty())
             .explain_refusal(true)
             .connect(address.clone())
             .map_err(|error| explain::failure(context, error, &address, false))?;
@@ -58,7 +57,8 @@ impl Connect {
             .env("HVSOCK_SERVICE", address.service().to_string());
         let child = stream.spawn(command);
         let child = child.with_context(|| format!("cannot run {}", program.display()))?;
-        let status = child.wait().context("cannot wait for the command")?;
+        let status = child.wait();
+        let status = status.map_err(|error| bridge::child_failed(program, error))?;
         if !status.success() {
             let program = program.display();
             return Err(Failure::new(format!("{program} failed with {status}")).into());

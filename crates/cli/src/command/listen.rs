@@ -74,7 +74,6 @@ impl Listen {
         let options = HvListener::options()
             .endpoint(endpoint)
             .connected_suspend(self.connected_suspend)
-            .raw_fd(!self.command.is_empty())
             .explain_refusal(true);
         let listener = options.listen(address.clone());
         listener.map_err(|error| explain::failure(context, error, address, true))
@@ -170,7 +169,8 @@ struct Running {
 
 impl Running {
     fn end(self) -> Result<()> {
-        let status = self.child.wait().context("cannot wait for the command")?;
+        let status = self.child.wait();
+        let status = status.map_err(|error| bridge::child_failed(&self.program, error))?;
         if status.success() {
             return Ok(());
         }

@@ -48,6 +48,52 @@ fn megabytes_are_transferred_unchanged() {
 }
 
 #[test]
+fn input_that_cannot_be_read_is_a_reset_for_the_peer() {
+    let world = World::new();
+    let expected = "error: cannot read standard input: Is a directory (os error 21); the connection was reset\n";
+    let folder = || fs::File::open("/").unwrap();
+    // Of `connect`.
+    let mut near = world.listen(["2761", "--from", "loopback"]);
+    let mut connect = world.command(["connect", "loopback", "2761"]);
+    let done = Completed::of(connect.stdin(folder()));
+    assert_eq!((done.code, &*done.stderr), (Some(1), expected));
+    assert_eq!(near.end().code(), Some(1));
+    // Of `listen`.
+    let mut listen = world.command(["listen", "2761", "--from", "loopback"]);
+    let before = world.listeners();
+    let mut near = Running::start(listen.stdin(folder()).stderr(Stdio::piped()));
+    eventually("it listens", || world.listeners() > before);
+    let mut connect = world.command(["connect", "loopback", "2761"]);
+    let done = Completed::of(connect.stdin(Stdio::null()));
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert_eq!(near.end().code(), Some(1));
+    let error = near.rest_of_stderr();
+    assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn a_command_of_listen_ends_before_it_takes_a_broken_connection_for_the_end_of_its_input() {
+    let world = World::new();
+    let file = world.dir().join("backup");
+    let script = format!("echo up; cat >/dev/null; : >{}", file.display());
+    let mut listen = world.command(["-q", "listen", "2761", "--from", "loopback", "--"]);
+    listen.args(["sh", "-c", &script]).stderr(Stdio::piped());
+    let mut near = world.listening(&mut listen);
+    let mut connect = world.command(["connect", "loopback", "2761"]);
+    let mut far = Running::start(connect.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    assert_eq!(far.line(), "up");
+    far.kill();
+    assert_eq!(near.end().code(), Some(1));
+    let error = near.rest_of_stderr();
+    assert!(
+        error.starts_with("error: the connection was closed: "),
+        "{error}"
+    );
+    assert!(error.ends_with("; sh was told to end\n"), "{error}");
+    assert!(!file.exists());
+}
+
+#[test]
 fn each_direction_is_half_closed_separately() {
     let world = World::new();
     let mut near = world.listen(["2761", "--from", "loopback"]);

@@ -76,6 +76,22 @@ fn accept(listener: &TcpListener) -> TcpStream {
     stream
 }
 
+#[test]
+fn input_that_cannot_be_read_is_a_reset_for_the_socket_in_the_guest() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (listener, address) = listener();
+    let mut nc = fixture.world.command(["nc", BOX, &address]);
+    let folder = fs::File::open("/").unwrap();
+    let mut nc = Running::start(nc.stdin(folder).stderr(Stdio::piped()));
+    let error = accept(&listener).read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(nc.end().code(), Some(1));
+    let expected = "error: cannot read standard input: Is a directory (os error 21); the connection was reset\n";
+    assert_eq!(nc.rest_of_stderr(), expected);
+}
+
 /// Closes a connection with a TCP reset.
 fn reset(stream: TcpStream) {
     let linger = Some(Duration::ZERO);

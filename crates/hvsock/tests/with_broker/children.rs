@@ -52,6 +52,26 @@ fn waiting_for_a_child_flushes_its_output() {
 }
 
 #[test]
+fn a_child_sees_no_end_of_file_when_its_connection_breaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("complete");
+    each_way(|stream, mut peer| {
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg("echo up; cat >/dev/null; : >\"$0\"")
+            .arg(&path);
+        let child = stream.spawn(command).unwrap();
+        peer.read_exact(&mut [0; 3]).unwrap();
+        peer.write_all(b"part").unwrap();
+        peer.reset();
+        let error = child.wait().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert!(!path.exists());
+    });
+}
+
+#[test]
 fn a_missing_program_is_an_error_and_closes_the_connection() {
     each_way(|stream, mut peer| {
         assert!(stream.spawn(Command::new("/no/such/program")).is_err());

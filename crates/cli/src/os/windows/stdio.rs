@@ -29,6 +29,13 @@ pub fn end_output() -> Result<()> {
     Ok(())
 }
 
+/// Closes a connection whose data is incomplete. Windows has no reset for these sockets that would tell
+/// the peer; it sees the end.
+pub fn reset(stream: &HvStream) {
+    // It fails only if the connection is closed already.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
 /// A console, with replacement characters for invalid UTF-8.
 #[derive(Default)]
 struct Console {

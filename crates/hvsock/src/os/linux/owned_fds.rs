@@ -35,6 +35,9 @@ impl HvStream {
     /// Converts the connection to descriptors, for a program that does not use this library, such
     /// as a child process. The end of file of the data descriptor is a clean end then.
     ///
+    /// A Unix socket cannot report a reset: the program sees the end of file when the connection
+    /// breaks, too. [`spawn`](Self::spawn) ends the program first.
+    ///
     /// Use a connection that was made with `raw_fd(true)` in
     /// [`ConnectOptions`](crate::ConnectOptions) or [`ListenOptions`](crate::ListenOptions), or
     /// with `AF_VSOCK`: its descriptor is the connection itself, and is set to blocking mode. For
@@ -69,18 +72,22 @@ impl HvStream {
 }
 
 /// Returns the descriptors, and the thread that copies from the program, if there is one.
-pub(super) fn take_fds(stream: HvStream) -> io::Result<(OwnedFds, Option<JoinHandle<()>>)> {
+fn take_fds(stream: HvStream) -> io::Result<(OwnedFds, Option<JoinHandle<()>>)> {
     if let Some((data, control)) = stream.stream().take_fds()? {
         return Ok((OwnedFds { data, control }, None));
     }
-    let control = stream.stream().clone_control()?;
-    let (data, outbound) = pump(stream)?;
-    Ok((OwnedFds { data, control }, Some(outbound)))
+    let (fds, outbound) = copy_fds(stream, |_| ())?;
+    Ok((fds, Some(outbound)))
 }
 
-/// Copies bytes between the connection and a socket. Returns the other end of the socket and the
-/// thread that copies from the program.
-fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
+/// Copies bytes between the connection and a socket. Returns the other end of the socket, and the
+/// thread that copies from the program. `broken` is called before the program sees an end of file
+/// that is none.
+pub(super) fn copy_fds(
+    stream: HvStream,
+    broken: impl FnOnce(io::Error) + Send + 'static,
+) -> io::Result<(OwnedFds, JoinHandle<()>)> {
+    let control = stream.stream().clone_control()?;
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
@@ -92,22 +99,26 @@ fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     thread::Builder::new()
         .name("hvsock-copy-in".into())
         .spawn(move || {
-            copy_to_program(&from, &inbound);
+            copy_to_program(&from, &inbound, broken);
             inbound_done.store(true, Ordering::Release);
         })?;
     let outbound = thread::Builder::new()
         .name("hvsock-copy-out".into())
         .spawn(move || copy_from_program(&outbound, &to, &done))?;
-    Ok((theirs.into(), outbound))
+    let data = theirs.into();
+    Ok((OwnedFds { data, control }, outbound))
 }
 
 /// Copies from the connection to the program.
-fn copy_to_program(from: &HvStream, to: &UnixStream) {
+fn copy_to_program(from: &HvStream, to: &UnixStream, broken: impl FnOnce(io::Error)) {
     // An error needs no handling: both have ended then.
     let _ = match copy(from, to) {
         CopyEnd::Finished => to.shutdown(Shutdown::Write),
-        // A reset cannot be passed on to the program.
-        CopyEnd::ReadError => to.shutdown(Shutdown::Both),
+        // A Unix socket cannot pass on a reset.
+        CopyEnd::ReadError(error) => {
+            broken(error);
+            to.shutdown(Shutdown::Both)
+        }
         CopyEnd::WriteError => from.shutdown(Shutdown::Read),
     };
 }
@@ -119,7 +130,7 @@ fn copy_from_program(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
             let _ = to.shutdown(Shutdown::Write);
         }
         // The program closed with unread data. For the writer of that data this is no clean end.
-        CopyEnd::ReadError => return to.stream().reset(),
+        CopyEnd::ReadError(_) => return to.stream().reset(),
         // The next write of the program fails.
         CopyEnd::WriteError => {
             let _ = from.shutdown(Shutdown::Read);

@@ -4,6 +4,7 @@
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::Shutdown;
 use std::process::{Child, Command};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use crate::HvStream;
@@ -14,6 +15,8 @@ use crate::copy::{CopyEnd, copy};
 pub(crate) struct Connection {
     stream: HvStream,
     output: JoinHandle<()>,
+    /// Why the connection broke, if it did.
+    broken: Arc<OnceLock<io::Error>>,
 }
 
 /// Starts `command` with the connection.
@@ -27,20 +30,32 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
     let child = command.stdin(their_input).stdout(their_output).spawn()?;
     // The command holds the child's ends of the pipes; the pipes would never reach end of file.
     drop(command);
+    let broken = Arc::new(OnceLock::new());
+    let set = Arc::clone(&broken);
     thread::Builder::new()
         .name("hvsock-child-in".into())
-        .spawn(move || copy_to_program(&from, input))?;
+        .spawn(move || copy_to_program(&from, input, &set))?;
     let output = thread::Builder::new()
         .name("hvsock-child-out".into())
         .spawn(move || copy_from_program(output, &to))?;
-    Ok((child, Connection { stream, output }))
+    let connection = Connection {
+        stream,
+        output,
+        broken,
+    };
+    Ok((child, connection))
 }
 
 /// Copies from the connection to the child.
-fn copy_to_program(from: &HvStream, to: PipeWriter) {
-    if let CopyEnd::WriteError = copy(from, to) {
+fn copy_to_program(from: &HvStream, mut to: PipeWriter, broken: &OnceLock<io::Error>) {
+    match copy(from, &mut to) {
+        CopyEnd::Finished => {}
+        CopyEnd::ReadError(error) => {
+            // Before the child sees the end of its pipe, which cannot report this.
+            let _ = broken.set(error);
+        }
         // The child has stopped reading. The peer must learn that.
-        let _ = from.shutdown(Shutdown::Read);
+        CopyEnd::WriteError => drop(from.shutdown(Shutdown::Read)),
     }
 }
 
@@ -53,6 +68,16 @@ fn copy_from_program(from: PipeReader, to: &HvStream) {
 }
 
 impl Connection {
+    /// Why the connection broke, if it did.
+    pub(crate) fn error(&self) -> Option<io::Error> {
+        let error = self.broken.get()?;
+        // `io::Error` cannot be cloned; its refusal can.
+        Some(match crate::refusal_of(error) {
+            Some(refusal) => refusal.clone().into_reset_error(),
+            None => io::Error::new(error.kind(), error.to_string()),
+        })
+    }
+
     /// Waits until the child's output has been written to the connection.
     pub(crate) fn finish(self) {
         // The thread does not panic. If it did, nothing more could be copied.

@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::task::{self, Poll, ready};
 
 use anyhow::{Context as _, Result};
+use bytes::Bytes;
 use clap::Args;
 use hvsock_services::forward::{Fault, Transferred};
 use hvsock_services::host::forward::{ForwardEnd, connect, connect_service};
 use tokio::fs::File;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 
 use super::forward::{failure, parse_end};
 use crate::context::Context;
@@ -40,7 +42,10 @@ impl Nc {
                 ForwardEnd::Service(service) => connect_service(&target, service).await,
             };
             let tunnel = tunnel.map_err(|error| failure(context, error))?;
-            let input = File::from_std(stdio::input_file()?);
+            let input = Input {
+                chunks: stdio::chunks(),
+                rest: Bytes::new(),
+            };
             let output = Output(Some(File::from_std(stdio::output_file()?)));
             let relayed = tunnel
                 .relay_halves(input, output, &Transferred::default())
@@ -50,6 +55,9 @@ impl Nc {
                 Fault::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     OutputGone.into()
                 }
+                Fault::Local(error) => {
+                    Failure::new(format!("{error}; the connection was reset")).into()
+                }
                 fault => Failure::new(fault.to_string()).into(),
             })
         });
@@ -57,6 +65,38 @@ impl Nc {
         runtime.shutdown_background();
         result
     }
+}
+
+/// Standard input.
+struct Input {
+    chunks: mpsc::Receiver<io::Result<Bytes>>,
+    /// The bytes of the last chunk that were not read yet.
+    rest: Bytes,
+}
+
+impl AsyncRead for Input {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            match ready!(self.chunks.poll_recv(context)) {
+                Some(Ok(chunk)) => self.rest = chunk,
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(named(&error, "cannot read standard input")));
+                }
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = self.rest.len().min(buffer.remaining());
+        buffer.put_slice(&self.rest.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn named(error: &io::Error, what: &str) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 /// Standard output, which is closed at the peer's half-close.
@@ -75,7 +115,8 @@ impl AsyncWrite for Output {
         context: &mut task::Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.file()?.poll_write(context, bytes)
+        let written = ready!(self.file()?.poll_write(context, bytes));
+        Poll::Ready(written.map_err(|error| named(&error, "cannot write standard output")))
     }
 
     fn poll_flush(

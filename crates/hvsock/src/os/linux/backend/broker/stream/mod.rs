@@ -190,11 +190,10 @@ impl Stream {
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        if from.is_empty() {
-            return Ok(0);
-        }
         match &self.path {
+            DataPath::Descriptor(_) if from.is_empty() => Ok(0),
             DataPath::Descriptor(data) => data.send(&self.link, from),
+            DataPath::Ring(ring) if from.is_empty() => ring.send_nothing(&self.link),
             DataPath::Ring(ring) => ring.send(&self.link, from),
         }
     }

@@ -139,6 +139,16 @@ impl Ring {
         self.write_until(link, || self.try_send(link, from))
     }
 
+    /// Fails as sending does if the peer reads no more, which no descriptor signals: the control
+    /// channel's end is one of several events. Does not block.
+    pub(super) fn send_nothing(&self, link: &Link) -> io::Result<usize> {
+        self.poll_control(link);
+        match self.end.try_write(&[]) {
+            Ok(_) | Err(RingError::WouldBlock) => Ok(0),
+            Err(stop) => Err(self.error(link, stop)),
+        }
+    }
+
     /// Reserves free space, waiting as sending does.
     pub(super) fn reserve(&self, link: &Link, wanted: usize) -> io::Result<Reserved<'_>> {
         let reserved = self.write_until(link, || self.end.try_reserve(wanted))?;
