@@ -54,6 +54,10 @@ struct Freezer {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let _summaries = log(cli.verbose);
+    // None of the programs that the agent starts may get what whoever started it left open.
+    if let Err(error) = hvsock_sys::inherit::close_on_exec() {
+        tracing::warn!("programs may inherit descriptors of the agent: {error}");
+    }
     let done = match cli.command {
         None => run(),
         Some(Command::Kvp(pairs)) => pairs.run(guest::Config::new().kvp),

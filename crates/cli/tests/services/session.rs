@@ -1,6 +1,6 @@
 //! Commands and shells in a guest.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use hvsock_testkit::require;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{BOX, Fixture};
+use crate::fixture::{BOX, Fixture, wait_until_offered};
 use crate::util::{Completed, Running, eventually};
 
 /// The command `hvsock exec box ARGUMENTS`, with pipes for its streams.
@@ -230,19 +230,195 @@ fn a_timeout_ends_all_processes_of_the_session() {
     wait_until_all_ended(&[done.stdout.trim().to_owned()]);
 }
 
+/// A script whose processes leave their parent, group, session, environment and, as root, their user. It
+/// prints their ids.
+fn escapers() -> String {
+    let mut script = "echo $$; \
+        env -i setsid sh -c 'echo $$; exec sleep 600' & sleep 0.1; \
+        (env -i setsid sh -c 'trap \"\" HUP TERM; echo $$; while :; do sleep 600; done' &) ; sleep 0.1; "
+        .to_owned();
+    if rustix::process::geteuid().is_root() && require::program("su", &["--version"]).is_some() {
+        script += "su - nobody -s /bin/sh -c 'echo $$; exec sleep 600' & sleep 0.1; ";
+    } else {
+        script += "sleep 600 & echo $!; ";
+    }
+    script + "wait"
+}
+
+fn start_escapers(fixture: &Fixture) -> (Running, Vec<String>) {
+    let mut running = Running::start(&mut exec(fixture, ["--", "sh", "-c", &escapers()]));
+    let pids: Vec<String> = (0..4).map(|_| running.line()).collect();
+    assert!(pids.iter().all(|pid| alive(pid)), "{pids:?}");
+    (running, pids)
+}
+
 #[test]
-fn a_killed_agent_ends_its_commands_and_fails_the_exec() {
+fn a_timeout_is_reported_when_processes_that_left_the_session_have_ended_too() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let done = fixture.run(["exec", BOX, "--timeout", "2", "--", "sh", "-c", &escapers()]);
+    assert_eq!(done.code, Some(124), "{done:?}");
+    let error = "error: the command was ended after 2 seconds\n";
+    assert!(done.stderr.ends_with(error), "{done:?}");
+    let pids: Vec<&str> = done.stdout.lines().collect();
+    assert_eq!(pids.len(), 4, "{done:?}");
+    assert!(!pids.iter().any(|pid| alive(pid)), "{pids:?}");
+}
+
+#[test]
+fn a_killed_exec_ends_processes_that_left_its_session() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (mut running, pids) = start_escapers(&fixture);
+    running.kill();
+    wait_until_all_ended(&pids);
+}
+
+#[test]
+fn a_killed_agent_ends_all_processes_of_its_commands_and_fails_the_exec() {
     let Some(mut fixture) = Fixture::new() else {
         return;
     };
-    let script = "echo $$; exec sleep 600";
-    let mut running = Running::start(&mut exec(&fixture, ["--", "sh", "-c", script]));
-    let pid = running.line();
+    let (mut running, pids) = start_escapers(&fixture);
     fixture.kill_agent();
     assert_eq!(running.end().code(), Some(125));
     let error = running.rest_of_stderr();
-    assert!(error.starts_with("error: "), "{error}");
-    wait_until_all_ended(&[pid]);
+    assert!(error.contains("error: the connection broke"), "{error}");
+    wait_until_all_ended(&pids);
+}
+
+/// A command that takes its input for the whole if it sees an end of it, and then creates a file.
+fn backup(fixture: &Fixture) -> (String, std::path::PathBuf) {
+    let file = fixture.world.dir().join("backup");
+    let part = file.with_extension("part").display().to_string();
+    let script = format!(
+        "trap '' HUP; echo up; cat >{part} && mv {part} {}",
+        file.display()
+    );
+    (script, file)
+}
+
+#[test]
+fn input_that_cannot_be_read_ends_the_command_before_it_sees_an_end() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (script, file) = backup(&fixture);
+    for (broken, error) in [
+        (File::open("/").unwrap(), "Is a directory (os error 21)"),
+        // The first page of this process is not mapped.
+        (
+            File::open("/proc/self/mem").unwrap(),
+            "Input/output error (os error 5)",
+        ),
+        (
+            OpenOptions::new().write(true).open("/dev/null").unwrap(),
+            "Bad file descriptor (os error 9)",
+        ),
+    ] {
+        let mut command = exec(&fixture, ["-i", "--", "sh", "-c", &script]);
+        let done = Completed::of(command.stdin(broken));
+        assert_eq!(done.code, Some(125), "{done:?}");
+        let error = format!("error: cannot read standard input: {error}; the command was ended\n");
+        assert_eq!(done.stderr, error);
+        assert!(!file.exists());
+    }
+    let mut shell = fixture.world.command(["shell", BOX]);
+    let done = Completed::of(shell.stdin(File::open("/").unwrap()));
+    assert_eq!(done.code, Some(125), "{done:?}");
+    assert!(
+        done.stderr
+            .contains("cannot read standard input: Is a directory")
+    );
+}
+
+#[test]
+fn a_lost_connection_is_not_the_end_of_the_commands_input() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let (script, file) = backup(&fixture);
+    let start = |fixture: &Fixture| {
+        let mut running = Running::start(&mut exec(fixture, ["-i", "--", "sh", "-c", &script]));
+        assert_eq!(running.line(), "up");
+        running
+    };
+    let ended = |fixture: &Fixture| {
+        eventually("all processes of the command have ended", || {
+            let name = fixture.world.dir().display().to_string();
+            let ps = Completed::of(Command::new("ps").args(["-eo", "args"]));
+            !ps.stdout
+                .lines()
+                .any(|line| line.contains("cat >") && line.contains(&name))
+        });
+    };
+    let mut running = start(&fixture);
+    running.kill();
+    ended(&fixture);
+    assert!(!file.exists());
+    let _running = start(&fixture);
+    fixture.kill_agent();
+    ended(&fixture);
+    assert!(!file.exists());
+}
+
+#[test]
+fn input_in_non_blocking_mode_is_waited_for() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&reader, true).unwrap();
+    let mut command = exec(&fixture, ["-i", "--", "sh", "-c", "echo up; cat"]);
+    let mut running = Running::start(command.stdin(reader));
+    drop(command);
+    assert_eq!(running.line(), "up");
+    writer.write_all(b"late\n").unwrap();
+    assert_eq!(running.line(), "late");
+    drop(writer);
+    assert!(running.end().success());
+}
+
+#[test]
+fn descriptors_that_the_agent_inherited_do_not_reach_a_command() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.kill_agent();
+    let agent = fixture.agent_command();
+    let mut leaking = Command::new("sh");
+    leaking
+        .args(["-c", "exec 9</etc/shadow 7>&2; exec \"$0\""])
+        .arg(agent.get_program())
+        .stdin(Stdio::null());
+    for (name, value) in agent.get_envs() {
+        match value {
+            Some(value) => leaking.env(name, value),
+            None => leaking.env_remove(name),
+        };
+    }
+    fixture.agent = Running::start(&mut leaking);
+    wait_until_offered(&fixture.world, BOX);
+    let script = "cd /proc/$$/fd; echo [0-9]*";
+    let mut users = vec![vec!["exec", BOX, "--", "sh", "-c", script]];
+    if rustix::process::geteuid().is_root() {
+        users.push(vec!["exec", BOX, "-u", "nobody", "--", "sh", "-c", script]);
+    }
+    for arguments in users {
+        // Some shells keep a descriptor of their own above.
+        let listed = fixture.world.ok(arguments);
+        let fds: Vec<&str> = listed.split_whitespace().collect();
+        assert_eq!(fds[..3], ["0", "1", "2"], "{listed}");
+        assert!(!fds.contains(&"7") && !fds.contains(&"9"), "{listed}");
+    }
+    // The agent's other children do not get them either.
+    let fd = format!("/proc/{}/fdinfo/9", fixture.agent.child.id());
+    let flags = fs::read_to_string(fd).unwrap();
+    let flags = flags.lines().find_map(|line| line.strip_prefix("flags:"));
+    let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+    assert!(flags & 0o2_000_000 != 0, "close-on-exec: {flags:o}");
 }
 
 #[test]

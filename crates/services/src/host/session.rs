@@ -11,7 +11,7 @@
 //!     match running.output.next().await? {
 //!         Event::Stdout(bytes) => println!("{}", String::from_utf8_lossy(&bytes)),
 //!         Event::Exited(exit) => break exit,
-//!         Event::Stderr(_) | Event::StdinClosed => {}
+//!         Event::Stderr(_) | Event::StdinClosed | Event::HungUp(_) => {}
 //!     }
 //! };
 //! println!("exit status {}", exit.code());
@@ -20,10 +20,12 @@
 //! ```
 
 use std::ffi::OsString;
+use std::mem;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -179,13 +181,27 @@ pub async fn start(target: &Target, exec: Exec) -> Result<Running, ExecError> {
 }
 
 async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running, ExecError> {
+    let has_input = exec.stdin || exec.terminal.is_some();
     let (send, mut inputs) = mpsc::channel(4);
     let start = wire::Input {
         what: Some(In::Start(exec.into_wire())),
     };
     // The channel is empty, so this cannot fail.
     let _ = send.try_send(start);
-    let inputs = stream::poll_fn(move |context| inputs.poll_recv(context));
+    // A source of input that is gone without an end has failed.
+    let mut incomplete = has_input;
+    let inputs = stream::poll_fn(move |context| {
+        let input = ready!(inputs.poll_recv(context));
+        if let Some(In::StdinEnd(_) | In::HangUp(_)) =
+            input.as_ref().and_then(|it| it.what.as_ref())
+        {
+            incomplete = false;
+        }
+        Poll::Ready(input.or_else(|| {
+            let what = Some(In::HangUp(Nothing {}));
+            mem::take(&mut incomplete).then_some(wire::Input { what })
+        }))
+    });
     let mut client = SessionClient::new(channel).max_decoding_message_size(MESSAGE);
     let messages = client.run(inputs).await?.into_inner();
     let window = Arc::new(Window::new());
@@ -208,6 +224,10 @@ async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running
 }
 
 /// Sends input, signals and terminal sizes to a command.
+///
+/// If the last clone is dropped before [`end`](Self::end), the source of the input has failed, and the
+/// guest ends the command as after [`hang_up`](Self::hang_up): the command must not take what it has
+/// received for the whole.
 #[derive(Clone, Debug)]
 pub struct Input {
     send: mpsc::Sender<wire::Input>,
@@ -266,6 +286,17 @@ impl Input {
         self.send_message(In::Signal(number.into())).await
     }
 
+    /// Ends the command with all of its processes: `SIGHUP`, and `SIGKILL` two seconds later. Its standard
+    /// input does not end before that. [`Event::HungUp`] reports the outcome; a guest with an agent of a
+    /// release before this message ignores it, so bound the wait and then drop the [`Running`].
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the command has ended or the connection is gone.
+    pub async fn hang_up(&self) -> Result<(), Closed> {
+        self.send_message(In::HangUp(Nothing {})).await
+    }
+
     async fn send_message(&self, what: In) -> Result<(), Closed> {
         let input = wire::Input { what: Some(what) };
         self.send.send(input).await.map_err(|_| Closed)
@@ -290,6 +321,17 @@ pub enum Event {
     StdinClosed,
     /// The command has exited. This is the last event.
     Exited(Exit),
+    /// The command was ended, as [`Input::hang_up`] asked. This is the last event.
+    HungUp(HungUp),
+}
+
+/// How [`Input::hang_up`] ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HungUp {
+    /// The process ids, in the guest, of processes of the command that were not seen to end.
+    pub left: Vec<u32>,
+    /// The guest cannot say whether others are left.
+    pub unknown: bool,
 }
 
 /// How a command ended.
@@ -342,6 +384,13 @@ impl Output {
                 Out::Exited(exited) => {
                     self.window.free.close();
                     Event::Exited(exit(exited)?)
+                }
+                Out::HungUp(hung_up) => {
+                    self.window.free.close();
+                    Event::HungUp(HungUp {
+                        left: hung_up.left,
+                        unknown: hung_up.unknown,
+                    })
                 }
                 Out::Failed(failed) => {
                     return Err(ExecError::Failed {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _};
 use hvsock_services::catalog::SESSION;
-use hvsock_services::host::session::{self, Ending, Event, Exec, ExecError, WINDOW};
+use hvsock_services::host::session::{self, Ending, Event, Exec, ExecError, Running, WINDOW};
 use hvsock_services::wire::session::input::What as In;
 use hvsock_services::wire::session::output::What as Out;
 use hvsock_services::wire::session::session_client::SessionClient;
@@ -126,6 +126,24 @@ async fn concurrent_commands_are_limited_and_slots_are_reused() {
 }
 
 #[tokio::test]
+async fn input_that_is_dropped_before_its_end_ends_the_command() {
+    let world = World::with_agent().await;
+    let exec = Exec {
+        stdin: true,
+        ..Exec::new(["sh", "-c", "echo up; cat; echo complete"])
+    };
+    let Running {
+        input, mut output, ..
+    } = session::start(&world.target(), exec).await.unwrap();
+    assert_eq!(output.next().await.unwrap(), Event::Stdout("up\n".into()));
+    input.send("part\n".into()).await.unwrap();
+    assert_eq!(output.next().await.unwrap(), Event::Stdout("part\n".into()));
+    drop(input);
+    let ended = output.next().await.unwrap();
+    assert_eq!(ended, Event::HungUp(session::HungUp::default()));
+}
+
+#[tokio::test]
 async fn a_program_can_run_commands_through_the_library() {
     let world = World::with_agent().await;
     let exec = Exec {
@@ -142,6 +160,7 @@ async fn a_program_can_run_commands_through_the_library() {
             Event::Stderr(bytes) => err.extend(bytes),
             Event::StdinClosed => {}
             Event::Exited(exit) => break exit,
+            Event::HungUp(hung_up) => panic!("unexpected: {hung_up:?}"),
         }
     };
     assert_eq!((&out[..], &err[..]), (&b"hello"[..], &b"err\n"[..]));

@@ -1,34 +1,35 @@
-//! The process of a command: starts it, waits for its exit, and keeps its process id reserved until
-//! all of its session has been ended.
+//! The process of a command: starts it under a supervisor, waits for its exit, and ends all of its
+//! processes if nobody is there to receive it.
 
-use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr, OsString};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, NulError, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_sys::session::{self, Ids, Session, SpawnError, SpawnStep};
+use hvsock_sys::session::{Ids, Session, SpawnError, SpawnStep};
+use hvsock_sys::supervisor::{self, Control, Exit, Program, Supervised};
 use hvsock_sys::sync::lock;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::plan::Plan;
+use super::sweep::Swept;
 use super::user::Account;
 use super::{environment, sweep, terminal};
 use crate::wire::session::exited::How;
 use crate::wire::session::{Failed, Reason};
 
-/// A running command. Dropping it ends the command with all of its session.
+/// A running command. Dropping it ends the command with all of its processes.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
@@ -36,14 +37,16 @@ pub(super) struct Process {
     live: Option<Live>,
 }
 
-/// Kept for as long as processes of the session may exist.
+/// Kept for as long as processes of the command may exist.
 #[derive(Debug)]
 struct Live {
+    supervisor: Pid,
     cookie: String,
-    /// While this exists the process stays a zombie, so its process id is not reused.
+    control: Arc<Control>,
+    /// Receives, when the supervisor has ended, whether all processes have.
+    ended: Mutex<mpsc::Receiver<bool>>,
+    /// While this exists the supervisor stays a zombie, so its process id is not reused.
     _hold: mpsc::Sender<()>,
-    /// The permit for one of the concurrent commands.
-    _permit: OwnedSemaphorePermit,
 }
 
 /// The agent's ends of the command's streams.
@@ -59,8 +62,8 @@ pub(super) enum Streams {
 
 /// Starts the command.
 ///
-/// Each command has a thread of its own, because the process dies with the thread that started it
-/// (`PR_SET_PDEATHSIG`), and because the lookups before may block.
+/// Each command has a thread of its own, because the lookups before its start may block, and to wait
+/// for its end.
 pub(super) async fn start(
     plan: Plan,
     permit: OwnedSemaphorePermit,
@@ -79,14 +82,14 @@ pub(super) async fn start(
     })
 }
 
-/// The thread of one command: from before its start until after its exit.
+/// The thread of one command: from before its start until all of its processes have ended or are left.
 fn run(
     plan: &Plan,
     permit: OwnedSemaphorePermit,
     sender: oneshot::Sender<Result<(Process, Streams), Failed>>,
 ) {
     let begun = cookie().and_then(|cookie| Ok((begin(plan, &cookie)?, cookie)));
-    let ((mut child, streams), cookie) = match begun {
+    let (begun, cookie) = match begun {
         Ok(begun) => begun,
         Err(failed) => {
             // The caller may be gone.
@@ -94,61 +97,55 @@ fn run(
             return;
         }
     };
-    let pid = Pid::from_child(&child);
-    held_pids().insert(child.id());
+    let Begun {
+        mut supervised,
+        control,
+        streams,
+    } = begun;
+    let supervisor = supervised.supervisor;
+    held_pids().insert(supervisor.as_raw_nonzero().get());
     let (exit_sender, exit) = oneshot::channel();
+    let (ended_sender, ended) = mpsc::channel();
     let (hold, held) = mpsc::channel();
     let process = Process {
-        pid,
+        pid: supervised.program,
         exit: Some(exit),
         live: Some(Live {
+            supervisor,
             cookie,
+            control: Arc::new(control),
+            ended: Mutex::new(ended),
             _hold: hold,
-            _permit: permit,
         }),
     };
     // If the receiver is gone, the process is dropped and so ended.
     drop(sender.send(Ok((process, streams))));
-    if let Some(how) = end_of(pid) {
-        let _ = exit_sender.send(how);
+    if let Some(exit) = supervised.exited() {
+        let _ = exit_sender.send(match exit {
+            Exit::Status(status) => How::Status(status),
+            Exit::Signal(signal) => How::Signal(signal),
+        });
+    } else {
+        drop(exit_sender);
     }
+    let _ = ended_sender.send(supervised.ended());
     // Nothing is ever sent: this waits until the sender is dropped.
     let _ = held.recv();
-    held_pids().remove(&child.id());
-    let _ = child.wait();
+    held_pids().remove(&supervisor.as_raw_nonzero().get());
+    supervised.reap();
+    drop(permit);
 }
 
-/// The process ids of commands, which must not be reaped elsewhere.
-static HELD: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// The process ids of supervisors, which must not be reaped elsewhere.
+static HELD: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-fn held_pids() -> MutexGuard<'static, BTreeSet<u32>> {
+fn held_pids() -> MutexGuard<'static, BTreeSet<i32>> {
     lock(&HELD)
 }
 
-/// Whether this is the process id of a command, and so held.
+/// Whether this is the process id of a supervisor, and so held.
 pub(super) fn is_held(pid: i32) -> bool {
-    u32::try_from(pid).is_ok_and(|pid| held_pids().contains(&pid))
-}
-
-/// Waits for the exit of a process without reaping it.
-fn end_of(pid: Pid) -> Option<How> {
-    loop {
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        match waitid(WaitId::Pid(pid), options) {
-            Ok(Some(status)) => {
-                let number = |number: i32| u32::try_from(number).ok();
-                return match status.exit_status() {
-                    Some(status) => number(status).map(How::Status),
-                    None => status
-                        .terminating_signal()
-                        .and_then(number)
-                        .map(How::Signal),
-                };
-            }
-            Ok(None) | Err(Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
+    held_pids().contains(&pid)
 }
 
 /// A random token. It comes from the system call, because a container may have no `/dev/urandom`.
@@ -164,61 +161,81 @@ fn cookie() -> Result<String, Failed> {
     }
 }
 
-fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
+/// A command that runs.
+struct Begun {
+    supervised: Supervised,
+    control: Control,
+    streams: Streams,
+}
+
+fn begin(plan: &Plan, cookie: &str) -> Result<Begun, Failed> {
     let account = match &plan.user {
         Some(user) => Account::find(user).map_err(|what| failed(Reason::User, what))?,
         None => Account::own(),
     };
     let ids = plan.user.as_ref().and_then(|_| other_ids(&account));
-    let mut command = program(plan, &account);
     let environment = environment::of(plan, &account, std::env::vars_os(), cookie);
-    let folders = folders(plan, environment.get(OsStr::new("HOME")));
-    command.env_clear().envs(environment);
-    let outer = match &plan.terminal {
-        Some(terminal) => {
-            let owner = ids.as_ref().map(|ids| ids.uid);
-            let pair = terminal::open(terminal.size, owner).map_err(|error| no_terminal(&error))?;
-            let inner = || pair.inner.try_clone().map_err(|error| no_terminal(&error));
-            command.stdin(inner()?).stdout(inner()?).stderr(inner()?);
-            Some(pair.outer)
-        }
-        None => {
-            let stdin = match (plan.stdin, File::open("/dev/null")) {
-                (false, Ok(nothing)) => nothing.into(),
-                // Without input, and without that file, the pipe is closed below.
-                _ => Stdio::piped(),
-            };
-            command
-                .stdin(stdin)
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            None
-        }
-    };
     let session = Session {
-        terminal: outer.is_some(),
+        terminal: plan.terminal.is_some(),
+        folders: folders(plan, environment.get(OsStr::new("HOME"))),
         ids,
-        folders,
     };
-    let mut child =
-        session::spawn(command, session).map_err(|error| start_failed(plan, &account, &error))?;
-    let streams = match outer {
-        Some(outer) => Streams::Terminal(outer),
-        None => {
-            let stdin = child.stdin.take().filter(|_| plan.stdin);
-            let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-                // Cannot happen: both were requested.
-                let _ = child.kill().and_then(|()| child.wait());
-                return Err(failed(Reason::Resources, "it has no pipes".to_owned()));
-            };
-            Streams::Pipes {
-                stdin: stdin.map(OwnedFd::from),
-                stdout: stdout.into(),
-                stderr: stderr.into(),
-            }
+    let program = program(plan, &account, environment)
+        .map_err(|_| failed(Reason::NotExecutable, "its name contains a NUL".to_owned()))?;
+    let (theirs, streams) = match &plan.terminal {
+        Some(terminal) => {
+            let owner = session.ids.as_ref().map(|ids| ids.uid);
+            open_terminal(terminal.size, owner).map_err(|error| no_terminal(&error))?
+        }
+        None => open_pipes(plan.stdin)
+            .map_err(|error| failed(Reason::Resources, format!("no pipe: {error}")))?,
+    };
+    let [stdin, stdout, stderr] = theirs;
+    let theirs = supervisor::Streams {
+        stdin,
+        stdout,
+        stderr,
+        input: match &streams {
+            Streams::Pipes { stdin, .. } => stdin.as_ref(),
+            Streams::Terminal(outer) => Some(outer),
+        },
+    };
+    let (supervised, control) = supervisor::start(&program, theirs, &session)
+        .map_err(|error| start_failed(plan, &account, &error))?;
+    Ok(Begun {
+        supervised,
+        control,
+        streams,
+    })
+}
+
+/// The command's standard streams, and the agent's ends.
+type BothEnds = ([OwnedFd; 3], Streams);
+
+fn open_terminal(size: rustix::termios::Winsize, owner: Option<u32>) -> io::Result<BothEnds> {
+    let pair = terminal::open(size, owner)?;
+    let (stdin, stdout) = (pair.inner.try_clone()?, pair.inner.try_clone()?);
+    Ok(([stdin, stdout, pair.inner], Streams::Terminal(pair.outer)))
+}
+
+fn open_pipes(with_stdin: bool) -> io::Result<BothEnds> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
+    let (their_stdin, stdin) = match (with_stdin, File::open("/dev/null")) {
+        (false, Ok(nothing)) => (OwnedFd::from(nothing), None),
+        // Without input, and without that file, the pipe is closed at once.
+        _ => {
+            let (theirs, stdin) = pipe()?;
+            (theirs, with_stdin.then_some(stdin))
         }
     };
-    Ok((child, streams))
+    let (stdout, their_stdout) = pipe()?;
+    let (stderr, their_stderr) = pipe()?;
+    let streams = Streams::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    };
+    Ok(([their_stdin, their_stdout, their_stderr], streams))
 }
 
 /// The ids of another user; `None` if this process has them already and needs no privilege.
@@ -235,17 +252,39 @@ fn other_ids(account: &Account) -> Option<Ids> {
 }
 
 /// The command to run: the plan's words, or the user's shell as a login shell.
-fn program(plan: &Plan, account: &Account) -> Command {
-    if let Some((program, arguments)) = plan.argv.split_first() {
-        let mut command = Command::new(program);
-        command.args(arguments);
-        return command;
-    }
-    let mut command = Command::new(&account.shell);
-    let mut name = OsString::from("-");
-    name.push(account.shell.file_name().unwrap_or("sh".as_ref()));
-    command.arg0(name);
-    command
+fn program(
+    plan: &Plan,
+    account: &Account,
+    environment: BTreeMap<OsString, OsString>,
+) -> Result<Program, NulError> {
+    let text = |text: &OsStr| CString::new(text.as_bytes());
+    let variable = |(mut name, value): (OsString, OsString)| {
+        name.push("=");
+        name.push(value);
+        CString::new(name.into_vec())
+    };
+    let (path, arguments) = match plan.argv.first() {
+        Some(program) => {
+            let arguments = plan.argv.iter().map(|word| text(word)).collect();
+            (text(program)?, arguments)
+        }
+        None => {
+            let mut name = OsString::from("-");
+            name.push(account.shell.file_name().unwrap_or("sh".as_ref()));
+            (
+                text(account.shell.as_os_str())?,
+                text(&name).map(|name| vec![name]),
+            )
+        }
+    };
+    Ok(Program {
+        path,
+        arguments: arguments?,
+        environment: environment
+            .into_iter()
+            .map(variable)
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// The working directories to try: the plan's directory, or else the home and then `/`.
@@ -318,9 +357,76 @@ impl Process {
         self.exit.take()?.await.ok()
     }
 
-    /// Leaves the remaining processes of the session running.
+    /// Closes the command's standard input.
+    pub(super) fn input_closer(&self) -> InputCloser {
+        let control = self.live.as_ref().map(|live| Arc::downgrade(&live.control));
+        InputCloser(control.unwrap_or_default())
+    }
+
+    /// Leaves the remaining processes of the command running.
     pub(super) fn leave(mut self) {
-        self.live = None;
+        if let Some(live) = self.live.take() {
+            live.control.leave();
+        }
+    }
+
+    /// Ends the command with all of its processes, and waits for their end.
+    pub(super) async fn end(mut self) -> Swept {
+        let unknown = Swept {
+            unknown: true,
+            ..Swept::default()
+        };
+        match self.sweep() {
+            Some(swept) => swept.await.unwrap_or(unknown),
+            None => unknown,
+        }
+    }
+
+    /// Ends the command in a thread.
+    fn sweep(&mut self) -> Option<oneshot::Receiver<Swept>> {
+        let live = self.live.take()?;
+        // At once, because the agent may be exiting too. The process is not reaped before its
+        // supervisor ends, so its id is not reused.
+        if matches!(lock(&live.ended).try_recv(), Err(mpsc::TryRecvError::Empty)) {
+            let _ = kill_process_group(self.pid, Signal::HUP);
+            let _ = kill_process_group(self.pid, Signal::CONT);
+        }
+        let (report, swept) = oneshot::channel();
+        SWEEPS.fetch_add(1, Ordering::SeqCst);
+        let sweeping = thread::Builder::new()
+            .name("sweep".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                let Live {
+                    supervisor,
+                    cookie,
+                    control,
+                    ended,
+                    _hold,
+                } = live;
+                let ended = lock(&ended);
+                let swept = sweep::end(supervisor, &cookie, || drop(control), &ended);
+                // The agent may be gone.
+                let _ = report.send(swept);
+                SWEEPS.fetch_sub(1, Ordering::SeqCst);
+            });
+        if sweeping.is_err() {
+            // The control is closed, so the supervisor kills all processes.
+            SWEEPS.fetch_sub(1, Ordering::SeqCst);
+        }
+        Some(swept)
+    }
+}
+
+/// Closes a command's standard input, once the agent's end is closed.
+#[derive(Debug)]
+pub(super) struct InputCloser(Weak<Control>);
+
+impl InputCloser {
+    pub(super) fn close(&self) {
+        if let Some(control) = self.0.upgrade() {
+            control.close_input();
+        }
     }
 }
 
@@ -338,25 +444,6 @@ pub(crate) fn wait_for_sweeps() {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let Some(live) = self.live.take() else {
-            return;
-        };
-        let pid = self.pid;
-        // At once, because the agent may be exiting too.
-        let _ = kill_process_group(pid, Signal::HUP);
-        let _ = kill_process_group(pid, Signal::CONT);
-        SWEEPS.fetch_add(1, Ordering::SeqCst);
-        let sweeping = thread::Builder::new()
-            .name("sweep".to_owned())
-            .stack_size(256 << 10)
-            .spawn(move || {
-                sweep::end(pid, &live.cookie);
-                drop(live);
-                SWEEPS.fetch_sub(1, Ordering::SeqCst);
-            });
-        if sweeping.is_err() {
-            SWEEPS.fetch_sub(1, Ordering::SeqCst);
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        drop(self.sweep());
     }
 }

@@ -23,13 +23,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use super::plan::{self, Plan};
-use super::process::{self, Process, Streams};
+use super::process::{self, InputCloser, Process, Streams};
 use super::stdin::{Overrun, Stdin};
+use super::sweep::Swept;
 use super::terminal;
 use crate::protocol::session::{CHUNK, WINDOW};
 use crate::wire::session::input::What as In;
 use crate::wire::session::output::What as Out;
-use crate::wire::session::{Exited, Input, Nothing, Output, Started};
+use crate::wire::session::{Exited, HungUp, Input, Nothing, Output, Started};
 
 /// How long the first message may take.
 const FIRST: Duration = Duration::from_secs(30);
@@ -83,18 +84,41 @@ async fn command(
         return Ok(());
     }
     let stdin = Stdin::default();
-    let leader = process.pid();
+    let (leader, closer) = (process.pid(), process.input_closer());
     let exited = tokio::select! {
         biased;
         () = out.closed() => return Ok(()),
-        status = handle_input(input, &stdin, &io, leader) => return Err(status),
-        () = write_input(&stdin, input_fd, &io, out) => return Ok(()),
-        exited = output(&mut process, &io, out) => exited?,
+        stopped = handle_input(input, &stdin, &io, leader) => match stopped {
+            Stopped::Violation(status) => return Err(status),
+            Stopped::HungUp => None,
+        },
+        written = write_input(&stdin, input_fd, &io, out, &closer) => return written,
+        exited = output(&mut process, &io, out) => Some(exited?),
     };
-    if send(out, Out::Exited(exited)).await.is_ok() {
-        process.leave();
+    match exited {
+        Some(exited) => {
+            if send(out, Out::Exited(exited)).await.is_ok() {
+                process.leave();
+            }
+        }
+        None => {
+            let swept = process.end().await;
+            let _ = send(out, Out::HungUp(hung_up(&swept))).await;
+        }
     }
     Ok(())
+}
+
+/// The most process ids in one message.
+const MAX_LEFT: usize = 64;
+
+fn hung_up(swept: &Swept) -> HungUp {
+    let left = swept.left.iter().take(MAX_LEFT);
+    let pid = |pid: &Pid| pid.as_raw_nonzero().get().unsigned_abs();
+    HungUp {
+        left: left.map(pid).collect(),
+        unknown: swept.unknown,
+    }
 }
 
 async fn send(out: &Outputs, what: Out) -> Result<(), Gone> {
@@ -153,8 +177,21 @@ impl Io {
     }
 }
 
-/// Handles the parent's messages until the parent disconnects or violates the protocol.
-async fn handle_input(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pid) -> Status {
+/// Why the parent's messages have stopped.
+enum Stopped {
+    /// The parent disconnected or violated the protocol.
+    Violation(Status),
+    /// The parent wants the command to end.
+    HungUp,
+}
+
+/// Handles the parent's messages.
+async fn handle_input(
+    input: &mut Streaming<Input>,
+    stdin: &Stdin,
+    io: &Io,
+    leader: Pid,
+) -> Stopped {
     loop {
         let what = match input.message().await {
             Ok(Some(input)) => input.what,
@@ -163,7 +200,7 @@ async fn handle_input(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, lead
                 pending::<()>().await;
                 None
             }
-            Err(status) => return status,
+            Err(status) => return Stopped::Violation(status),
         };
         let taken = match what {
             Some(In::Stdin(bytes)) => stdin.push(&bytes).map_err(|Overrun| {
@@ -180,12 +217,13 @@ async fn handle_input(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, lead
                 }
             }),
             Some(In::Signal(number)) => signal(number, io, leader),
+            Some(In::HangUp(Nothing {})) => return Stopped::HungUp,
             Some(In::Start(_)) => Err("a second `start` message".to_owned()),
             // A message of a newer interface.
             None => Ok(()),
         };
         if let Err(what) = taken {
-            return Status::invalid_argument(what);
+            return Stopped::Violation(Status::invalid_argument(what));
         }
     }
 }
@@ -206,36 +244,51 @@ fn signal(number: u32, io: &Io, leader: Pid) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the parent's input to the command, and returns credit. Returns only if the parent is gone.
-async fn write_input(stdin: &Stdin, input_fd: Option<Arc<Fd>>, io: &Io, out: &Outputs) {
+/// Writes the parent's input to the command, and returns credit. Returns only if the parent is gone or
+/// the input cannot be written.
+async fn write_input(
+    stdin: &Stdin,
+    input_fd: Option<Arc<Fd>>,
+    io: &Io,
+    out: &Outputs,
+    closer: &InputCloser,
+) -> Result<(), Status> {
     let Some(input_fd) = input_fd else {
         stdin.close();
         return pending().await;
     };
     match write_all(stdin, &input_fd, out).await {
         Ok(()) if io.terminal.is_some() => end_terminal(&input_fd).await,
-        // Closes the pipe.
-        Ok(()) => drop(input_fd),
-        Err(Stopped::Closed) => {
+        Ok(()) => {
+            drop(input_fd);
+            closer.close();
+        }
+        Err(Unwritten::Closed) => {
             drop(input_fd);
             stdin.close();
             if send(out, Out::StdinClosed(Nothing {})).await.is_err() {
-                return;
+                return Ok(());
             }
         }
-        Err(Stopped::Gone) => return,
+        Err(Unwritten::Gone) => return Ok(()),
+        Err(Unwritten::Failed(error)) => {
+            let what = format!("cannot write the command's standard input: {error}");
+            return Err(Status::internal(what));
+        }
     }
-    pending::<()>().await;
+    pending().await
 }
 
 /// Why writing stopped.
-enum Stopped {
+enum Unwritten {
     /// The command reads no more.
     Closed,
+    /// The parent is gone.
     Gone,
+    Failed(io::Error),
 }
 
-async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped> {
+async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Unwritten> {
     let mut taken = 0;
     while let Some(bytes) = stdin.take(CHUNK).await {
         let mut rest = &bytes[..];
@@ -243,7 +296,13 @@ async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped>
             let written = fd.async_io(Interest::WRITABLE, |fd| {
                 rustix::io::retry_on_intr(|| rustix::io::write(fd, rest)).map_err(io::Error::from)
             });
-            let count = written.await.map_err(|_| Stopped::Closed)?;
+            let count = written
+                .await
+                .map_err(|error| match Errno::from_io_error(&error) {
+                    // The second one is a terminal's that no process has open any more.
+                    Some(Errno::PIPE | Errno::IO) => Unwritten::Closed,
+                    _ => Unwritten::Failed(error),
+                })?;
             rest = &rest[count..];
         }
         taken += bytes.len();
@@ -252,7 +311,7 @@ async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped>
             let credit = u32::try_from(taken).unwrap_or(u32::MAX);
             send(out, Out::StdinTaken(credit))
                 .await
-                .map_err(|Gone| Stopped::Gone)?;
+                .map_err(|Gone| Unwritten::Gone)?;
             taken = 0;
         }
     }
@@ -276,17 +335,17 @@ async fn output(process: &mut Process, io: &Io, out: &Outputs) -> Result<Exited,
     let ended = async {
         let how = process.exited().await;
         sender.send_replace(Some(Instant::now() + LINGER));
-        how
+        how.ok_or_else(|| Status::internal("the command's end is unknown"))
     };
-    let stdout = pump(&io.stdout, end.clone(), out, Out::Stdout);
+    let is_terminal = io.terminal.is_some();
+    let stdout = pump(&io.stdout, is_terminal, end.clone(), out, Out::Stdout);
     let stderr = async {
         match &io.stderr {
-            Some(fd) => pump(fd, end.clone(), out, Out::Stderr).await,
-            None => false,
+            Some(fd) => pump(fd, false, end.clone(), out, Out::Stderr).await,
+            None => Ok(false),
         }
     };
-    let (how, stdout_open, stderr_open) = tokio::join!(ended, stdout, stderr);
-    let how = how.ok_or_else(|| Status::internal("the command's end is unknown"))?;
+    let (how, stdout_open, stderr_open) = tokio::try_join!(ended, stdout, stderr)?;
     Ok(Exited {
         how: Some(how),
         output_left_open: stdout_open || stderr_open,
@@ -294,13 +353,14 @@ async fn output(process: &mut Process, io: &Io, out: &Outputs) -> Result<Exited,
 }
 
 /// Sends the output of `fd` until its end, or until a short time after the command's exit. Returns
-/// whether another process still has it open.
+/// whether another process still has it open. A failed read is an error, not the end.
 async fn pump(
     fd: &Fd,
+    is_terminal: bool,
     mut end: watch::Receiver<Option<Instant>>,
     out: &Outputs,
     wrap: fn(Bytes) -> Out,
-) -> bool {
+) -> Result<bool, Status> {
     let mut buffer = Vec::new();
     // Output from before the exit was in the pipe then, so it is within this many bytes.
     let mut rest = None;
@@ -318,7 +378,7 @@ async fn pump(
                 read = read_ready(fd, &mut buffer) => read,
                 _ = end.changed() => continue,
             },
-            Some(_) if rest.is_some_and(|rest| rest == 0) => return true,
+            Some(_) if rest.is_some_and(|rest| rest == 0) => return Ok(true),
             Some(limit) if Instant::now() < limit => {
                 match timeout_at(limit, read_ready(fd, &mut buffer)).await {
                     Ok(read) => read,
@@ -326,13 +386,22 @@ async fn pump(
                 }
             }
             Some(_) => match read_now(fd.get_ref(), &mut buffer) {
-                Err(Errno::AGAIN) => return true,
+                Err(Errno::AGAIN) => return Ok(true),
                 read => read.map_err(io::Error::from),
             },
         };
         match read {
-            // A terminal that no process has open any more returns an error.
-            Ok(0) | Err(_) => return false,
+            Ok(0) => return Ok(false),
+            Err(error) => {
+                return match Errno::from_io_error(&error) {
+                    // A terminal that no process has open any more.
+                    Some(Errno::IO) if is_terminal => Ok(false),
+                    _ => {
+                        let what = format!("cannot read the command's output: {error}");
+                        Err(Status::internal(what))
+                    }
+                };
+            }
             Ok(count) => {
                 if limit.is_some() {
                     let left = rest.unwrap_or_else(|| capacity(fd.get_ref()));

@@ -6,7 +6,7 @@
 pub struct Nothing {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Input {
-    #[prost(oneof = "input::What", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "input::What", tags = "1, 2, 3, 4, 5, 6")]
     pub what: ::core::option::Option<input::What>,
 }
 /// Nested message and enum types in `Input`.
@@ -32,6 +32,11 @@ pub mod input {
         /// All others go to the command's process.
         #[prost(uint32, tag = "5")]
         Signal(u32),
+        /// Ends the command, as cancelling the call does, and asks for `hung_up`. A host whose source of
+        /// standard input fails sends it instead of `stdin_end`: the input is not complete, and the command
+        /// must not take it for that.
+        #[prost(message, tag = "6")]
+        HangUp(super::Nothing),
     }
 }
 /// At most 1 MiB in total; no string may contain NUL.
@@ -83,7 +88,7 @@ pub struct Size {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Output {
-    #[prost(oneof = "output::What", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "output::What", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub what: ::core::option::Option<output::What>,
 }
 /// Nested message and enum types in `Output`.
@@ -107,7 +112,21 @@ pub mod output {
         /// The command has closed its standard input: unread bytes and any further ones are discarded.
         #[prost(message, tag = "7")]
         StdinClosed(super::Nothing),
+        /// The command was ended by `hang_up`. The last output.
+        #[prost(message, tag = "8")]
+        HungUp(super::HungUp),
     }
+}
+/// The processes of the command were ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HungUp {
+    /// The process ids, in the guest, of those that were not seen to end: at most 64. If there are none, and
+    /// `unknown` is not set, all processes of the command have ended.
+    #[prost(uint32, repeated, tag = "1")]
+    pub left: ::prost::alloc::vec::Vec<u32>,
+    /// The agent could not see whether all have ended, because a process of root killed their supervisor.
+    #[prost(bool, tag = "2")]
+    pub unknown: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Started {
@@ -284,13 +303,14 @@ pub mod session_client {
             self
         }
         /// Runs one command. The first input must be `start`. The first output is `started` or `failed`, the
-        /// last one is `exited` or `failed`.
+        /// last one is `exited`, `hung_up` or `failed`.
         ///
-        /// Ending the input stream closes the command's standard input and nothing else. Cancelling the call,
-        /// or breaking the connection, ends the command: every process of its session gets SIGHUP, and SIGKILL
-        /// two seconds later. These are the processes in its session and its process group, and those whose
-        /// environment has the command's value of the variable HVSOCK_SESSION. Processes that a command leaves
-        /// running when it exits by itself continue.
+        /// Ending the input stream closes the command's standard input and nothing else. `hang_up`, cancelling
+        /// the call, or breaking the connection ends the command: each of its processes gets SIGHUP, and SIGKILL
+        /// two seconds later. These are all processes that descend from the command, whatever user, session,
+        /// process group or environment they have by then, and those whose environment has the command's value
+        /// of the variable HVSOCK_SESSION. The command's standard input does not end
+        /// before they do. Processes that a command leaves running when it exits by itself continue.
         ///
         /// Fails with RESOURCE_EXHAUSTED if the guest already runs its maximum of commands, and with
         /// INVALID_ARGUMENT if a message is out of order or exceeds a limit.
@@ -340,13 +360,14 @@ pub mod session_server {
             + std::marker::Send
             + 'static;
         /// Runs one command. The first input must be `start`. The first output is `started` or `failed`, the
-        /// last one is `exited` or `failed`.
+        /// last one is `exited`, `hung_up` or `failed`.
         ///
-        /// Ending the input stream closes the command's standard input and nothing else. Cancelling the call,
-        /// or breaking the connection, ends the command: every process of its session gets SIGHUP, and SIGKILL
-        /// two seconds later. These are the processes in its session and its process group, and those whose
-        /// environment has the command's value of the variable HVSOCK_SESSION. Processes that a command leaves
-        /// running when it exits by itself continue.
+        /// Ending the input stream closes the command's standard input and nothing else. `hang_up`, cancelling
+        /// the call, or breaking the connection ends the command: each of its processes gets SIGHUP, and SIGKILL
+        /// two seconds later. These are all processes that descend from the command, whatever user, session,
+        /// process group or environment they have by then, and those whose environment has the command's value
+        /// of the variable HVSOCK_SESSION. The command's standard input does not end
+        /// before they do. Processes that a command leaves running when it exits by itself continue.
         ///
         /// Fails with RESOURCE_EXHAUSTED if the guest already runs its maximum of commands, and with
         /// INVALID_ARGUMENT if a message is out of order or exceeds a limit.

@@ -9,7 +9,10 @@ pub const TOPICS: &[Topic] = &[
             "Standard output and standard error stay separate, except with -t.",
             "SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on. The third signal \
              that should end the command closes the session, and so does ~. at the start of a line \
-             with -t. When the session closes, the guest ends the command and its child processes.",
+             with -t. When the session closes, the guest ends the command and all processes that \
+             descend from it.",
+            "If standard input cannot be read, the guest ends the command, which sees no end of \
+             its input.",
         ],
         examples: &[
             ("hvsock exec web -- uname -a", ""),

@@ -91,7 +91,7 @@ fn run(target: &Target, argv: &[&str]) -> Result<String> {
                 Event::Stdout(bytes) => printed.extend_from_slice(&bytes),
                 Event::Exited(exit) if exit.how == Ending::Status(0) => break,
                 Event::Exited(exit) => bail!("`{}` in the guest: {:?}", argv.join(" "), exit.how),
-                Event::Stderr(_) | Event::StdinClosed => {}
+                Event::Stderr(_) | Event::StdinClosed | Event::HungUp(_) => {}
             }
         }
         Ok(String::from_utf8_lossy(&printed).into_owned())

@@ -21,7 +21,7 @@ use anyhow::Result;
 use clap::Args;
 use hvsock_services::host::session::{self, ExecError, Reason};
 
-use self::run::NOT_RUN;
+use self::run::{Ending, NOT_RUN};
 use crate::context::Context;
 use crate::failure::{self, Ended, Failure, OutputGone};
 use crate::os::{Partition, guest_services};
@@ -129,7 +129,17 @@ fn run_session(
         Ok(0) => return Ok(()),
         Ok(status) => return Err(Ended(status).into()),
         Err(run::Error::OutputGone) => return Err(OutputGone.into()),
-        Err(run::Error::TimedOut(limit)) => (timed_out(limit), TIMED_OUT),
+        Err(run::Error::NotStarted(limit)) => {
+            let limit = limit.as_secs_f64();
+            let text = format!("the guest did not start the command within {limit} seconds");
+            (Failure::new(text).into(), TIMED_OUT)
+        }
+        Err(run::Error::TimedOut(limit, ending)) => {
+            (timed_out(context, vm, limit, &ending), TIMED_OUT)
+        }
+        Err(run::Error::Input(error, ending)) => {
+            (input_failed(context, vm, &error, &ending), NOT_RUN)
+        }
         Err(run::Error::Exec(error)) => explained(context, error),
         Err(run::Error::Local(error)) => (error, NOT_RUN),
     };
@@ -138,9 +148,63 @@ fn run_session(
     Err(Ended(status).into())
 }
 
-fn timed_out(limit: Duration) -> anyhow::Error {
+fn timed_out(context: &Context, vm: &Partition, limit: Duration, ending: &Ending) -> anyhow::Error {
     let limit = limit.as_secs_f64();
-    Failure::new(format!("the command was ended after {limit} seconds")).into()
+    let text = match ending {
+        Ending::Exited(_) | Ending::Ended => {
+            format!("the command was ended after {limit} seconds")
+        }
+        ending => format!(
+            "the time limit of {limit} seconds is over; {}",
+            told(ending)
+        ),
+    };
+    with_processes(context, vm, Failure::new(text), ending).into()
+}
+
+fn input_failed(
+    context: &Context,
+    vm: &Partition,
+    error: &io::Error,
+    ending: &Ending,
+) -> anyhow::Error {
+    let text = format!("cannot read standard input: {error}; {}", told(ending));
+    with_processes(context, vm, Failure::new(text), ending).into()
+}
+
+/// What is known of a command that was told to end.
+fn told(ending: &Ending) -> String {
+    match ending {
+        Ending::Exited(_) => "the command exited by itself".to_owned(),
+        Ending::Ended => "the command was ended".to_owned(),
+        Ending::Left(pids) => format!(
+            "the command was told to end, but its {} did not",
+            match &pids[..] {
+                [pid] => format!("process {pid}"),
+                pids => format!("processes {}", listed(pids, ", ")),
+            }
+        ),
+        Ending::Unknown => {
+            "the command was told to end, but the guest did not report that it has".to_owned()
+        }
+    }
+}
+
+fn listed(pids: &[u32], separator: &str) -> String {
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    pids.join(separator)
+}
+
+/// Adds the command that shows the processes that are left.
+fn with_processes(context: &Context, vm: &Partition, failure: Failure, ending: &Ending) -> Failure {
+    match ending {
+        Ending::Left(pids) => {
+            let pids = listed(pids, ",");
+            let exec = context.command(&format!("hvsock exec {vm}"));
+            failure.help(format!("{exec} -- ps -o pid,user,stat,args -p {pids}"))
+        }
+        _ => failure,
+    }
 }
 
 /// The error of a command that was not run, with its exit status.

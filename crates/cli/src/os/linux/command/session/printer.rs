@@ -1,13 +1,13 @@
 //! Writes output in a thread of its own: a reader that stops blocks only that thread, while signals
 //! are still handled.
 
-use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::AsFd;
 use std::thread;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::os::stdio;
 
 /// The capacity of the queue, in chunks.
 const CAPACITY: usize = 2;
@@ -64,9 +64,7 @@ impl Printer {
 pub(super) struct Broken;
 
 fn print(mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
-    let unbuffered = |fd: io::Result<std::os::fd::OwnedFd>| fd.map(File::from);
-    let mut stdout = unbuffered(io::stdout().as_fd().try_clone_to_owned())?;
-    let mut stderr = unbuffered(io::stderr().as_fd().try_clone_to_owned())?;
+    let (mut stdout, mut stderr) = (stdio::output()?, stdio::error_output()?);
     while let Some((to, bytes)) = chunks.blocking_recv() {
         match to {
             To::Stdout => stdout.write_all(&bytes)?,

@@ -1,18 +1,17 @@
 //! Runs one command: relays input, output and signals until it exits.
 
 use std::future::pending;
-use std::io::{self, Read as _};
-use std::thread;
+use std::io;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hvsock_services::host::session::{self, Event, Exec, ExecError, Exit, Input, Running};
+use hvsock_services::host::session::{
+    self, Event, Exec, ExecError, Exit, HungUp, Input, Output, Running,
+};
 use hvsock_services::link::Target;
-use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::escape::Escape;
-use super::printer::{Printer, To};
+use super::printer::{Chunk, Printer, To};
 use super::screen::{self, Raw};
 use super::signals::{Caught, Signals};
 use crate::context::Context;
@@ -25,19 +24,39 @@ pub const NOT_RUN: u8 = 125;
 /// The number of ending signals after which the session closes. The guest then kills the command.
 const MAX_SIGNALS: usize = 3;
 
-/// The size of the input buffer, in bytes.
-const CHUNK: usize = 64 * 1024;
+/// How long the guest may take to end a command: two seconds for its processes to end by themselves,
+/// five for the kernel to end them, and some for the way.
+const HANG_UP: Duration = Duration::from_secs(10);
+
+/// How long the reader of the output may take for the last of it, after a command was ended.
+const LAST_OUTPUT: Duration = Duration::from_secs(1);
 
 /// Why a command has no exit status.
 pub(super) enum Error {
     /// The reader of standard output closed it.
     OutputGone,
+    /// The time limit is over, before the command ran.
+    NotStarted(Duration),
     /// The time limit is over.
-    TimedOut(Duration),
+    TimedOut(Duration, Ending),
+    /// Standard input cannot be read.
+    Input(io::Error, Ending),
     /// The guest or the connection failed.
     Exec(ExecError),
     /// This process failed.
     Local(anyhow::Error),
+}
+
+/// What is known of a command that was told to end.
+pub(super) enum Ending {
+    /// It exited by itself before.
+    Exited(Exit),
+    /// All of its processes have ended.
+    Ended,
+    /// These of its processes were not seen to end.
+    Left(Vec<u32>),
+    /// The guest did not report it.
+    Unknown,
 }
 
 impl From<ExecError> for Error {
@@ -56,18 +75,18 @@ fn local(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 ///
 /// # Errors
 ///
-/// Fails if the command cannot be run or its status is unknown, after `timeout`, and when standard
-/// output is closed.
+/// Fails if the command cannot be run or its status is unknown, after `time_limit`, when standard input
+/// fails, and when standard output is closed.
 pub(super) async fn run(
     context: &Context,
     target: &Target,
     exec: Exec,
-    timeout: Option<Duration>,
+    time_limit: Option<Duration>,
 ) -> Result<u8, Error> {
     let mut signals = Signals::catch().map_err(local("cannot catch signals"))?;
     let (has_input, has_terminal) = (exec.stdin, exec.terminal.is_some());
     let timed_out = async {
-        match timeout {
+        match time_limit {
             Some(limit) => {
                 sleep(limit).await;
                 limit
@@ -79,25 +98,39 @@ pub(super) async fn run(
     let running = tokio::select! {
         running = session::start(target, exec) => running?,
         number = ending(&mut signals) => return Ok(128 + number),
-        limit = &mut timed_out => return Err(Error::TimedOut(limit)),
+        limit = &mut timed_out => return Err(Error::NotStarted(limit)),
     };
+    let Running {
+        input, mut output, ..
+    } = running;
     let raw = match has_terminal {
         true => Some(Raw::enter().map_err(local("cannot use the terminal"))?),
         false => None,
     };
-    let input = running.input.clone();
     let fed = async {
         if has_input || has_terminal {
-            feed(context, input, has_terminal).await
+            feed(&input, has_terminal).await
         } else {
             pending().await
         }
     };
+    let mut shown = Shown::default();
     let ended = tokio::select! {
-        ended = relay(running, &mut signals, has_terminal) => ended,
-        Escaped = fed => Ok(Ended::Left(NOT_RUN)),
-        limit = timed_out => Err(Error::TimedOut(limit)),
+        ended = relay(&input, &mut output, &mut shown, &mut signals, has_terminal) => ended,
+        fed = fed => match fed {
+            Fed::Escaped => Ok(Ended::Left(NOT_RUN)),
+            Fed::Failed(error) => {
+                let ending = hang_up(&input, &mut output, &mut signals).await;
+                Err(Error::Input(error, ending))
+            }
+        },
+        limit = timed_out => match hang_up(&input, &mut output, &mut signals).await {
+            Ending::Exited(exit) => Ok(Ended::Exited(exit)),
+            ending => Err(Error::TimedOut(limit, ending)),
+        },
     };
+    // Output from before the end; a reader that does not take it must not delay the report.
+    let _ = timeout(LAST_OUTPUT, shown.finish()).await;
     drop(raw);
     match ended? {
         Ended::Left(status) => Ok(status),
@@ -109,6 +142,35 @@ pub(super) async fn run(
             }
             Ok(exit.code())
         }
+    }
+}
+
+/// Ends the command, and waits until the guest reports the outcome. Output of the command meanwhile is
+/// discarded.
+async fn hang_up(input: &Input, output: &mut Output, signals: &mut Signals) -> Ending {
+    let reported = async {
+        // If the command has exited, the next event says so.
+        let _ = input.hang_up().await;
+        loop {
+            match output.next().await {
+                Ok(Event::HungUp(hung_up)) => return outcome(hung_up),
+                Ok(Event::Exited(exit)) => return Ending::Exited(exit),
+                Ok(Event::Stdout(_) | Event::Stderr(_) | Event::StdinClosed) => {}
+                Err(_) => return Ending::Unknown,
+            }
+        }
+    };
+    tokio::select! {
+        reported = timeout(HANG_UP, reported) => reported.unwrap_or(Ending::Unknown),
+        _ = ending(signals) => Ending::Unknown,
+    }
+}
+
+fn outcome(hung_up: HungUp) -> Ending {
+    match (hung_up.left.is_empty(), hung_up.unknown) {
+        (true, false) => Ending::Ended,
+        (true, true) => Ending::Unknown,
+        (false, _) => Ending::Left(hung_up.left),
     }
 }
 
@@ -128,19 +190,40 @@ enum Ended {
     Left(u8),
 }
 
+/// The output on its way to the reader of this process's output.
+#[derive(Default)]
+struct Shown {
+    printer: Option<Printer>,
+    /// A chunk for which the printer's queue has no space yet.
+    waiting: Option<Chunk>,
+}
+
+impl Shown {
+    /// Waits until all of it is written.
+    async fn finish(&mut self) -> io::Result<()> {
+        let Some(printer) = self.printer.take() else {
+            return Ok(());
+        };
+        if let Some(chunk) = self.waiting.take()
+            && let Ok(permit) = printer.permit().await
+        {
+            permit.send(chunk);
+        }
+        printer.finish().await
+    }
+}
+
 /// Relays output and signals until the command exits.
 async fn relay(
-    running: Running,
+    input: &Input,
+    output: &mut Output,
+    shown: &mut Shown,
     signals: &mut Signals,
     has_terminal: bool,
 ) -> Result<Ended, Error> {
-    let Running {
-        input, mut output, ..
-    } = running;
-    let mut printer = None;
-    let mut waiting = None;
     let mut endings = 0;
     let ended = loop {
+        let Shown { printer, waiting } = &mut *shown;
         let permit = printer.as_ref().map(Printer::permit);
         let permit = async {
             match permit {
@@ -156,15 +239,20 @@ async fn relay(
                 permit.send(chunk);
             }
             event = output.next(), if waiting.is_none() => {
-                waiting = match event? {
+                *waiting = match event? {
                     Event::Stdout(bytes) => Some((To::Stdout, bytes)),
                     Event::Stderr(bytes) => Some((To::Stderr, bytes)),
                     Event::StdinClosed => None,
                     Event::Exited(exit) => break Some(Ended::Exited(exit)),
+                    // It was not asked for.
+                    Event::HungUp(_) => {
+                        let what = "the end of a command that was not told to end";
+                        return Err(ExecError::Broken(what).into());
+                    }
                 };
                 if waiting.is_some() && printer.is_none() {
                     let started = Printer::start();
-                    printer = Some(started.map_err(local("cannot start a thread"))?);
+                    *printer = Some(started.map_err(local("cannot start a thread"))?);
                 }
             }
             caught = signals.next() => match caught {
@@ -173,9 +261,9 @@ async fn relay(
                     if has_terminal || endings >= MAX_SIGNALS {
                         return Ok(Ended::Left(128 + number));
                     }
-                    pass_on(&input, number);
+                    pass_on(input, number);
                 }
-                Caught::Other(number) if !has_terminal => pass_on(&input, number),
+                Caught::Other(number) if !has_terminal => pass_on(input, number),
                 Caught::Resized if has_terminal => {
                     let input = input.clone();
                     // The guest may apply backpressure, which must not delay output and signals.
@@ -185,14 +273,8 @@ async fn relay(
             },
         }
     };
-    let printed = async {
-        match printer {
-            Some(printer) => printer.finish().await,
-            None => Ok(()),
-        }
-    };
     let printed = tokio::select! {
-        printed = printed => printed,
+        printed = shown.finish() => printed,
         number = ending(signals) => return Ok(Ended::Left(128 + number)),
     };
     match printed {
@@ -208,12 +290,17 @@ fn pass_on(input: &Input, number: u8) {
     tokio::spawn(async move { input.signal(number).await });
 }
 
-/// The user typed the escape sequence.
-struct Escaped;
+/// Why no more input is sent.
+enum Fed {
+    /// The user typed the escape sequence.
+    Escaped,
+    /// Standard input cannot be read.
+    Failed(io::Error),
+}
 
 /// Sends standard input to the command, then shuts the input down.
-async fn feed(context: &Context, input: Input, has_terminal: bool) -> Escaped {
-    let mut chunks = reader();
+async fn feed(input: &Input, has_terminal: bool) -> Fed {
+    let mut chunks = stdio::chunks();
     let mut escape = has_terminal.then(Escape::default);
     while let Some(chunk) = chunks.recv().await {
         let (bytes, ends) = match (chunk, &mut escape) {
@@ -222,47 +309,16 @@ async fn feed(context: &Context, input: Input, has_terminal: bool) -> Escaped {
                 let (send, ends) = escape.scan(&bytes);
                 (send.into(), ends)
             }
-            (Err(error), _) => {
-                context.note(&format!("not all input was sent: {error}"));
-                break;
-            }
+            (Err(error), _) => return Fed::Failed(error),
         };
         if input.send(bytes).await.is_err() {
             return pending().await;
         }
         if ends {
-            return Escaped;
+            return Fed::Escaped;
         }
     }
     // The command may have exited.
     let _ = input.end().await;
     pending().await
-}
-
-/// Reads standard input in a thread, which ends with the process.
-fn reader() -> mpsc::Receiver<io::Result<Bytes>> {
-    let (send, chunks) = mpsc::channel(1);
-    let read = move || -> io::Result<()> {
-        let mut stdin = stdio::input()?;
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match stdin.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(count) => {
-                    let chunk = Bytes::copy_from_slice(&buffer[..count]);
-                    if send.blocking_send(Ok(chunk)).is_err() {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let _ = send.blocking_send(Err(error));
-                    return Ok(());
-                }
-            }
-        }
-    };
-    // If the thread cannot start, the input is empty.
-    let _ = thread::Builder::new().name("stdin".to_owned()).spawn(read);
-    chunks
 }
