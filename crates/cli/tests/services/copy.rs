@@ -10,7 +10,7 @@ use crate::fixture::{self, BOX, Fixture};
 use crate::util::{World, eventually};
 
 /// A fixture whose agent offers the copy service, and a folder for the files.
-fn copy_fixture() -> Option<(Fixture, tempfile::TempDir)> {
+pub fn copy_fixture() -> Option<(Fixture, tempfile::TempDir)> {
     let fixture = Fixture::new()?;
     eventually("the copy service is offered", || {
         let why = fixture.run(["why", BOX, "hvsock copy"]);
@@ -20,12 +20,12 @@ fn copy_fixture() -> Option<(Fixture, tempfile::TempDir)> {
 }
 
 /// The argument for a path in the container, whose agent is a process of this machine.
-fn remote(path: &Path) -> String {
+pub fn remote(path: &Path) -> String {
     format!("{BOX}:{}", path.display())
 }
 
 /// The argument for a local path.
-fn local(path: &Path) -> &str {
+pub fn local(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -6,6 +6,7 @@
 mod agent;
 mod copy;
 mod copy_checked;
+mod copy_destination;
 mod fixture;
 mod forward;
 mod freeze;

@@ -159,8 +159,22 @@ impl Copy {
     /// [`CopyError`] if two sources have the same name, the destination cannot be opened, or the
     /// copy is aborted. An entry that fails alone is counted in the result and reported to `observer`.
     pub fn get(self, get: &Get, observer: &mut dyn Observer) -> Result<CopyCounters, CopyError> {
-        check_names(&get.sources)?;
         let destination = Destination::open(&get.destination, get.into)?;
+        self.get_to(destination, get, observer)
+    }
+
+    /// As [`Copy::get`], to an opened destination.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Copy::get`].
+    pub fn get_to(
+        self,
+        destination: Destination,
+        get: &Get,
+        observer: &mut dyn Observer,
+    ) -> Result<CopyCounters, CopyError> {
+        check_names(&get.sources)?;
         let mut messages = self.messages()?;
         let open = wire::open::Way::Get(wire::Get {
             sources: get

@@ -49,7 +49,7 @@ struct Place {
 impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
         let at_top = self.at_top();
-        let name = self.name(&file.name, Kind::File)?;
+        let name = self.file_name(&file.name)?;
         let reach = self.reach(at_top);
         if file.size > MAX_SIZE {
             return Err(CopyError::Violation("a file size above 2^63 - 1 bytes"));
@@ -77,6 +77,25 @@ impl<L: Link> Receiver<'_, L> {
         }
         self.path.pop();
         Ok(())
+    }
+
+    /// The name of a file. Content without a name gets that of the destination.
+    fn file_name(&mut self, name: &[u8]) -> Result<Name, CopyError> {
+        if !self.at_top() || !name.is_empty() {
+            return self.name(name, Kind::File);
+        }
+        self.check_top(name, Kind::File)?;
+        let renamed = self.destination.rename.clone();
+        let unnamed = || {
+            Name::new(b"content")
+                .ok()
+                .filter(|_| self.destination.is_stream)
+        };
+        renamed.or_else(unnamed).ok_or_else(|| {
+            let why = "this is a folder, and the standard input has no name for a file in it";
+            let error = io::Error::new(io::ErrorKind::IsADirectory, why);
+            CopyError::local(&self.destination.path, error)
+        })
     }
 
     /// What a file may be written to, by who has chosen its name.

@@ -15,7 +15,7 @@ const MAX_COUNTED: u64 = 200_000;
 /// Counts the files and their total size in bytes. Entries that cannot be read are ignored.
 pub(super) fn expected(sources: &[Source], recursive: bool) -> (u64, u64) {
     let mut counter = Counter::default();
-    for source in sources {
+    for source in sources.iter().filter(|source| !source.is_standard_input()) {
         let follow = !recursive || source.name().is_none();
         let at = At {
             folder: CWD,

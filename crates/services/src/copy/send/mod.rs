@@ -5,6 +5,7 @@ mod content;
 mod count;
 mod extents;
 mod source;
+mod stdin;
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -120,6 +121,10 @@ impl<'a, L: Link> Sender<'a, L> {
                 Some(name) => PathBuf::from(name.as_os_str()),
                 None => path.to_owned(),
             };
+            if source.is_standard_input() {
+                self.standard_input()?;
+                continue;
+            }
             let at = At {
                 folder: CWD,
                 name: path,

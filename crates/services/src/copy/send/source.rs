@@ -14,6 +14,7 @@ use super::super::name::Name;
 pub struct Source {
     path: PathBuf,
     name: Option<Name>,
+    is_standard_input: bool,
 }
 
 impl Source {
@@ -26,7 +27,26 @@ impl Source {
         let bytes = &bytes[..end.map_or(0, |last| last + 1)];
         let last = bytes.rsplit(|byte| *byte == b'/').next();
         let name = last.and_then(|last| Name::new(last).ok());
-        Self { path, name }
+        Self {
+            path,
+            name,
+            is_standard_input: false,
+        }
+    }
+
+    /// Copies what can be read from this process's standard input. It has no name at the destination, which
+    /// must be a single file.
+    pub fn standard_input() -> Self {
+        Self {
+            path: PathBuf::from("standard input"),
+            name: None,
+            is_standard_input: true,
+        }
+    }
+
+    /// Whether it is the standard input.
+    pub fn is_standard_input(&self) -> bool {
+        self.is_standard_input
     }
 
     /// The path.

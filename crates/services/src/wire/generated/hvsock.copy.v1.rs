@@ -153,7 +153,8 @@ pub struct Enter {
 pub struct Leave {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
-    /// As in `Enter`, but never empty.
+    /// As in `Enter`. Empty at the top level for content without a name, such as the standard input: the
+    /// destination must be a name then.
     #[prost(bytes = "bytes", tag = "1")]
     pub name: ::prost::bytes::Bytes,
     #[prost(message, optional, tag = "2")]

@@ -47,9 +47,13 @@ pub const TOPICS: &[Topic] = &[
         notes: &[
             "A path in a guest is NAME:PATH. A relative PATH begins at the root. Write ./a:b for a \
              local file whose name contains a colon.",
+            "- is standard input as the source and standard output as the destination. Write ./- \
+             for a file of this name.",
             "A file gets its name after all of it has arrived with the right checksum. Until then \
-             it is .NAME.hvsock.part in the same folder. Sparse files stay sparse. Devices, \
-             sockets and pipes are not copied.",
+             it is .NAME.hvsock.part in the same folder. Sparse files stay sparse.",
+            "A file that is overwritten keeps its mode, owner and attributes, unless -p or -a is \
+             given. A named device, pipe or symbolic link is written to or through. A file that \
+             cannot be replaced, such as a mounted one, is overwritten in place.",
         ],
         examples: &[
             ("hvsock cp app.conf web:/etc/", "into an existing folder"),
@@ -66,6 +70,8 @@ pub const TOPICS: &[Topic] = &[
                 "hvsock cp -a web:/home/alice /backup",
                 "with times, modes and owners",
             ),
+            ("hvsock cp web:/etc/os-release -", "print a file"),
+            ("date | hvsock cp - web:/tmp/now", "from standard input"),
             (
                 "hvsock cp disk.img web:/images/",
                 "resume after an interruption",

@@ -10,12 +10,14 @@ use hvsock_services::copy::Source;
 use crate::failure::Failure;
 use crate::os::Partition;
 
-/// A path here or in a guest.
+/// A path here or in a guest, or standard input or output.
 #[derive(Clone, Debug)]
 pub struct Location {
     /// The partition and its name as given. `None` for a path here.
     partition: Option<(String, Partition)>,
     path: PathBuf,
+    /// It is `-`.
+    is_standard: bool,
 }
 
 /// The direction of a copy.
@@ -25,6 +27,8 @@ pub enum Direction {
     Put(Vec<Source>, Partition, PathBuf),
     /// From a guest to here.
     Get(Partition, Vec<Source>, PathBuf),
+    /// From a guest to standard output.
+    Print(Partition, Source),
 }
 
 impl Location {
@@ -34,8 +38,11 @@ impl Location {
         let at = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
         let Some(at) = at.filter(|at| bytes[*at] == b':') else {
             let partition = None;
-            let path = PathBuf::from(text);
-            return Ok(Self { partition, path });
+            return Ok(Self {
+                partition,
+                path: PathBuf::from(text),
+                is_standard: bytes == b"-",
+            });
         };
         let (name, path) = (&bytes[..at], &bytes[at + 1..]);
         let name = OsStr::from_bytes(name).to_string_lossy().into_owned();
@@ -45,10 +52,29 @@ impl Location {
             ))
             .help(format!("write ./{} for a local file", text.display()))
         })?;
+        if path == b"-" {
+            let what = "- is standard input or output of this command, and a guest has neither";
+            return Err(Failure::usage(what)
+                .help(format!("write {name}:/- for a file of this name"))
+                .into());
+        }
         Ok(Self {
             partition: Some((name, partition)),
             path: PathBuf::from(OsStr::from_bytes(path)),
+            is_standard: false,
         })
+    }
+
+    /// Whether it is standard input or output.
+    pub fn is_standard(&self) -> bool {
+        self.is_standard
+    }
+
+    fn into_source(self) -> Source {
+        match self.is_standard {
+            true => Source::standard_input(),
+            false => Source::new(self.path),
+        }
     }
 }
 
@@ -68,9 +94,17 @@ pub fn direction(sources: Vec<Location>, destination: Location) -> Result<Direct
             Failure::usage("all sources must be on this machine or in the same guest").into(),
         );
     }
-    let sources = sources.into_iter().map(|source| Source::new(source.path));
+    let standard = destination.is_standard || sources.iter().any(Location::is_standard);
+    if standard && sources.len() > 1 {
+        return Err(Failure::usage("- takes or gives the content of one file only").into());
+    }
+    let mut sources = sources.into_iter().map(Location::into_source);
     match (from, destination.partition) {
         (None, Some((_, to))) => Ok(Direction::Put(sources.collect(), to, destination.path)),
+        (Some((_, from)), None) if destination.is_standard => {
+            let source = sources.next().expect("clap requires a source");
+            Ok(Direction::Print(from, source))
+        }
         (Some((_, from)), None) => Ok(Direction::Get(from, sources.collect(), destination.path)),
         (None, None) => Err(
             Failure::usage("neither side is in a guest: write NAME:PATH for one")

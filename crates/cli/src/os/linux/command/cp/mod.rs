@@ -4,16 +4,18 @@ mod location;
 mod progress;
 
 use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::fd::AsFd as _;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock_services::copy::{CopyCounters, CopyError};
+use hvsock_services::copy::{CopyCounters, CopyError, Destination};
 use hvsock_services::host::copy::{Copy, Get, Put};
 
 use self::location::{Direction, Location};
 use self::progress::Progress;
 use crate::context::Context;
-use crate::failure::Failure;
+use crate::failure::{Failure, OutputGone};
 use crate::os::Partition;
 use crate::os::linux::guest_services;
 
@@ -32,7 +34,7 @@ pub struct Cp {
     /// Wait until all data is on the disk
     #[arg(long)]
     sync: bool,
-    /// The sources and the destination: paths, or NAME:PATH in a guest
+    /// The sources and the destination: paths, NAME:PATH in a guest, or - for standard input or output
     #[arg(required = true, num_args = 2.., value_names = ["SOURCE", "DESTINATION"])]
     paths: Vec<OsString>,
 }
@@ -44,7 +46,13 @@ impl Cp {
         let sources = first.iter().map(|path| Location::parse(path));
         let sources: Vec<Location> = sources.collect::<Result<_>>()?;
         let several = sources.len() > 1;
-        let mut progress = Progress::new(context);
+        let all = || sources.iter().chain([&destination]);
+        let standard = all().any(Location::is_standard);
+        if standard && (self.recursive || self.preserve || self.archive) {
+            let what = "- is the content of one file: -r, -p and -a do not apply";
+            return Err(Failure::usage(what).into());
+        }
+        let mut progress = Progress::new(context, destination.is_standard());
         let count = progress.is_shown();
         let (recursive, archive) = (
             self.recursive || self.archive,
@@ -73,6 +81,25 @@ impl Cp {
                 get.into |= several;
                 let copy = connect(context, &partition)?;
                 copy.get(&get, &mut progress)
+            }
+            Direction::Print(partition, source) => {
+                let get = Get {
+                    count,
+                    sync: self.sync,
+                    ..Get::to(vec![source], "-")
+                };
+                let output = std::io::stdout().as_fd().try_clone_to_owned();
+                let output = output.context("cannot use standard output")?;
+                let output = Destination::descriptor(output, "standard output");
+                let copy = connect(context, &partition)?;
+                match copy.get_to(output, &get, &mut progress) {
+                    Err(CopyError::Local { error, .. })
+                        if error.kind() == ErrorKind::BrokenPipe =>
+                    {
+                        return Err(OutputGone.into());
+                    }
+                    done => done,
+                }
             }
         };
         finish(result, progress)

@@ -26,10 +26,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(context: &Context) -> Self {
+    /// `to_output` says that the content goes to standard output. A bar would mix with it on a terminal.
+    pub fn new(context: &Context, to_output: bool) -> Self {
         use std::io::IsTerminal as _;
 
-        let shown = !context.quiet && std::io::stderr().is_terminal();
+        let mixed = to_output && std::io::stdout().is_terminal();
+        let shown = !context.quiet && !mixed && std::io::stderr().is_terminal();
         let target = match shown {
             true => ProgressDrawTarget::stderr_with_hz(10),
             false => ProgressDrawTarget::hidden(),
