@@ -35,6 +35,14 @@ impl Link for HvStream {
     }
 }
 
+/// Whether a call has ended because of the connection's timeout.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+    )
+}
+
 /// A connection with its input and output buffers.
 #[derive(Debug)]
 pub struct MessageStream<L> {
@@ -121,6 +129,18 @@ impl<L: Link> MessageStream<L> {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => IoSlice::advance_slices(&mut slices, count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The peer does not read at present, but says that it waits for something itself, such
+                // as the reader of its standard output.
+                Err(error) if is_timeout(&error) => {
+                    let free = &mut self.input[self.end..];
+                    match free.is_empty() || !self.link.has_input()? {
+                        true => return Err(error),
+                        false => match self.link.read(free)? {
+                            0 => return Err(error),
+                            read => self.end += read,
+                        },
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

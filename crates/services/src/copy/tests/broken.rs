@@ -147,3 +147,40 @@ fn thousands_of_failures_do_not_block_and_are_all_counted() {
     assert_eq!(sent.unwrap().failed, MANY);
     assert_eq!(record.notes.len(), 128);
 }
+
+/// Sends 4 MiB with a write timeout to a peer that reads nothing before it has sent so many keepalives.
+fn send_to_stalled(keepalives: u32) -> Result<(), CopyError> {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    const SIZE: usize = 4 << 20;
+    let (here, there) = BreakingStream::pair();
+    here.stream.set_write_timeout(Some(TIMEOUT)).unwrap();
+    thread::scope(|scope| {
+        let mut sender = MessageStream::new(here);
+        let peer = scope.spawn(move || {
+            let mut peer = MessageStream::new(there);
+            let working = crate::wire::copy::Working::default();
+            for _ in 0..keepalives {
+                peer.send(&working).and_then(|()| peer.flush()).unwrap();
+                thread::sleep(TIMEOUT / 10);
+            }
+            match keepalives {
+                0 => Ok(()),
+                _ => peer.receive_bytes(&mut vec![0; SIZE]),
+            }
+            .map(|()| peer)
+        });
+        let sent = sender.send_bytes(&vec![7; SIZE]);
+        for _ in 0..sent.as_ref().map_or(0, |()| keepalives) {
+            sender.receive::<crate::wire::copy::Working>().unwrap();
+        }
+        drop(peer.join().unwrap());
+        sent
+    })
+}
+
+#[test]
+fn a_sender_waits_for_a_receiver_that_waits_itself_and_for_no_other() {
+    // Five times as long as the timeout.
+    send_to_stalled(50).unwrap();
+    assert!(matches!(send_to_stalled(0), Err(CopyError::Broken(_))));
+}
