@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{self, OFlags, Stat};
+use rustix::io::Errno;
 
 use super::super::message_stream::Link;
 use super::super::name::Name;
@@ -224,7 +225,10 @@ impl<L: Link> Receiver<'_, L> {
             if is_new {
                 let stat = *part.stat();
                 match self.create(file, place, part) {
-                    Ok(()) => return Ok(Ok(stat)),
+                    Ok(lost) => {
+                        self.note_lost(lost)?;
+                        return Ok(Ok(stat));
+                    }
                     Err((error, back)) if error.kind() == io::ErrorKind::AlreadyExists => {
                         part = back;
                     }
@@ -255,15 +259,19 @@ impl<L: Link> Receiver<'_, L> {
         self.tally.file(&file.name, checksum);
     }
 
-    /// Gives complete content a name that nothing has.
+    /// Gives complete content a name that nothing has. Returns why attributes of the source are not
+    /// preserved, which is no reason to lose the content.
     fn create(
         &self,
         file: &wire::File,
         place: &Place,
         part: Part,
-    ) -> Result<(), (io::Error, Part)> {
+    ) -> Result<Option<Errno>, (io::Error, Part)> {
+        let mut lost = None;
         let permissions = if let Some(trust) = self.archive {
-            attributes::apply(part.file(), &file.meta.unwrap_or_default(), trust)
+            let meta = file.meta.unwrap_or_default();
+            lost = attributes::apply(part.file(), &meta, trust).err();
+            Ok(())
         } else if part.is_private() || place.existing.is_some() {
             part::sample(&place.folder, &place.name, place.mode)
                 .and_then(|sample| inherit::give_permissions(&sample, part.file()))
@@ -271,7 +279,7 @@ impl<L: Link> Receiver<'_, L> {
             Ok(())
         };
         match permissions {
-            Ok(()) => part.create(&place.name),
+            Ok(()) => part.create(&place.name).map(|()| lost),
             Err(error) => Err((error.into(), part)),
         }
     }
@@ -434,7 +442,11 @@ impl<L: Link> Receiver<'_, L> {
         dropped: inherit::Dropped,
     ) -> Result<io::Result<()>, CopyError> {
         let done = match self.archive {
-            Some(trust) => attributes::apply(to, &file.meta.unwrap_or_default(), trust),
+            Some(trust) => {
+                let meta = file.meta.unwrap_or_default();
+                self.note_lost(attributes::apply(to, &meta, trust).err())?;
+                Ok(())
+            }
             None => inherited.rearm(to, self.trust),
         };
         // It may be on another filesystem than the destination, which is flushed at the end.

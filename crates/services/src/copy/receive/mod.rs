@@ -314,11 +314,10 @@ impl<'a, L: Link> Receiver<'a, L> {
                 }
                 None => Ok(()),
             };
-            let applied = applied.and_then(|()| match self.sync {
-                true => sync_mounted(&level.folder, self.current_folder()),
-                false => Ok(()),
-            });
-            if let Err(error) = applied {
+            self.note_lost(applied.err())?;
+            if self.sync
+                && let Err(error) = sync_mounted(&level.folder, self.current_folder())
+            {
                 self.fails(error)?;
             }
         }
@@ -336,9 +335,10 @@ impl<'a, L: Link> Receiver<'a, L> {
         }
         self.path.push(name.as_os_str());
         match self.make_symlink(&name, link) {
-            Ok(()) => {
+            Ok(lost) => {
                 self.counters.files += 1;
                 self.tally.symlink(&link.name, &link.target);
+                self.note_lost(lost)?;
             }
             Err(error) => self.fails(error)?,
         }
@@ -346,7 +346,8 @@ impl<'a, L: Link> Receiver<'a, L> {
         Ok(())
     }
 
-    fn make_symlink(&mut self, name: &Name, link: &wire::Symlink) -> io::Result<()> {
+    /// Makes a symbolic link. Returns why its attributes are not preserved.
+    fn make_symlink(&mut self, name: &Name, link: &wire::Symlink) -> io::Result<Option<Errno>> {
         if self.at_top() && self.destination.is_stream {
             let why = "a symbolic link cannot be written to a pipe or terminal";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
@@ -356,12 +357,11 @@ impl<'a, L: Link> Receiver<'a, L> {
         target::may_become_link(folder, name)?;
         let temporary = name.random_part();
         fs::symlinkat(&link.target[..], folder, temporary.as_os_str())?;
-        let finished = match (self.archive, link.meta) {
-            (Some(_), Some(meta)) => attributes::apply_to_link(folder, &temporary, &meta),
-            _ => Ok(()),
+        let lost = match (self.archive, link.meta) {
+            (Some(_), Some(meta)) => attributes::apply_to_link(folder, &temporary, &meta).err(),
+            _ => None,
         };
-        let finished = finished
-            .and_then(|()| fs::statat(folder, temporary.as_os_str(), AtFlags::SYMLINK_NOFOLLOW));
+        let finished = fs::statat(folder, temporary.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
         let finished = finished.and_then(|stat| {
             fs::renameat(folder, temporary.as_os_str(), folder, name.as_os_str())?;
             Ok(stat)
@@ -369,7 +369,7 @@ impl<'a, L: Link> Receiver<'a, L> {
         match finished {
             Ok(stat) => {
                 self.written.remember(&stat);
-                Ok(())
+                Ok(lost)
             }
             Err(error) => {
                 let _ = fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty());
@@ -433,6 +433,17 @@ impl<'a, L: Link> Receiver<'a, L> {
             return Err(CopyError::local(&self.path, error));
         }
         self.note(error.to_string())
+    }
+
+    /// Reports that an entry is there, but not with the attributes of its source.
+    fn note_lost(&mut self, error: Option<Errno>) -> Result<(), CopyError> {
+        match error {
+            Some(error) => {
+                let error = io::Error::from(error);
+                self.note(format!("its attributes were not preserved: {error}"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether an error concerns all further entries: the destination's filesystem is full. All

@@ -76,7 +76,8 @@ impl Requested {
 
             let path = note.path.as_os_str().as_bytes();
             let named = !name.is_empty() && path == name;
-            request.explained |= named || note.path == request.path;
+            // The guest sees a relative path from its root.
+            request.explained |= named || note.path == Path::new("/").join(&request.path);
         }
     }
 

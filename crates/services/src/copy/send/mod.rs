@@ -119,6 +119,7 @@ impl<'a, L: Link> Sender<'a, L> {
             let path = source.path();
             self.path = match source.name() {
                 Some(name) => PathBuf::from(name.as_os_str()),
+                None if path.as_os_str().is_empty() => PathBuf::from("\"\""),
                 None => path.to_owned(),
             };
             if source.is_standard_input() {

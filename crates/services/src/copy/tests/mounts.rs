@@ -165,3 +165,40 @@ fn an_unprivileged_receiver_writes_what_it_may_and_keeps_what_it_is() {
     let last = &record.notes.last().unwrap().why;
     assert_eq!(last, "it was overwritten in place, and is incomplete now");
 }
+
+#[test]
+fn content_is_not_lost_with_the_attributes_that_cannot_be_preserved() {
+    let test = "content_is_not_lost_with_the_attributes_that_cannot_be_preserved";
+    // May give a file to another user, and then not change it any more.
+    let run = "setpriv --inh-caps=-fowner --bounding-set=-fowner";
+    let Some(to) = prepared(
+        test,
+        MOUNTS,
+        "mkdir from from/tree; echo new > from/tree/file
+        echo old > file; ln -s file from/tree/link; chown -Rh 1234 from",
+        run,
+    ) else {
+        return;
+    };
+    for (source, name) in [
+        ("from/tree", "tree"),
+        ("from/tree/file", "new"),
+        ("from/tree/file", "file"),
+    ] {
+        let ((sent, record), _) = copy(&[&to.join(source)], &to.join(name), true);
+        let failed = sent.unwrap().failed;
+        assert_eq!(
+            failed,
+            if name == "tree" { 3 } else { 1 },
+            "{name}: {:?}",
+            record.notes
+        );
+        for note in &record.notes {
+            let why = "its attributes were not preserved: Operation not permitted (os error 1)";
+            assert_eq!(note.why, why, "{name}");
+        }
+    }
+    for file in ["tree/file", "tree/link", "new", "file"] {
+        assert_eq!(fs::read(to.join(file)).unwrap(), b"new\n", "{file}");
+    }
+}

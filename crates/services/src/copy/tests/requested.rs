@@ -104,6 +104,13 @@ fn a_source_that_does_not_arrive_has_failed_whatever_the_sender_says() {
         assert_eq!(ended.unwrap().failed, failed, "{at}");
         assert!(!record.notes.is_empty(), "{at}: it is reported");
     }
+    // What the sender has explained is not reported twice. It sees relative paths from its root.
+    for (source, path) in [("/srv/a", &b"a"[..]), ("srv/.", b"/srv/."), ("", b"/")] {
+        let sandbox = Sandbox::new();
+        let (ended, record) = ask(&sandbox, &[source], true, &ended(&[note(path, false)]));
+        assert_eq!(ended.unwrap().failed, 1, "{source:?}");
+        assert_eq!(record.notes.len(), 1, "{source:?}: {:?}", record.notes);
+    }
     let sandbox = Sandbox::new();
     let (ended, record) = ask(&sandbox, &["/etc/a"], false, &ended(&[]));
     assert_eq!(ended.unwrap().files, 0);
