@@ -217,7 +217,7 @@ fn on_a_full_disk_changes_fail_as_a_whole() {
             fs::read(file_of(&config.dirs.config, PORT)).unwrap()
         )
     );
-    assert!(!endpoint_at("containers/db").0.exists());
+    assert!(!endpoint_at("containers/db/endpoint").0.exists());
     // Nothing of it has taken effect: the connection is open, the new service unregistered.
     assert_eq!(handle.connections().unwrap()[0].id, one.connection_id());
     let unregistered = refused(host.listen(VmId::CHILDREN, PORT + 1));
