@@ -296,6 +296,7 @@ fn supervise(plan: &Plan<'_>) -> ! {
         exit(1);
     };
     keep_descriptors(plan);
+    unmap_shared();
     let pid = program.as_raw_nonzero().get().unsigned_abs();
     report([STARTED, pid]);
     follow(own, program)
@@ -322,6 +323,43 @@ fn keep_descriptors(plan: &Plan<'_>) {
         }
         inherit::close_all();
     }
+}
+
+/// Unmaps shared memory. The starter's connections may use it, and it would exist for as long as the
+/// supervisor does. A failure keeps it mapped.
+fn unmap_shared() {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(maps) = rustix::fs::open(c"/proc/self/maps", flags, Mode::empty()) else {
+        return;
+    };
+    let (mut buffer, mut filled) = ([0; 8192], 0);
+    while let Ok(count @ 1..) = rustix::io::read(&maps, &mut buffer[filled..]) {
+        filled += count;
+        let mut done = 0;
+        while let Some(length) = buffer[done..filled].iter().position(|byte| *byte == b'\n') {
+            if let Some((start, end)) = shared_range(&buffer[done..done + length]) {
+                // SAFETY: this process never uses the memory of its starter's connections.
+                unsafe { libc::munmap(ptr::without_provenance_mut(start), end - start) };
+            }
+            done += length + 1;
+        }
+        buffer.copy_within(done..filled, 0);
+        filled -= done;
+        if filled == buffer.len() {
+            return;
+        }
+    }
+}
+
+/// The range of a shared mapping: `7f00-7f10 rw-s …`. `None` for a private one.
+fn shared_range(line: &[u8]) -> Option<(usize, usize)> {
+    let mut fields = line.split(|byte| *byte == b' ');
+    let range = fields.next()?;
+    let is_shared = fields.next()?.get(3) == Some(&b's');
+    let hyphen = range.iter().position(|byte| *byte == b'-')?;
+    let number = |digits: &[u8]| usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    let (start, end) = (number(&range[..hyphen])?, number(&range[hyphen + 1..])?);
+    (is_shared && start < end).then_some((start, end))
 }
 
 /// A duplicate after the standard streams, close-on-exec.
@@ -798,6 +836,35 @@ mod tests {
         }
         running.control.close_input();
         assert_eq!(ended.join().unwrap(), 0);
+    }
+
+    #[test]
+    fn the_supervisor_keeps_no_shared_memory_of_its_starter() {
+        use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, which is not used.
+        let mapped =
+            unsafe { mmap_anonymous(ptr::null_mut(), 1 << 20, protection, MapFlags::SHARED) };
+        let mapped = mapped.unwrap();
+        let shared = |pid: Pid| {
+            let maps = std::fs::read(format!("/proc/{}/maps", pid.as_raw_nonzero())).unwrap();
+            let lines = maps.split(|byte| *byte == b'\n');
+            lines.filter_map(shared_range).count()
+        };
+        let running = start_program("sleep", &["sleep", "600"], None).unwrap();
+        assert_ne!(shared(rustix::process::getpid()), 0);
+        assert_eq!(shared(running.supervised.supervisor), 0);
+        // SAFETY: nothing uses it.
+        unsafe { munmap(mapped, 1 << 20) }.unwrap();
+
+        assert_eq!(
+            shared_range(b"7f00-7f10 rw-s 0 00:01 5 /memfd:x (deleted)"),
+            Some((0x7f00, 0x7f10))
+        );
+        for line in ["7f00-7f10 rw-p 0 00:01 5", "7f00 rw-s", "x-y rw-s", ""] {
+            assert_eq!(shared_range(line.as_bytes()), None, "{line}");
+        }
     }
 
     #[test]
