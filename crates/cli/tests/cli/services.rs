@@ -309,3 +309,13 @@ fn wrong_usage_has_exit_status_two() {
         assert!(!error.is_empty(), "{arguments:?}");
     }
 }
+
+#[test]
+fn input_that_cannot_be_read_is_not_an_empty_list_of_services() {
+    let world = World::new();
+    let no_input = fs::OpenOptions::new().write(true).open("/dev/null");
+    let mut import = world.command(["service", "import", "-"]);
+    let done = Completed::of(import.stdin(no_input.unwrap()));
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(done.stderr.contains("Bad file descriptor"), "{done:?}");
+}

@@ -1,8 +1,8 @@
 //! `hvsock service export` and `import`: all registrations at once.
 
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -11,6 +11,7 @@ use hvsock_control::NewService;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
+use crate::os::stdio;
 use crate::output;
 
 /// Export all registrations for another machine
@@ -87,7 +88,8 @@ const LARGEST: u64 = 64 << 20;
 fn read(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin().lock())
+        // The standard library takes a descriptor that cannot be read for an empty file.
+        Box::new(stdio::input().context("cannot read standard input")?)
     } else {
         Box::new(fs::File::open(path).with_context(|| format!("cannot read {shown}"))?)
     };
