@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use hvsock_registry::Principal;
 use hvsock_sys::accounts::Accounts;
-use hvsock_sys::peer;
+use hvsock_sys::container_user::{self, ContainerUser};
+use hvsock_sys::peer::{self, Credentials};
 
 /// How long a cached name is valid.
 const CACHE_TTL: Duration = Duration::from_secs(5);
@@ -87,7 +88,30 @@ impl Callers {
             uid: caller.uid,
             user,
             groups,
+            partition_uid: Some(caller.uid),
         }
+    }
+}
+
+/// The user id inside its container of the process at the other end of `socket`, which came through
+/// that container's endpoint. `broker` is the user that this process runs as.
+pub(crate) fn uid_in_container(caller: Caller, socket: impl AsFd, broker: u32) -> Option<u32> {
+    // Root of the host is root in any container.
+    if caller.uid == 0 {
+        return Some(0);
+    }
+    let peer = Credentials {
+        pid: Some(caller.pid).filter(|pid| *pid != 0),
+        uid: caller.uid,
+        gid: caller.gid,
+    };
+    match container_user::of_peer(socket, &peer) {
+        // A user's own broker has containers of that user. Where they have no user namespace of their
+        // own, nobody in them has more rights than the broker.
+        ContainerUser::Shared if caller.uid == broker => Some(0),
+        ContainerUser::Shared => Some(caller.uid),
+        ContainerUser::Mapped(uid) => Some(uid),
+        ContainerUser::Unknown => None,
     }
 }
 

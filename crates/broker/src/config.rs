@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hvsock_address::PartitionName;
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{Fix, Limits, RegisterError};
+use hvsock_fabric::{Fix, Limits, Operators, RegisterError};
 use hvsock_registry::Registration;
 use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
@@ -34,8 +34,12 @@ pub struct BrokerConfig {
     /// Serves the control API on its Unix socket (the default).
     pub control: bool,
     /// Built-in registrations, for example of integration services. A file in the folder of services
-    /// overrides one. An operator can change them, but not unregister them.
+    /// overrides what it says of one, and inherits the rest. So does a registration of the same service
+    /// that is made in another way. An operator can change them, but not unregister them.
     pub built_in: Vec<Registration>,
+    /// The number and name of a group whose members may do what root may: change services, partitions
+    /// and connections, and use every service, whatever its rules are. None by default.
+    pub operator_group: Option<(u32, String)>,
 }
 
 impl BrokerConfig {
@@ -52,6 +56,18 @@ impl BrokerConfig {
             shared_memory: true,
             control: true,
             built_in: Vec::new(),
+            operator_group: None,
+        }
+    }
+}
+
+impl BrokerConfig {
+    /// Who may change the broker's state.
+    pub(crate) fn operators(&self) -> Operators {
+        let operators = Operators::of_broker(rustix::process::geteuid().as_raw());
+        match &self.operator_group {
+            Some((gid, name)) => operators.with_group(*gid, name),
+            None => operators,
         }
     }
 }

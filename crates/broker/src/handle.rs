@@ -1,5 +1,6 @@
 //! The control interface of a running broker, callable from any thread.
 
+mod access;
 mod checks;
 mod error;
 mod partitions;
@@ -182,7 +183,11 @@ impl Handle {
         let (from, vm, service) = self.resolve(from, accept, service)?;
         self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
-            let principal = &principal;
+            // Nobody asks for a process in another partition: the answer is for its root, and says so.
+            let principal = &Principal {
+                partition_uid: Some(0),
+                ..principal
+            };
             let request = ListenRequest {
                 from,
                 principal,

@@ -104,6 +104,7 @@ impl Broker {
         let partitions = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
+        let operators = config.operators();
         let (core_loop, link) = core::Loop::open(config, store.load()?)?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
@@ -140,8 +141,6 @@ impl Broker {
             _lock: lock,
         };
         if control {
-            let uid = rustix::process::geteuid().as_raw();
-            let operators = hvsock_fabric::Operators::of_broker(uid);
             let server = ControlServer::start(&dirs.control(), broker.handle(), operators);
             broker.control = Some(server.map_err(StartError::io("serve the control API"))?);
         }

@@ -3,7 +3,7 @@
 //! This is the only place that turns what would help into a command line. The crates below have
 //! values and plain English.
 
-use hvsock::{Fix, PartitionName, RuleRef, RuleScope, ServiceId, ServiceRef};
+use hvsock::{Fix, PartitionName, RuleAction, RuleRef, RuleScope, ServiceId, ServiceRef};
 
 use crate::format::{command_line, shell_word};
 use crate::hint::Help;
@@ -31,16 +31,26 @@ fn spell(fix: &Fix) -> Help {
             let (service, vm) = (service.to_string(), vm.unwrap_or_default());
             Help::command(command_line("hvsock service enable", &[&service], &vm))
         }
+        Fix::EnableServiceAsException { service, partition } => {
+            let options = format!(" --vm {partition} --override");
+            let service = service.to_string();
+            Help::command(command_line("hvsock service enable", &[&service], &options))
+        }
+        Fix::BecomePartitionRoot { service, partition } => {
+            let vm = partition.as_ref().map(|name| format!(" --vm {name}"));
+            let options = format!(" --bind --any-user{}", vm.unwrap_or_default());
+            let service = ServiceRef::Id(*service).to_string();
+            let command = command_line("hvsock service allow", &[&service], &options);
+            Help::sentence(format!("run it as root there, or on the host: {command}"))
+        }
         Fix::UnregisterService { service } => {
             let service = service.to_string();
             Help::command(command_line("hvsock service unregister", &[&service], ""))
         }
-        Fix::AllowUser { rule, lists, .. } if lists.is_empty() => {
-            let file = file(rule.service, &rule.scope);
-            Help::sentence(format!("add {}.users to {file}", rule.action))
+        Fix::AllowUser { rule, user, .. } => allow(rule, "--user", user.as_deref()),
+        Fix::AllowPartition { rule, partition } => {
+            allow(rule, "--partition", Some(partition.as_str()))
         }
-        Fix::AllowUser { rule, lists, .. } => edit(rule, lists.iter().map(String::as_str)),
-        Fix::AllowPartition { rule, .. } => edit(rule, ["partitions"].into_iter()),
         Fix::AllowWildcardBinds { service, scope } => {
             let file = file(*service, scope);
             let setting = format!("{}allow_wildcard_binds = true", prefix(scope));
@@ -90,12 +100,20 @@ fn registration(service: &ServiceRef) -> String {
     }
 }
 
-/// The lists of a rule to edit, with their file.
-fn edit<'a>(rule: &RuleRef, lists: impl Iterator<Item = &'a str>) -> Help {
-    let key = |list| format!("{}{}.{list}", prefix(&rule.scope), rule.action);
-    let keys: Vec<_> = lists.map(key).collect();
-    let file = file(rule.service, &rule.scope);
-    Help::sentence(format!("edit {} in {file}", keys.join(", ")))
+/// The command that adds to an access rule. Somebody who may not know whom to add reads `USER`.
+fn allow(rule: &RuleRef, option: &str, whom: Option<&str>) -> Help {
+    let bind = match rule.action {
+        RuleAction::Bind => " --bind",
+        RuleAction::Connect => "",
+    };
+    let vm = match &rule.scope {
+        RuleScope::Partition(name) => format!(" --vm {name}"),
+        RuleScope::Registration | RuleScope::Defaults => String::new(),
+    };
+    let service = ServiceRef::Id(rule.service).to_string();
+    let whom = whom.map_or_else(|| "USER".to_owned(), shell_word);
+    let options = format!(" {option} {whom}{bind}{vm}");
+    Help::command(command_line("hvsock service allow", &[&service], &options))
 }
 
 /// The file that has a rule.
@@ -170,42 +188,51 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_named_with_its_keys_and_its_file() {
+    fn who_is_missing_in_a_rule_is_added_by_a_command() {
         let rule = |action, scope| RuleRef {
             service: SERVICE,
             action,
             scope,
         };
-        let both = vec!["users".to_owned(), "groups".to_owned()];
-        let fix = Fix::AllowUser {
-            rule: rule(Action::Connect, RuleScope::Registration),
-            lists: both.clone(),
-            user: None,
+        let user = |action, scope, user: Option<&str>| Fix::AllowUser {
+            rule: rule(action, scope),
+            lists: vec!["users".to_owned(), "groups".to_owned()],
+            user: user.map(str::to_owned),
         };
-        let file = format!("services/{SERVICE}.toml");
-        let want = format!("edit connect.users, connect.groups in {file}");
-        check(&fix, &want);
-        let fix = Fix::AllowUser {
-            rule: rule(Action::Bind, RuleScope::Registration),
-            lists: vec![],
-            user: None,
+        let fix = user(Action::Connect, RuleScope::Registration, Some("alice"));
+        check(&fix, "hvsock service allow 2761 --user alice");
+        let fix = user(Action::Bind, RuleScope::Defaults, None);
+        check(&fix, "hvsock service allow 2761 --user USER --bind");
+        let fix = user(
+            Action::Connect,
+            RuleScope::Registration,
+            Some("a'; reboot #"),
+        );
+        check(&fix, r"hvsock service allow 2761 --user 'a'\''; reboot #'");
+        let fix = Fix::AllowPartition {
+            rule: rule(Action::Connect, RuleScope::Partition(web())),
+            partition: web(),
         };
-        check(&fix, &format!("add bind.users to {file}"));
-        let fix = Fix::AllowUser {
-            rule: rule(Action::Bind, RuleScope::Defaults),
-            lists: both,
-            user: None,
+        check(&fix, "hvsock service allow 2761 --partition web --vm web");
+        let fix = Fix::BecomePartitionRoot {
+            service: SERVICE,
+            partition: Some(web()),
         };
-        check(&fix, "edit bind.users, bind.groups in defaults.toml");
+        let want = "run it as root there, or on the host: hvsock service allow 2761 --bind \
+                    --any-user --vm web";
+        check(&fix, want);
+        let fix = Fix::EnableServiceAsException {
+            service: named("hvsock session"),
+            partition: web(),
+        };
+        check(
+            &fix,
+            "hvsock service enable 'hvsock session' --vm web --override",
+        );
         for (name, prefix) in [("web", "vm.web"), ("web.1", "vm.\"web.1\"")] {
             let scope = RuleScope::Partition(PartitionName::new(name).unwrap());
-            let fix = Fix::AllowPartition {
-                rule: rule(Action::Connect, scope.clone()),
-                partition: web(),
-            };
-            let want = format!("edit {prefix}.connect.partitions in {file}");
-            check(&fix, &want);
             let service = SERVICE;
+            let file = format!("services/{SERVICE}.toml");
             let want = format!("set {prefix}.allow_wildcard_binds = true in {file}");
             check(&Fix::AllowWildcardBinds { service, scope }, &want);
         }
@@ -269,7 +296,6 @@ mod tests {
             _ => None,
         };
         for kind in [
-            "allow_user",
             "load_module",
             "take_ownership",
             "restrict_writes",

@@ -42,8 +42,9 @@ pub use hvsock_control as model;
 use error::Result;
 use http::{Call, Socket, parse};
 use model::{
-    Connection, ExplanationReport, GuestCommand, Imported, Listener, NewContainer, NewGuestCommand,
-    NewService, NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
+    AccessChange, AccessChanged, Connection, ExplanationReport, GuestCommand, Imported, Listener,
+    NewContainer, NewGuestCommand, NewService, NewVm, Partition, PartitionChange, PartitionState,
+    Service, ServiceChange, Status,
 };
 
 /// The content types of requests.
@@ -129,8 +130,50 @@ impl Client {
         enabled: bool,
         vm: Option<PartitionRef>,
     ) -> Result<Service> {
-        let change = ServiceChange { enabled, vm };
-        self.change(of_service(Method::PATCH, service), &change)
+        let change = ServiceChange {
+            enabled,
+            vm,
+            ..ServiceChange::default()
+        };
+        self.change_service(service, &change)
+    }
+
+    /// Enables or disables a service, also as an exception for one child partition, or for those that
+    /// are exceptions.
+    ///
+    /// # Errors
+    /// As [`set_enabled`](Self::set_enabled), and 409 if the service is disabled for all partitions
+    /// and the child partition is to follow that.
+    pub fn change_service(&self, service: &ServiceRef, change: &ServiceChange) -> Result<Service> {
+        self.change(of_service(Method::PATCH, service), change)
+    }
+
+    /// Allows or denies users, groups and partitions to connect to a service, or to listen for it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the service or partition does not exist, 400 if there is
+    /// no such user or group, if the service is a lease, or if the rule cannot exclude an entry because
+    /// it allows everyone.
+    pub fn change_access(
+        &self,
+        service: &ServiceRef,
+        change: &AccessChange,
+    ) -> Result<AccessChanged> {
+        self.change(access_of(Method::POST, service), change)
+    }
+
+    /// Removes the access rules of a service, so that the built-in rules or the defaults apply again:
+    /// of one child partition, or of the service and all its child partitions.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the service or partition does not exist, 400 if the service
+    /// is a lease.
+    pub fn reset_access(&self, service: &ServiceRef, vm: Option<PartitionRef>) -> Result<Service> {
+        let mut request = access_of(Method::DELETE, service);
+        if let Some(vm) = vm {
+            request = request.query("vm", &vm.to_string());
+        }
+        self.call(request)
     }
 
     /// Removes a registration.
@@ -385,6 +428,10 @@ fn post(segments: &[&str]) -> Call {
 
 fn of_service(method: Method, service: &ServiceRef) -> Call {
     Call::new(method, &["v1", "services", &service.to_string()])
+}
+
+fn access_of(method: Method, service: &ServiceRef) -> Call {
+    Call::new(method, &["v1", "services", &service.to_string(), "access"])
 }
 
 fn of_partition(method: Method, partition: &PartitionRef) -> Call {

@@ -32,7 +32,10 @@ pub use partition::{
     NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState, VmSpec,
 };
 pub use problem::{Problem, ProblemKind};
-pub use service::{AccessList, Imported, NewService, Service, ServiceChange, ServiceOverride};
+pub use service::{
+    AccessChange, AccessChanged, AccessEntry, AccessInForce, AccessList, FlagRule, Imported,
+    NewService, RuleSource, Service, ServiceChange, ServiceOverride, ServiceRules,
+};
 pub use status::{ErrorBody, Status};
 
 /// The errors of the [`Import`] constructors and of [`NewService::registration`].
@@ -42,6 +45,7 @@ pub use hvsock_registry::reg_file::ImportError;
 /// Threads may share every public type.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<AccessChanged>();
     assert_send_sync::<Connection>();
     assert_send_sync::<ErrorBody>();
     assert_send_sync::<Event>();

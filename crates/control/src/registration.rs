@@ -3,9 +3,14 @@
 use std::collections::BTreeMap;
 
 use hvsock_address::{InvalidName, PartitionName, ServiceId};
-use hvsock_registry::{AccessRule, Override, Registration};
+use hvsock_registry::{
+    AccessRule, EffectiveAccess, EffectiveFlag, EffectiveRules, Override, Policy, Registration,
+};
 
-use crate::{AccessList, NewService, Service, ServiceOverride};
+use crate::{
+    AccessInForce, AccessList, FlagRule, NewService, RuleSource, Service, ServiceOverride,
+    ServiceRules,
+};
 
 impl NewService {
     /// Converts it to a registration that `owner` owns. Its id is random if absent.
@@ -21,6 +26,7 @@ impl NewService {
             bind: self.bind.into(),
             connect: self.connect.into(),
             allow_wildcard_binds: self.allow_wildcard_binds,
+            only_root_binds: self.only_root_binds,
             vm: vm.collect::<Result<_, InvalidName>>()?,
             owner,
             creator: self.creator,
@@ -40,6 +46,7 @@ impl From<Registration> for NewService {
             bind: registration.bind.into(),
             connect: registration.connect.into(),
             allow_wildcard_binds: registration.allow_wildcard_binds,
+            only_root_binds: registration.only_root_binds,
             vm: overrides(registration.vm),
             creator: registration.creator,
             purpose: registration.purpose,
@@ -59,6 +66,7 @@ impl Service {
             bind: registration.bind.into(),
             connect: registration.connect.into(),
             allow_wildcard_binds: registration.allow_wildcard_binds,
+            only_root_binds: registration.only_root_binds,
             vm: overrides(registration.vm),
             owner: registration.owner,
             creator: registration.creator,
@@ -68,6 +76,22 @@ impl Service {
             built_in: false,
             listeners,
             connections,
+            rules: None,
+            rules_by_partition: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the rules in force.
+    #[must_use]
+    pub fn with_rules(self, policy: &Policy<'_>) -> Self {
+        let children = policy.for_each_override().filter_map(|of_child| {
+            let rules = ServiceRules::from(of_child.effective());
+            Some((of_child.child()?.to_string(), rules))
+        });
+        Self {
+            rules: Some(Box::new(policy.effective().into())),
+            rules_by_partition: children.collect(),
+            ..self
         }
     }
 
@@ -77,6 +101,42 @@ impl Service {
             in_box: true,
             ..Self::new(registration, 0, 0)
         })
+    }
+}
+
+impl From<EffectiveRules<'_>> for ServiceRules {
+    fn from(rules: EffectiveRules<'_>) -> Self {
+        let flag = |flag: EffectiveFlag<'_>| FlagRule {
+            value: flag.value,
+            source: flag.from.into(),
+        };
+        let access = |access: EffectiveAccess<'_>| AccessInForce {
+            users: access.users,
+            groups: access.groups,
+            source: access.processes_from.into(),
+            partitions: access.partitions,
+            partitions_source: access.partitions_from.into(),
+        };
+        Self {
+            enabled: flag(rules.enabled),
+            connect: access(rules.connect),
+            bind: access(rules.bind),
+            allow_wildcard_binds: flag(rules.allow_wildcard_binds),
+            only_root_binds: flag(rules.only_root_binds),
+        }
+    }
+}
+
+impl From<hvsock_registry::RuleSource<'_>> for RuleSource {
+    fn from(source: hvsock_registry::RuleSource<'_>) -> Self {
+        use hvsock_registry::RuleSource as Source;
+        match source {
+            Source::Override(_) => Self::Override,
+            Source::Registration => Self::Registration,
+            Source::BuiltIn => Self::BuiltIn,
+            Source::Defaults => Self::Defaults,
+            Source::None => Self::Unset,
+        }
     }
 }
 
@@ -107,6 +167,7 @@ impl From<ServiceOverride> for Override {
             bind: o.bind.into(),
             connect: o.connect.into(),
             allow_wildcard_binds: o.allow_wildcard_binds,
+            only_root_binds: o.only_root_binds,
         }
     }
 }
@@ -118,6 +179,7 @@ impl From<Override> for ServiceOverride {
             bind: o.bind.into(),
             connect: o.connect.into(),
             allow_wildcard_binds: o.allow_wildcard_binds,
+            only_root_binds: o.only_root_binds,
         }
     }
 }
@@ -136,7 +198,7 @@ mod tests {
     fn a_registration_survives_a_round_trip_except_for_its_owner() {
         let text = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
             "enabled": false, "bind": {"users": ["alice"]}, "connect": {"partitions": []},
-            "allow_wildcard_binds": false, "creator": "tool", "purpose": "nightly",
+            "allow_wildcard_binds": false, "only_root_binds": true, "creator": "tool", "purpose": "nightly",
             "vm": {"web": {"enabled": true, "connect": {"groups": ["ops"]}}}}"#;
         let new: NewService = serde_json::from_str(text).unwrap();
         let registration = new.clone().registration(Some("bob".into())).unwrap();

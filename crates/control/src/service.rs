@@ -30,6 +30,9 @@ pub struct Service {
     pub connect: AccessList,
     /// Whether a listener may accept from every partition (wildcard bind); if absent, the default.
     pub allow_wildcard_binds: Option<bool>,
+    /// Whether in a child only root may listen; if absent, the default.
+    #[serde(default)]
+    pub only_root_binds: Option<bool>,
     /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
@@ -50,6 +53,132 @@ pub struct Service {
     pub listeners: usize,
     /// The number of its connections now.
     pub connections: usize,
+    /// The rules in force, each with the level that defines it. Absent in lists of services.
+    #[serde(default)]
+    pub rules: Option<Box<ServiceRules>>,
+    /// The same for each child partition that has an override.
+    #[serde(default)]
+    pub rules_by_partition: BTreeMap<String, ServiceRules>,
+}
+
+/// The rules in force for a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceRules {
+    /// Whether it is enabled.
+    pub enabled: FlagRule,
+    /// Who may connect.
+    pub connect: AccessInForce,
+    /// Who may listen.
+    pub bind: AccessInForce,
+    /// Whether a listener may accept from every partition (wildcard bind).
+    pub allow_wildcard_binds: FlagRule,
+    /// Whether in a child only root may listen.
+    pub only_root_binds: FlagRule,
+}
+
+/// A setting in force.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FlagRule {
+    /// The value.
+    pub value: bool,
+    /// The level that defines it.
+    pub source: RuleSource,
+}
+
+/// Who may connect or listen. Root and the broker's other operators always may. An empty list is no
+/// one, `*` is everyone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccessInForce {
+    /// Users of the partition that owns the registry.
+    pub users: Vec<String>,
+    /// Groups of that partition. A match in either list is enough.
+    pub groups: Vec<String>,
+    /// The level that defines users and groups.
+    pub source: RuleSource,
+    /// Child partitions.
+    pub partitions: Vec<String>,
+    /// The level that defines the child partitions.
+    pub partitions_source: RuleSource,
+}
+
+/// The level that defines a rule, the most specific first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum RuleSource {
+    /// The service's override for the child partition.
+    Override,
+    /// The service's registration.
+    Registration,
+    /// The service's built-in registration.
+    BuiltIn,
+    /// The defaults for all services.
+    Defaults,
+    /// No level: what holds where nothing is said.
+    Unset,
+}
+
+/// Users, groups and partitions to allow or deny.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AccessChange {
+    /// Whether they may afterwards.
+    pub allow: bool,
+    /// The rule for listening instead of the one for connecting.
+    #[serde(default)]
+    pub bind: bool,
+    /// Users by name or id; `*` is everyone.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// Groups by name or id.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Child partitions by name or id; `@group` is a sibling group, `*` is every child.
+    #[serde(default)]
+    pub partitions: Vec<String>,
+    /// Every user of the child partitions that may listen, and not their root only. Needs `bind`.
+    #[serde(default)]
+    pub any_partition_user: bool,
+    /// Only for connections with this child partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub vm: Option<PartitionRef>,
+    /// Also for the child partitions with a rule of their own. Without `vm` only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everywhere: bool,
+}
+
+/// The result of an [`AccessChange`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccessChanged {
+    /// The service afterwards.
+    pub service: Service,
+    /// What became of each entry of the request, in its order.
+    pub entries: Vec<AccessEntry>,
+}
+
+/// What became of one entry of an [`AccessChange`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AccessEntry {
+    /// The list: `users`, `groups`, `partitions` or `only_root_binds`.
+    pub list: String,
+    /// The entry, as in the request.
+    pub entry: String,
+    /// Whether the request changed anything for it.
+    pub changed: bool,
+    /// Whether the rules allow it afterwards.
+    pub allowed: bool,
+    /// The rule that decides that.
+    pub rule: String,
+    /// The child partitions whose own rules decide otherwise.
+    #[serde(default)]
+    pub exceptions: Vec<String>,
 }
 
 /// Who may connect to, or listen for, a service.
@@ -85,6 +214,9 @@ pub struct ServiceOverride {
     /// Replaces the service's `allow_wildcard_binds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_wildcard_binds: Option<bool>,
+    /// Replaces the service's `only_root_binds`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub only_root_binds: Option<bool>,
 }
 
 /// A service to register.
@@ -111,6 +243,9 @@ pub struct NewService {
     /// Whether a listener may accept from every partition (wildcard bind).
     #[serde(default)]
     pub allow_wildcard_binds: Option<bool>,
+    /// Whether in a child only root may listen.
+    #[serde(default)]
+    pub only_root_binds: Option<bool>,
     /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
@@ -127,16 +262,23 @@ fn yes() -> bool {
 }
 
 /// Changes to a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceChange {
     /// Whether it is enabled. Disabling also resets its established connections.
     pub enabled: bool,
-    /// Only for this child partition.
+    /// Only for this child partition. Enabled, it has no setting of its own any more and follows the
+    /// service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub vm: Option<PartitionRef>,
+    /// Keeps it enabled for that child partition while it is disabled for all others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exception: bool,
+    /// Also for the child partitions with another setting of their own. Without `vm` only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub everywhere: bool,
 }
 
 /// The result of an import.

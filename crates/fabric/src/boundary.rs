@@ -29,7 +29,7 @@ pub(crate) struct BoundaryPolicy<'a> {
     /// The policy for the other child, between siblings.
     second: Option<Policy<'a>>,
     /// The users that no access rule restricts.
-    operators: Operators,
+    operators: &'a Operators,
 }
 
 /// Why a registry denies a request.
@@ -80,7 +80,7 @@ impl<'a> Boundary<'a> {
     pub(crate) fn policy(
         &self,
         service: ServiceId,
-        operators: Operators,
+        operators: &'a Operators,
     ) -> Option<BoundaryPolicy<'a>> {
         let general = self.owner.partition.registry()?.policy(service)?;
         let of = |child: &Partition| general.for_child(&child.name);
@@ -131,6 +131,11 @@ impl<'a> BoundaryPolicy<'a> {
         }
     }
 
+    /// Whether in a child only root may listen.
+    pub(crate) fn only_root_binds(&self) -> bool {
+        !self.both(Policy::any_user_binds).allowed
+    }
+
     /// Checks that the service is enabled.
     pub(crate) fn enabled(&self) -> Result<Rule<'a>, Denial<'a>> {
         let Decision { allowed, rule } = self.both(Policy::enabled);
@@ -144,7 +149,7 @@ impl<'a> BoundaryPolicy<'a> {
     /// Checks that `requester` may perform `action`, by the access rules unless it is an operator.
     fn access(&self, action: Action, requester: &Requester<'_>) -> Result<Rule<'a>, Denial<'a>> {
         if let Requester::Process(principal) = requester
-            && let Ok(role) = self.operators.check(principal.uid)
+            && let Ok(role) = self.operators.check(principal)
         {
             return Ok(Decision::always(role.name()).rule);
         }
@@ -240,6 +245,16 @@ impl Denial<'_> {
                 service: service_ref(service, registration),
                 partition: rule.child().cloned(),
             },
+            Denial::Denied(_, rule) if rule.is_only_root() => {
+                let name = match requester {
+                    Requester::Child { name, .. } => Some((*name).clone()),
+                    Requester::Process(_) => None,
+                };
+                Fix::BecomePartitionRoot {
+                    service,
+                    partition: name,
+                }
+            }
             Denial::Denied(action, rule) => {
                 let lists = rule.lists().map(str::to_owned).collect();
                 let rule = RuleRef {

@@ -294,7 +294,7 @@ impl Fabric {
         let Some(boundary) = self.tree.boundary(source, target, relation) else {
             return self.check_local(source, service, &mut NoTrace);
         };
-        let policy = boundary.policy(service, self.operators);
+        let policy = boundary.policy(service, &self.operators);
         let policy = policy.ok_or(Denial::Unregistered);
         let enabled = policy.and_then(|policy| policy.enabled());
         enabled.map(drop).map_err(|denial| denial.refusal(false))

@@ -17,6 +17,10 @@ use crate::trace::{Audience, NoTrace, Trace, TraceEntry, service_ref};
 use crate::tree::Relation;
 use crate::{Check, ConnectRequest, Destination, Fabric, Fix, ListenerId, PartitionKey, Refusal};
 
+/// The vsock ports below this one need root in a Linux guest (`LAST_RESERVED_PORT` of the kernel's
+/// `net/vmw_vsock/af_vsock.c`, 1023).
+const PRIVILEGED_PORTS: u32 = 1024;
+
 /// The two partitions of a connect.
 #[derive(Clone, Copy)]
 struct Pair<'a> {
@@ -161,7 +165,7 @@ impl Fabric {
         service: ServiceId,
         trace: &mut T,
     ) -> Result<(), Refusal> {
-        let policy = Boundary::with_children(node).policy(service, self.operators);
+        let policy = Boundary::with_children(node).policy(service, &self.operators);
         let answer = policy.map_or(Ok(()), |policy| policy.enabled().map(drop));
         trace.record(|_| match &answer {
             Ok(()) => {
@@ -171,7 +175,7 @@ impl Fabric {
             }
             Err(denial) => {
                 let registration = policy.map(|policy| policy.registration());
-                let requester = node.partition.as_child();
+                let requester = node.partition.as_child(false);
                 TraceEntry::new(Check::Enabled, false, "Is it enabled?", denial.answer(true))
                     .by_rule(denial.rule())
                     .fix(denial.fix(service, registration, &requester, true))
@@ -187,7 +191,7 @@ impl Fabric {
 
     /// Checks that the service is registered and enabled, and that the requester may connect.
     fn check_registry<'a, T: Trace>(
-        &self,
+        &'a self,
         source: PartitionNode<'_>,
         boundary: &Boundary<'a>,
         request: &ConnectRequest<'_>,
@@ -198,9 +202,9 @@ impl Fabric {
         let is_owner = source.key == owner.key;
         let requester = match is_owner {
             true => Requester::Process(request.principal),
-            false => source.partition.as_child(),
+            false => source.partition.as_child(false),
         };
-        let policy = boundary.policy(request.service, self.operators);
+        let policy = boundary.policy(request.service, &self.operators);
         trace.record(|_| {
             let question = format!("Is the service registered in {}?", owner.partition.name);
             let entry = match &policy {
@@ -282,7 +286,9 @@ impl Fabric {
             };
             let requester = match relation {
                 Relation::Parent => Requester::Process(&listener.principal),
-                _ => target.partition.as_child(),
+                _ => target
+                    .partition
+                    .as_child(listener.principal.is_partition_root()),
             };
             let wildcard = binding == Binding::Wildcard;
             let answer =
@@ -362,7 +368,8 @@ impl Fabric {
             });
             return Err(Refusal::ServiceNotMappable);
         };
-        let requester = target.partition.as_child();
+        // A guest's kernel lets only root listen on these ports, and any user on all others.
+        let requester = target.partition.as_child(port < PRIVILEGED_PORTS);
         let bind = policy.bind(&requester, false);
         trace.record(|audience| {
             let question = format!("May the guest {name} accept it?");

@@ -23,6 +23,8 @@ struct ListenDecision<'a> {
     answer: Result<Rule<'a>, Denial<'a>>,
     /// Whether the listener's own partition owns the registry.
     is_owner: bool,
+    /// Whether in a child only root may listen.
+    only_root: bool,
 }
 
 impl Fabric {
@@ -127,10 +129,11 @@ impl Fabric {
             let is_owner = boundary.owner.key == from.key;
             let requester = match is_owner {
                 true => Requester::Process(principal),
-                false => from.partition.as_child(),
+                false => from.partition.as_child(principal.is_partition_root()),
             };
-            let policy = boundary.policy(service, self.operators);
+            let policy = boundary.policy(service, &self.operators);
             Some(ListenDecision {
+                only_root: policy.is_some_and(|policy| policy.only_root_binds()),
                 registration: policy.map(|policy| policy.registration()),
                 answer: match &policy {
                     Some(policy) => boundary.may_listen(policy, &requester, wildcard),
@@ -188,7 +191,13 @@ impl ListenDecision<'_> {
         let may_read = self.is_owner || audience == Audience::Operator;
         let (pass, answer, rule) = match &self.answer {
             Ok(rule) => {
-                let answer = format!("yes: {}", rule_text(*rule, may_read));
+                let rule_text = rule_text(*rule, may_read);
+                let answer = match self.requester {
+                    Requester::Child { name, .. } if self.only_root => {
+                        format!("yes, to root in {name} only: {rule_text}")
+                    }
+                    _ => format!("yes: {rule_text}"),
+                };
                 (true, answer, Some(rule.brief()))
             }
             Err(denial) => (any, denial.answer(may_read), denial.rule()),

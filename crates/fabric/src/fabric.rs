@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
-use hvsock_registry::Registry;
+use hvsock_registry::{Principal, Registry};
 
 use crate::partition::{Partition, PartitionState, RootSpec};
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
@@ -56,7 +56,8 @@ impl Fabric {
         Self::with_operators(root, limits, Operators::of_broker(broker_uid))
     }
 
-    fn with_operators(root: RootSpec, limits: Limits, operators: Operators) -> Self {
+    /// A fabric with only a root partition and these operators.
+    pub fn with_operators(root: RootSpec, limits: Limits, operators: Operators) -> Self {
         Self {
             tree: Tree::new(root),
             limits,
@@ -87,18 +88,18 @@ impl Fabric {
     }
 
     /// Who may change partitions, registrations and connections.
-    pub fn operators(&self) -> Operators {
-        self.operators
+    pub fn operators(&self) -> &Operators {
+        &self.operators
     }
 
-    /// Checks that a process of the user `uid` in the partition `from` may register a service for as
-    /// long as the process lives.
+    /// Checks that a process in the partition `from` may register a service for as long as the process
+    /// lives.
     ///
     /// # Errors
     /// [`Refusal::Denied`] with the rule, unless the user is an [operator](Operators) in the root
     /// partition.
-    pub fn check_lease(&self, from: PartitionKey, uid: u32) -> Result<(), Refusal> {
-        self.operators.check_lease(uid, from == self.root())
+    pub fn check_lease(&self, from: PartitionKey, principal: &Principal) -> Result<(), Refusal> {
+        self.operators.check_lease(principal, from == self.root())
     }
 
     /// The root partition.

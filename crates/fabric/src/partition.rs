@@ -152,12 +152,14 @@ impl Partition {
         self.connections.iter().copied()
     }
 
-    /// This partition as a requester towards its parent's registry.
-    pub(crate) fn as_child(&self) -> Requester<'_> {
+    /// A process of this partition as a requester towards its parent's registry. Whether it is root
+    /// here matters to a listener only.
+    pub(crate) fn as_child(&self, is_root: bool) -> Requester<'_> {
         Requester::Child {
             name: &self.name,
             id: self.vm_id,
             groups: &self.groups,
+            is_root,
         }
     }
 

@@ -38,6 +38,7 @@ fn user(uid: u32, name: &str) -> Principal {
         uid,
         user: Some(name.to_owned()),
         groups: vec![],
+        partition_uid: Some(uid),
     }
 }
 
@@ -492,8 +493,101 @@ fn no_rule_restricts_root_and_the_brokers_user() {
     }
     let other = host.why(&user(1001, "bob"), top, web_id, Audience::Requester);
     assert!(matches!(other.verdict, Err(Refusal::Denied { .. })));
-    assert_eq!(host.fabric.check_lease(top, BROKER), Ok(()));
-    assert!(host.fabric.check_lease(web, BROKER).is_err());
+    assert_eq!(host.fabric.check_lease(top, &user(BROKER, "x")), Ok(()));
+    assert!(host.fabric.check_lease(web, &user(BROKER, "x")).is_err());
+}
+
+#[test]
+fn another_user_of_a_container_cannot_take_the_place_of_its_root() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let mut session = registration();
+    session.only_root_binds = Some(true);
+    host.fabric.update(top, session.clone()).unwrap();
+    let listen = |host: &mut Host, who: &Principal, vm| {
+        host.fabric.listen(&ListenRequest {
+            from: web,
+            principal: who,
+            vm,
+            service: SERVICE,
+            backlog: 1,
+        })
+    };
+    let inside = |partition_uid| Principal {
+        uid: 1000,
+        partition_uid,
+        ..Principal::default()
+    };
+    let web_id = VmId::of_container("web");
+    for uid in [Some(1000), Some(u32::MAX), None] {
+        let rule = "only_root_binds = true".to_owned();
+        let denied = Err(Refusal::Denied { rule });
+        for vm in [VmId::PARENT, VmId::WILDCARD, VmId::SILOHOST] {
+            assert_eq!(listen(&mut host, &inside(uid), vm), denied, "{uid:?}");
+        }
+        // In its own partition it may do as it likes, and nobody else reaches it there.
+        let own = listen(&mut host, &inside(uid), VmId::LOOPBACK).unwrap();
+        assert_eq!(host.connect(top, web_id), Err(Refusal::NoListener));
+        host.fabric.close_listener(own);
+    }
+    let request = ListenRequest {
+        from: web,
+        principal: &inside(Some(1000)),
+        vm: VmId::PARENT,
+        service: SERVICE,
+        backlog: 1,
+    };
+    let why = host.fabric.explain_listen(&request, Audience::Operator);
+    let fix = Fix::BecomePartitionRoot {
+        service: SERVICE,
+        partition: Some(name("web")),
+    };
+    assert_eq!(why.fix, Some(fix));
+    listen(&mut host, &inside(Some(0)), VmId::PARENT).unwrap();
+    // A rule that comes later closes the listener of another user.
+    session.only_root_binds = None;
+    host.fabric.update(top, session.clone()).unwrap();
+    let other = listen(&mut host, &inside(Some(1000)), VmId::WILDCARD).unwrap();
+    session.only_root_binds = Some(true);
+    host.fabric.update(top, session).unwrap();
+    let closed = host.effects();
+    let is_other =
+        |effect: &Effect| matches!(effect, Effect::CloseListener { id, .. } if *id == other);
+    assert!(
+        matches!(&closed[..], [only] if is_other(only)),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn a_guest_may_offer_what_only_its_root_binds_on_privileged_ports_only() {
+    for (port, allowed) in [(911, true), (1023, true), (1024, false), (2761, false)] {
+        let mut host = Host::new();
+        let top = host.host;
+        let spec = PartitionSpec {
+            kind: PartitionKind::Vm,
+            name: name("vm"),
+            vm_id: VmId::of_container("vm"),
+            groups: vec![],
+            state: PartitionState::Running,
+        };
+        host.fabric.add_partition(top, spec).unwrap();
+        let service = ServiceId::from_port(port);
+        let mut guests = Registration::new(service, ElementName::new("guests").unwrap());
+        guests.only_root_binds = Some(true);
+        if service == SERVICE {
+            host.fabric.update(top, guests).unwrap();
+        } else {
+            host.fabric.register(top, guests).unwrap();
+        }
+        let connected = host.fabric.connect(&ConnectRequest {
+            from: top,
+            principal: &root(),
+            vm: VmId::of_container("vm"),
+            service,
+        });
+        assert_eq!(connected.is_ok(), allowed, "{port}: {connected:?}");
+    }
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub use linux::{atomic_file, entry_folder, folder, lock, toml_problem};
 pub use windows::key_store;
 
 pub use model::{
-    AccessRule, Action, Clash, Decision, Defaults, Override, Policy, Principal, Registration,
-    Registry, Requester, Rule, UnknownService,
+    AccessEdit, AccessRule, Action, Clash, Decision, Defaults, Edit, EditError, EffectiveAccess,
+    EffectiveFlag, EffectiveRules, Inherited, Override, Policy, Principal, Registration, Registry,
+    Requester, Rule, RuleSource, Subject, UnknownService,
 };

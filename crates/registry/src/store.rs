@@ -11,7 +11,7 @@
 //! 2. calls [`watch`](RegistrationStore::watch), and [`changes`](RegistrationStore::changes) after each
 //!    notification;
 //! 3. applies the [`Change`]s that `changes`, [`put`](RegistrationStore::put),
-//!    [`set_enabled`](RegistrationStore::set_enabled) and [`remove`](RegistrationStore::remove) return,
+//!    [`edit`](RegistrationStore::edit) and [`remove`](RegistrationStore::remove) return,
 //!    in order. The copy then equals the store.
 //!
 //! Changes are returned to the caller that holds the store and not sent to a queue: so one lock around
@@ -30,7 +30,7 @@ use std::time::Duration;
 use hvsock_address::{ElementName, PartitionName, ServiceId};
 use hvsock_text::{printable, printable_path};
 
-use crate::{Clash, Defaults, Registration};
+use crate::{Clash, Defaults, Edit, EditError, Registration};
 
 #[cfg(target_os = "linux")]
 pub use crate::linux::folder_store::{FolderStore, LoadReport, Options, SERVICES};
@@ -58,17 +58,39 @@ pub trait RegistrationStore: fmt::Debug + Send {
     /// were found before the error.
     fn put(&mut self, registration: Registration) -> Result<Vec<Change>, StoreError>;
 
-    /// Enables or disables a registration, for all partitions or for one child. Returns all changes
-    /// since the last call.
+    /// Changes the settings of a registration. Returns all changes since the last call.
     ///
     /// # Errors
-    /// [`StoreError::NotRegistered`] if there is no such registration; else as [`put`](Self::put).
+    /// [`StoreError::NotRegistered`] if there is no such registration; [`StoreError::Edit`] if the
+    /// change cannot be made; else as [`put`](Self::put).
+    fn edit(&mut self, id: ServiceId, edit: &Edit) -> Result<Vec<Change>, StoreError>;
+
+    /// Enables or disables a registration, for all partitions or for one child. See
+    /// [`edit`](Self::edit).
+    ///
+    /// # Errors
+    /// As [`edit`](Self::edit).
     fn set_enabled(
         &mut self,
         id: ServiceId,
         enabled: bool,
         vm: Option<&PartitionName>,
-    ) -> Result<Vec<Change>, StoreError>;
+    ) -> Result<Vec<Change>, StoreError> {
+        self.edit(
+            id,
+            &match vm {
+                None => Edit::SetEnabled {
+                    enabled,
+                    everywhere: false,
+                },
+                Some(vm) => Edit::SetEnabledFor {
+                    child: vm.clone(),
+                    enabled,
+                    exception: false,
+                },
+            },
+        )
+    }
 
     /// Removes a registration, even one with a problem. Returns all changes since the last call.
     ///
@@ -221,6 +243,9 @@ pub enum StoreError {
     /// The entry has a problem that must be corrected first.
     #[error("{0}; correct or remove the file first")]
     Broken(Problem),
+    /// The change cannot be made. Nothing was changed.
+    #[error(transparent)]
+    Edit(#[from] EditError),
     /// The store cannot represent the registration.
     #[error("this registration cannot be stored: {0}")]
     Unstorable(String),

@@ -3,7 +3,7 @@
 //! On Linux:
 //!
 //! - `seqpacket` and `message`: the broker's endpoint sockets, and messages with descriptors.
-//!   `peer` and `accounts` identify the process at the other end.
+//!   `peer`, `accounts` and `container_user` identify the process at the other end.
 //! - [`stream`]: the data sockets of connections. `shared_memory` and `doorbell`: rings between two
 //!   processes, and their wakeups.
 //! - [`poll`] and `event`: waiting with a deadline.
@@ -36,9 +36,9 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, child, clock, doorbell, errno, event, freeze, inherit, limits, locks,
-    message, owner, peer, poll, processor, seqpacket, session, shared_memory, stream, supervisor,
-    vsock,
+    accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, inherit,
+    limits, locks, message, owner, peer, poll, processor, seqpacket, session, shared_memory,
+    stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

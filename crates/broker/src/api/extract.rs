@@ -49,7 +49,7 @@ impl Peer {
 
     /// Whether it may change the broker's state.
     pub fn privileged(&self) -> bool {
-        self.operators.check(self.uid()).is_ok()
+        self.operators.check(&self.principal).is_ok()
     }
 }
 
@@ -72,7 +72,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PrivilegedPeer {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let peer = Peer::from_request_parts(parts, state).await?;
-        match peer.operators.check(peer.uid()) {
+        match peer.operators.check(&peer.principal) {
             Ok(_) => Ok(Self(peer)),
             Err(denied) => {
                 let error = ApiError::new(StatusCode::FORBIDDEN, denied.to_string());

@@ -128,7 +128,7 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
         let Ok(caller) = Caller::of(&stream) else {
             continue;
         };
-        let peer = Peer::new(callers.principal(caller, &stream), operators);
+        let peer = Peer::new(callers.principal(caller, &stream), operators.clone());
         match limit.try_acquire(peer.uid(), peer.privileged()) {
             Some(permit) => {
                 let router = router.clone().layer(Extension(peer));

@@ -396,6 +396,7 @@ fn principal_of(caller: Caller) -> Principal {
         uid: caller.uid,
         user: None,
         groups: is_known.then_some((caller.gid, None)).into_iter().collect(),
+        partition_uid: is_known.then_some(caller.uid),
     }
 }
 

@@ -20,6 +20,7 @@ use super::listeners::ListenerRecord;
 use super::preference::TransportPreference;
 use super::sessions::{MAX_QUERIES, Request, Role, Session};
 use super::state::Core;
+use crate::callers::uid_in_container;
 use crate::data_path::protocol_violation;
 use crate::model::EventKind;
 use crate::reply::explained;
@@ -214,7 +215,7 @@ impl Core {
     ) -> SessionState {
         let backlog = listen.backlog;
         session.explains = listen.flags.explain.then_some(Request::Listen { backlog });
-        let principal = self.principal(&session);
+        let principal = self.principal_of_listener(&session);
         let request = ListenRequest {
             from: session.partition,
             principal: &principal,
@@ -290,8 +291,8 @@ impl Core {
         session: &Session<OwnedFd>,
         register: Register,
     ) -> Result<ServiceId, Refusal> {
-        self.fabric
-            .check_lease(session.partition, session.caller.uid)?;
+        let principal = self.principal(session);
+        self.fabric.check_lease(session.partition, &principal)?;
         let invalid = |error: &dyn std::fmt::Display| protocol_violation(&error.to_string());
         let name = ElementName::new(register.name).map_err(|error| invalid(&error))?;
         let mut registration = Registration::new(register.service, name);
@@ -347,7 +348,11 @@ impl Core {
         refusal: &Refusal,
         request: Request,
     ) -> Explanation {
-        let (from, principal) = (session.partition, self.principal(session));
+        let principal = match request {
+            Request::Connect => self.principal(session),
+            Request::Listen { .. } => self.principal_of_listener(session),
+        };
+        let from = session.partition;
         let (principal, audience) = (&principal, Audience::Requester);
         let SockAddrHv { vm, service, .. } = address;
         let mut explanation = match request {
@@ -388,6 +393,20 @@ impl Core {
         let explained = BrokerMessage::Explained(explained);
         self.session_io.send(&session.socket, &explained);
         SessionState::Closed
+    }
+
+    /// The identity of a session's process that wants to listen. In a container it may have to be
+    /// root there.
+    fn principal_of_listener(&mut self, session: &Session<OwnedFd>) -> Principal {
+        let principal = self.principal(session);
+        if session.partition == self.fabric.root() {
+            return principal;
+        }
+        let broker = self.broker_uid;
+        Principal {
+            partition_uid: uid_in_container(session.caller, &session.socket, broker),
+            ..principal
+        }
     }
 
     /// The identity of a session's process for access rules. A child's user and group names are

@@ -53,6 +53,8 @@ pub(crate) struct Core {
     pub(super) liveness: Liveness,
     pub(super) telemetry: Telemetry,
     pub(super) callers: Callers,
+    /// The user that the broker runs as.
+    pub(super) broker_uid: u32,
 }
 
 impl Core {
@@ -72,15 +74,17 @@ impl Core {
             config.shared_memory,
             &reports,
         );
+        let operators = config.operators();
         let root = RootSpec {
             kind: PartitionKind::Host,
             vm_id: VmId::of_container(config.partition.as_str()),
             name: config.partition,
         };
         let broker_uid = rustix::process::geteuid().as_raw();
-        let mut fabric = Fabric::new(root, config.limits, broker_uid);
+        let mut fabric = Fabric::with_operators(root, config.limits, operators);
         let (mut registrations, mut stored) = (hvsock_registry::Registry::new(), Stored::default());
         registrations.set_defaults(loaded.defaults);
+        registrations.set_built_in(config.built_in);
         for entry in loaded.entries {
             stored.set_origin(&entry);
             let inserted = registrations.insert(entry.registration);
@@ -119,6 +123,7 @@ impl Core {
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),
             callers: Callers::new(),
+            broker_uid,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{ConnectionEnd, ConnectionId, ListenerId, PartitionKey};
-use hvsock_registry::{Registration, Registry};
+use hvsock_registry::{Policy, Registration, Registry};
 
 use super::connections::ConnectionRecord;
 use super::labels::{partition_label, registered, service_name};
@@ -72,10 +72,17 @@ impl Core {
         self.registry()?.resolve(service).ok()
     }
 
-    /// A registration with its use.
+    /// The rules for a service, without any child's override.
+    pub(crate) fn policy(&self, service: ServiceId) -> Option<Policy<'_>> {
+        self.registry()?.policy(service)
+    }
+
+    /// A registration with its use and the rules in force.
     pub(crate) fn service(&self, service: &ServiceRef) -> Option<Service> {
         let registration = Arc::new(self.registration(service)?.clone());
-        Some(self.listed(&self.usage(), &registration).into())
+        let service: Service = self.listed(&self.usage(), &registration).into();
+        let policy = self.policy(service.id)?;
+        Some(service.with_rules(&policy))
     }
 
     /// The registrations in force, each with its use, sorted by name; the unchanged built-in ones only
@@ -95,9 +102,19 @@ impl Core {
         registration: &Arc<Registration>,
     ) -> ListedService {
         ListedService {
-            registration: Arc::clone(registration),
+            registration: self.resolved(registration),
             built_in: self.stored.is_built_in(registration.id),
             usage: usage.get(&registration.id).copied().unwrap_or_default(),
+        }
+    }
+
+    /// A registration with what it inherits from its built-in one, so that it means the same where
+    /// that one is not known.
+    fn resolved(&self, registration: &Arc<Registration>) -> Arc<Registration> {
+        let registry = self.registry();
+        match registry.filter(|registry| registry.built_in(registration.id).is_some()) {
+            Some(registry) => Arc::new(registry.resolved(registration)),
+            None => Arc::clone(registration),
         }
     }
 
@@ -109,7 +126,8 @@ impl Core {
             .leases
             .blocked()
             .map(|one| Arc::new(one.registration.clone()));
-        stored.cloned().chain(blocked).collect()
+        let stored = stored.cloned().chain(blocked);
+        stored.map(|one| self.resolved(&one)).collect()
     }
 
     /// The counts of refusals by label.

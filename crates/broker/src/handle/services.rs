@@ -8,14 +8,14 @@
 
 use std::sync::Arc;
 
-use hvsock_address::{PartitionRef, ServiceId, ServiceRef};
-use hvsock_fabric::RegisterError;
-use hvsock_registry::Registration;
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef};
+use hvsock_fabric::{Fix, RegisterError};
 use hvsock_registry::store::{Change, StoreError};
+use hvsock_registry::{Edit, EditError, Registration};
 
 use super::{ControlError, Handle};
 use crate::core::{Core, Watched};
-use crate::model::{NewService, Service};
+use crate::model::{NewService, Service, ServiceChange};
 use crate::stores::ServiceStoreGuard;
 
 impl Handle {
@@ -123,25 +123,112 @@ impl Handle {
         enabled: bool,
         partition: Option<&PartitionRef>,
     ) -> Result<Service, ControlError> {
+        let change = ServiceChange {
+            enabled,
+            vm: partition.cloned(),
+            ..ServiceChange::default()
+        };
+        self.change_service(service, &change)
+    }
+
+    /// Enables or disables a service as [`set_enabled`](Self::set_enabled) does, also as an exception
+    /// for one child partition, or for those that are exceptions.
+    ///
+    /// # Errors
+    ///
+    /// As [`set_enabled`](Self::set_enabled), and [`ControlError::NotNow`] if the service is disabled
+    /// for all partitions and the child partition is to follow that.
+    pub fn change_service(
+        &self,
+        service: &ServiceRef,
+        change: &ServiceChange,
+    ) -> Result<Service, ControlError> {
+        let ServiceChange {
+            enabled,
+            exception,
+            everywhere,
+            ..
+        } = *change;
+        if everywhere && change.vm.is_some() || exception && (change.vm.is_none() || !enabled) {
+            let what = "`everywhere` is for all partitions, and `exception` enables one";
+            return Err(ControlError::Invalid(what.into()));
+        }
         let mut store = self.services.lock();
+        let (found, child) = self.find_to_edit(service, change.vm.as_ref())?;
+        let edit = match child {
+            None => Edit::SetEnabled {
+                enabled,
+                everywhere,
+            },
+            Some(child) => Edit::SetEnabledFor {
+                child,
+                enabled,
+                exception,
+            },
+        };
+        self.edit(&mut store, &found, &edit)
+    }
+
+    /// The registration to edit, and the child partition to edit it for: an existing one, or one for
+    /// which the registration has an override.
+    pub(super) fn find_to_edit(
+        &self,
+        service: &ServiceRef,
+        partition: Option<&PartitionRef>,
+    ) -> Result<(Registration, Option<PartitionName>), ControlError> {
         let (wanted, child) = (service.clone(), partition.cloned());
         let (found, name) = self.call(move |core| {
-            let found = core.registration(&wanted);
-            let key = child.and_then(|child| core.find(&child));
+            let found = core.registration(&wanted).cloned();
+            let key = child.as_ref().and_then(|child| core.find(child));
+            let key = key.filter(|key| *key != core.fabric.root());
             let name = key.and_then(|key| Some(core.fabric.partition(key)?.name().clone()));
-            (found.map(|found| (found.id, found.lease)), name)
+            let overridden = match (child, &found) {
+                (Some(PartitionRef::Name(name)), Some(found)) => {
+                    Some(name).filter(|name| found.vm.contains_key(name))
+                }
+                _ => None,
+            };
+            (found, name.or(overridden))
         })?;
-        let (id, lease) = found.ok_or_else(|| ControlError::unknown_service(service))?;
+        let found = found.ok_or_else(|| ControlError::unknown_service(service))?;
         if let (Some(partition), None) = (partition, &name) {
             return Err(ControlError::unknown_partition(partition));
         }
-        if lease {
+        if found.lease {
             let what = "a lease belongs to the process that made it and cannot be changed; stop \
                         the process instead";
             return Err(ControlError::Invalid(what.into()));
         }
-        let written = store.set_enabled(id, enabled, name.as_ref());
-        let changes = self.written(&mut store, written)?;
+        Ok((found, name))
+    }
+
+    /// Changes the settings of a registration.
+    pub(super) fn edit(
+        &self,
+        store: &mut ServiceStoreGuard<'_>,
+        found: &Registration,
+        edit: &Edit,
+    ) -> Result<Service, ControlError> {
+        let id = found.id;
+        let written = store.edit(id, edit);
+        let changes = self.written(store, written).map_err(|error| match error {
+            ControlError::Store(StoreError::Edit(EditError::DisabledForAll { child })) => {
+                let service = ServiceRef::Name(found.name.clone());
+                ControlError::NotNow {
+                    what: format!(
+                        "\"{service}\" is disabled for all partitions, so it stays disabled for {child}"
+                    ),
+                    fix: Box::new(Fix::EnableServiceAsException {
+                        service,
+                        partition: child,
+                    }),
+                }
+            }
+            ControlError::Store(StoreError::Edit(error)) => {
+                ControlError::Invalid(error.to_string())
+            }
+            error => error,
+        })?;
         let changed = self.call(move |core| core.apply_own(changes, &[id]))?;
         let changed = changed.map_err(refused)?;
         changed.into_iter().next().ok_or_else(|| gone(id))

@@ -155,7 +155,12 @@ impl EntryKind for PartitionKinds {
         entry.name.to_string()
     }
 
-    fn decode(path: &Path, key: &String, bytes: &[u8]) -> Result<PartitionEntry, Problem> {
+    fn decode(
+        path: &Path,
+        key: &String,
+        bytes: &[u8],
+        _: Option<&PartitionEntry>,
+    ) -> Result<PartitionEntry, Problem> {
         let whole = |what: String| Problem::whole(path, what);
         let file: File = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
         let name = PartitionName::new(key.as_str()).map_err(|error| whole(error.to_string()))?;
@@ -172,7 +177,7 @@ impl EntryKind for PartitionKinds {
         Ok(entry)
     }
 
-    fn text(entry: &PartitionEntry) -> String {
+    fn text(entry: &PartitionEntry, _: Option<&PartitionEntry>) -> String {
         let vm = entry.vm.clone().unwrap_or_default();
         let file = File {
             kind: match entry.vm {
@@ -227,7 +232,8 @@ mod tests {
 
     fn read(text: &str) -> Result<PartitionEntry, String> {
         let path = Path::new("web.toml");
-        PartitionKinds::decode(path, &"web".to_owned(), text.as_bytes()).map_err(|e| e.to_string())
+        PartitionKinds::decode(path, &"web".to_owned(), text.as_bytes(), None)
+            .map_err(|e| e.to_string())
     }
 
     const ID: &str = "id = \"0b2f1f0e-0000-4000-8000-000000000001\"\n";
@@ -257,7 +263,7 @@ mod tests {
             user: Some("0".to_owned()),
         };
         for entry in [entry(None), entry(Some(vm))] {
-            assert_eq!(read(&PartitionKinds::text(&entry)), Ok(entry));
+            assert_eq!(read(&PartitionKinds::text(&entry, None)), Ok(entry));
         }
     }
 

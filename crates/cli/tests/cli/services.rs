@@ -73,7 +73,10 @@ fn access_rules_are_registered_and_shown() {
     let text = world.ok(["service", "show", "backup"]);
     for part in [
         "nightly",
-        "users alice, bob; partitions @front",
+        "users alice, bob ",
+        "partitions @front ",
+        "everyone on this machine ",
+        "services/0b2f1f0e-0000-4000-8000-000000000001.toml",
         "0 listeners, 0 connections",
     ] {
         assert!(text.contains(part), "{text}");
@@ -160,10 +163,12 @@ fn enable_disable_and_unregister_print_what_they_did_unless_quiet() {
         (&shown["enabled"], &shown["vm"]["web"]["enabled"]),
         (&json!(true), &json!(false))
     );
+    let shown = world.ok(["service", "show", DEMO]);
+    let of_web = shown.lines().skip_while(|line| *line != "for web").nth(1);
+    let of_web = of_web.unwrap_or_default();
     assert!(
-        world
-            .ok(["service", "show", DEMO])
-            .contains("web: disabled")
+        of_web.starts_with("  enabled     no") && of_web.contains("[vm.web]"),
+        "{shown}"
     );
     world.ok(["service", "unregister", DEMO]);
     let error = world.run(["service", "show", DEMO]).failed();

@@ -3,6 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod access;
 mod agent;
 mod copy;
 mod copy_checked;

@@ -34,6 +34,21 @@ pub const CALLS: &[(&str, &str, Call)] = &[
         },
     ),
     (
+        "change_service",
+        "PATCH /v1/services/{service}",
+        |client, input| client.change_service(&service(), &from(input)).map(json),
+    ),
+    (
+        "change_access",
+        "POST /v1/services/{service}/access",
+        |client, input| client.change_access(&service(), &from(input)).map(json),
+    ),
+    (
+        "reset_access",
+        "DELETE /v1/services/{service}/access",
+        |client, _| client.reset_access(&service(), Some(partition())).map(json),
+    ),
+    (
         "unregister",
         "DELETE /v1/services/{service}",
         |client, _| client.unregister(&service()).map(json),

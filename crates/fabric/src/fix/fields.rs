@@ -45,6 +45,10 @@ impl Fix {
                     add(key::PARTITION, partition);
                 }
             }
+            Self::EnableServiceAsException { service, partition } => {
+                add(key::SERVICE, service);
+                add(key::PARTITION, partition);
+            }
             Self::AllowUser { rule, lists, user } => {
                 rule.add_fields(&mut add);
                 if !lists.is_empty() {
@@ -57,6 +61,12 @@ impl Fix {
             Self::AllowPartition { rule, partition } => {
                 rule.add_fields(&mut add);
                 add(key::PARTITION, partition);
+            }
+            Self::BecomePartitionRoot { service, partition } => {
+                add(key::SERVICE, service);
+                if let Some(partition) = partition {
+                    add(key::PARTITION, partition);
+                }
             }
             Self::AllowWildcardBinds { service, scope } => {
                 add(key::SERVICE, service);
@@ -203,6 +213,10 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
                 service: service()?,
                 partition: self.optional(key::PARTITION)?,
             },
+            "enable_service_as_exception" => Fix::EnableServiceAsException {
+                service: service()?,
+                partition: self.get(key::PARTITION)?,
+            },
             "allow_user" => Fix::AllowUser {
                 rule: self.rule()?,
                 lists: match (self.0)(key::LISTS) {
@@ -214,6 +228,10 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             "allow_partition" => Fix::AllowPartition {
                 rule: self.rule()?,
                 partition: self.get(key::PARTITION)?,
+            },
+            "become_partition_root" => Fix::BecomePartitionRoot {
+                service: self.get(key::SERVICE)?,
+                partition: self.optional(key::PARTITION)?,
             },
             "allow_wildcard_binds" => Fix::AllowWildcardBinds {
                 service: self.get(key::SERVICE)?,

@@ -42,6 +42,13 @@ pub enum Fix {
         /// The partition to enable it for, if it is disabled for that one only.
         partition: Option<PartitionName>,
     },
+    /// Enable the service for one partition while it is disabled for all others.
+    EnableServiceAsException {
+        /// The service.
+        service: ServiceRef,
+        /// The partition.
+        partition: PartitionName,
+    },
     /// Add the user, or one of its groups, to an access rule.
     AllowUser {
         /// The rule.
@@ -57,6 +64,13 @@ pub enum Fix {
         rule: RuleRef,
         /// The partition.
         partition: PartitionName,
+    },
+    /// Listen as root of the partition, or allow its other users to listen for the service.
+    BecomePartitionRoot {
+        /// The service.
+        service: ServiceId,
+        /// The partition, if the reader may know it.
+        partition: Option<PartitionName>,
     },
     /// Allow listeners of the service at the wildcard.
     AllowWildcardBinds {
@@ -221,8 +235,10 @@ impl Fix {
             Self::RegisterServiceOnHost { .. } => "register_service_on_host",
             Self::UnregisterService { .. } => "unregister_service",
             Self::EnableService { .. } => "enable_service",
+            Self::EnableServiceAsException { .. } => "enable_service_as_exception",
             Self::AllowUser { .. } => "allow_user",
             Self::AllowPartition { .. } => "allow_partition",
+            Self::BecomePartitionRoot { .. } => "become_partition_root",
             Self::AllowWildcardBinds { .. } => "allow_wildcard_binds",
             Self::StartListener { .. } => "start_listener",
             Self::StopListener { .. } => "stop_listener",
@@ -293,11 +309,25 @@ impl fmt::Display for Fix {
                     None => Ok(()),
                 }
             }
+            Self::EnableServiceAsException { service, partition } => {
+                let service = Named(service);
+                write!(f, "enable {service} for {partition} as an exception")
+            }
             Self::AllowUser { rule, user, .. } => {
                 let user = user.as_deref().unwrap_or("the user");
                 write!(f, "allow {user}{rule}")
             }
             Self::AllowPartition { rule, partition } => write!(f, "allow {partition}{rule}"),
+            Self::BecomePartitionRoot { service, partition } => {
+                let service = ServiceRef::Id(*service);
+                let name = partition.as_ref().map(PartitionName::as_str);
+                let name = name.unwrap_or("the partition");
+                write!(
+                    f,
+                    "listen as root of {name}, or allow its other users to listen for {}",
+                    Named(&service)
+                )
+            }
             Self::AllowWildcardBinds { service, scope } => {
                 let service = ServiceRef::Id(*service);
                 let service = Named(&service);

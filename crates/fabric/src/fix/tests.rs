@@ -140,10 +140,19 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             lists,
             user
         }),
+        (services(), names()).prop_map(|(service, partition)| {
+            Fix::EnableServiceAsException { service, partition }
+        }),
         (rules(), names()).prop_map(|(rule, partition)| Fix::AllowPartition { rule, partition }),
         (any::<u32>(), scopes()).prop_map(|(port, scope)| Fix::AllowWildcardBinds {
             service: ServiceId::from_port(port),
             scope,
+        }),
+        (any::<u32>(), option::of(names())).prop_map(|(port, partition)| {
+            Fix::BecomePartitionRoot {
+                service: ServiceId::from_port(port),
+                partition,
+            }
         }),
         any::<u64>().prop_map(|listener| Fix::StopListener { listener }),
     ]

@@ -94,6 +94,9 @@ pub(super) struct PrincipalRecord {
     uid: u32,
     user: Option<String>,
     groups: Vec<(u32, Option<String>)>,
+    /// Absent in snapshots of older releases: unknown, so not root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    partition_uid: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,7 +245,12 @@ impl ListenerRecord {
             waiting: _,
             owners: _,
         } = listener;
-        let Principal { uid, user, groups } = principal;
+        let Principal {
+            uid,
+            user,
+            groups,
+            partition_uid,
+        } = principal;
         Self {
             id: id.as_u64(),
             partition: (*partition).into(),
@@ -252,6 +260,7 @@ impl ListenerRecord {
                 uid: *uid,
                 user: user.clone(),
                 groups: groups.clone(),
+                partition_uid: *partition_uid,
             },
             backlog: *backlog,
         }
@@ -264,6 +273,7 @@ impl PrincipalRecord {
             uid: self.uid,
             user: self.user,
             groups: self.groups,
+            partition_uid: self.partition_uid,
         }
     }
 }

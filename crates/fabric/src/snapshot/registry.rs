@@ -13,6 +13,10 @@ pub(super) struct RegistryRecord {
     defaults: DefaultsRecord,
     /// By name.
     registrations: Vec<RegistrationRecord>,
+    /// What registrations of the same services inherit, by id. Absent in snapshots of older releases:
+    /// there, every registration states what it inherits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    built_in: Vec<RegistrationRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +24,8 @@ struct DefaultsRecord {
     bind: RuleRecord,
     connect: RuleRecord,
     allow_wildcard_binds: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    only_root_binds: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +36,8 @@ struct RegistrationRecord {
     bind: RuleRecord,
     connect: RuleRecord,
     allow_wildcard_binds: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only_root_binds: Option<bool>,
     vm: BTreeMap<PartitionName, OverrideRecord>,
     owner: Option<String>,
     creator: Option<String>,
@@ -43,6 +51,8 @@ struct OverrideRecord {
     bind: RuleRecord,
     connect: RuleRecord,
     allow_wildcard_binds: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only_root_binds: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,31 +62,46 @@ struct RuleRecord {
     partitions: Option<Vec<String>>,
 }
 
+/// Whether a flag has the value that it has in snapshots without it.
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
 impl RegistryRecord {
     pub(super) fn new(registry: &Registry) -> Self {
         let Defaults {
             bind,
             connect,
             allow_wildcard_binds,
+            only_root_binds,
         } = registry.defaults();
         Self {
             defaults: DefaultsRecord {
                 bind: RuleRecord::new(bind),
                 connect: RuleRecord::new(connect),
                 allow_wildcard_binds: *allow_wildcard_binds,
+                only_root_binds: *only_root_binds,
             },
             registrations: registry.iter().map(RegistrationRecord::new).collect(),
+            built_in: registry
+                .all_built_in()
+                .map(RegistrationRecord::new)
+                .collect(),
         }
     }
 
     /// The registry, with at most `limit` registrations.
     pub(super) fn restore(self, limit: usize) -> Result<Registry, SnapshotError> {
         check_size("registrations", self.registrations.len(), limit)?;
+        check_size("registrations", self.built_in.len(), limit)?;
         let mut registry = Registry::new();
+        let built_in = self.built_in.into_iter();
+        registry.set_built_in(built_in.map(RegistrationRecord::restore));
         registry.set_defaults(Defaults {
             bind: self.defaults.bind.restore(),
             connect: self.defaults.connect.restore(),
             allow_wildcard_binds: self.defaults.allow_wildcard_binds,
+            only_root_binds: self.defaults.only_root_binds,
         });
         for registration in self.registrations {
             let added = registry.insert(registration.restore());
@@ -95,6 +120,7 @@ impl RegistrationRecord {
             bind,
             connect,
             allow_wildcard_binds,
+            only_root_binds,
             vm,
             owner,
             creator,
@@ -109,6 +135,7 @@ impl RegistrationRecord {
             bind: RuleRecord::new(bind),
             connect: RuleRecord::new(connect),
             allow_wildcard_binds: *allow_wildcard_binds,
+            only_root_binds: *only_root_binds,
             vm: overrides
                 .map(|(name, over)| (name.clone(), OverrideRecord::new(over)))
                 .collect(),
@@ -128,6 +155,7 @@ impl RegistrationRecord {
             bind: self.bind.restore(),
             connect: self.connect.restore(),
             allow_wildcard_binds: self.allow_wildcard_binds,
+            only_root_binds: self.only_root_binds,
             vm: overrides
                 .map(|(name, over)| (name, over.restore()))
                 .collect(),
@@ -146,12 +174,14 @@ impl OverrideRecord {
             bind,
             connect,
             allow_wildcard_binds,
+            only_root_binds,
         } = over;
         Self {
             enabled: *enabled,
             bind: RuleRecord::new(bind),
             connect: RuleRecord::new(connect),
             allow_wildcard_binds: *allow_wildcard_binds,
+            only_root_binds: *only_root_binds,
         }
     }
 
@@ -161,6 +191,7 @@ impl OverrideRecord {
             bind: self.bind.restore(),
             connect: self.connect.restore(),
             allow_wildcard_binds: self.allow_wildcard_binds,
+            only_root_binds: self.only_root_binds,
         }
     }
 }

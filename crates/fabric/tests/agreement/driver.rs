@@ -185,15 +185,16 @@ impl Comparison<'_> {
                 let want = self.model.set_defaults(p, defaults);
                 self.same_change(&got.map_err(|e| register_word(&e)), &want);
             }
-            Op::SetRegistry(p, all) => {
+            Op::SetRegistry(p, all, built_in) => {
                 let p = self.owner(p);
                 let mut registry = Registry::new();
+                registry.set_built_in(built_in.clone());
                 let all = all
                     .into_iter()
                     .filter(|new| registry.insert(new.clone()).is_ok());
                 let all: Vec<_> = all.collect();
                 let got = self.fabric.set_registry(self.keys[p], registry);
-                let want = self.model.set_registry(p, all);
+                let want = self.model.set_registry(p, all, built_in);
                 self.same_change(&got.map_err(|e| register_word(&e)), &want);
             }
             Op::Listen(request, backlog) => self.listen(&request, backlog),

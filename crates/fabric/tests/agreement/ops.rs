@@ -29,7 +29,8 @@ pub enum Op {
     /// Enables or disables a registration, for all or for the child with this name.
     Enable(Pick, ServiceId, Option<PartitionName>, bool),
     SetDefaults(Pick, Defaults),
-    SetRegistry(Pick, Vec<Registration>),
+    /// Replaces the registrations, and the built-in ones from which they inherit.
+    SetRegistry(Pick, Vec<Registration>, Vec<Registration>),
     Listen(Request, u32),
     /// A listen for the service of this listener in its partition.
     ListenBeside(usize, Principal, Vm, u32),
@@ -121,6 +122,8 @@ fn who() -> impl Strategy<Value = Principal> {
             .iter()
             .map(|(id, name)| (*id, name.map(str::to_owned)))
             .collect(),
+        // In half of the cases the process is root in its own partition.
+        partition_uid: if uid % 2 == 0 { Some(0) } else { Some(uid) },
     };
     select(vec![
         someone(0, Some("root"), &[]),
@@ -191,13 +194,19 @@ fn setting() -> impl Strategy<Value = Option<bool>> {
     option::of(prop::bool::weighted(0.6))
 }
 
+/// Whether only root of a child may listen, which is said seldom.
+fn only_root() -> impl Strategy<Value = Option<bool>> {
+    option::weighted(0.15, any::<bool>())
+}
+
 fn over() -> impl Strategy<Value = Override> {
-    (setting(), rule(0.3), rule(0.2), setting()).prop_map(
-        |(enabled, bind, connect, allow_wildcard_binds)| Override {
+    (setting(), rule(0.3), rule(0.2), setting(), only_root()).prop_map(
+        |(enabled, bind, connect, allow_wildcard_binds, only_root_binds)| Override {
             enabled,
             bind,
             connect,
             allow_wildcard_binds,
+            only_root_binds,
         },
     )
 }
@@ -213,31 +222,35 @@ fn registration() -> impl Strategy<Value = Registration> {
         setting(),
         vm,
         select(vec![Some("alice"), Some("1001"), None]),
+        only_root(),
     )
-        .prop_map(|(id, name, enabled, bind, connect, wildcard, vm, owner)| {
-            let name = ElementName::new(name).expect("a name of this test");
-            Registration {
-                enabled,
-                bind,
-                connect,
-                allow_wildcard_binds: wildcard,
-                vm: vm
-                    .into_iter()
-                    .map(|(name, over)| (partition_name(name), over))
-                    .collect(),
-                owner: owner.map(str::to_owned),
-                ..Registration::new(id, name)
-            }
-        })
+        .prop_map(
+            |(id, name, enabled, bind, connect, wildcard, vm, owner, only_root)| {
+                let name = ElementName::new(name).expect("a name of this test");
+                Registration {
+                    enabled,
+                    bind,
+                    connect,
+                    allow_wildcard_binds: wildcard,
+                    only_root_binds: only_root,
+                    vm: vm
+                        .into_iter()
+                        .map(|(name, over)| (partition_name(name), over))
+                        .collect(),
+                    owner: owner.map(str::to_owned),
+                    ..Registration::new(id, name)
+                }
+            },
+        )
 }
 
 fn defaults() -> impl Strategy<Value = Defaults> {
-    (rule(0.15), rule(0.15), prop::bool::weighted(0.7)).prop_map(|(bind, connect, wildcard)| {
-        Defaults {
-            bind,
-            connect,
-            allow_wildcard_binds: wildcard,
-        }
+    let flags = (prop::bool::weighted(0.7), prop::bool::weighted(0.1));
+    (rule(0.15), rule(0.15), flags).prop_map(|(bind, connect, (wildcard, only_root))| Defaults {
+        bind,
+        connect,
+        allow_wildcard_binds: wildcard,
+        only_root_binds: only_root,
     })
 }
 
@@ -311,7 +324,8 @@ pub fn op() -> impl Strategy<Value = Op> {
         3 => (pick(), service(), child, any::<bool>())
             .prop_map(|(p, service, child, on)| Op::Enable(p, service, child, on)),
         1 => (pick(), defaults()).prop_map(|(p, defaults)| Op::SetDefaults(p, defaults)),
-        1 => (pick(), vec(registration(), 0..3)).prop_map(|(p, all)| Op::SetRegistry(p, all)),
+        1 => (pick(), vec(registration(), 0..3), vec(registration(), 0..3))
+            .prop_map(|(p, all, built_in)| Op::SetRegistry(p, all, built_in)),
         25 => (request(), 0..4u32).prop_map(|(request, backlog)| Op::Listen(request, backlog)),
         12 => (number(), who(), prop_oneof![vm(), several()], 0..4u32)
             .prop_map(|(n, who, vm, backlog)| Op::ListenBeside(n, who, vm, backlog)),

@@ -159,7 +159,7 @@ fn apply(fabric: &mut Fabric, op: Op, number: usize) {
             drop(fabric.unregister(key(pick), id));
         }
         Op::SetDefaults(pick, defaults) => drop(fabric.set_defaults(key(pick), defaults)),
-        Op::SetRegistry(pick, _) => {
+        Op::SetRegistry(pick, ..) => {
             let registry = fabric.registry(other).cloned().unwrap_or_default();
             drop(fabric.set_registry(key(pick), registry));
         }
@@ -276,6 +276,7 @@ fn example() -> Fabric {
         uid: 0,
         user: Some("root".to_owned()),
         groups: vec![(0, Some("root".to_owned())), (50, None)],
+        partition_uid: None,
     };
     let listen = |it: &mut Fabric, from, vm, service| {
         let request = ListenRequest {

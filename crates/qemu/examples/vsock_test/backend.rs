@@ -83,6 +83,7 @@ fn start_broker(folder: &Path) -> Result<Device> {
             bind: Default::default(),
             connect: Default::default(),
             allow_wildcard_binds: None,
+            only_root_binds: None,
             vm: Default::default(),
             creator: None,
             purpose: Some("the kernel's vsock_test".into()),

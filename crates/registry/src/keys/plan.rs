@@ -252,6 +252,11 @@ fn check_storable(registration: &Registration) -> Result<(), KeyError> {
                 .to_owned(),
         );
     }
+    if registration.only_root_binds.is_some() {
+        return unstorable(
+            "it has `only_root_binds`, which Windows has no place for; leave it out".to_owned(),
+        );
+    }
     if registration.allow_wildcard_binds.is_some() {
         return unstorable(
             "it has `allow_wildcard_binds`, which Windows stores for each virtual machine; leave it \

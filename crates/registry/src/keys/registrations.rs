@@ -6,12 +6,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hvsock_address::{PartitionName, ServiceId};
+use hvsock_address::ServiceId;
 
 use super::inventory::Inventory;
 use super::{KeyBackend, KeyError, KeyLocation, Store};
 use crate::store::{Change, Entry, Loaded, Origin, Problem, RegistrationStore, StoreError, Watch};
-use crate::{Defaults, Registration};
+use crate::{Defaults, Edit, Registration};
 
 /// How often the keys are read while they are watched.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -139,17 +139,15 @@ impl<K: KeyBackend + Send> RegistrationStore for KeyRegistrations<K> {
         self.written(result)
     }
 
-    fn set_enabled(
-        &mut self,
-        id: ServiceId,
-        enabled: bool,
-        vm: Option<&PartitionName>,
-    ) -> Result<Vec<Change>, StoreError> {
-        if let Some(vm) = vm {
-            let what = format!("Windows has no setting for {vm} alone");
+    fn edit(&mut self, id: ServiceId, edit: &Edit) -> Result<Vec<Change>, StoreError> {
+        let Edit::SetEnabled { enabled, .. } = edit else {
+            let what = match edit.child() {
+                Some(vm) => format!("Windows has no setting for {vm} alone"),
+                None => "Windows keeps access rules with each virtual machine".to_owned(),
+            };
             return Err(StoreError::Unstorable(what));
-        }
-        let result = self.store.set_enabled(id, enabled);
+        };
+        let result = self.store.set_enabled(id, *enabled);
         self.written(result)
     }
 

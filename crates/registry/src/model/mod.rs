@@ -6,14 +6,18 @@
 //! for one child partition. [`Registry::policy`] returns each [`Decision`] with the [`Rule`] that
 //! made it.
 
+mod edit;
+mod effective;
 mod policy;
 mod registration;
 mod registry;
 mod requester;
 mod rule;
 
+pub use edit::{AccessEdit, Edit, EditError, Inherited, Subject};
+pub use effective::{EffectiveAccess, EffectiveFlag, EffectiveRules};
 pub use policy::{Decision, Policy};
 pub use registration::{AccessRule, Defaults, Override, Registration};
 pub use registry::{Clash, Registry, UnknownService};
 pub use requester::{Principal, Requester};
-pub use rule::{Action, Rule};
+pub use rule::{Action, Rule, RuleSource};

@@ -4,16 +4,19 @@
 //! borrows everything and allocates nothing, so a broker can evaluate it for every connection. A
 //! [`Rule`] is formatted as text only when it is displayed.
 
-use hvsock_address::{PartitionName, ServiceId};
+use hvsock_address::{PartitionName, ServiceId, VmId};
 
 use super::requester::{Principal, Requester, is_child};
-use super::rule::{Action, Rule, RuleScope, Setting};
-use super::{AccessRule, Defaults, Override, Registration, Registry};
+use super::rule::{Action, Rule, RuleScope, RuleSource, Setting};
+use super::{AccessRule, Defaults, EffectiveAccess, EffectiveFlag, EffectiveRules};
+use super::{Override, Registration, Registry};
 
 /// One registration as it applies to one child, or to any child without an override.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
     registration: &'a Registration,
+    /// The built-in registration of the service, from which `registration` inherits.
+    built_in: Option<&'a Registration>,
     defaults: &'a Defaults,
     over: Option<(&'a PartitionName, &'a Override)>,
 }
@@ -31,18 +34,37 @@ impl Registry {
     /// The policy of a registered service, without any child's override. `None` if the service is
     /// not registered.
     pub fn policy(&self, service: ServiceId) -> Option<Policy<'_>> {
-        Some(Policy {
-            registration: self.get(service)?,
-            defaults: self.defaults(),
-            over: None,
-        })
+        Some(Policy::new(
+            self.get(service)?,
+            self.built_in(service),
+            self.defaults(),
+        ))
     }
 }
 
 impl<'a> Policy<'a> {
+    /// The policy of a registration that inherits from `built_in` and then from `defaults`.
+    pub fn new(
+        registration: &'a Registration,
+        built_in: Option<&'a Registration>,
+        defaults: &'a Defaults,
+    ) -> Self {
+        Self {
+            registration,
+            built_in,
+            defaults,
+            over: None,
+        }
+    }
+
     /// The registration.
     pub fn registration(&self) -> &'a Registration {
         self.registration
+    }
+
+    /// The child whose override it includes.
+    pub fn child(&self) -> Option<&'a PartitionName> {
+        self.over.map(|(child, _)| child)
     }
 
     /// The same policy with the override for this child, if there is one.
@@ -68,37 +90,142 @@ impl<'a> Policy<'a> {
             let enabled = over.enabled?;
             Some((RuleScope::Vm(name), enabled))
         });
-        let (scope, enabled) = over.unwrap_or((RuleScope::Registration, self.registration.enabled));
+        let enabled = self.registration.enabled;
+        let inherited = self.built_in.is_some_and(|base| base.enabled == enabled);
+        let scope = match inherited {
+            true => RuleScope::BuiltInService,
+            false => RuleScope::Registration,
+        };
+        let (scope, enabled) = over.unwrap_or((scope, enabled));
         Decision::new(enabled, scope, Setting::Enabled(enabled))
     }
 
     /// Whether a listener may be bound to the wildcard.
     pub fn wildcard(&self) -> Decision<'a> {
-        let over = self.over.and_then(|(name, over)| {
-            let allowed = over.allow_wildcard_binds?;
-            Some((RuleScope::Vm(name), allowed))
-        });
-        let own = self.registration.allow_wildcard_binds;
-        let (scope, allowed) = over
-            .or(own.map(|allowed| (RuleScope::Registration, allowed)))
-            .unwrap_or((RuleScope::Defaults, self.defaults.allow_wildcard_binds));
+        let (scope, allowed) = self.flag(
+            |over| over.allow_wildcard_binds,
+            |one| one.allow_wildcard_binds,
+            self.defaults.allow_wildcard_binds,
+        );
         Decision::new(allowed, scope, Setting::Wildcard(allowed))
+    }
+
+    /// Whether in a child any user may listen, and not root only.
+    pub fn any_user_binds(&self) -> Decision<'a> {
+        let (scope, only) = self.flag(
+            |over| over.only_root_binds,
+            |one| one.only_root_binds,
+            self.defaults.only_root_binds,
+        );
+        Decision::new(!only, scope, Setting::OnlyRoot(only))
+    }
+
+    /// The most specific value of a setting, and its level.
+    fn flag(
+        &self,
+        of_override: impl Fn(&Override) -> Option<bool>,
+        of_registration: impl Fn(&Registration) -> Option<bool>,
+        default: bool,
+    ) -> (RuleScope<'a>, bool) {
+        let over = self.over.and_then(|(name, over)| {
+            let value = of_override(over)?;
+            Some((RuleScope::Vm(name), value))
+        });
+        let built_in = self.built_in.and_then(&of_registration);
+        let own = of_registration(self.registration).filter(|own| Some(*own) != built_in);
+        over.or(own.map(|value| (RuleScope::Registration, value)))
+            .or(built_in.map(|value| (RuleScope::BuiltInService, value)))
+            .unwrap_or((RuleScope::Defaults, default))
     }
 
     /// Whether `requester` may perform `action`.
     pub fn access(&self, action: Action, requester: &Requester<'_>) -> Decision<'a> {
         match requester {
             Requester::Process(principal) => self.access_of_process(action, principal),
-            Requester::Child { name, id, groups } => {
-                for (scope, rule) in self.rules(action) {
-                    if let Some(list) = &rule.partitions {
-                        let allowed = list.iter().any(|entry| is_child(entry, name, *id, groups));
-                        let lists = [Some(("partitions", list.as_slice())), None];
-                        return Decision::new(allowed, scope, Setting::Lists(action, lists));
+            Requester::Child {
+                name,
+                id,
+                groups,
+                is_root,
+            } => {
+                let as_a_whole = self.access_of_child(action, name, *id, groups);
+                if action == Action::Bind && as_a_whole.allowed && !is_root {
+                    let any_user = self.any_user_binds();
+                    if !any_user.allowed {
+                        return any_user;
                     }
                 }
-                Decision::new(true, RuleScope::BuiltIn, Setting::EveryChild(action))
+                as_a_whole
             }
+        }
+    }
+
+    fn access_of_child(
+        &self,
+        action: Action,
+        name: &PartitionName,
+        id: VmId,
+        groups: &[String],
+    ) -> Decision<'a> {
+        for (scope, rule) in self.rules(action) {
+            if let Some(list) = &rule.partitions {
+                let allowed = list.iter().any(|entry| is_child(entry, name, id, groups));
+                let lists = [Some(("partitions", list.as_slice())), None];
+                return Decision::new(allowed, scope, Setting::Lists(action, lists));
+            }
+        }
+        Decision::new(true, RuleScope::BuiltIn, Setting::EveryChild(action))
+    }
+
+    /// All rules in force, each with the level that defines it.
+    pub fn effective(&self) -> EffectiveRules<'a> {
+        let (enabled, wildcard, any_user) =
+            (self.enabled(), self.wildcard(), self.any_user_binds());
+        let unset = Defaults::default();
+        // A default that is as it is without a file comes from no file.
+        let flag = |value, rule: Rule<'a>, unset| EffectiveFlag {
+            value,
+            from: match rule.source() {
+                RuleSource::Defaults if value == unset => RuleSource::None,
+                source => source,
+            },
+        };
+        EffectiveRules {
+            enabled: flag(enabled.allowed, enabled.rule, true),
+            connect: self.effective_access(Action::Connect),
+            bind: self.effective_access(Action::Bind),
+            allow_wildcard_binds: flag(wildcard.allowed, wildcard.rule, unset.allow_wildcard_binds),
+            only_root_binds: flag(!any_user.allowed, any_user.rule, unset.only_root_binds),
+        }
+    }
+
+    fn effective_access(&self, action: Action) -> EffectiveAccess<'a> {
+        let everyone = || vec!["*".to_owned()];
+        let mut processes = self.rules(action).filter(|(_, rule)| rule.has_processes());
+        let mut children = self.rules(action).filter_map(|(scope, rule)| {
+            let list = rule.partitions.as_ref()?;
+            Some((scope, list.clone()))
+        });
+        let (scope, users, groups) = match (processes.next(), action) {
+            (Some((scope, rule)), _) => {
+                let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+                (scope, list(&rule.users), list(&rule.groups))
+            }
+            (None, Action::Connect) => (RuleScope::BuiltIn, everyone(), Vec::new()),
+            (None, Action::Bind) => {
+                let owner = self.registration.owner.clone();
+                let owner = owner.filter(|owner| owner != "*");
+                (RuleScope::BuiltIn, owner.into_iter().collect(), Vec::new())
+            }
+        };
+        let (partitions_scope, partitions) =
+            children.next().unwrap_or((RuleScope::BuiltIn, everyone()));
+        EffectiveAccess {
+            users,
+            groups,
+            processes_from: scope.source(),
+            partitions,
+            partitions_from: partitions_scope.source(),
         }
     }
 
@@ -136,15 +263,17 @@ impl<'a> Policy<'a> {
         };
         let (registration, defaults) = (self.registration, self.defaults);
         let over = self.over;
+        let own = pick(&registration.bind, &registration.connect);
+        let base = self
+            .built_in
+            .map(|built_in| pick(&built_in.bind, &built_in.connect));
+        // What a registration repeats of its built-in one counts as that one's.
+        let repeats = base.is_some_and(|base| own == base);
         over.map(|(name, over)| (RuleScope::Vm(name), pick(&over.bind, &over.connect)))
             .into_iter()
-            .chain([
-                (
-                    RuleScope::Registration,
-                    pick(&registration.bind, &registration.connect),
-                ),
-                (RuleScope::Defaults, pick(&defaults.bind, &defaults.connect)),
-            ])
+            .chain((!repeats).then_some((RuleScope::Registration, own)))
+            .chain(base.map(|base| (RuleScope::BuiltInService, base)))
+            .chain([(RuleScope::Defaults, pick(&defaults.bind, &defaults.connect))])
     }
 }
 
@@ -167,7 +296,7 @@ impl<'a> Decision<'a> {
 
 #[cfg(test)]
 mod tests {
-    use hvsock_address::{ElementName, VmId};
+    use hvsock_address::ElementName;
 
     use super::*;
 
@@ -179,6 +308,7 @@ mod tests {
                 .iter()
                 .map(|(id, name)| (*id, Some((*name).to_owned())))
                 .collect(),
+            partition_uid: Some(uid),
         }
     }
 
@@ -224,6 +354,7 @@ mod tests {
             name: &name("web"),
             id: VmId::random(),
             groups: &[],
+            is_root: false,
         };
         for (action, requester, allowed, rule) in [
             (
@@ -316,6 +447,7 @@ mod tests {
                 name: &name("web"),
                 id,
                 groups: &groups,
+                is_root: false,
             };
             let decision = policy(&registry).access(Action::Connect, &requester);
             check(
@@ -324,6 +456,85 @@ mod tests {
                 &format!("connect.partitions = [\"{entry}\"]"),
             );
         }
+    }
+
+    #[test]
+    fn where_only_root_binds_another_user_of_a_child_may_connect_and_not_listen() {
+        let registry = registry(|entry, _| {
+            entry.only_root_binds = Some(true);
+            let over = Override {
+                only_root_binds: Some(false),
+                ..Override::default()
+            };
+            entry.vm.insert(name("db"), over);
+        });
+        let general = policy(&registry);
+        for (child, is_root, action, allowed, rule) in [
+            (
+                "web",
+                true,
+                Action::Bind,
+                true,
+                "defaults: bind allows every child",
+            ),
+            ("web", false, Action::Bind, false, "only_root_binds = true"),
+            (
+                "web",
+                false,
+                Action::Connect,
+                true,
+                "defaults: connect allows every child",
+            ),
+            (
+                "db",
+                false,
+                Action::Bind,
+                true,
+                "defaults: bind allows every child",
+            ),
+        ] {
+            let child = name(child);
+            let requester = Requester::Child {
+                name: &child,
+                id: VmId::random(),
+                groups: &[],
+                is_root,
+            };
+            let decision = general.for_child(&child).access(action, &requester);
+            check(decision, allowed, rule);
+        }
+    }
+
+    #[test]
+    fn what_a_registration_leaves_out_is_inherited_from_the_built_in_one() {
+        let mut registry = registry(|entry, defaults| {
+            defaults.connect.users = list(&["*"]);
+            entry.bind.users = list(&["bob"]);
+        });
+        let element = ElementName::new("Demo").unwrap();
+        let mut built_in = Registration::new(ServiceId::from_port(1), element);
+        built_in.connect.users = list(&[]);
+        built_in.bind.partitions = list(&[]);
+        built_in.only_root_binds = Some(true);
+        registry.set_built_in([built_in]);
+        let policy = policy(&registry);
+        let bob = principal(1001, "bob", &[]);
+        let process = Requester::Process(&bob);
+        let connect = policy.access(Action::Connect, &process);
+        check(connect, false, "built-in: connect.users = []");
+        let bind = policy.access(Action::Bind, &process);
+        check(bind, true, "bind.users = [\"bob\"]");
+        let rules = policy.effective();
+        assert_eq!(rules.connect.processes_from, RuleSource::BuiltIn);
+        assert_eq!(rules.connect.partitions_from, RuleSource::None);
+        assert_eq!(rules.bind.processes_from, RuleSource::Registration);
+        assert_eq!(rules.bind.partitions_from, RuleSource::BuiltIn);
+        assert_eq!(
+            (rules.only_root_binds.value, rules.only_root_binds.from),
+            (true, RuleSource::BuiltIn)
+        );
+        let inherited = registry.resolved(policy.registration());
+        assert_eq!(inherited.connect.users, list(&[]));
     }
 
     #[test]
@@ -360,6 +571,7 @@ mod tests {
             name: &name("web.1"),
             id: VmId::random(),
             groups: &[],
+            is_root: false,
         };
         let decision = web.access(Action::Connect, &child);
         check(decision, false, "vm.\"web.1\".connect.partitions = []");

@@ -7,7 +7,9 @@ use hvsock_address::{ElementName, PartitionName, ServiceId};
 use uuid::uuid;
 
 /// Who may perform one action. A list that is left out is inherited. The order of precedence is the
-/// child's [`Override`], the [`Registration`], the [`Defaults`], then the built-in rule.
+/// child's [`Override`], the [`Registration`], the built-in registration of the same service if there is
+/// one ([`Registry::set_built_in`](super::Registry::set_built_in)), the [`Defaults`], then the built-in
+/// rule.
 ///
 /// `users` and `groups` apply together, to processes in the partition that owns the registry. A match
 /// in either list is enough, and if either list is present (even empty), nothing is inherited.
@@ -38,6 +40,8 @@ pub struct Registration {
     pub connect: AccessRule,
     /// Whether a listener may bind the wildcard.
     pub allow_wildcard_binds: Option<bool>,
+    /// Whether in a child only root may listen, as on vsock ports below 1024.
+    pub only_root_binds: Option<bool>,
     /// Overrides for single children.
     pub vm: BTreeMap<PartitionName, Override>,
     /// The user who registered the service.
@@ -64,12 +68,76 @@ pub struct Override {
     pub connect: AccessRule,
     /// Replaces [`Registration::allow_wildcard_binds`].
     pub allow_wildcard_binds: Option<bool>,
+    /// Replaces [`Registration::only_root_binds`].
+    pub only_root_binds: Option<bool>,
+}
+
+impl Override {
+    /// Whether it overrides nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The settings that this override has, and those of `base` for the rest.
+    #[must_use]
+    pub fn over(self, base: &Self) -> Self {
+        Self {
+            enabled: self.enabled.or(base.enabled),
+            bind: self.bind.over(&base.bind),
+            connect: self.connect.over(&base.connect),
+            allow_wildcard_binds: self.allow_wildcard_binds.or(base.allow_wildcard_binds),
+            only_root_binds: self.only_root_binds.or(base.only_root_binds),
+        }
+    }
+}
+
+impl AccessRule {
+    /// Whether it leaves everything to the levels below.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it has the rule for processes: a list of users or of groups.
+    pub fn has_processes(&self) -> bool {
+        self.users.is_some() || self.groups.is_some()
+    }
+
+    /// The lists that this rule has, and those of `base` for the rest. Users and groups are one rule.
+    #[must_use]
+    pub fn over(self, base: &Self) -> Self {
+        let processes = match self.has_processes() {
+            true => (self.users, self.groups),
+            false => (base.users.clone(), base.groups.clone()),
+        };
+        Self {
+            users: processes.0,
+            groups: processes.1,
+            partitions: self.partitions.or_else(|| base.partitions.clone()),
+        }
+    }
+
+    /// The lists that differ from those of `base`, which [`over`](Self::over) adds again.
+    #[must_use]
+    pub fn without(mut self, base: &Self) -> Self {
+        let lists = |rule: &Self| {
+            let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+            rule.has_processes()
+                .then(|| (list(&rule.users), list(&rule.groups)))
+        };
+        if lists(&self) == lists(base) {
+            (self.users, self.groups) = (None, None);
+        }
+        if self.partitions == base.partitions {
+            self.partitions = None;
+        }
+        self
+    }
 }
 
 /// The settings for everything that a registration leaves out.
 ///
 /// [`Defaults::default`] is the built-in rule: the registration's owner and every child may bind,
-/// everyone may connect, and listeners may bind the wildcard.
+/// everyone may connect, listeners may bind the wildcard, and any user of a child may listen there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// Who may listen.
@@ -78,6 +146,8 @@ pub struct Defaults {
     pub connect: AccessRule,
     /// Whether a listener may bind the wildcard.
     pub allow_wildcard_binds: bool,
+    /// Whether in a child only root may listen.
+    pub only_root_binds: bool,
 }
 
 impl Default for Defaults {
@@ -86,6 +156,7 @@ impl Default for Defaults {
             bind: AccessRule::default(),
             connect: AccessRule::default(),
             allow_wildcard_binds: true,
+            only_root_binds: false,
         }
     }
 }
@@ -100,12 +171,56 @@ impl Registration {
             bind: AccessRule::default(),
             connect: AccessRule::default(),
             allow_wildcard_binds: None,
+            only_root_binds: None,
             vm: BTreeMap::new(),
             owner: None,
             creator: None,
             purpose: None,
             lease: false,
         }
+    }
+
+    /// This registration with the rules that it leaves out taken from `built_in`, the built-in
+    /// registration of the same service.
+    #[must_use]
+    pub fn over(self, built_in: &Registration) -> Self {
+        let own = self.with_overrides_of(built_in);
+        Self {
+            bind: own.bind.over(&built_in.bind),
+            connect: own.connect.over(&built_in.connect),
+            allow_wildcard_binds: own.allow_wildcard_binds.or(built_in.allow_wildcard_binds),
+            only_root_binds: own.only_root_binds.or(built_in.only_root_binds),
+            ..own
+        }
+    }
+
+    /// This registration without the rules that it inherits anyway from `built_in`, the built-in
+    /// registration of the same service.
+    #[must_use]
+    pub fn without(self, built_in: &Registration) -> Self {
+        let flag = |own: Option<bool>, base| own.filter(|_| own != base);
+        let own = self.with_overrides_of(built_in);
+        Self {
+            bind: own.bind.without(&built_in.bind),
+            connect: own.connect.without(&built_in.connect),
+            allow_wildcard_binds: flag(own.allow_wildcard_binds, built_in.allow_wildcard_binds),
+            only_root_binds: flag(own.only_root_binds, built_in.only_root_binds),
+            ..own
+        }
+    }
+
+    /// Whether it is `built_in`, the built-in registration of the same service, and changes nothing.
+    pub fn is_unchanged(&self, built_in: &Registration) -> bool {
+        self.clone().without(built_in) == built_in.clone().without(built_in)
+    }
+
+    /// Adds the settings for single children that `built_in` has and this registration has not.
+    fn with_overrides_of(mut self, built_in: &Registration) -> Self {
+        for (child, base) in &built_in.vm {
+            let own = self.vm.remove(child).unwrap_or_default();
+            self.vm.insert(child.clone(), own.over(base));
+        }
+        self
     }
 
     /// The vsock port that this service's id encodes, if the id is on the vsock template.

@@ -19,6 +19,8 @@ pub struct Registry {
     by_name: BTreeMap<String, ServiceId>,
     /// By [`ServiceId::port_for_guests`].
     by_port: HashMap<u32, ServiceId>,
+    /// The built-in registrations, whether or not another one replaces them.
+    built_in: BTreeMap<ServiceId, Arc<Registration>>,
 }
 
 /// Why a registration cannot be added: a key that must be unique is taken.
@@ -76,6 +78,33 @@ impl Registry {
     /// Sets the settings for what a registration leaves out.
     pub fn set_defaults(&mut self, defaults: Defaults) {
         self.defaults = defaults;
+    }
+
+    /// The built-in registration of a service: what a registration of the same service leaves out is
+    /// inherited from it, and not from the [`Defaults`].
+    pub fn built_in(&self, id: ServiceId) -> Option<&Registration> {
+        self.built_in.get(&id).map(Arc::as_ref)
+    }
+
+    /// The built-in registrations.
+    pub fn all_built_in(&self) -> impl Iterator<Item = &Registration> {
+        self.built_in.values().map(Arc::as_ref)
+    }
+
+    /// Sets the built-in registrations. They are not in force by that: they are what registrations of
+    /// the same services inherit, however these are made (a file, a lease, a request). So no
+    /// registration opens a service by what it does not say.
+    pub fn set_built_in(&mut self, built_in: impl IntoIterator<Item = Registration>) {
+        let built_in = built_in.into_iter();
+        self.built_in = built_in.map(|one| (one.id, Arc::new(one))).collect();
+    }
+
+    /// A registration with what it inherits from its built-in one.
+    pub fn resolved(&self, registration: &Registration) -> Registration {
+        match self.built_in(registration.id) {
+            Some(built_in) => registration.clone().over(built_in),
+            None => registration.clone(),
+        }
     }
 
     /// Checks whether [`insert`](Self::insert) would add a registration. Changes nothing.

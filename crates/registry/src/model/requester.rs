@@ -13,6 +13,9 @@ pub struct Principal {
     pub user: Option<String>,
     /// The ids of all groups, each with its name if the group database has one.
     pub groups: Vec<(u32, Option<String>)>,
+    /// The user id inside the process's own partition, as the user namespace of that partition maps
+    /// it. `None` if it has none there, or if that is unknown.
+    pub partition_uid: Option<u32>,
 }
 
 /// The subject of an access decision, relative to the partition that owns the registry.
@@ -30,10 +33,17 @@ pub enum Requester<'a> {
         id: VmId,
         /// The child's sibling groups.
         groups: &'a [String],
+        /// Whether the process is root in the child. It matters to a listener only.
+        is_root: bool,
     },
 }
 
 impl Principal {
+    /// Whether the process is root in its own partition.
+    pub fn is_partition_root(&self) -> bool {
+        self.partition_uid == Some(0)
+    }
+
     /// Whether an entry of a `users` list matches this process's user.
     ///
     /// Digits are always an id, never a name: a numeric user name gives no access.

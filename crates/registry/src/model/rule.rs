@@ -14,7 +14,8 @@ pub enum Action {
 }
 
 /// A rule that made a decision. It is displayed as the service's file spells it:
-/// `connect.users = ["alice"]`, `vm.web.enabled = false`, `defaults: bind allows the owner alice`.
+/// `connect.users = ["alice"]`, `vm.web.enabled = false`, `built-in: connect.users = []`,
+/// `defaults: bind allows the owner alice`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule<'a> {
     pub(super) scope: RuleScope<'a>,
@@ -28,14 +29,32 @@ pub struct Rule<'a> {
 pub(super) enum RuleScope<'a> {
     Vm(&'a PartitionName),
     Registration,
+    /// The built-in registration of the service.
+    BuiltInService,
     Defaults,
     BuiltIn,
+}
+
+/// The level that defines a rule, the most specific first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleSource<'a> {
+    /// The override for a child.
+    Override(&'a PartitionName),
+    /// The service's registration.
+    Registration,
+    /// The built-in registration of the service.
+    BuiltIn,
+    /// The defaults for all services.
+    Defaults,
+    /// No level: it is what holds where nothing is said.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setting<'a> {
     Enabled(bool),
     Wildcard(bool),
+    OnlyRoot(bool),
     /// The lists that were checked, with their names.
     Lists(Action, [Option<(&'static str, &'a [String])>; 2]),
     /// The built-in rule that the owner may bind. This and the variants below are no settings in a
@@ -56,6 +75,16 @@ impl<'a> Rule<'a> {
         }
     }
 
+    /// Whether the rule is that only root of a child may listen there.
+    pub fn is_only_root(&self) -> bool {
+        matches!(self.setting, Setting::OnlyRoot(_))
+    }
+
+    /// The level that defines the rule.
+    pub fn source(&self) -> RuleSource<'a> {
+        self.scope.source()
+    }
+
     /// Whether the rule is one of the defaults for all services.
     pub fn is_default(&self) -> bool {
         self.scope == RuleScope::Defaults
@@ -67,7 +96,7 @@ impl<'a> Rule<'a> {
             Setting::Lists(action, _) | Setting::Everyone(action) | Setting::EveryChild(action) => {
                 Some(action)
             }
-            Setting::Owner(_) => Some(Action::Bind),
+            Setting::Owner(_) | Setting::OnlyRoot(_) => Some(Action::Bind),
             Setting::Enabled(_) | Setting::Wildcard(_) | Setting::Always(_) => None,
         }
     }
@@ -99,6 +128,7 @@ impl fmt::Display for Rule<'_> {
             Setting::Wildcard(allowed) => {
                 write!(f, "{}allow_wildcard_binds = {allowed}", self.scope)
             }
+            Setting::OnlyRoot(only) => write!(f, "{}only_root_binds = {only}", self.scope),
             Setting::Lists(action, lists) => {
                 for (at, (key, list)) in lists.into_iter().flatten().enumerate() {
                     let comma = if at > 0 { ", " } else { "" };
@@ -125,6 +155,18 @@ impl fmt::Display for Rule<'_> {
     }
 }
 
+impl<'a> RuleScope<'a> {
+    pub(super) fn source(self) -> RuleSource<'a> {
+        match self {
+            RuleScope::Vm(name) => RuleSource::Override(name),
+            RuleScope::Registration => RuleSource::Registration,
+            RuleScope::BuiltInService => RuleSource::BuiltIn,
+            RuleScope::Defaults => RuleSource::Defaults,
+            RuleScope::BuiltIn => RuleSource::None,
+        }
+    }
+}
+
 impl fmt::Display for RuleScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -132,6 +174,7 @@ impl fmt::Display for RuleScope<'_> {
             RuleScope::Vm(name) if name.as_str().contains('.') => write!(f, "vm.\"{name}\"."),
             RuleScope::Vm(name) => write!(f, "vm.{name}."),
             RuleScope::Registration => Ok(()),
+            RuleScope::BuiltInService => f.write_str("built-in: "),
             RuleScope::Defaults | RuleScope::BuiltIn => f.write_str("defaults: "),
         }
     }

@@ -71,6 +71,7 @@ fn left_out(registration: &Registration) -> Vec<String> {
             "allow_wildcard_binds",
             registration.allow_wildcard_binds.is_some(),
         ),
+        ("only_root_binds", registration.only_root_binds.is_some()),
         ("[vm]", !registration.vm.is_empty()),
     ]
     .into_iter()

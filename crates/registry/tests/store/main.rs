@@ -4,6 +4,7 @@
 
 mod built_in;
 mod faults;
+mod levels;
 mod many;
 mod random;
 mod reading;

@@ -81,9 +81,10 @@ fn disabling_and_enabling_keeps_comments_and_formatting() {
     assert_eq!(store.reload(&changed), []);
     let off = config.store();
     assert_eq!(off.get(id(1)).unwrap().vm[&web].enabled, Some(false));
+    // To enable it again returns to what holds for all.
     store.set_enabled(id(1), true, Some(&web)).unwrap();
-    let on = store.get(id(1)).unwrap();
-    assert_eq!(on.vm[&web].enabled, Some(true));
+    assert_eq!(store.get(id(1)).unwrap().vm.get(&web), None);
+    assert!(!config.read(id(1)).contains("vm"), "{}", config.read(id(1)));
     // No difference, so nothing is written.
     let before = config.read(id(1));
     store

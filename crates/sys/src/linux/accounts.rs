@@ -126,6 +126,35 @@ pub fn uid(user: &str) -> Option<u32> {
     uid_in(Path::new("/etc"), user)
 }
 
+/// The group id of a name, or of a decimal number. `None` if no group has this name.
+pub fn gid(group: &str) -> Option<u32> {
+    gid_in(Path::new("/etc"), group)
+}
+
+fn gid_in(folder: &Path, group: &str) -> Option<u32> {
+    let numbered = group.parse().ok().filter(|gid| *gid != NO_USER);
+    numbered.or_else(|| {
+        let file = read(&folder.join("group")).ok()?;
+        let found = entries(&file).find(|entry| entry.name == group)?;
+        Some(found.number).filter(|gid| *gid != NO_USER)
+    })
+}
+
+/// The ids of all groups of a user: its primary one, and those that have it as a member.
+pub fn all_groups_of(uid: u32) -> Vec<u32> {
+    let folder = Path::new("/etc");
+    let file = read(&folder.join("passwd")).unwrap_or_default();
+    let user = entries(&file).filter_map(|entry| User::of(&entry));
+    let Some(user) = user.into_iter().find(|user| user.uid == uid) else {
+        return Vec::new();
+    };
+    let mut groups = groups_of(folder, &user.name);
+    groups.push(user.gid);
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 fn uid_in(folder: &Path, user: &str) -> Option<u32> {
     let numbered = user.parse().ok().filter(|uid| *uid != NO_USER);
     numbered.or_else(|| User::find(folder, user).map(|user| user.uid))
@@ -221,6 +250,11 @@ mod tests {
         .unwrap();
         assert_eq!(accounts.group(100).as_deref(), Some("users"));
         assert_eq!(accounts.group(7), None);
+        assert_eq!(gid_in(dir.path(), "users"), Some(100));
+        assert_eq!(gid_in(dir.path(), "7"), Some(7));
+        for unknown in ["", "staff", "4294967295", "-1"] {
+            assert_eq!(gid_in(dir.path(), unknown), None, "{unknown}");
+        }
     }
 
     #[test]

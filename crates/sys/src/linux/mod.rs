@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod activation;
 pub mod child;
 pub mod clock;
+pub mod container_user;
 pub mod doorbell;
 pub mod errno;
 pub mod event;

@@ -62,7 +62,7 @@ pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
 }
 
 /// Reads a socket option into `values`. Returns its length in bytes.
-fn get<T: Copy>(
+pub(super) fn get<T: Copy>(
     socket: BorrowedFd<'_>,
     option: i32,
     values: &mut [MaybeUninit<T>],

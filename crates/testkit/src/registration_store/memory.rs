@@ -7,9 +7,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use hvsock_address::{PartitionName, ServiceId};
+use hvsock_address::ServiceId;
 use hvsock_registry::store::{Change, Entry, Loaded, Origin, RegistrationStore, StoreError, Watch};
-use hvsock_registry::{Override, Registration, Registry};
+use hvsock_registry::{Edit, Inherited, Registration, Registry};
 use hvsock_sys::sync::lock;
 
 use super::storage::{Capabilities, Storage};
@@ -137,24 +137,16 @@ impl RegistrationStore for MemoryStore {
         Ok(shared.take_changes(self.number))
     }
 
-    fn set_enabled(
-        &mut self,
-        id: ServiceId,
-        enabled: bool,
-        vm: Option<&PartitionName>,
-    ) -> Result<Vec<Change>, StoreError> {
+    fn edit(&mut self, id: ServiceId, edit: &Edit) -> Result<Vec<Change>, StoreError> {
         let mut shared = self.storage.lock();
         let old = shared.registry.get(id).cloned();
         let old = old.ok_or(StoreError::NotRegistered(id))?;
         let mut new = old.clone();
-        match vm {
-            None => new.enabled = enabled,
-            Some(vm) if enabled && !new.vm.contains_key(vm) => {}
-            Some(vm) => {
-                let differs = new.vm.entry(vm.clone()).or_insert_with(Override::default);
-                differs.enabled = Some(enabled);
-            }
-        }
+        let inherited = Inherited {
+            built_in: None,
+            defaults: shared.registry.defaults(),
+        };
+        edit.apply(&mut new, inherited)?;
         if new != old {
             shared.registry.replace(new.clone())?;
             shared.publish(&Change::Updated(Box::new(entry(new))));

@@ -33,7 +33,7 @@ use crate::model::ErrorBody;
         title = "hvsock control API",
         description = "Services, partitions, listeners and connections of one hvsock broker, over \
             the Unix socket `control` in the broker's folder. Reading needs no privilege; changing \
-            needs root or the broker's own user. A SERVICE is a friendly name, a GUID or a vsock \
+            needs root, the broker's own user or a member of the broker's group of operators. A SERVICE is a friendly name, a GUID or a vsock \
             port; a PARTITION is a name or a GUID. Errors have an `ErrorBody`. Besides those \
             listed, any request may fail with 408 (timed out), 431 (head too large), 500 (a \
             system call failed), 503 (busy; try again) and 507 (a limit of the broker is reached).",
@@ -72,6 +72,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             services::change,
             services::unregister
         ))
+        .routes(routes!(services::change_access, services::reset_access))
         .routes(routes!(partitions::list, partitions::add))
         .routes(routes!(partitions::add_vm))
         .routes(routes!(

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use hvsock_address::ServiceRef;
+use hvsock_address::{PartitionRef, ServiceRef};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -12,7 +12,7 @@ use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer, QueryParams
 use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
 use crate::api::state::Api;
-use crate::model::{ErrorBody, NewService, Service, ServiceChange};
+use crate::model::{AccessChange, AccessChanged, ErrorBody, NewService, Service, ServiceChange};
 
 /// Which services to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -89,6 +89,8 @@ pub(super) async fn show(
     responses(
         (status = 200, description = "the current state", body = Service),
         TooLarge, Invalid, Forbidden, NotFound,
+        (status = 409, body = ErrorBody, description = "disabled for all partitions, and one is to \
+            follow that: `exception` enables it"),
     ))]
 pub(super) async fn change(
     State(api): State<Api>,
@@ -96,7 +98,62 @@ pub(super) async fn change(
     PathParam(service): PathParam<ServiceRef>,
     JsonBody(change): JsonBody<ServiceChange>,
 ) -> Result<Json<Service>, ApiError> {
-    api.call(move |handle| handle.set_enabled(&service, change.enabled, change.vm.as_ref()))
+    api.call(move |handle| handle.change_service(&service, &change))
+        .await
+        .map(Json)
+}
+
+/// Allows or denies users, groups and partitions to connect to a service, or to listen for it.
+/// Established connections stay.
+#[utoipa::path(post, operation_id = "change_access", path = "/v1/services/{service}/access",
+    tag = "services",
+    params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
+    request_body = AccessChange,
+    responses(
+        (status = 200, description = "what became of each entry", body = AccessChanged),
+        TooLarge, Invalid, Forbidden, NotFound,
+    ))]
+pub(super) async fn change_access(
+    State(api): State<Api>,
+    _: PrivilegedPeer,
+    PathParam(service): PathParam<ServiceRef>,
+    JsonBody(change): JsonBody<AccessChange>,
+) -> Result<Json<AccessChanged>, ApiError> {
+    api.call(move |handle| handle.change_access(&service, &change))
+        .await
+        .map(Json)
+}
+
+/// Which access rules to remove.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResetParams {
+    /// Only those of this child partition.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    vm: Option<PartitionRef>,
+}
+
+/// Removes the access rules of a service and of all its child partitions, or of one, so that the
+/// built-in rules or the defaults apply again. Whether it is enabled does not change.
+#[utoipa::path(delete, operation_id = "reset_access", path = "/v1/services/{service}/access",
+    tag = "services",
+    params(
+        ("service" = String, Path, description = "a friendly name, a GUID or a vsock port"),
+        ResetParams,
+    ),
+    responses(
+        (status = 200, description = "the current state", body = Service),
+        Invalid, Forbidden, NotFound,
+    ))]
+pub(super) async fn reset_access(
+    State(api): State<Api>,
+    _: PrivilegedPeer,
+    PathParam(service): PathParam<ServiceRef>,
+    QueryParams(params): QueryParams<ResetParams>,
+) -> Result<Json<Service>, ApiError> {
+    api.call(move |handle| handle.reset_access(&service, params.vm.as_ref()))
         .await
         .map(Json)
 }

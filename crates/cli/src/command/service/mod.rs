@@ -1,17 +1,21 @@
 //! `hvsock service`: registers, shows and removes services.
 
+mod access;
+mod show;
+mod state;
 mod transfer;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hvsock::Lease;
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
-use hvsock_control::{AccessList, NewService};
+use hvsock_control::{AccessList, NewService, ServiceChange};
+use serde::Serialize;
 
 use crate::context::Context;
 use crate::format;
-use crate::os::{self, HAS_ACCESS_RULES, Partition, REPORTS_USAGE, Rules, Termination, clipboard};
-use crate::output::{self, Json, Lines};
+use crate::os::{self, Partition, REPORTS_USAGE, Rules, Termination, clipboard};
+use crate::output::{self, Json};
 use crate::table::Columns;
 
 /// Register, list, enable, disable and remove services
@@ -19,9 +23,12 @@ use crate::table::Columns;
 pub enum Service {
     Register(Register),
     List(List),
-    Show(Show),
+    Show(show::Show),
     Enable(Enable),
     Disable(Disable),
+    Allow(access::Allow),
+    Deny(access::Deny),
+    Reset(access::Reset),
     Unregister(Unregister),
     Export(transfer::Export),
     Import(transfer::Import),
@@ -61,30 +68,36 @@ pub struct List {
     json: Json,
 }
 
-/// Show one service and its access rules
-#[derive(Debug, Args)]
-pub struct Show {
-    /// The service's friendly name, GUID or vsock port
-    service: ServiceRef,
-    #[command(flatten)]
-    json: Json,
-}
-
 /// Enable a service
 #[derive(Debug, Args)]
 pub struct Enable {
-    /// The service's friendly name, GUID or vsock port
-    service: ServiceRef,
-    /// For this child partition only
-    #[arg(long, value_name = "PARTITION")]
-    vm: Option<Partition>,
+    #[command(flatten)]
+    target: Target,
+    /// With --vm: keep it enabled for that partition while it is disabled for all others
+    #[arg(long = "override", requires = "vm")]
+    exception: bool,
 }
 
 /// Disable a service and close its connections
 #[derive(Debug, Args)]
 pub struct Disable {
     #[command(flatten)]
-    target: Enable,
+    target: Target,
+}
+
+/// A service to enable or disable.
+#[derive(Debug, Args)]
+struct Target {
+    /// The service's friendly name, GUID or vsock port
+    service: ServiceRef,
+    /// For this child partition only
+    #[arg(long, value_name = "PARTITION")]
+    vm: Option<Partition>,
+    /// Also for the child partitions that have a setting of their own
+    #[arg(long, conflicts_with = "vm")]
+    everywhere: bool,
+    #[command(flatten)]
+    json: Json,
 }
 
 /// Remove a service and close its connections
@@ -100,8 +113,11 @@ impl Service {
             Self::Register(register) => register.run(context),
             Self::List(list) => list.run(context),
             Self::Show(show) => show.run(context),
-            Self::Enable(enable) => enable.run(context, true),
-            Self::Disable(disable) => disable.target.run(context, false),
+            Self::Enable(enable) => enable.target.run(context, true, enable.exception),
+            Self::Disable(disable) => disable.target.run(context, false, false),
+            Self::Allow(allow) => allow.run(context),
+            Self::Deny(deny) => deny.run(context),
+            Self::Reset(reset) => reset.run(context),
             Self::Unregister(unregister) => unregister.run(context),
             Self::Export(export) => export.run(context),
             Self::Import(import) => import.run(context),
@@ -123,6 +139,7 @@ impl Register {
             bind: AccessList::default(),
             connect: AccessList::default(),
             allow_wildcard_binds: None,
+            only_root_binds: None,
             vm: Default::default(),
             creator: Some("hvsock".into()),
             purpose: self.purpose,
@@ -173,7 +190,7 @@ impl List {
             let port = service
                 .port
                 .map_or_else(String::new, |port| port.to_string());
-            let state = state(&service);
+            let state = state::word(&service);
             let mut row = vec![
                 service.name.to_string(),
                 service.id.to_string(),
@@ -191,102 +208,65 @@ impl List {
     }
 }
 
-fn state(service: &hvsock_control::Service) -> &'static str {
-    match service {
-        _ if service.in_box => "in-box",
-        _ if !service.enabled => "disabled",
-        _ if service.built_in => "built in",
-        _ if service.lease => "lease",
-        _ => "enabled",
-    }
+/// A service that was enabled or disabled, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Switched<'a> {
+    name: String,
+    id: String,
+    /// The setting for all child partitions.
+    enabled: bool,
+    /// The child partitions that have another setting of their own.
+    exceptions: Vec<&'a str>,
 }
 
-impl Show {
-    fn run(self, context: &Context) -> Result<()> {
-        let service = context.client()?.service(&self.service)?;
-        if self.json.json {
-            return os::json_of_services(&service);
-        }
-        let mut facts = vec![
-            ("name", service.name.to_string()),
-            ("id", service.id.to_string()),
-            ("state", state(&service).to_owned()),
-        ];
-        facts.extend(service.port.map(|port| ("port", port.to_string())));
-        let alias = service.alias.map(|alias| format!("{alias} (for guests)"));
-        facts.extend(alias.map(|alias| ("port alias", alias)));
-        facts.extend(service.purpose.map(|purpose| ("purpose", purpose)));
-        facts.extend(service.owner.map(|owner| ("owner", owner)));
-        facts.extend(service.creator.map(|creator| ("creator", creator)));
-        if HAS_ACCESS_RULES {
-            facts.push(("listen", rule(&service.bind)));
-            facts.push(("connect", rule(&service.connect)));
-            let wildcard = match service.allow_wildcard_binds {
-                Some(true) => "allowed",
-                Some(false) => "not allowed",
-                None => "by default",
-            };
-            facts.push(("listen to any", wildcard.to_owned()));
-        }
-        for (name, o) in &service.vm {
-            let mut parts = Vec::new();
-            parts.extend(
-                o.enabled
-                    .map(|on| if on { "enabled" } else { "disabled" }.to_owned()),
-            );
-            parts.extend(text_of(&o.bind).map(|rule| format!("listen: {rule}")));
-            parts.extend(text_of(&o.connect).map(|rule| format!("connect: {rule}")));
-            facts.push(("for", format!("{name}: {}", parts.join("; "))));
-        }
-        if REPORTS_USAGE {
-            let listeners = format::count(service.listeners, "listener");
-            let connections = format::count(service.connections, "connection");
-            facts.push(("in use", format!("{listeners}, {connections}")));
-        }
-        let mut lines = Lines::default();
-        for (label, fact) in facts {
-            lines.fact(label, fact);
-        }
-        lines.print()
-    }
-}
-
-fn rule(list: &AccessList) -> String {
-    text_of(list).unwrap_or_else(|| "by default".to_owned())
-}
-
-/// An access rule as text. `None` if it leaves everything to the defaults.
-fn text_of(list: &AccessList) -> Option<String> {
-    let lists = [
-        ("users", &list.users),
-        ("groups", &list.groups),
-        ("partitions", &list.partitions),
-    ];
-    let parts: Vec<String> = lists
-        .into_iter()
-        .filter_map(|(word, names)| {
-            let names = names.as_ref()?;
-            let names = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            Some(format!("{word} {names}"))
-        })
-        .collect();
-    Some(parts.join("; ")).filter(|text| !text.is_empty())
-}
-
-impl Enable {
-    fn run(self, context: &Context, enabled: bool) -> Result<()> {
+impl Target {
+    fn run(self, context: &Context, enabled: bool, exception: bool) -> Result<()> {
         let client = context.client()?;
         let vm = self.vm.as_ref().map(Partition::resolve).transpose()?;
-        let service = client.set_enabled(&self.service, enabled, vm)?;
+        let change = ServiceChange {
+            enabled,
+            vm,
+            exception,
+            everywhere: self.everywhere,
+        };
+        let service = client.change_service(&self.service, &change)?;
+        let exceptions = exceptions(&service);
+        if self.json.json {
+            return output::json(&Switched {
+                name: service.name.to_string(),
+                id: service.id.to_string(),
+                enabled: service.enabled,
+                exceptions,
+            });
+        }
         let state = if enabled { "enabled" } else { "disabled" };
-        let scope = self.vm.map_or_else(String::new, |vm| format!(" for {vm}"));
+        let scope = self.vm.as_ref();
+        let scope = scope.map_or_else(String::new, |vm| format!(" for {vm}"));
         context.note(&format!("`{}` is {state}{scope}", service.name));
+        if self.vm.is_none() && !exceptions.is_empty() {
+            let (other, verb) = if enabled {
+                ("disabled", "enable")
+            } else {
+                ("enabled", "disable")
+            };
+            let partitions = exceptions.join(", ");
+            let service = format::shell_word(service.name.as_str());
+            let command = format!("hvsock service {verb} {service} --everywhere");
+            context.note(&format!(
+                "it is still {other} for {partitions}, by a setting of its own; to change that, too: \
+                 {}",
+                context.command(&command)
+            ));
+        }
         Ok(())
     }
+}
+
+/// The child partitions for which a service has another setting than for all.
+fn exceptions(service: &hvsock_control::Service) -> Vec<&str> {
+    let others = service.vm.iter();
+    let others = others.filter(|(_, own)| own.enabled == Some(!service.enabled));
+    others.map(|(partition, _)| partition.as_str()).collect()
 }
 
 impl Unregister {

@@ -17,6 +17,8 @@ pub const EXIT_STATUS: &[(&str, &str)] = &[
     ("2", "Wrong usage."),
 ];
 
+const NO_ACCESS_RULES: &str = "Windows keeps access rules with each virtual machine, as security \
+                               descriptors of Hyper-V. This command refuses to change them.";
 const ADMINISTRATOR: &str = "This needs the rights of an administrator.";
 const BINARY_PIPES: &str = "In PowerShell before 7.4, a pipe or > changes binary data. In cmd they \
                             do not.";
@@ -139,6 +141,27 @@ const ALL: &[Topic] = &[
             ),
         ],
         see_also: &["service enable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service allow",
+        notes: &[NO_ACCESS_RULES],
+        examples: &[("hvsock service allow backup --user alice", "on Linux")],
+        see_also: &["service disable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service deny",
+        notes: &[NO_ACCESS_RULES],
+        examples: &[("hvsock service deny backup --user alice", "on Linux")],
+        see_also: &["service disable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service reset",
+        notes: &[NO_ACCESS_RULES],
+        examples: &[("hvsock service reset backup", "on Linux")],
+        see_also: &["service disable"],
         ..Topic::EMPTY
     },
     Topic {

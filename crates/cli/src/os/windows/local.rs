@@ -3,13 +3,17 @@
 use anstyle::AnsiColor;
 use anyhow::{Context as _, Result};
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
-use hvsock_control::{Import, Imported, NewService, Service, ServiceOverride};
+use hvsock_control::{
+    AccessChange, AccessChanged, Import, Imported, NewService, Service, ServiceChange,
+    ServiceOverride,
+};
 use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
 use hvsock_registry::key_store::{KeyStore, Listing, user};
 use hvsock_registry::{Registration, Registry, reg_file};
 
 use super::missing;
 use crate::failure::{Failure, print};
+use crate::format::shell_word;
 
 /// This machine. Each call reads the state again, because other programs change it.
 #[derive(Clone, Copy, Debug)]
@@ -66,31 +70,66 @@ impl Local {
         Ok(of(registration))
     }
 
-    /// Enables or disables a service, for all or for one virtual machine.
-    pub fn set_enabled(
-        &self,
-        service: &ServiceRef,
-        enabled: bool,
-        vm: Option<PartitionRef>,
-    ) -> Result<Service> {
+    /// Enables or disables a service, for all or for one virtual machine. Enabled for one, it has no
+    /// policy of its own any more, unless it is an exception.
+    pub fn change_service(&self, service: &ServiceRef, change: &ServiceChange) -> Result<Service> {
+        let ServiceChange {
+            enabled,
+            ref vm,
+            exception,
+            everywhere,
+        } = *change;
         let mut store = KeyStore::open()?;
         let registration = store.read()?.registry.resolve(service)?.clone();
         match vm {
-            None => store.set_enabled(registration.id, enabled)?,
+            None => {
+                store.set_enabled(registration.id, enabled)?;
+                if everywhere {
+                    let other = if enabled {
+                        Switch::Disabled
+                    } else {
+                        Switch::Enabled
+                    };
+                    let policies = hvsock_hyperv::facts().policies.into_iter();
+                    let own = policies.filter(|one| one.service == Some(registration.id));
+                    for policy in own.filter(|one| one.switch == other) {
+                        hvsock_hyperv::set_policy(policy.vm, registration.id, Switch::Deferred)?;
+                    }
+                }
+            }
             Some(vm) => {
-                let switch = if enabled {
-                    Switch::Enabled
-                } else {
-                    Switch::Disabled
+                let name = &registration.name;
+                if enabled && !registration.enabled {
+                    // Windows does not know a service that is disabled for all.
+                    let what = format!(
+                        "`{name}` is disabled for all virtual machines, so it stays disabled for {vm}"
+                    );
+                    let name = shell_word(name.as_str());
+                    return Err(Failure::new(what)
+                        .help(format!("hvsock service enable {name}"))
+                        .into());
+                }
+                let switch = match (enabled, exception) {
+                    (false, _) => Switch::Disabled,
+                    (true, true) => Switch::Enabled,
+                    (true, false) => Switch::Deferred,
                 };
-                hvsock_hyperv::set_policy(vm_id(&vm)?, registration.id, switch)?;
-                return Ok(of(registration));
+                hvsock_hyperv::set_policy(vm_id(vm)?, registration.id, switch)?;
             }
         }
-        Ok(of(Registration {
-            enabled,
-            ..registration
-        }))
+        self.service(service)
+    }
+
+    /// Refuses: Windows keeps access rules elsewhere.
+    pub fn change_access(&self, service: &ServiceRef, _: &AccessChange) -> Result<AccessChanged> {
+        registry()?.resolve(service)?;
+        Err(no_access_rules())
+    }
+
+    /// Refuses, as [`change_access`](Self::change_access) does.
+    pub fn reset_access(&self, service: &ServiceRef, _: Option<PartitionRef>) -> Result<Service> {
+        registry()?.resolve(service)?;
+        Err(no_access_rules())
     }
 
     /// Removes a registration.
@@ -121,6 +160,13 @@ impl Local {
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
         apply(Import::of_reg_file(file, &user())?)
     }
+}
+
+fn no_access_rules() -> anyhow::Error {
+    let what = "Windows keeps access rules with each virtual machine, as security descriptors of \
+                Hyper-V, which hvsock does not change";
+    let help = "hvsock service disable SERVICE --vm NAME closes a service for one virtual machine";
+    Failure::new(what).help(help).into()
 }
 
 /// All registrations.

@@ -48,6 +48,7 @@ impl Model {
             state: new.state,
             parent: Some(parent),
             services: vec![],
+            built_in: vec![],
             defaults: Defaults::default(),
         });
         Ok(())
@@ -201,11 +202,17 @@ impl Model {
         Ok(())
     }
 
-    pub fn set_registry(&mut self, p: usize, all: Vec<Registration>) -> Result<(), &'static str> {
+    pub fn set_registry(
+        &mut self,
+        p: usize,
+        all: Vec<Registration>,
+        built_in: Vec<Registration>,
+    ) -> Result<(), &'static str> {
         if all.len() > self.limits.registrations {
             return Err("LimitReached");
         }
         *self.services(p).ok_or("NoRegistry")? = all;
+        self.partitions[p].built_in = built_in;
         self.partitions[p].defaults = Defaults::default();
         self.recheck_everything();
         Ok(())
@@ -231,7 +238,7 @@ impl Model {
                 let (owner, children) = self.registry_between(c.from, c.to);
                 match self.registered(owner, c.service) {
                     None => Err(Refusal::Unregistered),
-                    Some(entry) => Self::enabled(entry, &Self::names(&children)),
+                    Some(entry) => self.enabled(owner, entry, &Self::names(&children)),
                 }
             };
             if let Err(refusal) = still {

@@ -31,6 +31,8 @@ pub struct ModelPartition {
     pub state: PartitionState,
     pub parent: Option<usize>,
     pub services: Vec<Registration>,
+    /// What registrations of the same services inherit: the last one of an id counts.
+    pub built_in: Vec<Registration>,
     pub defaults: Defaults,
 }
 
@@ -74,6 +76,7 @@ impl Model {
             state: PartitionState::Running,
             parent: None,
             services: vec![],
+            built_in: vec![],
             defaults: Defaults::default(),
         };
         Model {

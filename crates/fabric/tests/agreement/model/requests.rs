@@ -52,11 +52,11 @@ impl Model {
             let entry = self
                 .registered(owner, service)
                 .ok_or(Refusal::Unregistered)?;
-            Self::enabled(entry, &names)?;
+            self.enabled(owner, entry, &names)?;
             let requester = if owner == p {
                 Who::Process(who)
             } else {
-                Who::Child(&self.partitions[p])
+                Who::Child(&self.partitions[p], false)
             };
             self.access(owner, entry, false, requester, &names)
                 .map_err(|denial| denial.refusal(owner == p))?;
@@ -83,7 +83,7 @@ impl Model {
                 let requester = if *owner == to {
                     Who::Process(&listener.who)
                 } else {
-                    Who::Child(&self.partitions[to])
+                    Who::Child(&self.partitions[to], listener.who.partition_uid == Some(0))
                 };
                 may = self
                     .access(*owner, entry, true, requester, names)
@@ -110,7 +110,10 @@ impl Model {
             && let Some((owner, entry, names)) = &boundary
         {
             // The guest as a whole acts as the listener, and must be allowed to bind.
-            let guest = Who::Child(&self.partitions[to]);
+            // In a guest only root listens on a port below 1024.
+            let port = service.port_for_guests();
+            let is_root = port.is_some_and(|port| port < 1024);
+            let guest = Who::Child(&self.partitions[to], is_root);
             self.access(*owner, entry, true, guest, names)
                 .map_err(|denial| denial.refusal(*owner == p))?;
             answer = Ok(None);
@@ -185,7 +188,7 @@ impl Model {
     /// Within a partition, a service need not be registered, but it must not be disabled.
     pub(super) fn not_disabled(&self, p: usize, service: ServiceId) -> Result<(), Refusal> {
         match self.registered(p, service) {
-            Some(entry) => Self::enabled(entry, &[None]),
+            Some(entry) => self.enabled(p, entry, &[None]),
             None => Ok(()),
         }
     }
@@ -223,11 +226,11 @@ impl Model {
                 continue;
             };
             let path_allows = |names: &[Option<&PartitionName>]| {
-                Self::enabled(entry, names)?;
+                self.enabled(owner, entry, names)?;
                 let requester = if owner == p {
                     Who::Process(who)
                 } else {
-                    Who::Child(me)
+                    Who::Child(me, who.partition_uid == Some(0))
                 };
                 self.access(owner, entry, true, requester, names)
                     .map_err(|denial| denial.refusal(owner == p))?;

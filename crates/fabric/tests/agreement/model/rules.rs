@@ -11,7 +11,8 @@ use crate::ops::BROKER_UID;
 #[derive(Clone, Copy)]
 pub(super) enum Who<'a> {
     Process(&'a Principal),
-    Child(&'a ModelPartition),
+    /// A partition, and whether the process in it is root there.
+    Child(&'a ModelPartition, bool),
 }
 
 /// The text of an access rule for a reader of the registry, and for others.
@@ -53,13 +54,51 @@ impl Model {
         }
     }
 
+    /// The built-in registration that an entry inherits from.
+    fn built_in(&self, owner: usize, entry: &Registration) -> Option<&Registration> {
+        let mut all = self.partitions[owner].built_in.iter().rev();
+        all.find(|base| base.id == entry.id)
+    }
+
+    /// The rule that only root of a child may listen there, if it holds.
+    fn only_root(
+        &self,
+        owner: usize,
+        entry: &Registration,
+        name: Option<&PartitionName>,
+    ) -> Option<String> {
+        let mut only = self.partitions[owner].defaults.only_root_binds;
+        let mut scope = "defaults: ".to_owned();
+        let base = self.built_in(owner, entry);
+        let base = base.and_then(|base| base.only_root_binds);
+        if let Some(base) = base {
+            (only, scope) = (base, "built-in: ".to_owned());
+        }
+        if let Some(own) = entry.only_root_binds
+            && Some(own) != base
+        {
+            (only, scope) = (own, String::new());
+        }
+        for (child, over) in &entry.vm {
+            if let (true, Some(its)) = (same(Some(child), name), over.only_root_binds) {
+                (only, scope) = (its, format!("vm.{}.", key(child)));
+            }
+        }
+        only.then(|| format!("{scope}only_root_binds = true"))
+    }
+
     pub(super) fn enabled(
+        &self,
+        owner: usize,
         entry: &Registration,
         names: &[Option<&PartitionName>],
     ) -> Result<(), Refusal> {
         for name in names {
             let mut enabled = entry.enabled;
-            let mut by = format!("enabled = {enabled}");
+            let base = self.built_in(owner, entry);
+            let repeats = base.is_some_and(|base| base.enabled == enabled);
+            let scope = if repeats { "built-in: " } else { "" };
+            let mut by = format!("{scope}enabled = {enabled}");
             for (child, over) in &entry.vm {
                 if let (true, Some(its)) = (same(Some(child), *name), over.enabled) {
                     enabled = its;
@@ -81,6 +120,11 @@ impl Model {
     ) -> Result<(), Refusal> {
         for name in names {
             let mut allowed = self.partitions[owner].defaults.allow_wildcard_binds;
+            if let Some(base) = self.built_in(owner, entry)
+                && let Some(inherited) = base.allow_wildcard_binds
+            {
+                allowed = inherited;
+            }
             if let Some(own) = entry.allow_wildcard_binds {
                 allowed = own;
             }
@@ -114,10 +158,19 @@ impl Model {
                     rules.push((format!("vm.{}.", key(child)), rule));
                 }
             }
-            rules.push((
-                String::new(),
-                if bind { &entry.bind } else { &entry.connect },
-            ));
+            let of = |one: &Registration| match bind {
+                true => one.bind.clone(),
+                false => one.connect.clone(),
+            };
+            let base = self.built_in(owner, entry).map(of);
+            let own = of(entry);
+            // An entry that repeats what it inherits is not named.
+            if base.as_ref() != Some(&own) {
+                rules.push((String::new(), &own));
+            }
+            if let Some(base) = &base {
+                rules.push(("built-in: ".to_owned(), base));
+            }
             let rule = if bind {
                 &defaults.bind
             } else {
@@ -126,7 +179,15 @@ impl Model {
             rules.push(("defaults: ".to_owned(), rule));
             match who {
                 Who::Process(process) => process_may(entry, bind, process, &rules)?,
-                Who::Child(child) => child_may(bind, child, &rules)?,
+                Who::Child(child, is_root) => {
+                    child_may(bind, child, &rules)?;
+                    if let (true, false, Some(rule)) =
+                        (bind, is_root, self.only_root(owner, entry, *name))
+                    {
+                        let (full, brief) = (rule.clone(), rule);
+                        return Err(Denial { full, brief });
+                    }
+                }
             }
         }
         Ok(())

@@ -14,8 +14,9 @@ pub(crate) fn edit<K: EntryKind>(
     bytes: &[u8],
     key: &K::Key,
     new: &K::Entry,
+    built_in: Option<&K::Entry>,
 ) -> Result<String, Problem> {
-    let old = K::decode(path, key, bytes)?;
+    let old = K::decode(path, key, bytes, built_in)?;
     let text = toml_problem::text(path, bytes)?;
     let parse = |text: &str| -> Result<DocumentMut, Problem> {
         text.parse().map_err(|error: TomlError| {
@@ -24,7 +25,10 @@ pub(crate) fn edit<K: EntryKind>(
         })
     };
     let mut document = parse(text)?;
-    let (before, after) = (parse(&K::text(&old))?, parse(&K::text(new))?);
+    let (before, after) = (
+        parse(&K::text(&old, built_in))?,
+        parse(&K::text(new, built_in))?,
+    );
     merge(
         document.as_table_mut(),
         Some(before.as_table()),

@@ -37,14 +37,31 @@ pub trait EntryKind: 'static {
     /// The key of an entry.
     fn key(entry: &Self::Entry) -> Self::Key;
 
-    /// Decodes a file. An entry that is not [allowed](Self::check) is no problem here.
+    /// Decodes a file. An entry that is not [allowed](Self::check) is no problem here. What the file
+    /// leaves out is inherited from `built_in`, the built-in entry with this key.
     ///
     /// # Errors
     /// The first [`Problem`] of the file.
-    fn decode(path: &Path, key: &Self::Key, bytes: &[u8]) -> Result<Self::Entry, Problem>;
+    fn decode(
+        path: &Path,
+        key: &Self::Key,
+        bytes: &[u8],
+        built_in: Option<&Self::Entry>,
+    ) -> Result<Self::Entry, Problem>;
 
-    /// The content of a new file.
-    fn text(entry: &Self::Entry) -> String;
+    /// The content of a new file. It leaves out what is inherited from `built_in`.
+    fn text(entry: &Self::Entry, built_in: Option<&Self::Entry>) -> String;
+
+    /// An entry as its file would be [decoded](Self::decode): without what is inherited.
+    fn normalized(entry: Self::Entry, built_in: &Self::Entry) -> Self::Entry {
+        let _ = built_in;
+        entry
+    }
+
+    /// Whether an entry says nothing that the built-in one does not, so that it needs no file.
+    fn is_built_in(entry: &Self::Entry, built_in: &Self::Entry) -> bool {
+        entry == built_in
+    }
 
     /// Checks an entry by itself.
     ///

@@ -124,6 +124,11 @@ impl<K: EntryKind> State<K> {
         self.built_in.get(key).filter(|_| !self.has_file(key))
     }
 
+    /// The built-in entry with this key, from which a file with this key inherits.
+    pub fn base(&self, key: &K::Key) -> Option<&K::Entry> {
+        self.built_in.get(key)
+    }
+
     /// Whether a file for this key exists, as last read.
     pub fn has_file(&self, key: &K::Key) -> bool {
         self.files.contains_key(key)
@@ -278,7 +283,7 @@ impl<K: EntryKind> State<K> {
             Ok(Some(contents)) => {
                 let stamp = Some(contents.stamp);
                 self.files.insert(key.clone(), ReadRecord { stamp, at });
-                match K::decode(&path, key, &contents.bytes) {
+                match K::decode(&path, key, &contents.bytes, self.base(key)) {
                     Ok(entry) => FileState::Entry(entry),
                     Err(problem) => FileState::Problem(problem),
                 }

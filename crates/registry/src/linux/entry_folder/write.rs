@@ -62,7 +62,12 @@ impl<K: EntryKind> EntryFolder<K> {
     /// [`EntryError::Folder`] or [`EntryError::Write`] if locking or writing fails.
     pub fn insert(&mut self, entry: K::Entry) -> Result<(), Error<K>> {
         let key = K::key(&entry);
-        let text = K::text(&entry);
+        let base = self.state.base(&key);
+        let entry = match base {
+            Some(base) => K::normalized(entry, base),
+            None => entry,
+        };
+        let text = K::text(&entry, base);
         self.check_storable(&key, &entry, &text)?;
         let lock = self.lock_and_update()?;
         self.load_if_new(&key);
@@ -84,7 +89,8 @@ impl<K: EntryKind> EntryFolder<K> {
     }
 
     /// Changes the entry that is on disk now. Its file keeps its comments and formatting, and a value
-    /// that does not change keeps its spelling. `change` must not change the key.
+    /// that does not change keeps its spelling. `change` must not change the key. The file of a
+    /// built-in entry is removed if nothing is left of what it changed.
     ///
     /// # Errors
     /// [`EntryError::Missing`] if there is no such entry; [`EntryError::Broken`] if its file has a
@@ -114,15 +120,25 @@ impl<K: EntryKind> EntryFolder<K> {
         if new == *old {
             return Ok(());
         }
+        let base = self.state.base(key);
+        if let Some(base) = base {
+            new = K::normalized(new, base);
+        }
+        let commented = contents.as_ref();
+        let commented = commented.is_some_and(|contents| contents.bytes.contains(&b'#'));
         let (text, mode) = match contents {
             Some(contents) => {
                 let path = self.path_of(key);
-                let text = edit::<K>(&path, &contents.bytes, key, &new);
+                let text = edit::<K>(&path, &contents.bytes, key, &new, base);
                 (text.map_err(EntryError::Broken)?, contents.mode)
             }
             // A changed built-in entry gets a file.
-            None => (K::text(&new), NEW_FILE),
+            None => (K::text(&new, base), NEW_FILE),
         };
+        // A file without anything of its own is removed, unless somebody has commented it.
+        if base.is_some_and(|base| K::is_built_in(&new, base)) && !commented {
+            return self.remove_file(lock, key);
+        }
         self.check_storable(key, &new, &text)?;
         self.check(key, &new)?;
         self.commit(lock, key, new, &text, mode)
@@ -135,7 +151,7 @@ impl<K: EntryKind> EntryFolder<K> {
     /// [`EntryError::Lock`], [`EntryError::Folder`] or [`EntryError::Write`] if locking or removing
     /// fails.
     pub fn remove(&mut self, key: &K::Key) -> Result<(), Error<K>> {
-        let mut lock = self.lock_and_update()?;
+        let lock = self.lock_and_update()?;
         self.load_if_new(key);
         if self.state.built_in(key).is_some() {
             return Err(EntryError::BuiltIn(self.path_of(key)));
@@ -143,6 +159,10 @@ impl<K: EntryKind> EntryFolder<K> {
         if !self.state.has_file(key) {
             return Err(EntryError::Missing(self.path_of(key)));
         }
+        self.remove_file(lock, key)
+    }
+
+    fn remove_file(&mut self, mut lock: Lock, key: &K::Key) -> Result<(), Error<K>> {
         // On a full disk, updating the lock file may fail. Ignore that, so that files can be removed.
         self.generation = lock.bump_generation().ok();
         let removed = atomic_file::remove(&self.folder.files, &file_name::<K>(key));
@@ -214,7 +234,12 @@ impl<K: EntryKind> EntryFolder<K> {
             let what = format!("its file would have {len} bytes; the limit is {most}");
             return Err(EntryError::Unstorable(what));
         }
-        match K::decode(&self.path_of(key), key, text.as_bytes()) {
+        match K::decode(
+            &self.path_of(key),
+            key,
+            text.as_bytes(),
+            self.state.base(key),
+        ) {
             Ok(read) if read == *entry => Ok(()),
             Ok(_) => {
                 let what = format!("its file would not decode to the same {}", K::SINGULAR);

@@ -26,12 +26,18 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
 ";
 
 fn read(text: &str) -> Registration {
-    format::decode(Path::new("x"), ServiceId::from_port(1), text.as_bytes()).unwrap()
+    format::decode(
+        Path::new("x"),
+        ServiceId::from_port(1),
+        text.as_bytes(),
+        None,
+    )
+    .unwrap()
 }
 
 fn edited(text: &str, registration: &Registration) -> String {
     let id = ServiceId::from_port(1);
-    edit::<ServiceFiles>(Path::new("x"), text.as_bytes(), &id, registration).unwrap()
+    edit::<ServiceFiles>(Path::new("x"), text.as_bytes(), &id, registration, None).unwrap()
 }
 
 #[test]
@@ -80,12 +86,14 @@ fn rule() -> impl Strategy<Value = AccessRule> {
 }
 
 fn differs() -> impl Strategy<Value = Override> {
-    (of(any::<bool>()), rule(), rule(), of(any::<bool>())).prop_map(
-        |(enabled, bind, connect, allow_wildcard_binds)| Override {
+    let flag = || of(any::<bool>());
+    (flag(), rule(), rule(), flag(), flag()).prop_map(
+        |(enabled, bind, connect, allow_wildcard_binds, only_root_binds)| Override {
             enabled,
             bind,
             connect,
             allow_wildcard_binds,
+            only_root_binds,
         },
     )
 }
@@ -102,16 +110,17 @@ fn registration() -> impl Strategy<Value = Registration> {
     let name = "[A-Za-zé\"'#\\\\]([ -~é]{0,8}[a-z])?";
     (
         (name, any::<bool>(), rule(), rule(), of(any::<bool>())),
-        (vm, text(), text(), text()),
+        (vm, text(), text(), text(), of(any::<bool>())),
     )
         .prop_map(|(rules, rest)| {
             let (name, enabled, bind, connect, allow_wildcard_binds) = rules;
-            let (vm, owner, creator, purpose) = rest;
+            let (vm, owner, creator, purpose, only_root_binds) = rest;
             Registration {
                 enabled,
                 bind,
                 connect,
                 allow_wildcard_binds,
+                only_root_binds,
                 vm,
                 owner,
                 creator,
@@ -127,7 +136,7 @@ fn registration() -> impl Strategy<Value = Registration> {
 proptest! {
     #[test]
     fn a_written_registration_is_read_back(registration in registration()) {
-        let text = ServiceFiles::text(&registration);
+        let text = ServiceFiles::text(&registration, None);
         prop_assert_eq!(read(&text), registration);
     }
 
@@ -136,7 +145,7 @@ proptest! {
         before in registration(),
         after in registration(),
     ) {
-        let text = ServiceFiles::text(&before);
+        let text = ServiceFiles::text(&before, None);
         let text = format!("# first\n{text}\n# last\n");
         let now = edited(&text, &after);
         prop_assert!(now.contains("# first") && now.contains("# last"), "{}", now);

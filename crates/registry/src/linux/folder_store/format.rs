@@ -13,19 +13,37 @@ use toml_edit::{Array, DocumentMut, Item, Table, value};
 use crate::store::Problem;
 use crate::{AccessRule, Defaults, Override, Registration, text, toml_problem};
 
-/// Decodes the file of a registration.
-pub(super) fn decode(path: &Path, id: ServiceId, bytes: &[u8]) -> Result<Registration, Problem> {
+/// Decodes the file of a registration. It inherits what it leaves out from `built_in`, the built-in
+/// registration of this service. Its access rules are decoded as they are: where they are decided,
+/// those of `built_in` are the level below.
+pub(super) fn decode(
+    path: &Path,
+    id: ServiceId,
+    bytes: &[u8],
+    built_in: Option<&Registration>,
+) -> Result<Registration, Problem> {
     let file: ServiceFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
-    Ok(Registration {
-        enabled: file.enabled.unwrap_or(true),
+    let name = file.name.or_else(|| built_in.map(|one| one.name.clone()));
+    let name = name.ok_or_else(|| Problem::whole(path, "has no `name`"))?;
+    let base = built_in.cloned();
+    let base = base.unwrap_or_else(|| Registration::new(id, name.clone()));
+    let read = Registration {
+        name,
+        enabled: file.enabled.unwrap_or(base.enabled),
         bind: file.bind.into(),
         connect: file.connect.into(),
         allow_wildcard_binds: file.allow_wildcard_binds,
+        only_root_binds: file.only_root_binds,
         vm: file.vm.0,
-        owner: file.owner.map(|text| text.0),
-        creator: file.creator.map(|text| text.0),
-        purpose: file.purpose.map(|text| text.0),
-        ..Registration::new(id, file.name)
+        owner: file.owner.map(|text| text.0).or(base.owner),
+        creator: file.creator.map(|text| text.0).or(base.creator),
+        purpose: file.purpose.map(|text| text.0).or(base.purpose),
+        id,
+        lease: false,
+    };
+    Ok(match built_in {
+        Some(built_in) => read.without(built_in),
+        None => read,
     })
 }
 
@@ -39,44 +57,51 @@ pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Pro
         allow_wildcard_binds: file
             .allow_wildcard_binds
             .unwrap_or(built_in.allow_wildcard_binds),
+        only_root_binds: file.only_root_binds.unwrap_or(built_in.only_root_binds),
     })
 }
 
-/// The registration as the content of a new file.
-pub(super) fn document(registration: &Registration) -> DocumentMut {
+/// The registration as the content of a new file, without what it inherits from `built_in`.
+pub(super) fn document(
+    registration: &Registration,
+    built_in: Option<&Registration>,
+) -> DocumentMut {
+    let own = match built_in {
+        Some(built_in) => registration.clone().without(built_in),
+        None => registration.clone(),
+    };
     let mut document = DocumentMut::new();
     let root = document.as_table_mut();
-    root["name"] = value(registration.name.as_str());
-    root["enabled"] = value(registration.enabled);
-    for (key, text) in [
-        ("owner", &registration.owner),
-        ("creator", &registration.creator),
-        ("purpose", &registration.purpose),
-    ] {
-        if let Some(text) = text {
+    root["name"] = value(own.name.as_str());
+    root["enabled"] = value(own.enabled);
+    type Text = fn(&Registration) -> &Option<String>;
+    let texts: [(&str, Text); 3] = [
+        ("owner", |one| &one.owner),
+        ("creator", |one| &one.creator),
+        ("purpose", |one| &one.purpose),
+    ];
+    for (key, text) in texts {
+        let inherited = built_in.is_some_and(|built_in| text(built_in) == text(&own));
+        if let (Some(text), false) = (text(&own), inherited) {
             root[key] = value(text);
         }
     }
-    put_rules(
-        root,
-        registration.allow_wildcard_binds,
-        &registration.bind,
-        &registration.connect,
-    );
-    if !registration.vm.is_empty() {
+    put_flags(root, own.allow_wildcard_binds, own.only_root_binds);
+    put_rules(root, &own.bind, &own.connect);
+    if !own.vm.is_empty() {
         let mut vms = Table::new();
         vms.set_implicit(true);
-        for (name, differs) in &registration.vm {
+        for (name, differs) in &own.vm {
             let mut vm = Table::new();
             if let Some(enabled) = differs.enabled {
                 vm["enabled"] = value(enabled);
             }
-            put_rules(
+            put_flags(
                 &mut vm,
                 differs.allow_wildcard_binds,
-                &differs.bind,
-                &differs.connect,
+                differs.only_root_binds,
             );
+            put_rules(&mut vm, &differs.bind, &differs.connect);
             vms[name.as_str()] = Item::Table(vm);
         }
         root["vm"] = Item::Table(vms);
@@ -84,10 +109,18 @@ pub(super) fn document(registration: &Registration) -> DocumentMut {
     document
 }
 
-fn put_rules(table: &mut Table, wildcard: Option<bool>, bind: &AccessRule, connect: &AccessRule) {
-    if let Some(allowed) = wildcard {
-        table["allow_wildcard_binds"] = value(allowed);
+fn put_flags(table: &mut Table, wildcard: Option<bool>, only_root: Option<bool>) {
+    for (key, flag) in [
+        ("allow_wildcard_binds", wildcard),
+        ("only_root_binds", only_root),
+    ] {
+        if let Some(flag) = flag {
+            table[key] = value(flag);
+        }
     }
+}
+
+fn put_rules(table: &mut Table, bind: &AccessRule, connect: &AccessRule) {
     for (key, rule) in [("bind", bind), ("connect", connect)] {
         let mut lists = Table::new();
         for (key, list) in [
@@ -108,12 +141,14 @@ fn put_rules(table: &mut Table, wildcard: Option<bool>, bind: &AccessRule, conne
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a registration")]
 struct ServiceFile {
-    name: ElementName,
+    /// Required unless the service is built in.
+    name: Option<ElementName>,
     enabled: Option<bool>,
     owner: Option<Text>,
     creator: Option<Text>,
     purpose: Option<Text>,
     allow_wildcard_binds: Option<bool>,
+    only_root_binds: Option<bool>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
@@ -126,6 +161,7 @@ struct ServiceFile {
 #[serde(deny_unknown_fields, expecting = "defaults")]
 struct DefaultsFile {
     allow_wildcard_binds: Option<bool>,
+    only_root_binds: Option<bool>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
@@ -137,6 +173,7 @@ struct DefaultsFile {
 struct OverrideTable {
     enabled: Option<bool>,
     allow_wildcard_binds: Option<bool>,
+    only_root_binds: Option<bool>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
@@ -243,6 +280,7 @@ impl<'de> Visitor<'de> for OverridesVisitor {
                 bind: differs.bind.into(),
                 connect: differs.connect.into(),
                 allow_wildcard_binds: differs.allow_wildcard_binds,
+                only_root_binds: differs.only_root_binds,
             };
             all.insert(name, differs);
         }
@@ -258,7 +296,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Registration, String> {
         let path = Path::new("s.toml");
-        decode(path, ServiceId::from_port(1), text.as_bytes()).map_err(|e| e.to_string())
+        decode(path, ServiceId::from_port(1), text.as_bytes(), None).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -300,7 +338,7 @@ mod tests {
             (
                 "name = \"a\"\n[vm.web.conect]\n",
                 "s.toml:2:9: unknown key `conect`; did you mean `connect`? (known here: \
-                 `enabled`, `allow_wildcard_binds`, `bind`, `connect`)",
+                 `enabled`, `allow_wildcard_binds`, `only_root_binds`, `bind`, `connect`)",
             ),
             (
                 "name = \"2761\"",
@@ -348,7 +386,7 @@ mod tests {
         fn arbitrary_text_is_decoded_or_rejected_at_a_valid_position(text in fragments()) {
             let path = Path::new("s.toml");
             let lines = text.matches('\n').count() + 1;
-            if let Err(problem) = decode(path, ServiceId::from_port(1), text.as_bytes()) {
+            if let Err(problem) = decode(path, ServiceId::from_port(1), text.as_bytes(), None) {
                 let line = problem.position.map_or(1, |(line, _)| line);
                 prop_assert!((1..=lines).contains(&line), "{problem}");
                 prop_assert!(problem.what.len() < 4000, "{problem}");
@@ -358,7 +396,7 @@ mod tests {
 
         #[test]
         fn arbitrary_bytes_are_decoded_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
-            let _ = decode(Path::new("s.toml"), ServiceId::from_port(1), &bytes);
+            let _ = decode(Path::new("s.toml"), ServiceId::from_port(1), &bytes, None);
         }
     }
 

@@ -9,13 +9,14 @@
 mod edit_tests;
 mod format;
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use hvsock_address::{PartitionName, ServiceId};
+use hvsock_address::ServiceId;
 
 use super::atomic_file::WriteError;
 use super::entry_folder::{
@@ -26,7 +27,7 @@ use super::lock::LockError;
 use crate::store::{
     Change, Entry, Loaded, Origin, Problem, RegistrationStore, StoreError, Watch, WatchFault,
 };
-use crate::{AccessRule, Clash, Defaults, Override, Registration, Registry};
+use crate::{AccessRule, Clash, Defaults, Edit, Inherited, Registration, Registry};
 
 /// The directory of registrations, in the configuration directory.
 pub const SERVICES: &str = "services";
@@ -38,6 +39,8 @@ const DEFAULTS: &str = "defaults.toml";
 pub struct FolderStore {
     config: Folder,
     services: EntryFolder<ServiceFiles>,
+    /// What the files of the same services inherit from.
+    built_in: BTreeMap<ServiceId, Registration>,
     defaults: Defaults,
     defaults_problem: Option<Problem>,
     /// Changes that nobody has taken yet, in order.
@@ -55,8 +58,9 @@ pub struct Options {
     pub limit: usize,
     /// How long a write waits for the lock.
     pub lock_wait: Duration,
-    /// Registrations that are in force while they have no file. Changing one writes a file; removing
-    /// the file restores the built-in registration.
+    /// Registrations that are in force while they have no file. Changing one writes a file, and what
+    /// a file of the same service leaves out is inherited from it; removing the file restores the
+    /// built-in registration.
     pub built_in: Vec<Registration>,
 }
 
@@ -126,12 +130,31 @@ impl EntryKind for ServiceFiles {
         registration.id
     }
 
-    fn decode(path: &Path, id: &ServiceId, bytes: &[u8]) -> Result<Registration, Problem> {
-        format::decode(path, *id, bytes)
+    fn decode(
+        path: &Path,
+        id: &ServiceId,
+        bytes: &[u8],
+        built_in: Option<&Registration>,
+    ) -> Result<Registration, Problem> {
+        format::decode(path, *id, bytes, built_in)
     }
 
-    fn text(registration: &Registration) -> String {
-        format::document(registration).to_string()
+    fn text(registration: &Registration, built_in: Option<&Registration>) -> String {
+        format::document(registration, built_in).to_string()
+    }
+
+    fn normalized(registration: Registration, built_in: &Registration) -> Registration {
+        let own = registration.without(built_in);
+        Registration {
+            owner: own.owner.or_else(|| built_in.owner.clone()),
+            creator: own.creator.or_else(|| built_in.creator.clone()),
+            purpose: own.purpose.or_else(|| built_in.purpose.clone()),
+            ..own
+        }
+    }
+
+    fn is_built_in(registration: &Registration, built_in: &Registration) -> bool {
+        registration.is_unchanged(built_in)
     }
 
     fn check(registration: &Registration) -> Result<(), Clash> {
@@ -182,10 +205,13 @@ impl FolderStore {
             lock_wait: options.lock_wait,
             built_in: options.built_in,
         };
+        let built_in = options.built_in.iter();
+        let built_in = built_in.map(|one| (one.id, one.clone())).collect();
         let (services, cleaned) = EntryFolder::open(&config.path().join(SERVICES), options)?;
         let mut store = Self {
             config,
             services,
+            built_in,
             defaults: Defaults::default(),
             defaults_problem: None,
             unreported: Vec::new(),
@@ -267,7 +293,7 @@ impl FolderStore {
     /// since the last call.
     ///
     /// # Errors
-    /// As [`set_enabled`](RegistrationStore::set_enabled).
+    /// As [`edit`](RegistrationStore::edit).
     pub fn replace(&mut self, registration: &Registration) -> Result<Vec<Change>, StoreError> {
         if registration.lease {
             return Err(unstorable_lease());
@@ -421,26 +447,22 @@ impl RegistrationStore for FolderStore {
         self.after(id, written)
     }
 
-    fn set_enabled(
-        &mut self,
-        id: ServiceId,
-        enabled: bool,
-        vm: Option<&PartitionName>,
-    ) -> Result<Vec<Change>, StoreError> {
-        self.change(id, |registration| match vm {
-            None => registration.enabled = enabled,
-            Some(vm) => match registration.vm.get_mut(vm) {
-                Some(differs) => differs.enabled = Some(enabled),
-                None if enabled => {}
-                None => {
-                    let differs = Override {
-                        enabled: Some(false),
-                        ..Override::default()
-                    };
-                    registration.vm.insert(vm.clone(), differs);
-                }
-            },
-        })
+    fn edit(&mut self, id: ServiceId, edit: &Edit) -> Result<Vec<Change>, StoreError> {
+        let (defaults, built_in) = (self.defaults.clone(), self.built_in.get(&id).cloned());
+        let inherited = Inherited {
+            built_in: built_in.as_ref(),
+            defaults: &defaults,
+        };
+        let mut edited = Ok(());
+        let written = self.services.change(&id, |registration| {
+            edited = edit.apply(registration, inherited);
+        });
+        let changes = self.after(id, written)?;
+        if let Err(refused) = edited {
+            self.unreported.splice(0..0, changes);
+            return Err(refused.into());
+        }
+        Ok(changes)
     }
 
     fn remove(&mut self, id: ServiceId) -> Result<Vec<Change>, StoreError> {
@@ -506,6 +528,7 @@ fn deny_all() -> Defaults {
         bind: empty(),
         connect: empty(),
         allow_wildcard_binds: false,
+        only_root_binds: true,
     }
 }
 

@@ -11,11 +11,14 @@ use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
 use hvsock_log::Summaries;
+use hvsock_sys::accounts;
 use hvsock_text::printable_path;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::built_in;
 use crate::context::Context;
+use crate::failure::Failure;
+use crate::format::shell_word;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::signals::Termination;
 use crate::output;
@@ -33,7 +36,14 @@ pub struct Broker {
     /// processes; this is slower, but a close or a pause then works against a hostile process
     #[arg(long)]
     no_shared_memory: bool,
+    /// The group whose members may do all that root may: change everything, and use every guest's
+    /// services as root there [default: hvsock, for a broker of root on a machine with that group]
+    #[arg(long, value_name = "GROUP")]
+    operator_group: Option<String>,
 }
+
+/// The group of operators that packages create, as docker's and libvirt's do.
+const OPERATOR_GROUP: &str = "hvsock";
 
 impl Broker {
     pub fn run(self, context: &Context) -> Result<()> {
@@ -49,6 +59,7 @@ impl Broker {
         }
         config.shared_memory = !self.no_shared_memory;
         config.built_in = built_in::registrations();
+        config.operator_group = operator_group(self.operator_group)?;
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));
@@ -63,6 +74,25 @@ impl Broker {
         drop(services);
         drop(broker);
         Ok(())
+    }
+}
+
+/// The number and name of the group of operators.
+fn operator_group(given: Option<String>) -> Result<Option<(u32, String)>> {
+    match given {
+        // An empty name is no group.
+        Some(name) if name.is_empty() => Ok(None),
+        Some(name) => match accounts::gid(&name) {
+            Some(gid) => Ok(Some((gid, name))),
+            None => Err(Failure::new(format!("/etc/group has no group \"{name}\""))
+                .help(format!("groupadd --system {}", shell_word(&name)))
+                .into()),
+        },
+        None if !rustix::process::geteuid().is_root() => Ok(None),
+        None => {
+            let name = OPERATOR_GROUP.to_owned();
+            Ok(accounts::gid(&name).map(|gid| (gid, name)))
+        }
     }
 }
 

@@ -7,7 +7,9 @@ use hvsock_services::catalog::{self, Integration, ServiceSide};
 /// The registrations of all integration services.
 ///
 /// The services of guests control a guest completely. On the host only root and the broker's user
-/// may connect to them, to whom no rule applies. An operator can allow others.
+/// may connect to them, to whom no rule applies. An operator can allow others. In a container only its
+/// root may offer them, as in a virtual machine, where their ports need root: whoever listens there
+/// receives what the host sends.
 pub fn registrations() -> Vec<Registration> {
     let registrations = catalog::ALL.into_iter().map(registration);
     registrations
@@ -28,6 +30,7 @@ fn registration(service: &Integration) -> Result<Registration, InvalidName> {
         partitions,
     };
     Ok(Registration {
+        only_root_binds: Some(true),
         bind: of(listen),
         connect: of(connect),
         owner: Some("hvsock".to_owned()),
@@ -52,5 +55,10 @@ mod tests {
         assert_eq!(session.connect.users, Some(Vec::new()));
         assert_eq!(session.connect.partitions, Some(Vec::new()));
         assert_eq!(session.bind.partitions, Some(vec!["*".to_owned()]));
+        assert!(
+            registrations
+                .iter()
+                .all(|one| one.only_root_binds == Some(true))
+        );
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hvsock_address::ServiceRef;
-use hvsock_control::{AgentState, Guest, Partition, Service};
+use hvsock_control::{AgentState, Guest, Partition, Service, ServiceChange};
 use hvsock_services::catalog::{self, Integration, ServiceSide};
 use serde::Serialize;
 
@@ -26,10 +26,20 @@ pub struct IntegrationArgs {
 
 #[derive(Debug, Subcommand)]
 enum Change {
-    /// Enable services for this guest
-    Enable(ServiceArgs),
+    /// Enable services for this guest: it follows what holds for all guests
+    Enable(EnableArgs),
     /// Disable services for this guest
     Disable(ServiceArgs),
+}
+
+/// The services to enable.
+#[derive(Debug, Args)]
+struct EnableArgs {
+    #[command(flatten)]
+    services: ServiceArgs,
+    /// Keep them enabled for this guest while they are disabled for all others
+    #[arg(long = "override")]
+    exception: bool,
 }
 
 /// The services to change.
@@ -74,17 +84,37 @@ impl IntegrationArgs {
         let partition = partitions.find(&self.named)?;
         match self.change {
             None => list(partitions.context, &partition, self.json),
-            Some(Change::Enable(args)) => set(partitions.context, &partition, &args, true),
-            Some(Change::Disable(args)) => set(partitions.context, &partition, &args, false),
+            Some(Change::Enable(args)) => {
+                let change = ServiceChange {
+                    enabled: true,
+                    exception: args.exception,
+                    ..ServiceChange::default()
+                };
+                set(partitions.context, &partition, &args.services, &change)
+            }
+            Some(Change::Disable(args)) => {
+                let change = ServiceChange::default();
+                set(partitions.context, &partition, &args, &change)
+            }
         }
     }
 }
 
-fn set(context: &Context, partition: &Partition, args: &ServiceArgs, enabled: bool) -> Result<()> {
+fn set(
+    context: &Context,
+    partition: &Partition,
+    args: &ServiceArgs,
+    change: &ServiceChange,
+) -> Result<()> {
     let client = context.client()?;
+    let enabled = change.enabled;
+    let change = ServiceChange {
+        vm: Some(partition.id.into()),
+        ..change.clone()
+    };
     for service in &args.services {
         let reference = ServiceRef::from(service.id());
-        client.set_enabled(&reference, enabled, Some(partition.id.into()))?;
+        client.change_service(&reference, &change)?;
         let (key, guest) = (service.key, &partition.name);
         let state = if enabled { "enabled" } else { "disabled" };
         context.note(&format!("{key} is {state} for `{guest}`"));
@@ -163,7 +193,8 @@ impl Row {
         match (self.registered, self.enabled, self.enabled_for_guest) {
             (false, ..) => "not registered",
             (_, _, Some(false)) => "disabled",
-            (_, _, Some(true)) => "enabled",
+            (_, false, Some(true)) => "enabled, an exception",
+            (_, true, Some(true)) => "enabled",
             (_, true, None) => "enabled",
             (_, false, None) => "disabled for all",
         }

@@ -65,8 +65,19 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "service enable",
         examples: &[
-            ("hvsock service enable backup", "for every partition"),
-            ("hvsock service enable backup --vm web", "for web only"),
+            ("hvsock service enable backup", "for all"),
+            (
+                "hvsock service enable backup --vm web",
+                "for web, as for all",
+            ),
+            (
+                "hvsock service enable backup --vm web --override",
+                "an exception",
+            ),
+        ],
+        notes: &[
+            "Enabled for one partition, a service has no setting for that partition any more and \
+             follows what holds for all.",
         ],
         see_also: &["service disable", "vm integration"],
         ..Topic::EMPTY
@@ -75,12 +86,68 @@ pub const TOPICS: &[Topic] = &[
         command: "service disable",
         notes: &[
             "New listens and connects are refused. Existing listeners and connections are closed.",
+            "Partitions for which it was enabled as an exception are listed and stay so, unless \
+             --everywhere is given.",
         ],
         examples: &[
             ("hvsock service disable backup", "for every partition"),
+            (
+                "hvsock service disable backup --everywhere",
+                "without exceptions",
+            ),
             ("hvsock service disable backup --vm web", "for web only"),
         ],
         see_also: &["service enable", "vm integration"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service allow",
+        notes: &[
+            "Root, the broker's own user and the members of its group of operators may always \
+             connect and listen. Whoever may connect to `hvsock session`, `hvsock copy` or `hvsock \
+             forward` is root in the guest.",
+        ],
+        examples: &[
+            (
+                "hvsock service allow 'hvsock session' --user alice",
+                "for hvsock exec",
+            ),
+            (
+                "hvsock service allow 'hvsock copy' --group ops --vm web",
+                "for web only",
+            ),
+            (
+                "hvsock service allow backup --bind --user backup",
+                "who may listen",
+            ),
+        ],
+        see_also: &["service deny", "service reset", "service show", "why"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service deny",
+        notes: &["Connections that exist stay open."],
+        examples: &[
+            (
+                "hvsock service deny 'hvsock session' --user alice",
+                "undo allow",
+            ),
+            ("hvsock service deny backup --user '*'", "no user at all"),
+        ],
+        see_also: &["service allow", "service reset", "service disable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service reset",
+        notes: &["Whether the service is enabled does not change."],
+        examples: &[
+            ("hvsock service reset 'hvsock session'", "all rules"),
+            (
+                "hvsock service reset 'hvsock session' --vm web",
+                "those for web",
+            ),
+        ],
+        see_also: &["service allow", "service show"],
         ..Topic::EMPTY
     },
     Topic {

@@ -31,6 +31,7 @@ pub fn register(handle: &Handle) -> Result<Service> {
         bind: Default::default(),
         connect: Default::default(),
         allow_wildcard_binds: None,
+        only_root_binds: None,
         vm: Default::default(),
         creator: Some("hvsock demo".into()),
         purpose: None,
