@@ -370,15 +370,22 @@ impl<L: Link> Receiver<'_, L> {
         mut disk: InPlace,
     ) -> Result<(), CopyError> {
         let result = self.receive_in_place(file, place, &mut disk);
-        let told = match disk.has_begun() {
-            true => self.tell("it was overwritten in place, and is incomplete now".to_owned()),
-            false => Ok(()),
-        };
-        let result = result?;
-        told?;
-        match result {
-            Ok(()) => Ok(()),
-            Err(error) => self.fails(error),
+        match (result, disk.has_begun()) {
+            (Ok(Err(error)), true) => {
+                let why = format!("{error}: the file is incomplete now");
+                self.fails(io::Error::new(error.kind(), why))
+            }
+            (Ok(Err(error)), false) => self.fails(error),
+            (Ok(Ok(())), false) => Ok(()),
+            // The failure is reported already.
+            (Ok(Ok(())), true) => self.incomplete(),
+            (Err(error), begun) => {
+                if begun {
+                    // The connection may be broken, which is told by the error.
+                    let _ = self.incomplete();
+                }
+                Err(error)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use rustix::fs::{self, SeekFrom, Stat};
-use rustix::io::{Errno, pread};
+use rustix::io::{Errno, pread, pwrite};
 
 use super::super::BUFFER;
 use super::disk::{Disk, write_all};
@@ -68,13 +68,40 @@ impl InPlace {
         }
     }
 
+    /// Writes all bytes, unless there was an error before. A setting of the kernel may have no offsets and
+    /// takes its content at once.
+    fn write_at(&mut self, offset: u64, bytes: &[u8]) {
+        if bytes.is_empty() || self.failure.get().is_some() {
+            return;
+        }
+        let written = match pwrite(&self.file, bytes, offset) {
+            Err(Errno::SPIPE) => rustix::io::write(&self.file, bytes),
+            written => written,
+        };
+        match written {
+            Ok(count) => write_all(
+                &self.file,
+                offset + count as u64,
+                &bytes[count..],
+                &self.failure,
+            ),
+            Err(Errno::INTR) => write_all(&self.file, offset, bytes, &self.failure),
+            Err(error) => {
+                let _ = self.failure.set(error.into());
+            }
+        }
+    }
+
     /// Removes the old content, and writes what was held.
     fn begin(&mut self) {
         if mem::replace(&mut self.begun, true) {
             return;
         }
         match set_size(&self.file, 0) {
-            Ok(()) => write_all(&self.file, 0, &self.held, &self.failure),
+            Ok(()) => {
+                let held = mem::take(&mut self.held);
+                self.write_at(0, &held);
+            }
             Err(error) => {
                 // Nothing was changed.
                 self.begun = false;
@@ -99,7 +126,7 @@ impl Disk for InPlace {
             self.held.extend(&buffer[..length]);
         } else {
             self.begin();
-            write_all(&self.file, offset, &buffer[..length], &self.failure);
+            self.write_at(offset, &buffer[..length]);
         }
         self.buffer = buffer;
     }

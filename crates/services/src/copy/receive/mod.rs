@@ -468,15 +468,42 @@ impl<'a, L: Link> Receiver<'a, L> {
         self.send_note(why, true)
     }
 
+    /// Reports that a file is incomplete, because of a failure that is counted already.
+    fn incomplete(&mut self) -> Result<(), CopyError> {
+        let why = "it was overwritten in place, and is incomplete now";
+        self.observer.note(&Note {
+            path: self.path.clone(),
+            why: why.to_owned(),
+            skipped: false,
+        });
+        self.send_only(why.to_owned(), true)
+    }
+
     fn send_note(&mut self, why: String, skipped: bool) -> Result<(), CopyError> {
+        self.observer.note(&Note {
+            path: self.path.clone(),
+            why: why.clone(),
+            skipped,
+        });
+        self.send_only(why, skipped)
+    }
+
+    fn send_only(&mut self, why: String, skipped: bool) -> Result<(), CopyError> {
         let path = self.path.clone();
         let note = Note { path, why, skipped };
-        self.observer.note(&note);
         if self.notes_sent == NOTES {
             return Ok(());
         }
         self.notes_sent += 1;
         self.send(FromReceiver::Note(note.to_wire()))?;
+        self.messages.flush()
+    }
+
+    /// Tells both users what the copy waits for.
+    fn waits_for(&mut self, what: &str) -> Result<(), CopyError> {
+        self.observer.waiting(&self.path, what);
+        let waiting_for = what.to_owned();
+        self.send(FromReceiver::Working(wire::Working { waiting_for }))?;
         self.messages.flush()
     }
 

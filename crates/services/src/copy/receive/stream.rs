@@ -29,6 +29,9 @@ const STALLED: Duration = Duration::from_secs(50);
 /// How often a wait checks whether a keepalive is due.
 const TICK: Duration = Duration::from_millis(500);
 
+/// How long a wait is before it is told.
+const TELL: Duration = Duration::from_millis(500);
+
 /// How often to try to open a pipe that has no reader.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -88,6 +91,7 @@ impl<L: Link> Receiver<'_, L> {
     ) -> Result<io::Result<Stream>, CopyError> {
         let is_pipe = FileType::from_raw_mode(existing.stat.st_mode) == FileType::Fifo;
         let since = Instant::now();
+        let mut told = false;
         let file = loop {
             // Without a reader it would block.
             match existing.open(folder, name, OFlags::WRONLY) {
@@ -95,6 +99,10 @@ impl<L: Link> Receiver<'_, L> {
                     if since.elapsed() >= READER {
                         let why = format!("no process reads from this pipe (waited {READER:?})");
                         return Ok(Err(io::Error::new(io::ErrorKind::TimedOut, why)));
+                    }
+                    if !told && since.elapsed() >= TELL {
+                        told = true;
+                        self.waits_for("a process that reads from the pipe")?;
                     }
                     self.keep_alive()?;
                     thread::sleep(RETRY);

@@ -604,3 +604,12 @@ fn a_partial_file_that_others_can_open_is_not_resumed() {
     assert_eq!(done.unwrap().resumed, 0);
     assert_eq!(names(to.path()), ["file"]);
 }
+
+#[test]
+fn a_setting_of_the_kernel_gets_its_content_in_one_write() {
+    let path = Path::new("/proc/self/comm");
+    let before = fs::read(path).unwrap();
+    assert_eq!(put(b"a copy", path), Vec::<String>::new());
+    assert_eq!(fs::read(path).unwrap(), b"a copy\n");
+    fs::write(path, before).unwrap();
+}
