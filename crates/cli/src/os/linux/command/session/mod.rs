@@ -244,6 +244,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_command_is_called_ended_only_if_the_guest_saw_that() {
+        assert_eq!(told(&Ending::Ended), "the command was ended");
+        let did_not = |pids: &[u32]| told(&Ending::Left(pids.to_vec()));
+        let text = "the command was told to end, but its process 7 did not";
+        assert_eq!(did_not(&[7]), text);
+        let text = "the command was told to end, but its processes 7, 9 did not";
+        assert_eq!(did_not(&[7, 9]), text);
+        assert!(told(&Ending::Unknown).contains("did not report"));
+    }
+
+    #[test]
     fn a_variable_has_the_given_value_or_that_of_this_environment() {
         let pair = |name: &str, value: &str| Some((name.into(), value.into()));
         assert_eq!(variable("A=b=c".as_ref()), pair("A", "b=c"));

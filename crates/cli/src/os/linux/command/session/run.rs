@@ -322,3 +322,19 @@ async fn feed(input: &Input, has_terminal: bool) -> Fed {
     let _ = input.end().await;
     pending().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_the_agent_could_not_see_is_unknown() {
+        let outcome = |left: &[u32], unknown| {
+            let left = left.to_vec();
+            outcome(HungUp { left, unknown })
+        };
+        assert!(matches!(outcome(&[], false), Ending::Ended));
+        assert!(matches!(outcome(&[], true), Ending::Unknown));
+        assert!(matches!(outcome(&[7], true), Ending::Left(left) if left == [7]));
+    }
+}
