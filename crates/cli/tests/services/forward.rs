@@ -2,7 +2,7 @@
 //! socket in a guest.
 
 use std::fs;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
@@ -540,4 +540,46 @@ fn ports_and_ssh_of_a_real_guest_are_reached_without_a_network() {
     client.read_exact(&mut [0; 4]).unwrap();
     run("killall -9 hvsock-agent");
     expect_reset(&client, b"");
+}
+
+#[test]
+fn connections_above_a_limit_are_refused_or_announced_by_its_name() {
+    const LIMIT: usize = 256;
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (target, address) = listener();
+    let sides = ["tcp:127.0.0.1:0", &format!("{BOX}:{address}")];
+    let (mut forward, other) = (
+        Forward::start(&fixture, &sides),
+        Forward::start(&fixture, &sides),
+    );
+    let mut held = Vec::new();
+    for _ in 0..LIMIT {
+        held.push((forward.connect(0), accept(&target)));
+    }
+    // The guest's limit is for all forwards together.
+    let mut refused = other.connect(0);
+    let error = refused.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let notes = other.end();
+    let limit = "the limit of 256 connections to hvsock forward at once is reached";
+    assert!(notes.contains(limit), "{notes}");
+
+    // The command's own clients wait in its backlog until one of the others ends.
+    let mut waiting = forward.connect(0);
+    waiting.write_all(b"later").unwrap();
+    let mut lines = BufReader::new(forward.running.child.stderr.take().unwrap());
+    let limit = "the limit of 256 connections at once is reached; further ones wait until one ends";
+    loop {
+        let mut line = String::new();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "no note");
+        if line.contains(limit) {
+            break;
+        }
+    }
+    held.pop();
+    let mut text = [0; 5];
+    accept(&target).read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"later");
 }

@@ -7,13 +7,19 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock_sys::sync::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// The most connections that are being refused at once. Further ones are reset without a reason.
 const REFUSALS: usize = 32;
+
+/// How long a connection above the limit waits for another one that is just closing: its client may
+/// have seen the end already, and connect again.
+const CLOSING: Duration = Duration::from_millis(200);
 
 /// The connection limit of one service.
 #[derive(Debug)]
@@ -77,7 +83,9 @@ impl ConnectionLimit {
         loop {
             let (stream, _) = listener.accept().await?;
             let partition = stream.peer().map_or("", |peer| peer.partition());
-            if let Some(permit) = self.grant(partition) {
+            if let Some(free) = self.free().await
+                && let Some(permit) = self.grant(partition, free)
+            {
                 return Ok(Accepted::Granted(stream, permit));
             }
             match Arc::clone(&self.refusals).try_acquire_owned() {
@@ -91,9 +99,14 @@ impl ConnectionLimit {
         }
     }
 
-    /// Grants a permit, if neither the partition nor all of them together are at their limit.
-    fn grant(&self, partition: &str) -> Option<Permit> {
-        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
+    /// A permit of those of all partitions together.
+    async fn free(&self) -> Option<OwnedSemaphorePermit> {
+        let free = Arc::clone(&self.permits).acquire_owned();
+        timeout(CLOSING, free).await.ok()?.ok()
+    }
+
+    /// Grants a free permit to the partition, unless it is at its limit.
+    fn grant(&self, partition: &str, permit: OwnedSemaphorePermit) -> Option<Permit> {
         let mut used = lock(&self.used);
         let count = used.entry(partition.to_owned()).or_default();
         if *count >= self.per_partition {
@@ -124,17 +137,22 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_partition_cannot_take_more_permits_than_its_limit() {
+    #[tokio::test]
+    async fn a_partition_cannot_take_more_permits_than_its_limit() {
         let limit = ConnectionLimit::new(3, 2);
-        let first = limit.grant("web").unwrap();
-        let _second = limit.grant("web").unwrap();
-        assert!(limit.grant("web").is_none());
-        let _other = limit.grant("db").unwrap();
-        assert!(limit.grant("cache").is_none(), "the limit in total");
-        drop(first);
-        let third = limit.grant("web").unwrap();
-        drop((third, _second, _other));
+        let grant = async |partition| limit.grant(partition, limit.free().await?);
+        let first = grant("web").await.unwrap();
+        let _second = grant("web").await.unwrap();
+        assert!(grant("web").await.is_none());
+        let _other = grant("db").await.unwrap();
+        assert!(grant("cache").await.is_none(), "the limit in total");
+        // One that is just closing counts as closed.
+        let closing = async {
+            tokio::task::yield_now().await;
+            drop(first);
+        };
+        let (third, ()) = tokio::join!(grant("web"), closing);
+        drop((third.unwrap(), _second, _other));
         assert!(lock(&limit.used).is_empty());
         assert_eq!(limit.permits.available_permits(), 3);
     }
