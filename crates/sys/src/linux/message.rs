@@ -148,6 +148,22 @@ fn is_closed(socket: impl AsFd) -> bool {
     ready != Ok(0)
 }
 
+/// Whether the peer has yet to read a message that was sent on this socket (`SIOCOUTQ`). `false` after
+/// the peer has closed its end: its unread messages are gone then.
+///
+/// Descriptors in a message stop being in flight when it is read, or discarded.
+pub fn has_unread(socket: impl AsFd) -> bool {
+    // A message that is being freed counts as a byte for a moment (`sock_wfree`); one in the queue as
+    // more than the kernel's own 200 bytes for it.
+    const MESSAGE: u32 = 128;
+    super::unsent(socket).is_ok_and(|bytes| bytes >= MESSAGE)
+}
+
+/// Whether the peer has closed its end of the connection.
+pub fn is_peer_closed(socket: impl AsFd) -> bool {
+    is_closed(socket)
+}
+
 fn check_not_truncated(flags: ReturnFlags) -> io::Result<()> {
     if flags.contains(ReturnFlags::TRUNC) {
         let message = "the message exceeds the maximum length of the endpoint protocol";
@@ -188,6 +204,23 @@ mod tests {
         );
         drop(a);
         assert_eq!(recv(&b, &mut buffer).unwrap().len, 0);
+    }
+
+    #[test]
+    fn a_message_is_unread_until_the_peer_reads_it_or_closes() {
+        let (a, b) = seqpacket::pair().unwrap();
+        assert!(!has_unread(&a));
+        send(&a, b"x", &[b.as_fd()]).unwrap();
+        send(&a, b"y", &[]).unwrap();
+        assert!(has_unread(&a) && !has_unread(&b));
+        assert_eq!(recv(&b, &mut [0; 16]).unwrap().len, 1);
+        assert!(has_unread(&a));
+        assert_eq!(recv(&b, &mut [0; 16]).unwrap().len, 1);
+        assert!(!has_unread(&a));
+        send(&a, b"x", &[a.as_fd()]).unwrap();
+        assert!(has_unread(&a) && !is_peer_closed(&a));
+        drop(b);
+        assert!(!has_unread(&a) && is_peer_closed(&a));
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub mod supervisor;
 pub mod vsock;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
@@ -50,6 +50,17 @@ pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(rustix::net::sockopt::socket_error(fd)?
         .err()
         .map(Into::into))
+}
+
+/// The bytes of kernel memory of what was sent on a socket and not read yet (`SIOCOUTQ`).
+fn unsent(fd: impl AsFd) -> io::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request stores an int at the pointer, which is valid for the call.
+    let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or(0))
 }
 
 /// Repeats `call` while it fails with `EINTR`.
