@@ -137,7 +137,11 @@ fn serve(
             Ok(_) if stop.is_set() => return,
             Ok(ready) if ready.contains(&0) => {}
             Ok(_) => continue,
-            Err(_) => return,
+            // A lack of memory, which passes.
+            Err(_) => {
+                std::thread::sleep(ACCEPT_RETRY);
+                continue;
+            }
         }
         match listener.accept() {
             Ok((connection, _)) => {
@@ -184,12 +188,18 @@ fn serve_one(
         }
         // Requests of the first VMM are handled first: it may have disconnected so that the second
         // can connect.
-        if ready.contains(&1)
-            && !ready.contains(&0)
-            && let Ok((second, _)) = listener.accept()
-        {
-            tracing::warn!(cid = %settings.cid, "a second VMM connection is rejected");
-            drop(second);
+        if ready.contains(&1) && !ready.contains(&0) {
+            match listener.accept() {
+                Ok((second, _)) => {
+                    tracing::warn!(cid = %settings.cid, "a second VMM connection is rejected");
+                    drop(second);
+                }
+                // It stays in the queue. Without this wait, the loop would spin until it can be accepted.
+                Err(_) => {
+                    let fds = [polled.as_fd(), stop.event.as_fd()];
+                    let _ = wait(&fds, Some(Instant::now() + ACCEPT_RETRY));
+                }
+            }
         }
         if ready.contains(&0) {
             match handler.handle_request() {

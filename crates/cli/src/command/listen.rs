@@ -112,18 +112,20 @@ impl Listen {
                     continue;
                 }
             };
-            let context = context.clone();
+            let notes = context.clone();
             let wait = move || {
                 let connection = running.connection;
                 if let Err(error) = running.end() {
-                    context.note(&format!("connection {connection}: {error}"));
+                    notes.note(&format!("connection {connection}: {error}"));
                 }
                 drop(permit);
             };
-            thread::Builder::new()
-                .name("command".into())
-                .spawn(wait)
-                .context("cannot start a thread")?;
+            let started = thread::Builder::new().name("command".into()).spawn(wait);
+            if let Err(error) = started {
+                // The command runs on. What is short is free again when others have ended.
+                context.note(&format!("cannot wait for a command: {error}"));
+                thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 

@@ -54,6 +54,15 @@ pub(super) enum Accepted {
     Refused(HvStream, RefusalPermit),
 }
 
+/// Delay before the next try when a connection cannot be accepted for lack of descriptors or memory.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Whether an error of `accept` is a lack of descriptors or memory, and not the end of the listener.
+fn may_pass(error: &io::Error) -> bool {
+    let is_limit = error.kind() == io::ErrorKind::QuotaExceeded;
+    hvsock::refusal_of(error).is_none() && (is_limit || hvsock_sys::limits::is_shortage(error))
+}
+
 impl ConnectionLimit {
     /// At most `connections` in total and `per_partition` from each partition.
     pub(super) fn new(connections: usize, per_partition: usize) -> Self {
@@ -81,7 +90,16 @@ impl ConnectionLimit {
     /// Accepts a connection. Fails with the listener's error.
     pub(super) async fn accept(&self, listener: &HvListener) -> io::Result<Accepted> {
         loop {
-            let (stream, _) = listener.accept().await?;
+            let (stream, _) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                // The listener goes on, with the connections that wait for it.
+                Err(error) if may_pass(&error) => {
+                    tracing::debug!("cannot accept a connection yet: {error}");
+                    tokio::time::sleep(RETRY_DELAY).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let partition = stream.peer().map_or("", |peer| peer.partition());
             if let Some(free) = self.free().await
                 && let Some(permit) = self.grant(partition, free)
