@@ -40,6 +40,10 @@ pub struct BrokerConfig {
     /// The number and name of a group whose members may do what root may: change services, partitions
     /// and connections, and use every service, whatever its rules are. None by default.
     pub operator_group: Option<(u32, String)>,
+    /// The soft limit of open descriptors that other processes of the broker's user have: the broker
+    /// keeps the number of descriptors in flight well below it (`unix(7)`, `ETOOMANYREFS`). The default
+    /// is the limit with which the broker was started.
+    pub soft_descriptors: Option<u64>,
 }
 
 impl BrokerConfig {
@@ -57,6 +61,7 @@ impl BrokerConfig {
             control: true,
             built_in: Vec::new(),
             operator_group: None,
+            soft_descriptors: None,
         }
     }
 }

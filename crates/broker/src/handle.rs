@@ -87,7 +87,7 @@ impl Handle {
     ///
     /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn status(&self) -> Result<Status, ControlError> {
-        let summary = self.call(|core| core.summary())?;
+        let summary = self.call(Core::summary)?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -101,6 +101,8 @@ impl Handle {
             listeners: summary.listeners,
             connections: summary.connections,
             problems: summary.problems,
+            descriptors: summary.descriptors,
+            unread_messages: summary.unread_messages,
         })
     }
 
@@ -216,15 +218,17 @@ impl Handle {
     ///
     /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
-        let (services, refusals, partitions, guests, problems) = self.call(|core| {
+        let (services, refusals, partitions, guests, problems, shared) = self.call(|core| {
             (
                 core.service_metrics(),
                 core.refusal_metrics(),
                 core.partition_metrics(),
                 core.guests(),
                 core.problem_metrics(),
+                core.shared_resources(),
             )
         })?;
+        let [descriptors, unread_messages] = shared;
         let since = self
             .about
             .started_at
@@ -236,6 +240,8 @@ impl Handle {
             partitions,
             problems,
             guests,
+            descriptors,
+            unread_messages,
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod budget;
 mod callers;
 mod config;
 mod core;
@@ -95,10 +96,12 @@ impl Broker {
     }
 
     fn start_locked(
-        config: BrokerConfig,
+        mut config: BrokerConfig,
         lock: folders::FolderLock,
         mut store: Box<dyn RegistrationStore>,
     ) -> Result<Self, StartError> {
+        let soft = hvsock_sys::limits::descriptors();
+        config.soft_descriptors.get_or_insert(soft);
         // Each connection needs at least two descriptors.
         let descriptors = hvsock_sys::limits::raise_descriptors();
         let partitions = PartitionStore::open(&config.dirs)?;

@@ -17,6 +17,7 @@ mod partition;
 mod problem;
 mod registration;
 mod service;
+mod share;
 mod status;
 
 pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
@@ -36,6 +37,7 @@ pub use service::{
     AccessChange, AccessChanged, AccessEntry, AccessInForce, AccessList, FlagRule, Imported,
     NewService, RuleSource, Service, ServiceChange, ServiceOverride, ServiceRules,
 };
+pub use share::{Share, SharedResource};
 pub use status::{ErrorBody, Status};
 
 /// The errors of the [`Import`] constructors and of [`NewService::registration`].
@@ -57,5 +59,6 @@ const _: () = {
     assert_send_sync::<MetricsSnapshot>();
     assert_send_sync::<Partition>();
     assert_send_sync::<Service>();
+    assert_send_sync::<SharedResource>();
     assert_send_sync::<Status>();
 };

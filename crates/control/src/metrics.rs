@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Guest, PartitionKind, PartitionState};
+use crate::{Guest, PartitionKind, PartitionState, SharedResource};
 
 /// A snapshot of all of the broker's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,12 @@ pub struct MetricsSnapshot {
     pub problems: BTreeMap<String, u64>,
     /// The status of each guest that sent a heartbeat, by the name of its partition.
     pub guests: Vec<(String, Guest)>,
+    /// The broker's descriptors that processes and guests use.
+    #[serde(default)]
+    pub descriptors: SharedResource,
+    /// The messages with descriptors that processes have not received yet.
+    #[serde(default)]
+    pub unread_messages: SharedResource,
     /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

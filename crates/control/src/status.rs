@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 
-use crate::{FixReport, Problem};
+use crate::{FixReport, Problem, SharedResource};
 
 /// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,12 @@ pub struct Status {
     pub connections: usize,
     /// What the broker cannot do as it should.
     pub problems: Vec<Problem>,
+    /// The broker's descriptors that processes and guests use.
+    #[serde(default)]
+    pub descriptors: SharedResource,
+    /// The messages with descriptors that processes have not received yet.
+    #[serde(default)]
+    pub unread_messages: SharedResource,
 }
 
 /// The body of an error response.

@@ -1,8 +1,8 @@
 //! The limit on concurrent control connections.
 //!
 //! Any user of the machine may connect. Without a limit for each user, one user could use up all
-//! connections and lock the operator out. Root and the broker's user have their own share; the
-//! other users share the rest, and each has a limit.
+//! connections and lock the operator out. Root and the broker's user have a share each; the other users
+//! share the rest, and each has a limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ use hvsock_sys::sync::lock;
 /// How many connections may be open at once.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLimits {
-    /// Of root and the broker's user together.
+    /// Of root, and as many of the broker's user.
     pub privileged: usize,
     /// Of all other users together.
     pub others: usize,
@@ -39,7 +39,6 @@ pub(crate) struct ConnectionLimit {
 
 #[derive(Debug, Default)]
 struct Taken {
-    privileged: usize,
     others: usize,
     by_user: HashMap<u32, usize>,
 }
@@ -47,8 +46,8 @@ struct Taken {
 /// The permission for one connection. Dropping it releases it.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    /// The user, unless privileged.
-    user: Option<u32>,
+    uid: u32,
+    privileged: bool,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -63,23 +62,19 @@ impl ConnectionLimit {
     /// Returns a permit for a connection of `uid`, or `None` if a limit is reached.
     pub fn try_acquire(&self, uid: u32, privileged: bool) -> Option<Permit> {
         let mut taken = lock(&self.taken);
-        let user = if privileged {
-            if taken.privileged >= self.limits.privileged {
-                return None;
-            }
-            taken.privileged += 1;
-            None
-        } else {
-            let of_user = taken.by_user.get(&uid).copied().unwrap_or(0);
-            if taken.others >= self.limits.others || of_user >= self.limits.per_user {
-                return None;
-            }
-            taken.others += 1;
-            taken.by_user.insert(uid, of_user + 1);
-            Some(uid)
+        let of_user = taken.by_user.get(&uid).copied().unwrap_or(0);
+        let is_full = match privileged {
+            true => of_user >= self.limits.privileged,
+            false => taken.others >= self.limits.others || of_user >= self.limits.per_user,
         };
+        if is_full {
+            return None;
+        }
+        taken.others += usize::from(!privileged);
+        taken.by_user.insert(uid, of_user + 1);
         Some(Permit {
-            user,
+            uid,
+            privileged,
             taken: self.taken.clone(),
         })
     }
@@ -88,16 +83,11 @@ impl ConnectionLimit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
-        match self.user {
-            None => taken.privileged -= 1,
-            Some(uid) => {
-                taken.others -= 1;
-                if let Some(of_user) = taken.by_user.get_mut(&uid) {
-                    *of_user -= 1;
-                    if *of_user == 0 {
-                        taken.by_user.remove(&uid);
-                    }
-                }
+        taken.others -= usize::from(!self.privileged);
+        if let Some(of_user) = taken.by_user.get_mut(&self.uid) {
+            *of_user -= 1;
+            if *of_user == 0 {
+                taken.by_user.remove(&self.uid);
             }
         }
     }
@@ -124,12 +114,22 @@ mod tests {
     #[test]
     fn all_users_together_cannot_lock_the_operator_out() {
         let limit = ConnectionLimit::new(LIMITS);
-        let held: Vec<_> = (0..9)
+        let held: Vec<_> = (1..9)
             .filter_map(|uid| limit.try_acquire(uid, false))
             .collect();
         assert_eq!(held.len(), 3);
         let operator = limit.try_acquire(0, true);
         assert!(operator.is_some() && limit.try_acquire(0, true).is_some());
+    }
+
+    #[test]
+    fn one_operator_cannot_lock_the_other_out() {
+        let limit = ConnectionLimit::new(LIMITS);
+        let held: Vec<_> = (0..9)
+            .filter_map(|_| limit.try_acquire(900, true))
+            .collect();
+        assert_eq!(held.len(), 2);
+        assert!(limit.try_acquire(0, true).is_some());
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
             assert!(limit.try_acquire(0, true).is_some());
         }
         let taken = limit.taken.lock().unwrap();
-        assert_eq!((taken.privileged, taken.others), (0, 0));
+        assert_eq!(taken.others, 0);
         assert!(taken.by_user.is_empty());
     }
 }

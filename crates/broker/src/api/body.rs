@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
+
+use super::permits::Permit;
 
 /// The size of a listing's chunks in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -16,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A complete body that holds its permit until it has been read.
-pub(crate) fn listing(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Body {
+pub(crate) fn listing(bytes: Vec<u8>, permit: Permit) -> Body {
     Body::new(Listing {
         rest: bytes.into(),
         deadline: Instant::now() + READ_TIMEOUT,
@@ -27,7 +29,7 @@ pub(crate) fn listing(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Body {
 struct Listing {
     rest: Bytes,
     deadline: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl HttpBody for Listing {
@@ -59,7 +61,7 @@ impl HttpBody for Listing {
 }
 
 /// A body of lines from a channel. It ends when the sender is dropped.
-pub(crate) fn lines(lines: mpsc::Receiver<Bytes>, permit: OwnedSemaphorePermit) -> Body {
+pub(crate) fn lines(lines: mpsc::Receiver<Bytes>, permit: Permit) -> Body {
     Body::new(EventLines {
         lines,
         _permit: permit,
@@ -68,7 +70,7 @@ pub(crate) fn lines(lines: mpsc::Receiver<Bytes>, permit: OwnedSemaphorePermit) 
 
 struct EventLines {
     lines: mpsc::Receiver<Bytes>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl HttpBody for EventLines {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::admission::ConnectionLimits;
+use crate::budget::DescriptorPlan;
 
 /// Sizes, times and counts that bound what callers may use. Tests make them smaller.
 #[derive(Clone, Copy, Debug)]
@@ -22,10 +23,41 @@ pub(crate) struct Limits {
     pub body_bytes: usize,
     /// Bytes of an import: 100,000 registrations as `.reg` are about 25 MiB.
     pub import_bytes: usize,
-    /// Long listings in flight, for privileged users and for all others each.
-    pub listings: usize,
-    /// Readers of events, for privileged users and for all others each.
-    pub followers: usize,
+    /// Long listings in flight.
+    pub listings: Shared,
+    /// Readers of events.
+    pub followers: Shared,
+}
+
+/// How many of something costly there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared {
+    /// Of each privileged user, and as many of all others together.
+    pub each: usize,
+    /// Of each other user.
+    pub per_user: usize,
+}
+
+impl Limits {
+    /// The limits within this process's limit of descriptors.
+    pub fn of_process() -> Self {
+        let plan = DescriptorPlan::new(hvsock_sys::limits::descriptors(), 0);
+        let most = plan.control_connections();
+        let limits = Self::default();
+        let ConnectionLimits {
+            privileged,
+            others,
+            per_user,
+        } = limits.connections;
+        Self {
+            connections: ConnectionLimits {
+                privileged: privileged.min(most),
+                others: others.min(most),
+                per_user: per_user.min(most.div_ceil(4)),
+            },
+            ..limits
+        }
+    }
 }
 
 impl Default for Limits {
@@ -39,8 +71,14 @@ impl Default for Limits {
             head_bytes: 16 * 1024,
             body_bytes: 64 * 1024,
             import_bytes: 64 * 1024 * 1024,
-            listings: 4,
-            followers: 16,
+            listings: Shared {
+                each: 4,
+                per_user: 2,
+            },
+            followers: Shared {
+                each: 16,
+                per_user: 4,
+            },
         }
     }
 }

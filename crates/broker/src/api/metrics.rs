@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics};
+use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics, Share};
 use family::{Value, family};
 
 /// The content type of [`text`].
@@ -112,6 +112,30 @@ impl Collector for Scrape {
                 .map(|(kind, count)| ([("kind", kind.as_str())], Value::Gauge(*count as f64))),
         )?;
         guests::encode(&mut encoder, &snapshot.guests)?;
+        let resources = [
+            (
+                ["hvsock_descriptors_used", "hvsock_descriptors_limit"],
+                "Broker descriptors by owner",
+                &snapshot.descriptors,
+            ),
+            (
+                ["hvsock_unread_messages", "hvsock_unread_messages_limit"],
+                "Messages with descriptors that processes have not received, by owner",
+                &snapshot.unread_messages,
+            ),
+        ];
+        for ([used, limit], help, resource) in resources {
+            let mut of_owners = |name, help: &str, value: fn(&Share) -> u64| {
+                let samples = resource.owners.iter().map(|share| {
+                    let labels = [("owner", share.owner.as_str())];
+                    (labels, Value::Gauge(value(share) as f64))
+                });
+                family(&mut encoder, name, help, None, samples)
+            };
+            of_owners(used, help, |share| share.used)?;
+            let help = format!("{help}: what each may use at present");
+            of_owners(limit, &help, |share| share.limit)?;
+        }
         let gauges = [
             (
                 "process_open_fds",
@@ -187,6 +211,7 @@ fn state_label(state: PartitionState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::SharedResource;
 
     fn snapshot() -> MetricsSnapshot {
         MetricsSnapshot {
@@ -208,6 +233,16 @@ mod tests {
             partitions: vec![(PartitionKind::Container, PartitionState::Running, 2)],
             problems: [("config_watch".to_owned(), 1)].into(),
             guests: Vec::new(),
+            descriptors: SharedResource {
+                used: 7,
+                capacity: 100,
+                owners: vec![Share {
+                    owner: "partition web".into(),
+                    used: 7,
+                    limit: 25,
+                }],
+            },
+            unread_messages: SharedResource::default(),
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,
@@ -227,6 +262,8 @@ mod tests {
             r#"hvsock_refusals_total{reason="no_listener"} 7"#,
             r#"hvsock_partitions{kind="container",state="running"} 2.0"#,
             r#"hvsock_problems{kind="config_watch"} 1.0"#,
+            r#"hvsock_descriptors_used{owner="partition web"} 7.0"#,
+            r#"hvsock_descriptors_limit{owner="partition web"} 25.0"#,
             "process_open_fds 12.0",
             "process_resident_memory_bytes 4096.0",
             "process_start_time_seconds 1.5",

@@ -33,6 +33,9 @@ use crate::model::ProblemKind;
 /// The most clients that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
+/// Delay before the next try when a client cannot be accepted.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
 /// The running control API. Dropping it stops the server.
 #[derive(Debug)]
 pub struct ControlServer {
@@ -51,7 +54,7 @@ impl ControlServer {
     /// If another kind of file is at `path`, if the socket cannot be replaced, bound or made accessible,
     /// or if the thread or its runtime cannot be started.
     pub fn start(path: &Path, handle: Handle, operators: Operators) -> io::Result<Self> {
-        Self::with_limits(path, handle, operators, Limits::default())
+        Self::with_limits(path, handle, operators, Limits::of_process())
     }
 
     pub(crate) fn with_limits(
@@ -64,8 +67,9 @@ impl ControlServer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            // Each follower of events blocks one thread.
-            .max_blocking_threads(2 * limits.followers + 8)
+            // Each follower of events blocks one thread: those of root, of the broker's user, and of
+            // all others.
+            .max_blocking_threads(3 * limits.followers.each + 8)
             .thread_name("hvsock-control")
             .build()?;
         let listener = {
@@ -113,12 +117,12 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Probably no descriptors are left: back off until some are free.
+                // The client stays in the queue, and is served when what is short is free again.
                 if !std::mem::replace(&mut is_failing, true) {
                     let text = format!("cannot accept connections to the control API: {error}");
                     handle.post(|core| core.raise(ProblemKind::ControlSocket, "", text, None));
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };

@@ -1,17 +1,15 @@
 //! What the handlers share: the broker's handle, and the permits for what is costly.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body;
 use super::error::ApiError;
 use super::extract::Peer;
 use super::limits::Limits;
+use super::permits::Permits;
 use crate::api::json::to_json;
 use crate::handle::{ControlError, Handle};
 
@@ -33,31 +31,6 @@ impl Api {
     }
 }
 
-/// A limit on something costly, for privileged users and for all others each.
-#[derive(Clone, Debug)]
-pub(super) struct Permits {
-    privileged: Arc<Semaphore>,
-    others: Arc<Semaphore>,
-}
-
-impl Permits {
-    fn new(each: usize) -> Self {
-        Self {
-            privileged: Arc::new(Semaphore::new(each)),
-            others: Arc::new(Semaphore::new(each)),
-        }
-    }
-
-    pub fn of(&self, peer: &Peer) -> Arc<Semaphore> {
-        let semaphore = if peer.privileged() {
-            &self.privileged
-        } else {
-            &self.others
-        };
-        semaphore.clone()
-    }
-}
-
 impl Api {
     /// Runs one of the broker's functions, which block for a bounded time, on a blocking thread.
     pub async fn call<T: Send + 'static>(
@@ -76,7 +49,7 @@ impl Api {
         peer: &Peer,
         function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<Response, ApiError> {
-        let permit = self.permit(&self.listings, peer).await?;
+        let permit = self.listings.acquire(peer).await?;
         let handle = self.handle.clone();
         let bytes = blocking(move || {
             let value = function(&handle)?;
@@ -89,16 +62,6 @@ impl Api {
             "application/json",
             body::listing(bytes.into_bytes(), permit),
         ))
-    }
-
-    /// Waits for a permit. The request's timeout bounds the wait.
-    pub async fn permit(
-        &self,
-        from: &Permits,
-        peer: &Peer,
-    ) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = from.of(peer).acquire_owned().await;
-        permit.map_err(|_| ApiError::busy())
     }
 }
 

@@ -14,7 +14,7 @@ use super::requests::SessionState;
 use super::sessions::{Role, Session};
 use super::state::Core;
 use crate::callers::Caller;
-use crate::data_path::protocol_violation;
+use crate::data_path::{ProcessSocket, protocol_violation};
 use crate::reply::refused;
 
 /// Most messages read from one session in one turn, for fairness.
@@ -47,6 +47,18 @@ impl Core {
         let Ok(caller) = Caller::of(&socket) else {
             return;
         };
+        let owner = self.owner(partition, caller);
+        let charge = match self.descriptors.charge(owner, 1) {
+            Ok(charge) => charge,
+            Err(shortage) => {
+                let refusal = self.descriptor_share(shortage);
+                self.telemetry.count_refused(&refusal);
+                let message = BrokerMessage::Refused(refused(&refusal));
+                self.session_io.send(&socket, &message);
+                return;
+            }
+        };
+        let socket = ProcessSocket::charged(socket, charge);
         let session = self.sessions.open(socket, partition, caller);
         // A client sends its request at once, so most sessions are served without a registration in
         // epoll.
@@ -56,7 +68,7 @@ impl Core {
     }
 
     /// Adds a new session to the table and to epoll. Unread messages cause an event.
-    fn watch_session(&mut self, session: Session<OwnedFd>) {
+    fn watch_session(&mut self, session: Session<ProcessSocket>) {
         if session.is_idle()
             && let Some(oldest) = self.sessions.evict_idle(session.partition)
         {
@@ -101,6 +113,9 @@ impl Core {
                 let role = session.role();
                 self.sessions.give_back(index, session, more);
                 self.set_session_index(role, index);
+                if let Role::Listener(id) = role {
+                    self.pass_offers(id);
+                }
             }
             None => self.sessions.close(index),
         }
@@ -128,9 +143,9 @@ impl Core {
     /// closed or has become a connection.
     fn read_messages(
         &mut self,
-        mut session: Session<OwnedFd>,
+        mut session: Session<ProcessSocket>,
         index: Option<usize>,
-    ) -> Option<(Session<OwnedFd>, bool)> {
+    ) -> Option<(Session<ProcessSocket>, bool)> {
         let mut bytes = [0; MAX_MESSAGE];
         for _ in 0..MESSAGES_PER_TURN {
             let fault = match message::recv(&session.socket, &mut bytes) {
@@ -168,7 +183,7 @@ impl Core {
     }
 
     /// Removes the listener or lease of a session that ends.
-    pub(super) fn teardown_session(&mut self, session: &Session<OwnedFd>) {
+    pub(super) fn teardown_session(&mut self, session: &Session<ProcessSocket>) {
         match session.role() {
             Role::Idle => {}
             Role::Listener(id) => {
@@ -207,13 +222,13 @@ impl Core {
     }
 
     /// Sends a refusal to a session.
-    pub(super) fn send_refusal(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) {
+    pub(super) fn send_refusal(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) {
         let message = BrokerMessage::Refused(refused(refusal));
         self.session_io.send(&session.socket, &message);
     }
 
     /// Sends a reset to a session.
-    fn send_reset(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) {
+    fn send_reset(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) {
         let message = BrokerMessage::Reset(refused(refusal));
         self.session_io.send(&session.socket, &message);
     }

@@ -4,32 +4,55 @@
 //! receives its descriptors in one message. The broker's part goes to the core thread's own connection
 //! set, and from there to a data thread once it has relayed many bytes.
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
-use hvsock_fabric::{
-    Audience, ConnectRequest, ConnectionEnd, Destination, PartitionKey, Refusal, Route,
-};
+use hvsock_endpoint::{BrokerMessage, Connect, Connected};
+use hvsock_fabric::{Audience, ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
-use super::labels::partition_label;
 use super::limits::in_flight_limit;
 use super::listeners::ListenerRecord;
+use super::offering::{NotNow, Placement};
+use super::offers::Offer;
 use super::preference::{ChosenTransport, TransportPreference};
-use super::resources::BrokerPart;
+use super::resources::{BrokerPart, ConnectionResources};
 use super::session_io::is_disconnected;
 use super::sessions::{Request, Session};
 use super::state::Core;
-use crate::callers::Caller;
+use crate::budget::{Charge, Owner};
+use crate::data_path::ProcessSocket;
 use crate::pump::Adopted;
 use crate::reply::refused;
 
+/// An established connection's resources of the broker.
+struct Joined {
+    chosen: ChosenTransport,
+    part: BrokerPart,
+    charge: Charge,
+}
+
 impl Core {
-    /// Connects a session to a listener or guest, or refuses it. Either way the session ends.
-    pub(super) fn connect(&mut self, mut session: Session<OwnedFd>, connect: &Connect) {
+    /// Connects a session to a listener or guest, or refuses it, or has it wait. In any case the session
+    /// ends.
+    pub(super) fn connect(&mut self, session: Session<ProcessSocket>, connect: &Connect) {
+        if let Err((session, owner, refusal)) = self.try_connect(session, connect) {
+            self.park(session, connect, owner, &refusal);
+        }
+        self.apply_effects();
+    }
+
+    /// Connects a session to a listener or guest, or refuses it. Returns it if processes of an owner
+    /// leave too many messages unread.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is matched where it is returned and is never stored"
+    )]
+    pub(super) fn try_connect(
+        &mut self,
+        mut session: Session<ProcessSocket>,
+        connect: &Connect,
+    ) -> Result<(), (Session<ProcessSocket>, Owner, Refusal)> {
         session.explains = connect.flags.explain.then_some(Request::Connect);
         let principal = self.principal(&session);
         let request = ConnectRequest {
@@ -41,31 +64,38 @@ impl Core {
         if connect.flags.dry_run {
             let explanation = self.fabric.explain_connect(&request, Audience::Requester);
             self.explain(&session, &explanation);
-            return;
+            return Ok(());
         }
-        let outcome = match self.route(&request) {
-            Ok(route) if route.destination == Destination::Guest => {
-                self.connect_to_guest(session, connect, route);
-                self.apply_effects();
-                return;
+        let route = match self.route(&request) {
+            Ok(route) => route,
+            Err(refusal) => {
+                self.reject(&session, connect.address, &refusal);
+                return Ok(());
             }
-            Ok(route) => match self.join(&session, connect, &route) {
-                Ok(joined) => Ok((route, joined)),
-                Err(refusal) => {
-                    self.fabric.close_connection(route.connection);
-                    Err(refusal)
-                }
-            },
-            Err(refusal) => Err(refusal),
         };
-        match outcome {
-            Ok((route, joined)) => {
-                self.data_threads.yield_to_peers();
-                self.adopt(session, connect, &route, joined);
+        let id = route.connection;
+        let failed = match route.destination {
+            Destination::Guest => self.connect_to_guest(session, connect, route),
+            Destination::Listener(_) => match self.join(&session, connect, &route) {
+                Ok(joined) => {
+                    self.data_threads.yield_to_peers();
+                    self.adopt(session, connect, &route, joined);
+                    Ok(())
+                }
+                Err(why) => Err((session, why)),
+            },
+        };
+        let Err((session, why)) = failed else {
+            return Ok(());
+        };
+        self.fabric.close_connection(id);
+        match why {
+            NotNow::Refused(refusal) => {
+                self.reject(&session, connect.address, &refusal);
+                Ok(())
             }
-            Err(refusal) => self.reject(&session, connect.address, &refusal),
+            NotNow::Unread(owner, refusal) => Err((session, owner, refusal)),
         }
-        self.apply_effects();
     }
 
     /// Routes a connect. If the listener's backlog is full, reads the pending messages of its
@@ -97,15 +127,17 @@ impl Core {
         self.listeners.get(route.destination.listener()?)
     }
 
-    /// Creates the descriptors, sends both processes theirs, and returns the broker's.
+    /// Creates the descriptors, sends the connecting process its own, offers the listener the others,
+    /// and returns the broker's.
     fn join(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         connect: &Connect,
         route: &Route,
-    ) -> Result<(ChosenTransport, BrokerPart), Refusal> {
+    ) -> Result<Joined, NotNow> {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
         let accepting = listener.preference;
+        let id = route.destination.listener().ok_or(Refusal::NoListener)?;
         let connecting = TransportPreference {
             transports: connect.transports,
             raw_fd: connect.flags.raw_fd,
@@ -114,83 +146,96 @@ impl Core {
         let chosen =
             ChosenTransport::between(connecting, accepting, self.data_threads.may_share_memory());
         let chosen = chosen.ok_or(Refusal::NotSupported)?;
-        let resources = self.data_threads.resources(chosen)?;
+        let reply = self.reserve_reply(session.partition, session.caller)?;
+        let placement = self.place_offer(id, session.partition)?;
+        let (charge, held) = self.charge_connection(
+            self.owner(session.partition, session.caller),
+            chosen.descriptors(),
+            chosen.offered_descriptors(),
+            &placement,
+        )?;
+        let ConnectionResources {
+            broker,
+            server,
+            client,
+            ..
+        } = self.data_threads.resources(chosen)?;
 
         let transport = chosen.transport();
-        self.send_incoming(
-            route,
-            transport,
-            session.partition,
-            session.caller,
-            &resources.for_server(),
-        )?;
-
+        let message = self.incoming(route, transport, session.partition, session.caller)?;
+        let offer = Offer {
+            connection: route.connection,
+            message,
+            descriptors: server,
+            _charge: held,
+        };
         let connected = BrokerMessage::Connected(Connected {
             transport,
             connection: route.connection.as_u64(),
             local: route.client,
             peer: route.server,
         });
+        let is_passed = self.pass_offer(id, &offer, placement)?;
+        let descriptors = client.descriptors(&offer.descriptors);
         let sent = self
             .session_io
-            .send_with(&session.socket, &connected, &resources.for_client());
+            .send_with(&session.socket, &connected, &descriptors);
         match sent {
-            Err(error) if !is_disconnected(&error) => {
-                // The listening process has received its end already.
-                let refusal = in_flight_limit(&error);
-                let reset = BrokerMessage::Reset(refused(&refusal));
-                self.session_io.send(&resources.broker.control, &reset);
-                resources.broker.reset();
-                return Err(refusal);
-            }
+            Ok(()) => self.in_flight.sent(&session.socket, reply),
             // If the process is gone by now, the connection set resets the connection.
-            Ok(()) | Err(_) => {}
+            Err(error) if is_disconnected(&error) => {}
+            Err(error) => {
+                let refusal = in_flight_limit(&error);
+                if is_passed {
+                    let reset = BrokerMessage::Reset(refused(&refusal));
+                    self.session_io.send(&broker.control, &reset);
+                    broker.reset();
+                }
+                return Err(refusal.into());
+            }
         }
-        Ok((chosen, resources.broker))
+        if !is_passed {
+            self.hold_offer(id, offer);
+        }
+        Ok(Joined {
+            chosen,
+            part: broker,
+            charge,
+        })
     }
 
-    /// Sends the listening process its descriptors of a connection from `from`.
-    pub(super) fn send_incoming(
+    /// Charges an owner for `own` descriptors of a connection, and for the `offered` ones while an
+    /// offer is held.
+    pub(super) fn charge_connection(
         &mut self,
-        route: &Route,
-        transport: Transport,
-        from: PartitionKey,
-        caller: Caller,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(), Refusal> {
-        let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
-        // A container may have its own PID and user namespaces, even for its own processes.
-        let same_numbers = listener.partition == self.fabric.root();
-        let caller = if same_numbers {
-            caller
-        } else {
-            Caller::UNKNOWN
+        owner: Owner,
+        own: u64,
+        offered: u64,
+        placement: &Placement,
+    ) -> Result<(Charge, Option<Charge>), Refusal> {
+        let offered = match placement {
+            Placement::Pass(_) => 0,
+            Placement::Hold => offered,
         };
-        let incoming = BrokerMessage::Incoming(Incoming {
-            transport,
-            connection: route.connection.as_u64(),
-            local: listener.address,
-            peer: route.client,
-            pid: caller.pid,
-            uid: caller.uid,
-            gid: caller.gid,
-            partition: partition_label(&self.fabric, from),
-        });
-        let listening = listener.session.and_then(|index| self.sessions.get(index));
-        let listening = listening.ok_or(Refusal::NoListener)?;
-        self.session_io
-            .send_with(&listening.socket, &incoming, descriptors)
-            .map_err(|error| delivery_refusal(&error))
+        let charge = self.descriptors.charge(owner, own + offered);
+        let mut charge = charge.map_err(|shortage| self.descriptor_share(shortage))?;
+        let held = (offered > 0).then(|| charge.split(offered));
+        Ok((charge, held))
     }
 
     /// Adds a connection to the core thread's set and records it.
     fn adopt(
         &mut self,
-        session: Session<OwnedFd>,
+        session: Session<ProcessSocket>,
         connect: &Connect,
         route: &Route,
-        (chosen, part): (ChosenTransport, BrokerPart),
+        joined: Joined,
     ) {
+        let Joined {
+            chosen,
+            part,
+            charge,
+        } = joined;
         let id = route.connection;
         let service = connect.address.service;
         let from = EndRecord {
@@ -227,16 +272,8 @@ impl Core {
             counters,
             owner: ConnectionOwner::DataThreads(place),
             started: Instant::now(),
+            _charge: Some(charge),
         };
         self.record_connection(id, record);
-    }
-}
-
-/// The refusal for a message that could not be sent to a listening process.
-fn delivery_refusal(error: &io::Error) -> Refusal {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Refusal::BacklogFull,
-        _ if is_disconnected(error) => Refusal::NoListener,
-        _ => in_flight_limit(error),
     }
 }

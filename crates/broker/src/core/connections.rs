@@ -11,6 +11,7 @@ use hvsock_address::ServiceId;
 use hvsock_endpoint::Transport;
 use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey};
 
+use crate::budget::Charge;
 use crate::callers::Caller;
 use crate::data_path::ByteCounters;
 
@@ -32,7 +33,7 @@ struct Pending<P> {
 }
 
 /// An established connection's state beside the fabric's.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct ConnectionRecord {
     pub(super) service: ServiceId,
     pub(super) from: EndRecord,
@@ -41,6 +42,8 @@ pub(super) struct ConnectionRecord {
     pub(super) counters: Arc<ByteCounters>,
     pub(super) owner: ConnectionOwner,
     pub(super) started: Instant,
+    /// For the broker's descriptors of it.
+    pub(super) _charge: Option<Charge>,
 }
 
 /// One end of a connection.

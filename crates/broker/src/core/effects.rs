@@ -121,6 +121,7 @@ impl Core {
     /// Removes a listener. The caller applies the fabric's effects, because it may be doing so already.
     pub(super) fn remove_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
         self.fabric.close_listener(id);
+        self.offers.remove(id);
         let Some(record) = self.listeners.remove(id) else {
             return;
         };

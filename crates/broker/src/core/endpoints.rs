@@ -166,6 +166,11 @@ impl Endpoints {
         Some((error, *at + SHORTAGE))
     }
 
+    /// Records that a request was refused for want of a descriptor.
+    pub(super) fn note_shortage(&mut self, error: String) {
+        self.shortage.last = Some((error, Instant::now()));
+    }
+
     /// Forgets a shortage that is over.
     pub(super) fn end_shortage(&mut self) {
         self.shortage.last = None;

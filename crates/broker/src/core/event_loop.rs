@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
 use hvsock_registry::store::Loaded;
+use hvsock_sys::limits::is_shortage;
 use mio::{Events, Poll, Waker};
 
 use super::reports::{ReportQueue, ThreadReport};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
 use crate::{BrokerConfig, StartError};
+
+/// Delay before the next poll when the kernel lacks memory for one.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A message of a [`Handle`](crate::Handle) to the core thread.
 pub(crate) enum CoreCall {
@@ -88,6 +92,11 @@ impl Loop {
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(%error, "cannot poll for events; trying again");
+                    std::thread::sleep(RETRY_DELAY);
+                    continue;
+                }
                 Err(error) => {
                     tracing::error!(%error, "cannot poll for events; stopping the broker");
                     return;
@@ -115,6 +124,8 @@ impl Loop {
             self.core.expire_liveness(now);
             self.core.expire_pending(now);
             self.core.check_shortage(now);
+            self.core.retry_parked(now);
+            self.core.in_flight.sweep(now);
             stopping = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
@@ -151,6 +162,8 @@ impl Loop {
             core.endpoints.shortage().map(|(_, ends)| ends),
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
+            core.parked.next_try(),
+            core.in_flight.next_sweep(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))

@@ -13,45 +13,57 @@ use hvsock_sys::set_nonblocking;
 use super::connections::EndRecord;
 use super::guest_ends::{make_ends, make_socket, takes_socket};
 use super::limits::{descriptor_limit, in_flight_limit};
+use super::offering::NotNow;
 use super::pending::PendingConnect;
 use super::preference::TransportPreference;
 use super::session_io::is_disconnected;
 use super::sessions::Session;
 use super::state::Core;
 use crate::callers::Caller;
-use crate::data_path::{ByteCounters, ControlConnection};
+use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket};
 use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
 use crate::pump::{Connection, RelayEnd};
 
 /// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The broker's descriptors of a connection with a guest, at most: two doorbells or a socket, the
+/// guest's socket if its link hands it out, and the control connection of an accepting process.
+pub(super) const GUEST_END: u64 = 3;
+/// The descriptors that a connecting process gets, at most, which the broker has until the guest
+/// accepts.
+const PROCESS_PART: u64 = 3;
+
 /// How long after [`ACCEPT_TIMEOUT`] the core gives up on a link that has not answered.
 const LINK_GRACE: Duration = Duration::from_secs(5);
 
 impl Core {
-    /// Starts a connect to a guest. The process waits until the guest answers.
+    /// Starts a connect to a guest: makes both ends and asks the guest's link to connect. The process
+    /// waits until the guest answers. On failure the session is returned.
+    #[expect(
+        clippy::result_large_err,
+        reason = "it is matched where it is returned and is never stored"
+    )]
     pub(super) fn connect_to_guest(
         &mut self,
-        session: Session<OwnedFd>,
+        session: Session<ProcessSocket>,
         connect: &Connect,
         route: Route,
-    ) {
-        let (id, address) = (route.connection, connect.address);
-        if let Err((session, refusal)) = self.request_guest(session, connect, route) {
-            self.fabric.close_connection(id);
-            self.reject(&session, address, &refusal);
-        }
-    }
-
-    /// Makes both ends and asks the guest's link to connect.
-    fn request_guest(
-        &mut self,
-        session: Session<OwnedFd>,
-        connect: &Connect,
-        route: Route,
-    ) -> Result<(), (Session<OwnedFd>, Refusal)> {
+    ) -> Result<(), (Session<ProcessSocket>, NotNow)> {
         let (id, vm) = (route.connection, route.target);
+        let reply = match self.reserve_reply(session.partition, session.caller) {
+            Ok(reply) => reply,
+            Err(why) => return Err((session, why)),
+        };
+        let owner = self.owner(session.partition, session.caller);
+        // The process's part is closed once it is sent.
+        let charge = match self.descriptors.charge(owner, GUEST_END + PROCESS_PART) {
+            Ok(charge) => charge,
+            Err(shortage) => {
+                let refusal = self.descriptor_share(shortage);
+                return Err((session, refusal.into()));
+            }
+        };
         let preference = TransportPreference {
             transports: connect.transports,
             raw_fd: connect.flags.raw_fd,
@@ -80,10 +92,10 @@ impl Core {
         };
         let (part, transport, end, relayed) = match made {
             Ok(made) => made,
-            Err(refusal) => return Err((session, refusal)),
+            Err(refusal) => return Err((session, refusal.into())),
         };
         let Some(link) = self.vms.link(vm) else {
-            return Err((session, Refusal::PartitionOff));
+            return Err((session, Refusal::PartitionOff.into()));
         };
         let requested = link.connect(GuestConnect {
             connection: id,
@@ -94,7 +106,7 @@ impl Core {
             end,
         });
         if let Err(refusal) = requested {
-            return Err((session, refusal));
+            return Err((session, refusal.into()));
         }
         let pending = PendingConnect {
             session,
@@ -104,6 +116,8 @@ impl Core {
             transport,
             counters,
             relayed: relayed.map(|data| (data, preference.raw_fd)),
+            charge,
+            reply,
         };
         let deadline = Instant::now() + ACCEPT_TIMEOUT + LINK_GRACE;
         self.connections.begin(id, pending, deadline);
@@ -129,6 +143,8 @@ impl Core {
             transport,
             counters,
             relayed,
+            mut charge,
+            reply,
         } = pending;
         // The process's end of a relay, and the guest's.
         let relayed = match (relayed, socket) {
@@ -168,6 +184,9 @@ impl Core {
         let sent = self
             .session_io
             .send_with(&session.socket, &connected, &part.descriptors());
+        if sent.is_ok() {
+            self.in_flight.sent(&session.socket, reply);
+        }
         if let Err(error) = sent
             && !is_disconnected(&error)
         {
@@ -179,6 +198,7 @@ impl Core {
             }
             return;
         }
+        charge.shrink(PROCESS_PART);
         // If the process is gone by now, whoever moves the bytes closes the connection.
         let ends = [from, to];
         match relayed {
@@ -186,10 +206,11 @@ impl Core {
                 let process = RelayEnd::new(session.socket, data, raw_fd);
                 let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
                 let connection = Connection::relay(process, guest);
-                self.relay_guest(id, address.service, ends, connection, counters);
+                self.relay_guest(id, address.service, ends, connection, counters, charge);
             }
             None => {
-                self.record_link(vm, id, address.service, ends, transport, &counters);
+                let end = (transport, charge);
+                self.record_link(vm, id, address.service, ends, end, &counters);
                 if let Some(link) = self.vms.link(vm) {
                     link.establish(id, ControlConnection::new(session.socket));
                 }

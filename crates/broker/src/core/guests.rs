@@ -4,7 +4,7 @@
 //! guest, or a process, for which the broker has one end of a ring or of a socket pair. A request of
 //! a guest is answered once the listener has its descriptors.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,14 @@ use hvsock_sys::{seqpacket, set_nonblocking};
 use hvsock_virtio::GuestCid;
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
+use super::guest_connects::GUEST_END;
 use super::guest_ends::{DEFAULT_BUFFER, make_ends, make_socket, takes_socket};
 use super::labels::partition_label;
 use super::limits::descriptor_limit;
+use super::offering::NotNow;
+use super::offers::Offer;
 use super::state::Core;
+use crate::budget::{Charge, Owner};
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection};
 use crate::guest_link::{
@@ -34,6 +38,9 @@ use crate::pump::{Adopted, Connection, RelayEnd};
 
 /// Timeout of a connect between sibling guests, as Linux's `VSOCK_DEFAULT_CONNECT_TIMEOUT`.
 const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The descriptors that an accepting process gets, at most.
+const OFFERED: u64 = 4;
 
 /// An accepted request's connection and its other end. `None` if the broker relays its bytes, and the
 /// link has nothing more to do with it.
@@ -209,6 +216,10 @@ impl Core {
             partition: vm,
             caller,
         };
+        let id = route.destination.listener().ok_or(Refusal::NoListener)?;
+        let placement = self.place_offer(id, vm).map_err(NotNow::into_refusal)?;
+        let charged = self.charge_connection(Owner::Partition(vm), GUEST_END, OFFERED, &placement);
+        let (charge, held) = charged?;
         let capabilities = self.capabilities(vm);
         let (control, control_sent) =
             seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
@@ -232,10 +243,19 @@ impl Core {
             }
         };
         let (part, transport, side) = made;
-        let mut descriptors = part.descriptors();
-        descriptors.push(control_sent.as_fd());
+        let mut descriptors = part.into_descriptors();
+        descriptors.push(control_sent);
         // A guest's numbers mean nothing to the host's processes.
-        self.send_incoming(route, transport, vm, Caller::UNKNOWN, &descriptors)?;
+        let message = self.incoming(route, transport, vm, Caller::UNKNOWN)?;
+        let offer = Offer {
+            connection: route.connection,
+            message,
+            descriptors,
+            _charge: held,
+        };
+        if !self.pass_offer(id, &offer, placement)? {
+            self.hold_offer(id, offer);
+        }
         let id = route.connection;
         if keep {
             self.fabric
@@ -245,7 +265,7 @@ impl Core {
         let ends = [from, to];
         match side {
             Side::Link(mut peer, buffer) => {
-                self.record_link(vm, id, service, ends, transport, &counters);
+                self.record_link(vm, id, service, ends, (transport, charge), &counters);
                 peer.set_control(ControlConnection::new(control));
                 let end = LinkEnd {
                     peer,
@@ -258,7 +278,7 @@ impl Core {
             Side::Relay(guest, data) => {
                 let process = RelayEnd::new(control, data, preference.raw_fd);
                 let connection = Connection::relay(guest, process);
-                self.relay_guest(id, service, ends, connection, counters);
+                self.relay_guest(id, service, ends, connection, counters, charge);
                 Ok(None)
             }
         }
@@ -284,6 +304,8 @@ impl Core {
             cid: record.settings().cid.get(),
             port: request.source_port,
         };
+        let charge = self.descriptors.charge(Owner::Partition(vm), GUEST_END);
+        let charge = charge.map_err(|shortage| self.descriptor_share(shortage))?;
         let target = self.vms.link(route.target).ok_or(Refusal::NotReachable)?;
         let (id, counters): (_, Arc<ByteCounters>) = (route.connection, Arc::default());
         let buffer = self
@@ -315,7 +337,8 @@ impl Core {
             caller: Caller::UNKNOWN,
         };
         let ends = [from_record, to_record];
-        self.record_link(vm, id, service, ends, Transport::Descriptor, &counters);
+        let transport = (Transport::Descriptor, charge);
+        self.record_link(vm, id, service, ends, transport, &counters);
         let end = end(from, counters, ConnectionEnd::Client, true);
         Ok(Some((id, end)))
     }
@@ -327,7 +350,7 @@ impl Core {
         id: ConnectionId,
         service: ServiceId,
         [from, to]: [EndRecord; 2],
-        transport: Transport,
+        (transport, charge): (Transport, Charge),
         counters: &Arc<ByteCounters>,
     ) {
         let record = ConnectionRecord {
@@ -338,6 +361,7 @@ impl Core {
             counters: Arc::clone(counters),
             owner: ConnectionOwner::Link(vm),
             started: Instant::now(),
+            _charge: Some(charge),
         };
         self.record_connection(id, record);
     }
@@ -350,6 +374,7 @@ impl Core {
         [from, to]: [EndRecord; 2],
         connection: Connection,
         counters: Arc<ByteCounters>,
+        charge: Charge,
     ) {
         let place = self.data_threads.adopt(Adopted {
             id,
@@ -364,6 +389,7 @@ impl Core {
             counters,
             owner: ConnectionOwner::DataThreads(place),
             started: Instant::now(),
+            _charge: Some(charge),
         };
         self.record_connection(id, record);
     }

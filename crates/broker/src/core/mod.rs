@@ -15,6 +15,8 @@
 //! - [`left_folders`]: the folders of removed containers;
 //! - [`vms`]: the run state and CIDs of VMs;
 //! - [`liveness`]: heartbeats of guests;
+//! - [`offers`]: connections that wait for their listener; [`parked`]: connects that wait for processes
+//!   to read what was sent to them ([`in_flight`]);
 //! - [`telemetry`]: events, and [`counters`] for metrics;
 //! - [`endpoints`]: the sockets that clients connect to; [`session_io`]: I/O on their sessions;
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
@@ -27,9 +29,10 @@
 //!
 //! - [`clients`]: accepts clients, reads their messages, closes their sessions;
 //! - [`requests`]: handles the messages;
-//! - [`connect`]: connects two sessions; [`guests`]: requests of the guests of VMs, and what their
+//! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
+//! - [`share_refusals`]: refuses what a share does not allow;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
 //! - [`problem_reports`]: raises and clears problems, with their events;
@@ -48,12 +51,16 @@ mod guest_connects;
 mod guest_ends;
 mod guest_reports;
 mod guests;
+mod in_flight;
 mod labels;
 mod leases;
 mod left_folders;
 mod limits;
 mod listeners;
 mod liveness;
+mod offering;
+mod offers;
+mod parked;
 mod partition_files;
 mod partitions;
 mod pending;
@@ -66,6 +73,7 @@ mod requests;
 mod resources;
 mod session_io;
 mod sessions;
+mod share_refusals;
 #[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
 mod snapshot;
 #[cfg(test)]

@@ -14,10 +14,15 @@ use super::connections::ConnectionOwner;
 use super::labels::partition_label;
 use super::left_folders::ExistingFolder;
 use super::state::Core;
+use crate::budget::Owner;
 use crate::guest_link::{LinkFactory, LinkSettings};
 use crate::model::{self, EventKind};
 use crate::stores::VmEntry;
 use crate::{StartError, folders, links};
+
+/// The descriptors of a VM's link: its socket and its VMM's connection, the eventfds of its queues, what
+/// its threads wait with.
+const LINK: u64 = 16;
 
 impl Core {
     /// Adds a container and opens its endpoint.
@@ -40,6 +45,7 @@ impl Core {
             let _ = self.fabric.remove_partition(key);
             return Err(error.into());
         }
+        self.charge_partition(key, 1);
         self.telemetry.publish(|| EventKind::PartitionAdded {
             partition: name.to_string(),
         });
@@ -75,6 +81,7 @@ impl Core {
                 return Err(error.into());
             }
         };
+        self.charge_partition(key, LINK);
         let (state, capabilities) = (link.state(), link.capabilities());
         self.vms.set_link(key, link);
         for what in capabilities.missing() {
@@ -101,9 +108,17 @@ impl Core {
         self.liveness
             .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
+        self.partition_charges.remove(&key);
         self.apply_effects();
         self.telemetry
             .publish(|| EventKind::PartitionRemoved { partition: name });
+    }
+
+    /// Charges a partition for what an operator has opened for it.
+    fn charge_partition(&mut self, key: PartitionKey, descriptors: u64) {
+        let owner = Owner::Partition(key);
+        let charge = self.descriptors.charge_beyond(owner, descriptors);
+        self.partition_charges.insert(key, charge);
     }
 
     /// Pauses or resumes a partition for an operator.

@@ -58,6 +58,23 @@ impl ChosenTransport {
         }
     }
 
+    /// The broker's descriptors of a connection, without the endpoint connection of the connecting
+    /// process: the control connection of the accepting one, and the data sockets that it relays.
+    pub(super) fn descriptors(self) -> u64 {
+        match self {
+            ChosenTransport::Descriptor => 3,
+            ChosenTransport::Ring(_) => 1,
+        }
+    }
+
+    /// The descriptors that the accepting process gets, which the broker has until it takes them.
+    pub(super) fn offered_descriptors(self) -> u64 {
+        match self {
+            ChosenTransport::Descriptor => 2,
+            ChosenTransport::Ring(_) => 4,
+        }
+    }
+
     pub(super) fn transport(self) -> Transport {
         match self {
             ChosenTransport::Descriptor => Transport::Descriptor,

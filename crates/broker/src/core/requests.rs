@@ -1,7 +1,6 @@
 //! The messages of sessions: lookups, options, listens and leases. Connects are in
 //! [`connect`](super::connect).
 
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, SockAddrHv, VmId};
@@ -21,14 +20,14 @@ use super::preference::TransportPreference;
 use super::sessions::{MAX_QUERIES, Request, Role, Session};
 use super::state::Core;
 use crate::callers::uid_in_container;
-use crate::data_path::protocol_violation;
+use crate::data_path::{ProcessSocket, protocol_violation};
 use crate::model::EventKind;
 use crate::reply::explained;
 
 /// The state of a session after its messages were handled.
 pub(super) enum SessionState {
     /// The session stays open.
-    Open(Session<OwnedFd>),
+    Open(Session<ProcessSocket>),
     /// The session is closed, or has become a connection.
     Closed,
 }
@@ -37,7 +36,7 @@ impl Core {
     /// Handles a message. `index` is the index of a watched session.
     pub(super) fn handle_message(
         &mut self,
-        mut session: Session<OwnedFd>,
+        mut session: Session<ProcessSocket>,
         message: ClientMessage,
         index: Option<usize>,
     ) -> SessionState {
@@ -100,10 +99,12 @@ impl Core {
             }
             (Role::Listener(listener), ClientMessage::Accepted { connection }) => {
                 let id = ConnectionId::from_u64(connection);
-                if self
-                    .fabric
-                    .connection(id)
-                    .is_some_and(|c| c.destination() == Destination::Listener(listener))
+                // One that is held has not been received.
+                if self.offers.confirm(listener, id)
+                    && self
+                        .fabric
+                        .connection(id)
+                        .is_some_and(|c| c.destination() == Destination::Listener(listener))
                 {
                     self.fabric.accepted(id);
                 }
@@ -120,7 +121,7 @@ impl Core {
     /// Connects an idle session, which may be watched.
     fn connect_idle(
         &mut self,
-        session: Session<OwnedFd>,
+        session: Session<ProcessSocket>,
         connect: &Connect,
         index: Option<usize>,
     ) -> SessionState {
@@ -133,7 +134,7 @@ impl Core {
     }
 
     /// Closes an idle session with too many queries.
-    fn check_queries(&mut self, session: Session<OwnedFd>) -> SessionState {
+    fn check_queries(&mut self, session: Session<ProcessSocket>) -> SessionState {
         if !session.exceeds_queries() {
             return SessionState::Open(session);
         }
@@ -144,7 +145,7 @@ impl Core {
 
     fn look_up(
         &mut self,
-        session: Session<OwnedFd>,
+        session: Session<ProcessSocket>,
         kind: LookupKind,
         name: String,
     ) -> SessionState {
@@ -164,7 +165,7 @@ impl Core {
     }
 
     /// Refuses a request because of a name in it.
-    fn refuse_name(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) -> SessionState {
+    fn refuse_name(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) -> SessionState {
         self.telemetry.count_refused(refusal);
         self.send_refusal(session, refusal);
         SessionState::Closed
@@ -209,7 +210,7 @@ impl Core {
     /// Creates a listener and sends the message that `reply` makes of it.
     fn listen(
         &mut self,
-        mut session: Session<OwnedFd>,
+        mut session: Session<ProcessSocket>,
         listen: &Listen,
         reply: impl FnOnce(Listening) -> BrokerMessage,
     ) -> SessionState {
@@ -269,7 +270,7 @@ impl Core {
         SessionState::Open(session)
     }
 
-    fn lease(&mut self, mut session: Session<OwnedFd>, register: Register) -> SessionState {
+    fn lease(&mut self, mut session: Session<ProcessSocket>, register: Register) -> SessionState {
         let outcome = self.grant_lease(&session, register);
         match outcome {
             Ok(id) => {
@@ -288,7 +289,7 @@ impl Core {
 
     fn grant_lease(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         register: Register,
     ) -> Result<ServiceId, Refusal> {
         let principal = self.principal(session);
@@ -317,7 +318,7 @@ impl Core {
     /// logs it, and publishes an event.
     pub(super) fn reject(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         address: SockAddrHv,
         refusal: &Refusal,
     ) {
@@ -343,7 +344,7 @@ impl Core {
     /// The explanation of a refusal. The checks are made again, in the state in which it was refused.
     fn explain_refusal(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         address: SockAddrHv,
         refusal: &Refusal,
         request: Request,
@@ -386,7 +387,7 @@ impl Core {
 
     pub(super) fn explain(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         explanation: &Explanation,
     ) -> SessionState {
         let explained: Refused = explained(explanation);
@@ -397,7 +398,7 @@ impl Core {
 
     /// The identity of a session's process that wants to listen. In a container it may have to be
     /// root there.
-    fn principal_of_listener(&mut self, session: &Session<OwnedFd>) -> Principal {
+    fn principal_of_listener(&mut self, session: &Session<ProcessSocket>) -> Principal {
         let principal = self.principal(session);
         if session.partition == self.fabric.root() {
             return principal;
@@ -411,7 +412,7 @@ impl Core {
 
     /// The identity of a session's process for access rules. A child's user and group names are
     /// unknown to the host, so only the uid counts there.
-    pub(super) fn principal(&mut self, session: &Session<OwnedFd>) -> Principal {
+    pub(super) fn principal(&mut self, session: &Session<ProcessSocket>) -> Principal {
         if session.partition == self.fabric.root() {
             self.callers.principal(session.caller, &session.socket)
         } else {

@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Monitor, Parts};
+use hvsock_ring::{Doorbells, Monitor, Parts};
 use hvsock_sys::{seqpacket, set_nonblocking, stream};
 
 use super::limits::{descriptor_limit, mmap_limit};
 use super::preference::ChosenTransport;
-use crate::data_path::ByteCounters;
+use crate::data_path::{ByteCounters, ProcessSocket};
 use crate::pump::{Connection, RelayEnd};
 
 /// The resources of a connection before its processes have received theirs.
@@ -24,8 +24,16 @@ pub(super) struct ConnectionResources {
     pub(super) broker: BrokerPart,
     /// The processes' descriptors. The broker closes its copies once they are sent: a ring end
     /// detects a dead peer by the hang-up of its doorbell, which needs all other copies closed.
-    processes: ProcessPart,
-    control_sent: OwnedFd,
+    pub(super) client: ClientPart,
+    /// Those of the accepting process, in the order of the endpoint protocol.
+    pub(super) server: Vec<OwnedFd>,
+}
+
+/// The descriptors for the connecting process.
+pub(super) enum ClientPart {
+    Descriptor(OwnedFd),
+    /// The memory is the accepting process's first descriptor.
+    Ring(Doorbells),
 }
 
 /// The broker's part of a connection. Its descriptors are non-blocking.
@@ -40,57 +48,53 @@ enum BrokerData {
     Ring(Monitor),
 }
 
-enum ProcessPart {
-    Descriptor { client: OwnedFd, server: OwnedFd },
-    Ring(Parts),
-}
-
 impl ConnectionResources {
     pub(super) fn new(transport: ChosenTransport) -> Result<Self, Refusal> {
         let (control, control_sent) = seqpacket::pair().map_err(|e| descriptor_limit(&e))?;
-        let (data, processes) = match transport {
+        set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
+        let (data, client, server) = match transport {
             ChosenTransport::Descriptor => {
-                data_pairs().map_err(|error| descriptor_limit(&error))?
+                let (data, client, server) =
+                    data_pairs().map_err(|error| descriptor_limit(&error))?;
+                (
+                    data,
+                    ClientPart::Descriptor(client),
+                    vec![server, control_sent],
+                )
             }
             ChosenTransport::Ring(size) => {
                 let parts = Parts::new(size).map_err(|error| descriptor_limit(&error))?;
                 let monitor =
                     Monitor::of_unused(&parts.memory).map_err(|error| mmap_limit(&error))?;
-                (BrokerData::Ring(monitor), ProcessPart::Ring(parts))
+                let Parts {
+                    memory,
+                    first,
+                    second,
+                } = parts;
+                let server = vec![memory, second.own, second.peer, control_sent];
+                (BrokerData::Ring(monitor), ClientPart::Ring(first), server)
             }
         };
-        set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
         Ok(Self {
             transport,
             broker: BrokerPart { control, data },
-            processes,
-            control_sent,
+            client,
+            server,
         })
     }
+}
 
-    /// The descriptors for the connecting process, in the order of the endpoint protocol.
-    pub(super) fn for_client(&self) -> Vec<BorrowedFd<'_>> {
-        match &self.processes {
-            ProcessPart::Descriptor { client, .. } => vec![client.as_fd()],
-            ProcessPart::Ring(parts) => vec![
-                parts.memory.as_fd(),
-                parts.first.own.as_fd(),
-                parts.first.peer.as_fd(),
-            ],
-        }
-    }
-
-    /// The descriptors for the accepting process, in the order of the endpoint protocol.
-    pub(super) fn for_server(&self) -> Vec<BorrowedFd<'_>> {
-        let control = self.control_sent.as_fd();
-        match &self.processes {
-            ProcessPart::Descriptor { server, .. } => vec![server.as_fd(), control],
-            ProcessPart::Ring(parts) => vec![
-                parts.memory.as_fd(),
-                parts.second.own.as_fd(),
-                parts.second.peer.as_fd(),
-                control,
-            ],
+impl ClientPart {
+    /// The descriptors in the order of the endpoint protocol. `server` are those for the accepting
+    /// process.
+    pub(super) fn descriptors<'a>(&'a self, server: &'a [OwnedFd]) -> Vec<BorrowedFd<'a>> {
+        match self {
+            ClientPart::Descriptor(client) => vec![client.as_fd()],
+            ClientPart::Ring(doorbells) => {
+                let memory = server.first().map(AsFd::as_fd);
+                let doorbells = [doorbells.own.as_fd(), doorbells.peer.as_fd()];
+                memory.into_iter().chain(doorbells).collect()
+            }
         }
     }
 }
@@ -100,7 +104,7 @@ impl BrokerPart {
     /// connection, `raw_fd` the flag of the client and of the server.
     pub(super) fn connection(
         self,
-        client_control: OwnedFd,
+        client_control: ProcessSocket,
         raw_fd: [bool; 2],
     ) -> (Connection, Arc<ByteCounters>) {
         match self.data {
@@ -112,7 +116,7 @@ impl BrokerPart {
             BrokerData::Ring(monitor) => {
                 let monitor = Arc::new(monitor);
                 let counters = ByteCounters::of_ring(Arc::clone(&monitor));
-                let controls = [client_control, self.control];
+                let controls = [client_control, self.control.into()];
                 (Connection::ring(controls, monitor), Arc::new(counters))
             }
         }
@@ -126,15 +130,13 @@ impl BrokerPart {
     }
 }
 
-fn data_pairs() -> std::io::Result<(BrokerData, ProcessPart)> {
+/// The broker's two descriptors, the connecting process's, and the accepting one's.
+fn data_pairs() -> std::io::Result<(BrokerData, OwnedFd, OwnedFd)> {
     let (client, client_sent) = stream::pair()?;
     let (server, server_sent) = stream::pair()?;
     for own in [&client, &server] {
         set_nonblocking(own, true)?;
     }
-    let processes = ProcessPart::Descriptor {
-        client: client_sent,
-        server: server_sent,
-    };
-    Ok((BrokerData::Descriptor { client, server }, processes))
+    let data = BrokerData::Descriptor { client, server };
+    Ok((data, client_sent, server_sent))
 }

@@ -35,6 +35,24 @@ impl SessionIo {
             .register(&mut SourceFd(&fd), token, Interest::READABLE)
     }
 
+    /// Watches for the process reading what was sent to it, too, or no longer. It causes an event at
+    /// once.
+    pub(super) fn watch_reading(
+        &self,
+        socket: impl AsFd,
+        index: usize,
+        reading: bool,
+    ) -> io::Result<()> {
+        let fd = socket.as_fd().as_raw_fd();
+        // A Unix socket becomes writable, and reports that, whenever its peer reads a message.
+        let interest = match reading {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        self.registry
+            .reregister(&mut SourceFd(&fd), session_token(index), interest)
+    }
+
     /// Watches a session no longer, so that a connection set can register its descriptor.
     pub(super) fn unwatch(&self, socket: impl AsFd) {
         // An error means that it is not registered, which is fine.

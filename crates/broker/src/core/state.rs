@@ -1,23 +1,26 @@
 //! The state that the core thread owns.
 
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::VmId;
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{Fabric, PartitionKind, RegisterError, RootSpec};
+use hvsock_fabric::{Fabric, PartitionKey, PartitionKind, RegisterError, RootSpec};
 use hvsock_registry::store::Loaded;
 use mio::Registry;
 
 use super::connections::Connections;
 use super::data_threads::DataThreads;
 use super::endpoints::Endpoints;
+use super::in_flight::InFlight;
 use super::leases::Leases;
 use super::left_folders::LeftFolders;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
-use super::pending::PendingConnect;
+use super::offers::Offers;
+use super::parked::Parked;
+use super::pending::{ParkedConnect, PendingConnect};
 use super::problems::{Problems, Wakeup, object_of};
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
@@ -25,7 +28,9 @@ use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
 use super::vms::Vms;
-use crate::callers::Callers;
+use crate::budget::{Budget, Charge, DescriptorPlan, Owner};
+use crate::callers::{Caller, Callers};
+use crate::data_path::ProcessSocket;
 use crate::guest_link::GuestLink;
 use crate::model::ProblemKind;
 use crate::{BrokerConfig, StartError};
@@ -37,9 +42,11 @@ pub(crate) struct Core {
     pub(super) dirs: Dirs,
     pub(super) endpoints: Endpoints,
     pub(super) left_folders: LeftFolders,
-    pub(super) sessions: Sessions<OwnedFd>,
+    pub(super) sessions: Sessions<ProcessSocket>,
     pub(super) session_io: SessionIo,
     pub(super) listeners: Listeners,
+    pub(super) offers: Offers,
+    pub(super) parked: Parked<ParkedConnect>,
     pub(super) leases: Leases,
     pub(super) stored: Stored,
     pub(super) problems: Problems,
@@ -55,6 +62,11 @@ pub(crate) struct Core {
     pub(super) callers: Callers,
     /// The user that the broker runs as.
     pub(super) broker_uid: u32,
+    /// The broker's descriptors.
+    pub(super) descriptors: Budget,
+    pub(super) in_flight: InFlight,
+    /// For the endpoints of containers and the links of VMs.
+    pub(super) partition_charges: HashMap<PartitionKey, Charge>,
 }
 
 impl Core {
@@ -101,29 +113,43 @@ impl Core {
             .set_registry(fabric.root(), registrations)
             .map_err(too_many)?;
         let registry = Arc::new(registry);
+        let data_threads = data_threads.map_err(StartError::io("start a data thread"))?;
+        let limit = hvsock_sys::limits::descriptors();
+        let plan = DescriptorPlan::new(limit, crate::process::open_descriptors());
+        let in_flight = DescriptorPlan::in_flight(config.soft_descriptors.unwrap_or(limit));
         Ok(Self {
             fabric,
             dirs: config.dirs,
             endpoints: Endpoints::new(Arc::clone(&registry)),
             left_folders: LeftFolders::default(),
             sessions: Sessions::new(SessionLimits {
-                idle_slots: config.idle_sessions,
+                idle_slots: config.idle_sessions.min(plan.idle_sessions()),
                 idle_timeout: config.idle_timeout,
             }),
             session_io: SessionIo::new(registry),
             listeners: Listeners::default(),
+            offers: Offers::default(),
+            parked: Parked::default(),
             leases: Leases::default(),
             stored,
             problems,
             retries: None,
             connections: Connections::default(),
-            data_threads: data_threads.map_err(StartError::io("start a data thread"))?,
+            data_threads,
             vms: Vms::default(),
             reports,
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),
             callers: Callers::new(),
             broker_uid,
+            descriptors: Budget::new(plan.shared()),
+            in_flight: InFlight::new(Budget::new(in_flight)),
+            partition_charges: HashMap::new(),
         })
+    }
+
+    /// Who what a process uses is charged to.
+    pub(super) fn owner(&self, partition: PartitionKey, caller: Caller) -> Owner {
+        Owner::of(self.broker_uid, self.fabric.root(), partition, caller.uid)
     }
 }

@@ -1,5 +1,6 @@
 //! Snapshots of the core's state for operators.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +14,16 @@ use super::connections::ConnectionRecord;
 use super::labels::{partition_label, registered, service_name};
 use super::listeners::ListenerRecord;
 use super::state::Core;
+use crate::budget::{Budget, Owner, Shares};
 use crate::callers::Caller;
 use crate::events::EventStream;
 use crate::model::{
     self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, Service,
-    ServiceMetrics,
+    ServiceMetrics, Share, SharedResource,
 };
+
+/// Most owners of a resource that are listed.
+const MAX_OWNERS: usize = 64;
 
 /// Numbers of objects, for the broker's status.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,8 @@ pub(crate) struct Summary {
     pub(crate) connections: usize,
     /// What does not work as it should.
     pub(crate) problems: Vec<model::Problem>,
+    pub(crate) descriptors: SharedResource,
+    pub(crate) unread_messages: SharedResource,
 }
 
 /// A registration with its use. Copying it costs little.
@@ -148,14 +155,45 @@ impl Core {
     }
 
     /// Counts registrations, partitions, listeners and connections, and lists problems.
-    pub(crate) fn summary(&self) -> Summary {
+    pub(crate) fn summary(&mut self) -> Summary {
         let services = self.registry().map_or(0, Registry::len);
+        let [descriptors, unread_messages] = self.shared_resources();
         Summary {
+            descriptors,
+            unread_messages,
             services: services - self.stored.built_in_count(),
             problems: self.problems.list(Instant::now()),
             partitions: self.fabric.partitions().count(),
             listeners: self.listeners.len(),
             connections: self.connections.len(),
+        }
+    }
+
+    /// The broker's descriptors, and the messages with descriptors that are unread.
+    pub(crate) fn shared_resources(&mut self) -> [SharedResource; 2] {
+        let shares = [&self.descriptors, self.in_flight.budget()].map(Budget::shares);
+        shares.map(|shares| self.shared_resource(&shares))
+    }
+
+    fn shared_resource(&mut self, shares: &Shares) -> SharedResource {
+        let mut owners: Vec<(Owner, u64)> = shares.owners().collect();
+        owners.sort_by_key(|(owner, used)| (Reverse(*used), *owner));
+        owners.truncate(MAX_OWNERS);
+        let owners = owners.into_iter().map(|(owner, used)| Share {
+            owner: match owner {
+                Owner::Operator => "operators".to_owned(),
+                Owner::User(uid) => format!("user {}", self.user_label(uid)),
+                Owner::Partition(key) => {
+                    format!("partition {}", partition_label(&self.fabric, key))
+                }
+            },
+            used,
+            limit: shares.limit(owner),
+        });
+        SharedResource {
+            used: shares.total(),
+            capacity: shares.capacity(),
+            owners: owners.collect(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! The control connection between the broker and one process of a connection.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption, VIOLATION};
 use hvsock_fabric::Refusal;
 use hvsock_sys::message;
+
+use super::ProcessSocket;
 
 /// Most messages read from one process in one turn, for fairness.
 const MESSAGES_PER_TURN: usize = 16;
@@ -13,7 +15,7 @@ const MESSAGES_PER_TURN: usize = 16;
 /// The broker's end of a process's control connection, with the state received on it.
 #[derive(Debug)]
 pub struct ControlConnection {
-    socket: OwnedFd,
+    socket: ProcessSocket,
     /// The process has announced a clean end of its data ([`ClientMessage::Shutdown`]).
     pub(crate) announced: bool,
     /// The process's end is closed.
@@ -25,9 +27,9 @@ pub struct ControlConnection {
 }
 
 impl ControlConnection {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: impl Into<ProcessSocket>) -> Self {
         Self {
-            socket,
+            socket: socket.into(),
             announced: false,
             closed: false,
             // Registering the descriptor in epoll reports messages that are already there.
@@ -38,6 +40,8 @@ impl ControlConnection {
 
     /// Sends a message to the process. Never blocks, so a process with a full receive queue misses it.
     pub(crate) fn send(&self, message: &BrokerMessage) {
+        // A message that is not read in time would make those before it look unread.
+        self.socket.settle();
         let mut bytes = Vec::with_capacity(64);
         message.encode(&mut bytes);
         let _ = message::send(&self.socket, &bytes, &[]);

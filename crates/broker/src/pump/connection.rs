@@ -1,6 +1,6 @@
 //! A connection of a set: relayed or ring.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
@@ -12,7 +12,7 @@ use mio::event::Event;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
 use super::turn::Turn;
-use crate::data_path::{ByteCounters, ControlConnection};
+use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket};
 use crate::reply::refused;
 
 /// The watched descriptors of a connection: for each side the data, then the control descriptor.
@@ -33,7 +33,7 @@ impl Connection {
     }
 
     /// A ring connection, with the control descriptors of the client and of the server.
-    pub(crate) fn ring(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
+    pub(crate) fn ring(controls: [ProcessSocket; 2], monitor: Arc<Monitor>) -> Self {
         Self::Ring(MonitoredRing::new(controls, monitor))
     }
 

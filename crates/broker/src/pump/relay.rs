@@ -21,7 +21,7 @@ use hvsock_fabric::Refusal;
 use hvsock_sys::stream;
 
 use super::turn::Turn;
-use crate::data_path::{ByteCounters, ControlConnection, peer_died, unread_data};
+use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket, peer_died, unread_data};
 
 /// Most bytes copied in one direction per turn, for fairness.
 const BYTES_PER_TURN: usize = 256 * 1024;
@@ -83,7 +83,7 @@ pub(crate) struct Relay {
 
 impl RelayEnd {
     /// The end of a process.
-    pub(crate) fn new(control: OwnedFd, data: OwnedFd, raw_fd: bool) -> Self {
+    pub(crate) fn new(control: impl Into<ProcessSocket>, data: OwnedFd, raw_fd: bool) -> Self {
         Self {
             control: Some(ControlConnection::new(control)),
             raw_fd,

@@ -5,7 +5,6 @@
 //! when a process is gone. The shared state shows why: a closed end has set its write-shutdown flag,
 //! a killed one has not.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
@@ -13,7 +12,7 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Monitor, RingSide};
 
 use super::turn::Turn;
-use crate::data_path::{ControlConnection, peer_died, unread_data};
+use crate::data_path::{ControlConnection, ProcessSocket, peer_died, unread_data};
 
 /// A ring connection, as the broker monitors it.
 pub(crate) struct MonitoredRing {
@@ -26,7 +25,7 @@ pub(crate) struct MonitoredRing {
 }
 
 impl MonitoredRing {
-    pub(super) fn new(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
+    pub(super) fn new(controls: [ProcessSocket; 2], monitor: Arc<Monitor>) -> Self {
         Self {
             controls: controls.map(ControlConnection::new),
             monitor,

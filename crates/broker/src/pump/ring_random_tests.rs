@@ -201,7 +201,7 @@ impl World {
         let counters = Arc::new(ByteCounters::of_ring(Arc::clone(&monitor)));
         set.adopt(Adopted {
             id: ID,
-            connection: Connection::ring([client, server], monitor),
+            connection: Connection::ring([client.into(), server.into()], monitor),
             counters: Arc::clone(&counters),
         });
         let end = |side, doorbells| RingEnd::open(side, &memory, doorbells).unwrap();

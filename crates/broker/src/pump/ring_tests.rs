@@ -79,7 +79,7 @@ impl Scene {
                     end: Some(RingEnd::open(side, &memory, doorbells).unwrap()),
                 }
             });
-        let controls = [controls.pop().unwrap(), controls.pop().unwrap()];
+        let controls = [(); 2].map(|()| controls.pop().unwrap().into());
         Self {
             connection: Connection::ring(controls, Arc::clone(&monitor)),
             counters: ByteCounters::of_ring(monitor),

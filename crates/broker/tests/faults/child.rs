@@ -2,6 +2,8 @@
 //! [`ChildRole`] in its environment.
 
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -23,11 +25,13 @@ const LONGEST: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ChildRole {
-    /// A broker, with a limit of open descriptors if given.
+    /// A broker, with a soft and a hard limit of open descriptors if given.
     Broker {
         folder: PathBuf,
-        descriptors: Option<u64>,
+        descriptors: Option<[u64; 2]>,
     },
+    /// Passes a descriptor between two sockets of its own, with a soft limit of open descriptors.
+    PassDescriptor { soft: u64 },
     /// Connects and writes without end.
     Flood {
         endpoint: PathBuf,
@@ -54,6 +58,11 @@ pub struct Child {
 impl Child {
     /// Starts a child and waits until it is ready.
     pub fn start(role: &ChildRole) -> Self {
+        Self::start_as(role, None)
+    }
+
+    /// The same, as another user.
+    pub fn start_as(role: &ChildRole, uid: Option<u32>) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command
             .args([
@@ -63,6 +72,9 @@ impl Child {
             ])
             .env(ROLE, serde_json::to_string(role).expect("JSON"))
             .stdout(Stdio::piped());
+        if let Some(uid) = uid {
+            command.uid(uid).gid(uid).current_dir("/");
+        }
         let mut process = Running::start(&mut command).expect("started");
         let output = CapturedOutput::from(process.take_stdout().expect("piped"));
         output.wait_for("ready", TIMEOUT).expect("it is ready");
@@ -111,11 +123,16 @@ pub struct BrokerProcess {
 
 impl BrokerProcess {
     pub fn start(folder: &Path, descriptors: Option<u64>) -> Self {
+        Self::start_as(folder, descriptors.map(|limit| [limit; 2]), None)
+    }
+
+    /// Starts a broker with a soft and a hard limit of open descriptors, as another user if given.
+    pub fn start_as(folder: &Path, descriptors: Option<[u64; 2]>, uid: Option<u32>) -> Self {
         let role = ChildRole::Broker {
             folder: folder.to_owned(),
             descriptors,
         };
-        let child = Child::start(&role);
+        let child = Child::start_as(&role, uid);
         let folder = folder.to_owned();
         Self { child, folder }
     }
@@ -147,6 +164,11 @@ impl BrokerProcess {
         usage::descriptors(self.child.process.id())
     }
 
+    /// The folder of all its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The CPU time that it has used.
     pub fn cpu_time(&self) -> Duration {
         let path = format!("/proc/{}/stat", self.child.process.id());
@@ -173,6 +195,7 @@ fn runs_the_role_of_a_child_process() {
             folder,
             descriptors,
         } => broker(&folder, descriptors),
+        ChildRole::PassDescriptor { soft } => pass_descriptor(soft),
         ChildRole::Flood { endpoint, vm, port } => flood(&endpoint, vm, port),
         ChildRole::Echo {
             endpoint,
@@ -194,13 +217,25 @@ fn ready() {
     println!("\nready");
 }
 
-fn broker(folder: &Path, descriptors: Option<u64>) {
-    if descriptors.is_some() {
-        let limit = Rlimit {
-            current: descriptors,
-            maximum: descriptors,
-        };
-        rustix::process::setrlimit(Resource::Nofile, limit).expect("a limit");
+fn limit_descriptors([soft, hard]: [u64; 2]) {
+    let limit = Rlimit {
+        current: Some(soft),
+        maximum: Some(hard),
+    };
+    rustix::process::setrlimit(Resource::Nofile, limit).expect("a limit");
+}
+
+fn pass_descriptor(soft: u64) {
+    limit_descriptors([soft; 2]);
+    let (from, _to) = hvsock_sys::seqpacket::pair().expect("sockets");
+    let sent = hvsock_sys::message::send(&from, b"x", &[from.as_fd()]);
+    sent.expect("passed");
+    ready();
+}
+
+fn broker(folder: &Path, descriptors: Option<[u64; 2]>) {
+    if let Some(limits) = descriptors {
+        limit_descriptors(limits);
     }
     let mut config = config(folder);
     config.control = true;

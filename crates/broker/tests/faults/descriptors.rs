@@ -15,7 +15,7 @@ use hvsock_testkit::wait::eventually;
 use hvsock_testkit::world::limit;
 
 const PORT: u32 = 500;
-const MOST: u64 = 96;
+const MOST: u64 = 160;
 
 fn is_shortage(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::LimitReached { which } if which.contains("descriptors"))
@@ -87,7 +87,7 @@ fn without_descriptors_each_client_is_refused_and_service_resumes_when_some_are_
     let problems = broker.client().status().unwrap().problems;
     for text in [
         "clients are refused, because no descriptor",
-        "may open 96 files at most",
+        "may open 160 files at most",
     ] {
         let found = problems.iter().find(|problem| problem.text.contains(text));
         let found = found.unwrap_or_else(|| panic!("{text}: {problems:#?}"));

@@ -87,21 +87,23 @@ fn accepted_messages_for_another_listeners_connections_are_ignored() {
 }
 
 #[test]
-fn accepted_without_receiving_is_bounded_by_the_listeners_socket_buffer() {
+fn accepted_without_receiving_frees_no_slot_of_a_connection_that_was_not_passed() {
     let world = World::new();
     let host = world.host();
     let hostile = Raw::new(&host);
-    hostile.listen(VmId::LOOPBACK, PORT, 4096);
+    hostile.listen(VmId::LOOPBACK, PORT, 50);
     let first = host.connect(VmId::LOOPBACK, PORT).unwrap().connection_id();
     let mut streams = Vec::new();
     let refusal = loop {
-        let next = first + 1 + streams.len() as u64;
-        hostile.send(&ClientMessage::Accepted { connection: next });
+        // For this one, which is in the socket, and for those that are held.
+        for connection in first..=first + streams.len() as u64 {
+            hostile.send(&ClientMessage::Accepted { connection });
+        }
         match host.connect(VmId::LOOPBACK, PORT) {
             Ok(stream) => streams.push(stream),
             Err(error) => break hvsock_testkit::world::refusal(&error),
         }
-        assert!(streams.len() < 4096, "no bound");
+        assert!(streams.len() < 200, "no bound");
     };
     assert_eq!(refusal, Refusal::BacklogFull);
     // Other listeners are not affected.

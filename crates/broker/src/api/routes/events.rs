@@ -30,8 +30,7 @@ const IN_FLIGHT: usize = 64;
         Busy,
     ))]
 pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
-    let permit = api.followers.of(&peer).try_acquire_owned();
-    let permit = permit.map_err(|_| ApiError::busy())?;
+    let permit = api.followers.try_acquire(&peer)?;
     let events = api.call(Handle::events).await?;
     let (lines, body) = mpsc::channel(IN_FLIGHT);
     tokio::task::spawn_blocking(move || while forward(&events, &lines).is_continue() {});

@@ -67,7 +67,7 @@ pub(super) async fn export(
             list.await
         }
         Format::Reg => {
-            let permit = api.permit(&api.listings, &peer).await?;
+            let permit = api.listings.acquire(&peer).await?;
             let handle = api.handle.clone();
             let file = move || Ok::<_, ApiError>(reg_file::export(&handle.export()?));
             let file = blocking(file).await??;

@@ -30,7 +30,7 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiEr
         Busy,
     ))]
 pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
-    let permit = api.permit(&api.listings, &peer).await?;
+    let permit = api.listings.acquire(&peer).await?;
     let handle = api.handle.clone();
     let text = blocking(move || handle.metrics().map(metrics::text)).await??;
     let body = body::listing(text.into_bytes(), permit);

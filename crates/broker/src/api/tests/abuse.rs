@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{TIMEOUT, World};
 use crate::api::admission::ConnectionLimits;
-use crate::api::limits::Limits;
+use crate::api::limits::{Limits, Shared};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -190,7 +190,10 @@ fn connections_beyond_the_limit_are_rejected_until_others_close() {
 #[test]
 fn followers_beyond_the_limit_are_rejected_until_others_disconnect() {
     let world = World::with_limits(Limits {
-        followers: 2,
+        followers: Shared {
+            each: 2,
+            per_user: 2,
+        },
         ..Limits::default()
     });
     let clients: Vec<_> = (0..3).map(|_| world.client()).collect();

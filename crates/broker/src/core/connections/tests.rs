@@ -28,6 +28,7 @@ fn record(from: u64, to: u64, owner: ConnectionOwner) -> ConnectionRecord {
         counters: Arc::default(),
         owner,
         started: Instant::now(),
+        _charge: None,
     }
 }
 

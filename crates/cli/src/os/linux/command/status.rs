@@ -100,6 +100,21 @@ impl Everything {
                 format::age(connection.age_seconds),
             ));
         }
+        let resources = [
+            (&status.descriptors, "broker descriptors that it may use"),
+            (&status.unread_messages, "messages that it may leave unread"),
+        ];
+        for (resource, what) in resources {
+            for share in resource.owners.iter().filter(|share| share.is_short()) {
+                lines.push("");
+                lines.push(format_args!(
+                    "{ALARM}limit:{ALARM:#} {}: {} of the {} {what}",
+                    printable(&share.owner),
+                    share.used,
+                    share.limit,
+                ));
+            }
+        }
         for problem in &status.problems {
             let since = format::age(problem.age_seconds);
             let what = printable(&problem.text);
