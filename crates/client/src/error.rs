@@ -26,7 +26,7 @@ pub enum ClientError {
         fix: Option<FixReport>,
     },
     /// The broker did not respond in time.
-    #[error("the broker did not respond within {} s", .0.as_secs())]
+    #[error("timed out: the broker did not respond within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The connection broke, or the response is not what this version expects.
     #[error("invalid response from the broker: {0}")]

@@ -254,7 +254,7 @@ impl fmt::Display for Refusal {
             Refusal::AddressNotAvailable => {
                 f.write_str("this address is not valid for connecting or listening")
             }
-            Refusal::TimedOut => f.write_str("the peer did not answer in time"),
+            Refusal::TimedOut => f.write_str("timed out: the peer did not answer"),
             Refusal::ServiceNotMappable => f.write_str(
                 "the service's GUID maps to no vsock port, and the peer uses vsock ports",
             ),

@@ -24,7 +24,7 @@ use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket};
 use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
 use crate::pump::{Connection, RelayEnd};
 
-/// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
+/// The longest and the default timeout for a guest to accept.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The broker's descriptors of a connection with a guest, at most: two doorbells or a socket, the
@@ -34,8 +34,17 @@ pub(super) const GUEST_END: u64 = 3;
 /// accepts.
 const PROCESS_PART: u64 = 3;
 
-/// How long after [`ACCEPT_TIMEOUT`] the core gives up on a link that has not answered.
+/// How long after the timeout the core gives up on a link that has not answered.
 const LINK_GRACE: Duration = Duration::from_secs(5);
+
+/// The timeout for a guest to accept, of a process that waits for as many milliseconds. So the process
+/// learns from the broker that the guest was too late, and does not take the broker for silent.
+fn accept_timeout(requested_ms: u32) -> Duration {
+    match requested_ms {
+        0 => ACCEPT_TIMEOUT,
+        ms => Duration::from_millis(ms.into()).min(ACCEPT_TIMEOUT),
+    }
+}
 
 impl Core {
     /// Starts a connect to a guest: makes both ends and asks the guest's link to connect. The process
@@ -97,12 +106,13 @@ impl Core {
         let Some(link) = self.vms.link(vm) else {
             return Err((session, Refusal::PartitionOff.into()));
         };
+        let timeout = accept_timeout(connect.timeout_ms);
         let requested = link.connect(GuestConnect {
             connection: id,
             source: Source::Host,
             service: Service::Id(connect.address.service),
             kind: SocketKind::Stream,
-            timeout: ACCEPT_TIMEOUT,
+            timeout,
             end,
         });
         if let Err(refusal) = requested {
@@ -119,7 +129,7 @@ impl Core {
             charge,
             reply,
         };
-        let deadline = Instant::now() + ACCEPT_TIMEOUT + LINK_GRACE;
+        let deadline = Instant::now() + timeout + LINK_GRACE;
         self.connections.begin(id, pending, deadline);
         Ok(())
     }

@@ -58,7 +58,7 @@ pub enum ControlError {
     #[error("limit reached: no more {0}")]
     Limit(&'static str),
     /// The core thread did not answer within 5 s. The request may still take effect.
-    #[error("the broker did not answer within {} seconds; try again", CALL_TIMEOUT.as_secs())]
+    #[error("timed out: the broker did not answer within {} seconds; try again", CALL_TIMEOUT.as_secs())]
     Busy,
     /// The broker has stopped.
     #[error("the broker has stopped")]

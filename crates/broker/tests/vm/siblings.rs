@@ -178,3 +178,21 @@ fn a_guest_that_gives_up_on_a_silent_sibling_leaves_no_connection() {
     );
     world.has_connections(0);
 }
+
+#[test]
+fn a_connect_that_a_guest_does_not_answer_is_told_as_the_guests_and_not_the_brokers() {
+    let world = World::new();
+    world.vm("two", TWO, &[]);
+    world.register(5000);
+    let _two = Driver::start(&world.socket("two"), Options::new(TWO)).expect("a driver");
+    let silent = Duration::from_millis(300);
+    let options = world.host().options().timeout(silent);
+    let error = options.connect(("two", 5000)).expect_err("no answer");
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert_eq!(hvsock::refusal_of(&error), Some(&hvsock::Refusal::TimedOut));
+    assert_eq!(
+        error.to_string(),
+        "timed out: the peer did not answer within 300ms"
+    );
+    world.has_connections(0);
+}

@@ -54,7 +54,10 @@ impl Socket {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
+                format!(
+                    "timed out: no answer within {} s",
+                    CONNECT_TIMEOUT.as_secs()
+                ),
             )),
         }
     }
@@ -102,7 +105,7 @@ async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     let why = match found.map_err(io::Error::other).flatten() {
         Ok(Some(output)) => return Ok(addresses(&String::from_utf8_lossy(&output))),
         Ok(None) => "unknown host".to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => "no answer".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => "timed out: no answer".to_owned(),
         Err(error) => format!("cannot run getent: {error}"),
     };
     let text = format!("cannot resolve `{host}`: {why}");

@@ -25,7 +25,10 @@ pub(crate) async fn within<T>(
     match tokio::time::timeout(limit, call).await {
         Ok(answer) => Ok(answer?.into_inner()),
         Err(_) => {
-            let text = format!("the guest did not answer within {} s", limit.as_secs());
+            let text = format!(
+                "timed out: the guest did not answer within {} s",
+                limit.as_secs()
+            );
             Err(Status::deadline_exceeded(text).into())
         }
     }

@@ -154,7 +154,7 @@ pub enum ExecError {
         what: String,
     },
     /// The guest did not answer in time.
-    #[error("the guest did not start the command within {} s", START.as_secs())]
+    #[error("timed out: the guest did not start the command within {} s", START.as_secs())]
     TimedOut,
     /// Protocol violation by the guest.
     #[error("the guest violates the session protocol: {0}")]

@@ -39,7 +39,8 @@ pub async fn begin(
         reason: reason.to_owned(),
     });
     let reply = timeout(TIMEOUT, begun).await;
-    let reply =
-        reply.map_err(|_| Status::deadline_exceeded("the guest did not answer within 10 s"))?;
+    let reply = reply.map_err(|_| {
+        Status::deadline_exceeded("timed out: the guest did not answer within 10 s")
+    })?;
     Ok(reply?.into_inner().by)
 }

@@ -85,7 +85,7 @@ pub enum Closed {
     #[error("the guest reset the connection")]
     Reset,
     /// The guest did not answer in time.
-    #[error("the guest did not answer in time")]
+    #[error("timed out: the guest did not answer")]
     TimedOut,
     /// The guest sent more data than there was free space for.
     #[error("the guest sent more data than its credit allows")]

@@ -254,7 +254,8 @@ impl Exchange {
         self.probes.send(()).await.map_err(|_| over())?;
         let stamp = timeout(REPLY_TIMEOUT, self.stamps.message()).await;
         let (ended, received) = (monotonic(), real_time());
-        let stamp = stamp.map_err(|_| Status::deadline_exceeded("the host did not answer"))?;
+        let stamp =
+            stamp.map_err(|_| Status::deadline_exceeded("timed out: the host did not answer"))?;
         let stamp = stamp?.ok_or_else(over)?;
         // By the monotonic clock, which is never set, so that a step in between does not count.
         let began = i64::from_ne_bytes(stamp.origin.to_ne_bytes());

@@ -117,7 +117,7 @@ impl Freeze for Service {
             Ok(Err(_)) => return Err(Status::internal("the freezer process has exited")),
             Err(_) => {
                 return Err(Status::deadline_exceeded(
-                    "the freezer process did not answer",
+                    "timed out: the freezer process did not answer",
                 ));
             }
         };
@@ -167,7 +167,11 @@ impl Freeze for Service {
         let stage = match timeout(GRACE, ended).await {
             Ok(Ok(stage)) => stage.clone(),
             Ok(Err(_)) => return Err(Status::internal("the freezer process has exited")),
-            Err(_) => return Err(Status::deadline_exceeded("the disks did not answer")),
+            Err(_) => {
+                return Err(Status::deadline_exceeded(
+                    "timed out: the disks did not answer",
+                ));
+            }
         };
         let mut thawed = match stage {
             Stage::Thawed(thawed) => thawed,

@@ -93,7 +93,9 @@ impl Store {
         match timeout(TIMEOUT, worked).await {
             Ok(Ok(worked)) => worked.map_err(|error| status(&error)),
             Ok(Err(_)) => Err(Status::internal("the agent failed to access the pool")),
-            Err(_) => Err(Status::unavailable("the guest's disk did not answer")),
+            Err(_) => Err(Status::unavailable(
+                "timed out: the guest's disk did not answer",
+            )),
         }
     }
 

@@ -50,7 +50,10 @@ pub enum ForwardError {
     },
     /// The connection broke before the guest answered.
     #[error("the guest's agent did not answer: {0}")]
-    Broken(#[source] io::Error),
+    Broken(io::Error),
+    /// The guest did not answer in time.
+    #[error("timed out: the guest's agent did not answer within {} s", ANSWERING.as_secs())]
+    TimedOut,
     /// A service cannot be connected to or listened for.
     #[error("{error}")]
     Service {
@@ -185,8 +188,10 @@ async fn request(
             .ok_or_else(|| protocol_violation("an empty answer"))
     };
     let answer = timeout(ANSWERING, exchange).await;
-    let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    match answer.map_err(ForwardError::Broken)? {
+    match answer
+        .map_err(|_| ForwardError::TimedOut)?
+        .map_err(ForwardError::Broken)?
+    {
         answer::Result::Ready(ready) => {
             let reached = ready.address.as_ref().map(Address::from_wire);
             let reached = reached.transpose()?;

@@ -20,7 +20,7 @@ mod transfer;
 mod vsock;
 
 #[cfg(feature = "tokio")]
-pub(crate) use broker::{EndpointConnection, Exchange, Step};
+pub(crate) use broker::{EndpointConnection, Exchange, Step, grace, with_timeout};
 pub(crate) use choose::uses_vsock;
 pub(crate) use dispatch::{Listener, PendingConnect, Stream};
 pub(crate) use execute::{Outcome, execute};

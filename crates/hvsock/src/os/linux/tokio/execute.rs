@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::watch::{Watched, watch};
 use crate::Endpoint;
 use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
-use crate::os::backend::{EndpointConnection, Exchange, Step};
+use crate::os::backend::{EndpointConnection, Exchange, Step, grace, with_timeout};
 
 /// The default capacity of a ring for tasks, in bytes. A task cannot spin; its wakeup takes some 30
 /// µs if the peer runs on another processor. The ring has to hold what memory transfers in that
@@ -28,10 +28,11 @@ pub(crate) async fn execute(
     if request.settings.ring_size == 0 {
         request.settings.ring_size = DEFAULT_TASK_RING_SIZE;
     }
-    match tokio::time::timeout(timeout, execute_on_broker(endpoint, request, timeout)).await {
-        Ok(result) => result,
+    let longest = timeout + grace(&request, timeout);
+    match tokio::time::timeout(longest, execute_on_broker(endpoint, request, timeout)).await {
+        Ok(result) => result.map_err(|error| with_timeout(error, timeout)),
         Err(_) => {
-            let text = "the broker does not reply";
+            let text = "timed out: the broker does not reply";
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         }
     }

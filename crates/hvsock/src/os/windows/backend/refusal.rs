@@ -52,7 +52,7 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
     match refusal {
         Some(Refusal::TimedOut) => refused_with(
             Refusal::TimedOut,
-            format!("{} did not reply in time", target.shown()),
+            format!("timed out: {} did not reply", target.shown()),
         ),
         Some(refusal) => refusal.into(),
         None => error,
@@ -61,7 +61,10 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
 
 /// The error for a connect without a reply.
 pub(super) fn no_reply_error(target: &Target, after: Duration) -> io::Error {
-    let text = format!("{} did not reply within {after:?}", target.shown());
+    let text = format!(
+        "timed out: {} did not reply within {after:?}",
+        target.shown()
+    );
     refused_with(Refusal::TimedOut, text)
 }
 

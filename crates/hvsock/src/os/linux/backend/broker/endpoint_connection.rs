@@ -135,7 +135,10 @@ impl EndpointConnection {
 
     /// The error for a broker that does not reply in time.
     pub(crate) fn no_reply_error(&self) -> io::Error {
-        let text = format!("the broker at {} does not reply", self.path.display());
+        let text = format!(
+            "timed out: the broker at {} does not reply",
+            self.path.display()
+        );
         io::Error::new(io::ErrorKind::TimedOut, text)
     }
 

@@ -6,17 +6,45 @@ use std::time::{Duration, Instant};
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
 use super::endpoint_connection::EndpointConnection;
+use super::errors;
 use super::exchange::{Exchange, Outcome, Step};
 use crate::Endpoint;
-use crate::backend::{REPLY_TIMEOUT, Request};
+use crate::backend::{REPLY_TIMEOUT, Request, RequestKind};
 
-/// Executes a request: connects, listens or explains. Waits up to `timeout`.
+/// Executes a request: connects, listens or explains. Waits up to `timeout`, and then for
+/// [`grace`] if only the broker is silent.
 pub(crate) fn execute(
     endpoint: &Endpoint,
     request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
-    let deadline = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout + grace(&request, timeout);
+    execute_until(endpoint, request, timeout, deadline)
+        .map_err(|error| errors::with_timeout(error, timeout))
+}
+
+/// How much longer than `timeout` to wait for the reply to a request.
+///
+/// The broker has the timeout of a connect, too, and answers with the refusal `TimedOut` when the peer was
+/// too late. The answer arrives a little after the timeout; without it the broker itself is silent.
+pub(crate) fn grace(request: &Request, timeout: Duration) -> Duration {
+    const SHORTEST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    match request.kind {
+        RequestKind::Connect { .. } if !request.flags.dry_run => {
+            (timeout / 2).clamp(SHORTEST, LONGEST)
+        }
+        _ => Duration::ZERO,
+    }
+}
+
+fn execute_until(
+    endpoint: &Endpoint,
+    request: Request,
+    timeout: Duration,
+    deadline: Instant,
+) -> io::Result<Outcome> {
     let mut connection = open(endpoint, timeout)?;
     let mut exchange = Exchange::new(request, &connection);
     loop {

@@ -22,9 +22,13 @@ mod stream;
 mod wire;
 
 pub(crate) use endpoint_connection::{EndpointConnection, Reply};
+#[cfg(feature = "tokio")]
+pub(crate) use errors::with_timeout;
 pub(crate) use exchange::Outcome;
 #[cfg(feature = "tokio")]
 pub(crate) use exchange::{Exchange, Step};
+#[cfg(feature = "tokio")]
+pub(crate) use execute::grace;
 pub(crate) use execute::{execute, query};
 pub(crate) use listener::Listener;
 pub(crate) use pending_connect::PendingConnect;

@@ -35,7 +35,7 @@ pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Er
         Some(errno::ETIMEDOUT) if machine == Machine::HyperV => refused_with(
             Refusal::TimedOut,
             format!(
-                "no reply for vsock port {port} in time; a Hyper-V host sends none if the service \
+                "timed out: no reply for vsock port {port}; a Hyper-V host sends none if the service \
                  is not registered or has no listener"
             ),
         ),
@@ -67,7 +67,7 @@ pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) ->
         "the host"
     };
     let after = after.map_or_else(|| "in time".to_owned(), |after| format!("within {after:?}"));
-    let text = format!("{target_name} did not reply {after} for vsock port {port}");
+    let text = format!("timed out: {target_name} did not reply {after} for vsock port {port}");
     refused_with(Refusal::TimedOut, text)
 }
 
