@@ -120,9 +120,9 @@ fn take_lock(dirs: &Dirs, run: &Folder) -> Result<FolderLock, StartError> {
             let (holder, run) = (holder.map(Box::new), dirs.run.clone());
             Err(StartError::Held { holder, run })
         }
-        Err(LockError::Io { path, source }) => {
+        Err(LockError::Io { path, error }) => {
             let what = format!("lock {}", path.display());
-            Err(StartError::io(what)(source))
+            Err(StartError::io(what)(error))
         }
     }
 }

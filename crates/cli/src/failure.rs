@@ -139,9 +139,21 @@ mod tests {
 
     #[test]
     fn a_cause_is_printed_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("cannot read x: {0}")]
-        struct Read(#[source] io::Error);
+        /// A type as some crates have them, whose text ends with that of its source.
+        #[derive(Debug)]
+        struct Read(io::Error);
+
+        impl fmt::Display for Read {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "cannot read x: {}", self.0)
+            }
+        }
+
+        impl std::error::Error for Read {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
 
         let denied = || io::Error::other("Permission denied");
         let error = anyhow::Error::new(Read(denied())).context("cannot start");

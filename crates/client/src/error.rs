@@ -32,12 +32,12 @@ pub enum ClientError {
     #[error("invalid response from the broker: {0}")]
     Protocol(String),
     /// A system call failed.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     Io {
         /// The socket.
         path: PathBuf,
         /// The error.
-        source: io::Error,
+        error: io::Error,
     },
 }
 

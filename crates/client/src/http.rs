@@ -151,13 +151,13 @@ async fn within<T>(timeout: Duration, call: impl Future<Output = Result<T>>) -> 
 /// Sends one request over a new connection. Turns an error response into an error.
 async fn exchange(path: &Path, call: Call) -> Result<Response<Incoming>> {
     let request = call.request()?;
-    let stream = UnixStream::connect(path).await.map_err(|source| {
+    let stream = UnixStream::connect(path).await.map_err(|error| {
         let path = path.to_owned();
-        match source.kind() {
+        match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 ClientError::NotRunning { path }
             }
-            _ => ClientError::Io { path, source },
+            _ => ClientError::Io { path, error },
         }
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))

@@ -9,7 +9,13 @@ use crate::{Vm, VmKind, VmState};
 /// The answer of the host compute service is not a list of compute systems.
 #[derive(Debug, thiserror::Error)]
 #[error("the list of the host compute service is invalid: {0}")]
-pub struct ParseComputeSystemsError(#[from] serde_json::Error);
+pub struct ParseComputeSystemsError(serde_json::Error);
+
+impl From<serde_json::Error> for ParseComputeSystemsError {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error)
+    }
+}
 
 /// A compute system: the fields used of the schema's `Properties`.
 ///

@@ -25,12 +25,12 @@ pub enum Error {
     #[error(transparent)]
     Missing(#[from] Missing),
     /// An operation on a file or socket failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     Io {
         /// The operation that failed.
         what: String,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
     /// A time limit has passed. The guest keeps running.
     #[error("{what} took longer than {limit:?}{seen}")]
@@ -62,7 +62,7 @@ impl Error {
     /// For `map_err`.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
-        move |source| Self::Io { what, source }
+        move |error| Self::Io { what, error }
     }
 }
 

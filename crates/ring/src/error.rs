@@ -35,7 +35,13 @@ pub enum RingError {
     Reset,
     /// The peer violated the ring protocol, so this end reset the connection.
     #[error("the other end violated the ring protocol: {0}")]
-    ProtocolViolation(#[from] Violation),
+    ProtocolViolation(Violation),
+}
+
+impl From<Violation> for RingError {
+    fn from(violation: Violation) -> Self {
+        Self::ProtocolViolation(violation)
+    }
 }
 
 impl From<RingError> for io::Error {

@@ -79,7 +79,13 @@ pub enum SnapshotError {
     },
     /// The memory cannot be mapped, or is not that of a connection.
     #[error("cannot map the connection's memory: {0}")]
-    Memory(#[from] io::Error),
+    Memory(io::Error),
+}
+
+impl From<io::Error> for SnapshotError {
+    fn from(error: io::Error) -> Self {
+        Self::Memory(error)
+    }
 }
 
 impl Monitor {

@@ -50,7 +50,6 @@ pub enum KeyError {
         /// The full path of the key.
         key: String,
         /// The system's error.
-        #[source]
         error: io::Error,
     },
 }

@@ -29,30 +29,30 @@ pub const NEW_FILE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// A step failed. Nothing was changed.
-    #[error("cannot {doing} {}: {source}; nothing was changed", path.display())]
+    #[error("cannot {doing} {}: {error}; nothing was changed", path.display())]
     Unchanged {
         /// The failed operation, such as `write`.
         doing: &'static str,
         /// The file.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
     /// Only the last sync failed. The file was changed, but a power loss may undo the change.
-    #[error("{} is changed, but a power loss may undo it: {source}", path.display())]
+    #[error("{} is changed, but a power loss may undo it: {error}", path.display())]
     NotDurable {
         /// The file.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 impl WriteError {
     /// The system's error.
-    pub fn source(&self) -> &io::Error {
+    pub fn error(&self) -> &io::Error {
         match self {
-            Self::Unchanged { source, .. } | Self::NotDurable { source, .. } => source,
+            Self::Unchanged { error, .. } | Self::NotDurable { error, .. } => error,
         }
     }
 }
@@ -66,26 +66,26 @@ impl WriteError {
 #[doc(alias = "fsync")]
 pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<Stamp, WriteError> {
     let path = folder.path().join(name);
-    let unchanged = |doing, source| WriteError::Unchanged {
+    let unchanged = |doing, error| WriteError::Unchanged {
         doing,
         path: path.clone(),
-        source,
+        error,
     };
     let (temporary, mut file) = create(folder).map_err(|e| unchanged("create", e))?;
     let replaced = fill(&mut file, bytes, mode).and_then(|()| {
         step("rename")?;
         rustix::fs::renameat(folder, os(&temporary), folder, name).map_err(|e| ("rename", e.into()))
     });
-    if let Err((doing, source)) = replaced {
+    if let Err((doing, error)) = replaced {
         // Ignore a failure: readers skip temporary files, and `clean` removes them.
         let _ = rustix::fs::unlinkat(folder, os(&temporary), AtFlags::empty());
-        return Err(unchanged(doing, source));
+        return Err(unchanged(doing, error));
     }
     let durable = sync_folder(folder);
     let stamp = rustix::fs::fstat(&file).map_err(io::Error::from);
     match durable.and(stamp) {
         Ok(stat) => Ok(Stamp::of(&stat)),
-        Err(source) => Err(WriteError::NotDurable { path, source }),
+        Err(error) => Err(WriteError::NotDurable { path, error }),
     }
 }
 
@@ -102,15 +102,15 @@ pub fn remove(folder: &Folder, name: &OsStr) -> Result<bool, WriteError> {
     match removed {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(source) => {
+        Err(error) => {
             return Err(WriteError::Unchanged {
                 doing: "remove",
                 path,
-                source,
+                error,
             });
         }
     }
-    sync_folder(folder).map_err(|source| WriteError::NotDurable { path, source })?;
+    sync_folder(folder).map_err(|error| WriteError::NotDurable { path, error })?;
     Ok(true)
 }
 

@@ -70,10 +70,10 @@ impl Folder {
     }
 
     fn at(path: &Path, create: Option<u32>) -> Result<Self, FolderError> {
-        let io = |source: rustix::io::Errno| FolderError::Io {
+        let io = |error: rustix::io::Errno| FolderError::Io {
             doing: "open",
             path: path.to_owned(),
-            source: source.into(),
+            error: error.into(),
         };
         let found = trusted_path::open(path, create)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -46,14 +46,14 @@ pub enum FolderError {
         owner: u32,
     },
     /// Opening or creating it failed.
-    #[error("cannot {doing} the folder {}: {source}", path.display())]
+    #[error("cannot {doing} the folder {}: {error}", path.display())]
     Io {
         /// The failed operation: `open` or `create`.
         doing: &'static str,
         /// The directory.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
 }
 

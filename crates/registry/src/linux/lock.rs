@@ -83,12 +83,12 @@ pub enum LockError {
         wait: Duration,
     },
     /// The file cannot be used.
-    #[error("cannot lock {}: {source}", path.display())]
+    #[error("cannot lock {}: {error}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -112,9 +112,9 @@ impl LockFile {
         let path = folder.path().join(name);
         let own = folder.as_fd().try_clone_to_owned();
         let place = Place {
-            folder: own.map_err(|source| LockError::Io {
+            folder: own.map_err(|error| LockError::Io {
                 path: path.clone(),
-                source,
+                error,
             })?,
             name: name.to_owned(),
             path,
@@ -243,9 +243,9 @@ impl Place {
         matches!((here, there), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
-    fn failed(&self, source: io::Error) -> LockError {
+    fn failed(&self, error: io::Error) -> LockError {
         let path = self.path.clone();
-        LockError::Io { path, source }
+        LockError::Io { path, error }
     }
 
     fn replaced_too_often(&self) -> LockError {
@@ -288,9 +288,9 @@ impl OpenFile {
                     std::thread::sleep(backoff.min(left));
                     backoff = (backoff * 2).min(Duration::from_millis(10));
                 }
-                Err(TryLockError::Error(source)) => {
+                Err(TryLockError::Error(error)) => {
                     let path = self.path.clone();
-                    return Err(LockError::Io { path, source });
+                    return Err(LockError::Io { path, error });
                 }
             }
         }
@@ -328,9 +328,9 @@ impl Lock {
     pub fn bump_generation(&mut self) -> Result<u64, LockError> {
         self.generation += 1;
         let written = self.file.file.write_all_at(&text(self.generation), 0);
-        written.map_err(|source| LockError::Io {
+        written.map_err(|error| LockError::Io {
             path: self.file.path.clone(),
-            source,
+            error,
         })?;
         Ok(self.generation)
     }

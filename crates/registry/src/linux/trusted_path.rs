@@ -59,10 +59,10 @@ enum Sharing {
 
 impl<'a> Walk<'a> {
     fn start(path: &'a Path) -> Result<Self, FolderError> {
-        let io = |source| FolderError::Io {
+        let io = |error| FolderError::Io {
             doing: "open",
             path: path.to_owned(),
-            source,
+            error,
         };
         let absolute = std::path::absolute(path).map_err(io)?;
         let here = root().map_err(|errno| io(errno.into()))?;
@@ -197,7 +197,7 @@ impl<'a> Walk<'a> {
         FolderError::Io {
             doing,
             path: self.path.to_owned(),
-            source: io::Error::from(errno),
+            error: io::Error::from(errno),
         }
     }
 }

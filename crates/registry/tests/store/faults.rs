@@ -69,7 +69,7 @@ fn a_full_disk_leaves_the_old_state_intact() {
         };
         let error: Box<WriteError> = error.downcast().unwrap();
         assert!(matches!(*error, WriteError::Unchanged { .. }));
-        assert_eq!(error.source().kind(), std::io::ErrorKind::StorageFull);
+        assert_eq!(error.error().kind(), std::io::ErrorKind::StorageFull);
         assert!(
             error.to_string().ends_with("; nothing was changed"),
             "{error}"

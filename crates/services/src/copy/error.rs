@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 pub enum CopyError {
     /// The connection broke.
     #[error("the connection broke: {0}")]
-    Broken(#[source] io::Error),
+    Broken(io::Error),
     /// The peer closed the connection before the copy was complete.
     #[error("the connection ended before the copy did")]
     Ended,
@@ -24,7 +24,6 @@ pub enum CopyError {
         /// The path concerned.
         path: PathBuf,
         /// The reason.
-        #[source]
         error: io::Error,
     },
 }

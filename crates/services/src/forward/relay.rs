@@ -51,16 +51,22 @@ impl Transferred {
 pub enum Fault {
     /// The local socket broke.
     #[error("{0}")]
-    Local(#[source] io::Error),
+    Local(io::Error),
     /// The connection to the other end broke.
     #[error("the connection broke: {0}")]
-    Connection(#[source] io::Error),
+    Connection(io::Error),
     /// The other end reports that the remote socket broke.
     #[error("the remote socket broke: {0}")]
     Remote(String),
     /// Protocol violation by the other end.
     #[error("protocol violation: the other end sent {0}")]
-    Violation(#[from] Violation),
+    Violation(Violation),
+}
+
+impl From<Violation> for Fault {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
 }
 
 /// State shared by the two directions.

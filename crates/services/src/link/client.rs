@@ -25,7 +25,7 @@ pub struct Target {
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The connect failed. The error's source names the rule or the state that is the reason.
+    /// The connect failed. The error has the refusal, if there is one: see [`CallError::refusal`].
     #[error("cannot reach the {} service of {partition}: {error}", service.key)]
     Connect {
         /// The service.
@@ -33,12 +33,11 @@ pub enum CallError {
         /// The partition.
         partition: PartitionRef,
         /// The reason.
-        #[source]
         error: io::Error,
     },
     /// The peer answered with an error status, or the connection broke before it answered.
     #[error("{}", status_text(.0))]
-    Status(#[from] Box<tonic::Status>),
+    Status(Box<tonic::Status>),
 }
 
 /// The text of a status: its message, or the meaning of its code if the message is empty. If the
@@ -52,6 +51,12 @@ fn status_text(status: &tonic::Status) -> String {
         (Some(error), _) => format!("the connection broke: {error}"),
         (None, "") => status.code().to_string(),
         (None, message) => message.to_owned(),
+    }
+}
+
+impl From<Box<tonic::Status>> for CallError {
+    fn from(status: Box<tonic::Status>) -> Self {
+        Self::Status(status)
     }
 }
 

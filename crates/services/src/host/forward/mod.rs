@@ -62,7 +62,6 @@ pub enum ForwardError {
         /// Whether this was a listen; otherwise it was a connect.
         listen: bool,
         /// The reason.
-        #[source]
         error: io::Error,
     },
     /// A socket of the host failed.
@@ -71,7 +70,6 @@ pub enum ForwardError {
         /// Its address.
         address: Address,
         /// The system's error.
-        #[source]
         error: io::Error,
     },
     /// An address that does not fit the wire format.
