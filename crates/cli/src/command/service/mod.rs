@@ -1,6 +1,7 @@
 //! `hvsock service`: registers, shows and removes services.
 
 mod access;
+mod confusable;
 mod show;
 mod state;
 mod transfer;
@@ -144,7 +145,9 @@ impl Register {
             creator: Some("hvsock".into()),
             purpose: self.purpose,
         }))?;
-        print_id(service.id, clip)
+        print_id(service.id, clip)?;
+        confusable::warn(context, [&service.name]);
+        Ok(())
     }
 
     /// Registers a lease and holds it until a signal arrives or the broker ends the lease.
@@ -153,6 +156,7 @@ impl Register {
         let (name, purpose) = (self.name.as_str(), self.purpose.unwrap_or_default());
         let lease = Lease::register_at(&context.endpoint(), name, id, &purpose)?;
         print_id(lease.id(), self.clip)?;
+        confusable::warn(context, [&self.name]);
         context.note(&format!(
             "`{name}` is registered until this command ends (Ctrl-C)"
         ));

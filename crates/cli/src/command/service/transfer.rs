@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use hvsock_control::NewService;
 
+use super::confusable;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format;
@@ -38,9 +39,8 @@ impl Export {
         let file = if self.reg {
             client.export_reg()?.to_vec()
         } else {
-            let mut file = serde_json::to_vec_pretty(&client.export_json()?)?;
-            file.push(b'\n');
-            file
+            let text = serde_json::to_string_pretty(&client.export_json()?)?;
+            format!("{}\n", hvsock_text::json(&text)).into_bytes()
         };
         match self.output {
             None => output::bytes(&file),
@@ -74,6 +74,7 @@ impl Import {
         for note in &imported.notes {
             context.note(note);
         }
+        confusable::warn(context, imported.added.iter().map(|service| &service.name));
         context.note(&format!(
             "{} added",
             format::count(imported.added.len(), "service")

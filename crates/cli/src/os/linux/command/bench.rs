@@ -65,7 +65,7 @@ impl Bench {
 
 /// A progress line, on a terminal only.
 fn progress(context: &Context, turn: usize, turns: usize) {
-    use std::io::{IsTerminal, Write, stderr};
+    use std::io::{IsTerminal as _, stderr};
 
     if context.quiet || !stderr().is_terminal() {
         return;
@@ -75,5 +75,5 @@ fn progress(context: &Context, turn: usize, turns: usize) {
         turn if turn == turns => "\r\x1b[K".to_owned(),
         turn => format!("\r\x1b[Kturn {turn} of {turns}…"),
     };
-    let _ = stderr().write_all(line.as_bytes());
+    output::text_to_stderr(&line);
 }

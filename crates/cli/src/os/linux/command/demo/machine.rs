@@ -1,6 +1,6 @@
 //! The virtual machine of the demo: a Linux guest with a copy of this program.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal as _, stderr};
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -11,6 +11,7 @@ use hvsock_qemu::{Config, File, Guest, Kernel, Kit, Missing, Vsock};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::output;
 
 /// The path of this program in the guest.
 const PROGRAM: &str = "/bin/hvsock";
@@ -74,9 +75,9 @@ impl Progress {
             let tick = Duration::from_millis(100);
             while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
                 let seconds = start.elapsed().as_secs_f64();
-                let _ = write!(stderr(), "\r   starting… {seconds:.1} s");
+                output::text_to_stderr(&format!("\r   starting… {seconds:.1} s"));
             }
-            let _ = write!(stderr(), "\r\x1b[K");
+            output::text_to_stderr("\r\x1b[K");
         };
         let thread = thread::Builder::new().name("progress".into()).spawn(count);
         Self(thread.ok().map(|thread| (stop, thread)))
