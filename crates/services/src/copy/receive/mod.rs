@@ -185,7 +185,10 @@ impl<'a, L: Link> Receiver<'a, L> {
             return Err(CopyError::Violation("an end within a folder"));
         }
         if self.failed == 0 && !self.tally.equals(end.sent.as_ref()) {
-            let what = "it has sent something else than what it states";
+            let what = match end.sent {
+                Some(_) => "it has sent something else than what it states",
+                None => "it does not say what it has sent",
+            };
             return Err(CopyError::Violation(what));
         }
         // A descriptor was flushed with its content.
