@@ -601,7 +601,7 @@ mod tests {
     fn who_is_denied_everywhere_has_no_exception_left_for_a_child() {
         let (mut one, base, defaults) = (service(), closed(), DEFAULTS());
         let levels = inherited(&base, &defaults);
-        for child in [None, Some(name("web"))] {
+        for child in [Some(name("web")), None] {
             let edit = AccessEdit {
                 child,
                 ..access(&["alice", "bob"])

@@ -356,8 +356,8 @@ mod tests {
             (
                 "name = \"a\"\n\"x\\nhelp: reboot\u{202e}\" = 1",
                 "s.toml:2:1: unknown key `x\\nhelp: reboot\\u{202e}`; known here: `name`, \
-                 `enabled`, `owner`, `creator`, `purpose`, `allow_wildcard_binds`, `bind`, \
-                 `connect`, `vm`",
+                 `enabled`, `owner`, `creator`, `purpose`, `allow_wildcard_binds`, \
+                 `only_root_binds`, `bind`, `connect`, `vm`",
             ),
             (
                 "name = \"a\"\nconnect = \"*\"",
