@@ -298,8 +298,10 @@ fn in_use(stat: &Stat) -> io::Error {
         Some(process) if process == std::process::id() => {
             "another copy to this name is in progress here".to_owned()
         }
-        Some(process) => format!("another copy to this name is in progress, by process {process}"),
-        None => "another copy to this name is in progress".to_owned(),
+        Some(process) => format!(
+            "its partial file is locked by process {process}, perhaps another copy to this name"
+        ),
+        None => "its partial file is locked, perhaps by another copy to this name".to_owned(),
     };
     io::Error::new(io::ErrorKind::ResourceBusy, why)
 }
