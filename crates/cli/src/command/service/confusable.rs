@@ -18,10 +18,8 @@ pub fn warn<'a>(context: &Context, added: impl IntoIterator<Item = &'a ElementNa
     if context.quiet {
         return;
     }
-    let services = context
-        .client()
-        .and_then(|client| Ok(client.services(true)?));
-    let services = services.into_iter().flatten();
+    let Ok(client) = context.client() else { return };
+    let services = client.services(true).unwrap_or_default().into_iter();
     let known = Known::new(services.map(|service| service.name));
     let notes = added.into_iter().flat_map(|name| known.notes(name));
     for note in notes.take(MAX_NOTES) {
