@@ -92,7 +92,7 @@ fn a_refused_listen_names_the_command_that_fixes_it() {
 fn a_closed_listener_names_the_reason() {
     let world = World::new();
     world.register(DEMO);
-    let mut command = world.command(["listen", DEMO, "--from", "children", "--keep", "--", "cat"]);
+    let mut command = world.command(["listen", DEMO, "--from", "children"]);
     let mut listener = world.listening(command.stderr(std::process::Stdio::piped()));
     world.ok(["service", "disable", DEMO]);
     assert_eq!(listener.end().code(), Some(1));
