@@ -12,6 +12,8 @@ use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
 use hvsock_sys::locks::Holder;
 
+use crate::AuditOutput;
+
 /// The configuration of a [`Broker`](crate::Broker).
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -33,6 +35,8 @@ pub struct BrokerConfig {
     pub shared_memory: bool,
     /// Serves the control API on its Unix socket (the default).
     pub control: bool,
+    /// Where records of the audit are written, besides the broker's memory. The default is its log.
+    pub audit: AuditOutput,
     /// Built-in registrations, for example of integration services. A file in the folder of services
     /// overrides what it says of one, and inherits the rest. So does a registration of the same service
     /// that is made in another way. An operator can change them, but not unregister them.
@@ -59,6 +63,7 @@ impl BrokerConfig {
             idle_sessions: 1024,
             shared_memory: true,
             control: true,
+            audit: AuditOutput::default(),
             built_in: Vec::new(),
             operator_group: None,
             soft_descriptors: None,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::model::{Event, EventKind};
+use crate::model::{AuditRecord, Event, EventKind};
 
 /// Capacity of one subscriber's queue. Further events are dropped and counted.
 const QUEUE_CAPACITY: usize = 1024;
@@ -22,6 +22,33 @@ pub(crate) struct EventBus {
 struct Subscriber {
     queue: SyncSender<Event>,
     missed: Arc<AtomicU64>,
+    records: RecordScope,
+}
+
+/// Which records of the audit a subscriber receives as events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordScope {
+    /// None.
+    #[default]
+    None,
+    /// Those about this user of the broker's own partition.
+    User(u32),
+    /// All.
+    All,
+}
+
+impl RecordScope {
+    /// Whether it has the record. `partition` is the broker's own.
+    pub(crate) fn contains(self, record: &AuditRecord, partition: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::User(uid) => record
+                .actor
+                .as_ref()
+                .is_some_and(|actor| actor.uid == Some(uid) && actor.partition == partition),
+        }
+    }
 }
 
 /// One subscriber's events, in order.
@@ -41,20 +68,29 @@ impl EventBus {
             return;
         }
         let event = now(what());
-        self.subscribers.retain(
-            |subscriber| match subscriber.queue.try_send(event.clone()) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    subscriber.missed.fetch_add(1, Ordering::Relaxed);
-                    true
-                }
-                Err(TrySendError::Disconnected(_)) => false,
+        self.subscribers
+            .retain(|subscriber| subscriber.send(&event));
+    }
+
+    /// Publishes a record of the audit to the subscribers whose scope has it. `partition` is the
+    /// broker's own.
+    pub(crate) fn publish_record(&mut self, record: &AuditRecord, partition: &str) {
+        let wants = |one: &Subscriber| one.records.contains(record, partition);
+        if !self.subscribers.iter().any(wants) {
+            return;
+        }
+        let event = Event {
+            time_ms: record.time_ms,
+            what: EventKind::Audit {
+                record: Box::new(record.clone()),
             },
-        );
+        };
+        self.subscribers
+            .retain(|subscriber| !wants(subscriber) || subscriber.send(&event));
     }
 
     /// Adds a subscriber; `None` if there are [`MAX_SUBSCRIBERS`] already.
-    pub(crate) fn subscribe(&mut self) -> Option<EventStream> {
+    pub(crate) fn subscribe(&mut self, records: RecordScope) -> Option<EventStream> {
         if self.subscribers.len() >= MAX_SUBSCRIBERS {
             // A dropped stream is otherwise noticed only at the next event.
             self.subscribers
@@ -68,8 +104,23 @@ impl EventBus {
         self.subscribers.push(Subscriber {
             queue: sender,
             missed: Arc::clone(&missed),
+            records,
         });
         Some(EventStream { queue, missed })
+    }
+}
+
+impl Subscriber {
+    /// Queues an event, or counts it if the queue is full. Returns false if the stream is gone.
+    fn send(&self, event: &Event) -> bool {
+        match self.queue.try_send(event.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                self.missed.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        }
     }
 }
 
@@ -119,7 +170,7 @@ mod tests {
     #[test]
     fn a_slow_subscriber_receives_the_number_of_missed_events() {
         let mut bus = EventBus::default();
-        let stream = bus.subscribe().unwrap();
+        let stream = bus.subscribe(RecordScope::None).unwrap();
         for _ in 0..QUEUE_CAPACITY + 3 {
             bus.publish(|| event("web"));
         }
@@ -138,13 +189,43 @@ mod tests {
     }
 
     #[test]
+    fn a_record_goes_to_those_who_ask_for_it_and_may_see_it() {
+        let mut bus = EventBus::default();
+        let scopes = [
+            RecordScope::None,
+            RecordScope::User(1000),
+            RecordScope::User(1001),
+            RecordScope::All,
+        ];
+        let streams = scopes.map(|scope| bus.subscribe(scope).unwrap());
+        let received = |bus: &mut EventBus, uid, partition: &str| {
+            let record = AuditRecord {
+                actor: Some(crate::model::AuditActor {
+                    partition: partition.into(),
+                    uid,
+                    ..Default::default()
+                }),
+                ..AuditRecord::default()
+            };
+            bus.publish_record(&record, "host");
+            let got = |stream: &EventStream| stream.recv_timeout(Duration::ZERO).is_some();
+            streams.each_ref().map(got)
+        };
+        let of = &mut bus;
+        assert_eq!(received(of, Some(1000), "host"), [false, true, false, true]);
+        assert_eq!(received(of, None, "host"), [false, false, false, true]);
+        // The same number in a container is another user.
+        assert_eq!(received(of, Some(1000), "ct"), [false, false, false, true]);
+    }
+
+    #[test]
     fn dropped_subscribers_free_their_slots() {
         let mut bus = EventBus::default();
         let streams: Vec<_> = (0..MAX_SUBSCRIBERS)
-            .map(|_| bus.subscribe().unwrap())
+            .map(|_| bus.subscribe(RecordScope::None).unwrap())
             .collect();
-        assert!(bus.subscribe().is_none());
+        assert!(bus.subscribe(RecordScope::None).is_none());
         drop(streams);
-        assert!(bus.subscribe().is_some());
+        assert!(bus.subscribe(RecordScope::None).is_some());
     }
 }

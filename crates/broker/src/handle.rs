@@ -19,13 +19,19 @@ use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, ListenRequest, Parti
 use hvsock_registry::Principal;
 use hvsock_virtio::InvalidCid;
 
+use crate::callers::Caller;
 use crate::core::{AddError, Core, CoreCall, CoreLink};
-use crate::events::EventStream;
-use crate::model::{Connection, ExplanationReport, Listener, MetricsSnapshot, Status};
+use crate::events::{EventStream, RecordScope};
+use crate::model::{
+    AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
+};
 use crate::stores::{PartitionStore, ServiceStore};
 
 use error::CALL_TIMEOUT;
 pub use error::{ControlError, ObjectKind};
+
+/// The records of an answer without a limit.
+const DEFAULT_RECORDS: usize = 1000;
 
 /// A handle to a running broker, to query and control it. Clones refer to the same broker.
 ///
@@ -208,8 +214,62 @@ impl Handle {
     /// [`ControlError::Limit`] if there are 64 subscribers already.
     #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<EventStream, ControlError> {
-        self.call(Core::subscribe)?
+        self.events_with_records(RecordScope::None)
+    }
+
+    /// Subscribes to the events from now on, and to the records of the audit in `records`.
+    ///
+    /// # Errors
+    ///
+    /// As [`events`](Self::events).
+    pub fn events_with_records(&self, records: RecordScope) -> Result<EventStream, ControlError> {
+        self.call(move |core| core.subscribe(records))?
             .ok_or(ControlError::Limit("event subscribers"))
+    }
+
+    /// The records of the audit in `scope` that a filter selects, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
+    #[doc(alias = "log")]
+    pub fn audit(
+        &self,
+        scope: RecordScope,
+        filter: AuditFilter,
+    ) -> Result<Vec<Arc<AuditRecord>>, ControlError> {
+        let own = self.about.partition.to_string();
+        // The limit counts only what the caller may see.
+        let (limit, all) = (filter.limit, Some(usize::MAX));
+        let filter = AuditFilter {
+            limit: all,
+            ..filter
+        };
+        let mut records = self.call(move |core| core.audit_records(&filter))?;
+        records.retain(|record| scope.contains(record, &own));
+        let limit = limit.unwrap_or(DEFAULT_RECORDS);
+        Ok(records.split_off(records.len().saturating_sub(limit)))
+    }
+
+    /// Records a change that a process made or tried to make.
+    pub(crate) fn record_change(
+        &self,
+        caller: Caller,
+        operator: bool,
+        record: AuditRecord,
+    ) -> Result<(), ControlError> {
+        self.call(move |core| core.record_change(caller, operator, record))
+    }
+
+    /// Records what a process says about the end of its own connection.
+    pub(crate) fn claim_result(
+        &self,
+        connection: u64,
+        caller: Caller,
+        result: String,
+    ) -> Result<String, ControlError> {
+        self.call(move |core| core.claim_result(connection, caller, &result))?
+            .ok_or_else(|| ControlError::unknown_connection(connection))
     }
 
     /// A snapshot of all metrics.
@@ -218,16 +278,18 @@ impl Handle {
     ///
     /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
-        let (services, refusals, partitions, guests, problems, shared) = self.call(|core| {
-            (
-                core.service_metrics(),
-                core.refusal_metrics(),
-                core.partition_metrics(),
-                core.guests(),
-                core.problem_metrics(),
-                core.shared_resources(),
-            )
-        })?;
+        let (services, refusals, partitions, guests, problems, shared, audit) =
+            self.call(|core| {
+                (
+                    core.service_metrics(),
+                    core.refusal_metrics(),
+                    core.partition_metrics(),
+                    core.guests(),
+                    core.problem_metrics(),
+                    core.shared_resources(),
+                    core.audit_metrics(),
+                )
+            })?;
         let [descriptors, unread_messages] = shared;
         let since = self
             .about
@@ -242,6 +304,7 @@ impl Handle {
             guests,
             descriptors,
             unread_messages,
+            audit,
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod audit;
 mod budget;
 mod callers;
 mod config;
@@ -32,8 +33,9 @@ use std::sync::Arc;
 use hvsock_registry::entry_folder::FolderWatch;
 use hvsock_registry::store::{self, FolderStore};
 
+pub use audit::AuditOutput;
 pub use config::{BrokerConfig, StartError};
-pub use events::EventStream;
+pub use events::{EventStream, RecordScope};
 pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
@@ -163,6 +165,7 @@ const _: () = {
 
     assert_send_sync::<Broker>();
     assert_send_sync::<Handle>();
+    assert_send_sync::<AuditOutput>();
     assert_send_sync::<BrokerConfig>();
     assert_send_sync::<ControlError>();
     assert_send_sync::<StartError>();

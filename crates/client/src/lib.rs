@@ -42,9 +42,9 @@ pub use hvsock_control as model;
 use error::Result;
 use http::{Call, Socket, parse};
 use model::{
-    AccessChange, AccessChanged, Connection, ExplanationReport, GuestCommand, Imported, Listener,
-    NewContainer, NewGuestCommand, NewService, NewVm, Partition, PartitionChange, PartitionState,
-    Service, ServiceChange, Status,
+    AccessChange, AccessChanged, AuditFilter, AuditRecord, Connection, ConnectionResult,
+    ExplanationReport, GuestCommand, Imported, Listener, NewContainer, NewGuestCommand, NewService,
+    NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
 };
 
 /// The content types of requests.
@@ -402,6 +402,69 @@ impl Client {
     pub fn events(&self) -> Result<Events<'_>> {
         let body = self.socket.open(get(&["v1", "events"]))?;
         Ok(Events::new(&self.socket, body))
+    }
+
+    /// Subscribes to events and to records of the audit: all as root or the broker's user, otherwise
+    /// those about the calling user. The subscription is active when this returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 503 if the broker has too many followers of events.
+    pub fn events_with_audit(&self) -> Result<Events<'_>> {
+        let call = get(&["v1", "events"]).query("audit", "true");
+        let body = self.socket.open(call)?;
+        Ok(Events::new(&self.socket, body))
+    }
+
+    /// Lists the records of the audit that `filter` selects, oldest first: all as root or the broker's
+    /// user, otherwise those about the calling user.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
+    #[doc(alias = "log")]
+    pub fn audit(&self, filter: &AuditFilter) -> Result<Vec<AuditRecord>> {
+        let mut call = get(&["v1", "audit"]);
+        let AuditFilter {
+            since_ms,
+            after,
+            user,
+            partition,
+            category,
+            service,
+            action,
+            failed,
+            limit,
+        } = filter;
+        let text = |number: &u64| number.to_string();
+        let conditions = [
+            ("since_ms", since_ms.as_ref().map(text)),
+            ("after", after.as_ref().map(text)),
+            ("user", user.clone()),
+            ("partition", partition.clone()),
+            ("category", category.map(|one| one.label().to_owned())),
+            ("service", service.clone()),
+            ("action", action.clone()),
+            ("failed", failed.then(|| "true".to_owned())),
+            ("limit", limit.as_ref().map(usize::to_string)),
+        ];
+        for (name, value) in conditions {
+            if let Some(value) = value {
+                call = call.query(name, &value);
+            }
+        }
+        self.call(call)
+    }
+
+    /// States how a connection of this process ends or ended, such as an exit status, for the audit.
+    /// Returns what is kept of it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if this process has and had no such connection.
+    pub fn state_result(&self, connection: u64, result: &str) -> Result<ConnectionResult> {
+        let path = ["v1", "connections", &connection.to_string(), "result"];
+        let result = ConnectionResult {
+            result: result.to_owned(),
+        };
+        self.change(post(&path), &result)
     }
 
     fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PartitionState, ProblemKind};
+use crate::{AuditRecord, PartitionState, ProblemKind};
 
 /// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,6 +139,12 @@ pub enum EventKind {
         kind: ProblemKind,
         /// The problem as it was last reported.
         problem: String,
+    },
+    /// A record of the audit. Sent to those who ask for it, and to an unprivileged user only about that
+    /// user.
+    Audit {
+        /// The record.
+        record: Box<AuditRecord>,
     },
     /// Events are missing here, because the reader was too slow.
     Missed {

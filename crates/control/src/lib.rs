@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod connection;
 mod event;
 mod explanation;
@@ -20,6 +21,10 @@ mod service;
 mod share;
 mod status;
 
+pub use audit::{
+    AuditActor, AuditCategory, AuditEnd, AuditFilter, AuditMetrics, AuditOutcome, AuditRecord,
+    Claim, ConnectionResult,
+};
 pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
 pub use event::{Event, EventKind};
 pub use explanation::{ExplanationReport, ExplanationStep, FixReport, RefusalReport};
@@ -48,6 +53,8 @@ pub use hvsock_registry::reg_file::ImportError;
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     assert_send_sync::<AccessChanged>();
+    assert_send_sync::<AuditFilter>();
+    assert_send_sync::<AuditRecord>();
     assert_send_sync::<Connection>();
     assert_send_sync::<ErrorBody>();
     assert_send_sync::<Event>();

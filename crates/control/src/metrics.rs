@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Guest, PartitionKind, PartitionState, SharedResource};
+use crate::{AuditMetrics, Guest, PartitionKind, PartitionState, SharedResource};
 
 /// A snapshot of all of the broker's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct MetricsSnapshot {
     /// The messages with descriptors that processes have not received yet.
     #[serde(default)]
     pub unread_messages: SharedResource,
+    /// The records of the audit.
+    pub audit: AuditMetrics,
     /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

@@ -22,6 +22,9 @@ pub enum ClientMessage {
         /// Its value.
         value: u32,
     },
+    /// Says what the connection is for, before the request. Not answered. A broker that does not know
+    /// this message refuses it as a protocol violation.
+    Describe(Describe),
     /// Requests a connection. Answered by `Connected`, `Explained` or `Refused`.
     Connect(Connect),
     /// Requests a listener. Answered by `Listening`, `Explained` or `Refused`.
@@ -52,6 +55,15 @@ pub enum LookupKind {
     Service = 1,
     /// A partition's name.
     Partition = 2,
+}
+
+/// What a process says that its connection is for. The broker records it, and decides nothing by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Describe {
+    /// What the process is about to do, in one word: `exec`, `cp`, ...
+    pub action: String,
+    /// The command line, paths or addresses.
+    pub detail: String,
 }
 
 /// A request for a connection.
@@ -165,6 +177,7 @@ const ACCEPTED: u8 = 0x06;
 const SHUTDOWN: u8 = 0x07;
 const CONNECT_NAMED: u8 = 0x08;
 const LISTEN_NAMED: u8 = 0x09;
+const DESCRIBE: u8 = 0x0a;
 
 impl ClientMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -181,6 +194,12 @@ impl ClientMessage {
                 Writer::new(buffer, SET_OPTION, none)
                     .u32(*option as u32)
                     .u32(*value);
+            }
+            Self::Describe(m) => {
+                let action_len = u32::try_from(m.action.len()).unwrap_or(u32::MAX);
+                Writer::new(buffer, DESCRIBE, none)
+                    .u32(action_len)
+                    .text(&format!("{}{}", m.action, m.detail));
             }
             Self::Connect(m) => {
                 Writer::new(buffer, CONNECT, m.flags)
@@ -257,6 +276,13 @@ impl ClientMessage {
                 option: r.option()?,
                 value: r.u32()?,
             },
+            DESCRIBE => {
+                let action_len = r.u32()? as usize;
+                Self::Describe(Describe {
+                    action: r.text_of(action_len)?,
+                    detail: r.text()?,
+                })
+            }
             CONNECT => Self::Connect(Connect {
                 flags,
                 timeout_ms: r.u32()?,
@@ -499,6 +525,23 @@ mod tests {
         ));
     }
 
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn describe_is_byte_exact() {
+        let message = ClientMessage::Describe(Describe {
+            action: "exec".into(),
+            detail: "uname -r".into(),
+        });
+        let want = b"\x01\x0a\0\0\x04\0\0\0execuname -r";
+        assert_eq!(bytes(&message), want);
+        assert_eq!(ClientMessage::decode(want), Ok(message));
+        let too_long = b"\x01\x0a\0\0\x09\0\0\0exec";
+        assert!(matches!(
+            ClientMessage::decode(too_long),
+            Err(DecodeError::Truncated(_))
+        ));
+    }
+
     fn any_message() -> impl Strategy<Value = ClientMessage> {
         let flags = any::<[bool; 3]>().prop_map(|[raw_fd, dry_run, explain]| Flags {
             raw_fd,
@@ -530,6 +573,9 @@ mod tests {
             ".{0,80}".prop_map(|name| ClientMessage::Lookup {
                 kind: LookupKind::Service,
                 name
+            }),
+            (".{0,32}", ".{0,80}").prop_map(|(action, detail)| {
+                ClientMessage::Describe(Describe { action, detail })
             }),
             (option, any::<u32>())
                 .prop_map(|(option, value)| ClientMessage::SetOption { option, value }),

@@ -19,8 +19,8 @@ mod wire;
 
 pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused};
 pub use client::{
-    ClientMessage, Connect, ConnectNamed, IdOrName, Listen, ListenNamed, LookupKind, NamedAddress,
-    Register,
+    ClientMessage, Connect, ConnectNamed, Describe, IdOrName, Listen, ListenNamed, LookupKind,
+    NamedAddress, Register,
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{

@@ -8,7 +8,7 @@ use hvsock_address::HVSOCKET_CONNECT_TIMEOUT_MAX;
 use hvsock_endpoint::Flags;
 
 use crate::backend::errors::unexpected_reply;
-use crate::backend::{self, Outcome, REPLY_TIMEOUT, Request, RequestKind, Settings};
+use crate::backend::{self, Description, Outcome, REPLY_TIMEOUT, Request, RequestKind, Settings};
 use crate::{
     Check, Endpoint, Explanation, ExplanationStep, HvListener, HvStream, Refusal, ToHvAddr, error,
     fix_of,
@@ -20,6 +20,10 @@ pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The backlog if none is set; the same as in `std::net`.
 const DEFAULT_BACKLOG: u32 = 128;
 
+/// The most bytes of a description that are sent.
+const MAX_ACTION: usize = 32;
+const MAX_DETAIL: usize = 980;
+
 /// The options that connecting and listening share.
 #[derive(Clone, Debug, Default)]
 struct Shared {
@@ -27,6 +31,7 @@ struct Shared {
     settings: Settings,
     raw_fd: bool,
     explains_refusal: bool,
+    description: Option<Arc<Description>>,
 }
 
 impl Shared {
@@ -40,6 +45,7 @@ impl Shared {
             address: address.to_hv_addr()?,
             kind,
             settings: self.settings,
+            description: self.description.clone(),
             flags: Flags {
                 raw_fd: self.raw_fd,
                 dry_run,
@@ -212,6 +218,21 @@ impl ConnectOptions {
         self
     }
 
+    /// Says what the connection is for: `action` in one word, such as `exec`, and `detail`, such as the
+    /// command line. The broker's audit records it with the connection, or with its refusal, as a claim
+    /// of this process; nothing is decided by it. Do not put secrets into it.
+    ///
+    /// The broker keeps 32 bytes of the action and about 1000 of the detail. It has no effect without a
+    /// broker, with one of an older version, and on a socket that connects in non-blocking mode.
+    #[doc(alias = "audit")]
+    pub fn describe(mut self, action: impl Into<String>, detail: impl AsRef<str>) -> Self {
+        self.shared.description = Some(Arc::new(Description {
+            action: shortened(&action.into(), MAX_ACTION).to_owned(),
+            detail: abridged(detail.as_ref()),
+        }));
+        self
+    }
+
     /// Connects to a service. Blocks up to the [`timeout`](Self::timeout).
     ///
     /// # Errors
@@ -252,6 +273,21 @@ impl ConnectOptions {
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.timeout
     }
+}
+
+/// The longest start of `text` of at most `max` bytes that ends at a character boundary.
+fn shortened(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rfind(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or(0)]
+}
+
+/// `text` within the limit of a description, with the number of bytes that are left out.
+fn abridged(text: &str) -> String {
+    if text.len() <= MAX_DETAIL {
+        return text.to_owned();
+    }
+    let start = shortened(text, MAX_DETAIL);
+    format!("{start}... ({} more bytes)", text.len() - start.len())
 }
 
 impl HvStream {

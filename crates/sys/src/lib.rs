@@ -9,6 +9,7 @@
 //! - [`poll`] and `event`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
+//! - `journal`: structured entries for systemd's journal.
 //! - `session`: programs in a session of their own. `supervisor`: such programs, of which all processes
 //!   can be found and ended. `inherit`: the descriptors that programs inherit. `child`: the end of a
 //!   child process.
@@ -37,8 +38,8 @@ mod windows;
 #[cfg(target_os = "linux")]
 pub use linux::{
     accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, inherit,
-    limits, locks, message, owner, peer, poll, processor, seqpacket, session, shared_memory,
-    stream, supervisor, vsock,
+    journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
+    shared_memory, stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

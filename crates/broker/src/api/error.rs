@@ -1,5 +1,8 @@
 //! Errors of requests: an HTTP status and a message.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
@@ -9,6 +12,10 @@ use hvsock_registry::store::StoreError;
 use crate::api::json::Json;
 use crate::handle::ControlError;
 use crate::model::{ErrorBody, FixReport};
+
+/// The message of an error, as an extension of its response: for the audit.
+#[derive(Clone, Debug)]
+pub(crate) struct Reason(pub Arc<str>);
 
 /// An error response.
 #[derive(Debug)]
@@ -74,10 +81,11 @@ impl From<ControlError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let reason = Reason(self.message.as_str().into());
         let body = ErrorBody {
             error: self.message,
             fix: self.fix.as_deref().map(FixReport::from),
         };
-        (self.status, Json(body)).into_response()
+        (self.status, Extension(reason), Json(body)).into_response()
     }
 }

@@ -15,20 +15,38 @@ use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use super::record::Asked;
+use crate::RecordScope;
+use crate::callers::Caller;
 
 /// The calling process, as the kernel identifies it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     principal: Arc<Principal>,
+    caller: Caller,
     /// Who may change the broker's state.
     operators: Operators,
 }
 
 impl Peer {
-    pub fn new(principal: Principal, operators: Operators) -> Self {
+    pub fn new(principal: Principal, caller: Caller, operators: Operators) -> Self {
         Self {
             principal: Arc::new(principal),
+            caller,
             operators,
+        }
+    }
+
+    /// Its credentials.
+    pub fn caller(&self) -> Caller {
+        self.caller
+    }
+
+    /// The records of the audit that it may read: all as an operator, otherwise those about itself.
+    pub fn records(&self) -> RecordScope {
+        match self.privileged() {
+            true => RecordScope::All,
+            false => RecordScope::User(self.uid()),
         }
     }
 
@@ -118,7 +136,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let asked = request.extensions().get::<Asked>().cloned();
         let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        if let Some(asked) = asked {
+            asked.set_body(&bytes);
+        }
         serde_json::from_slice(&bytes)
             .map(Self)
             .map_err(|error| ApiError::bad_request(format!("invalid body: {error}")))
@@ -136,6 +158,7 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let asked = request.extensions().get::<Asked>().cloned();
         let limit = request
             .extensions()
             .get()
@@ -148,6 +171,11 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
         }
         axum::body::to_bytes(body, limit)
             .await
+            .inspect(|bytes| {
+                if let Some(asked) = &asked {
+                    asked.set_size(bytes.len());
+                }
+            })
             .map(Self)
             .map_err(|error| {
                 let source = std::error::Error::source(&error);

@@ -111,6 +111,33 @@ impl Collector for Scrape {
                 .iter()
                 .map(|(kind, count)| ([("kind", kind.as_str())], Value::Gauge(*count as f64))),
         )?;
+        family(
+            &mut encoder,
+            "hvsock_audit_records",
+            "Records of the audit since the broker started",
+            None,
+            snapshot
+                .audit
+                .records
+                .iter()
+                .map(|(category, outcome, count)| {
+                    let labels = [("category", category.label()), ("outcome", outcome.label())];
+                    (labels, Value::Counter(*count))
+                }),
+        )?;
+        let dropped = [
+            ("rate_limit", snapshot.audit.left_out),
+            ("not_written", snapshot.audit.not_written),
+        ];
+        family(
+            &mut encoder,
+            "hvsock_audit_records_dropped",
+            "Records of the audit that were left out, or not written to the journal or log",
+            None,
+            dropped
+                .into_iter()
+                .map(|(reason, count)| ([("reason", reason)], Value::Counter(count))),
+        )?;
         guests::encode(&mut encoder, &snapshot.guests)?;
         let resources = [
             (
@@ -210,6 +237,8 @@ fn state_label(state: PartitionState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use crate::model::{AuditCategory, AuditMetrics, AuditOutcome};
+
     use super::*;
     use crate::model::SharedResource;
 
@@ -243,6 +272,11 @@ mod tests {
                 }],
             },
             unread_messages: SharedResource::default(),
+            audit: AuditMetrics {
+                records: vec![(AuditCategory::Guest, AuditOutcome::Refused, 5)],
+                left_out: 6,
+                not_written: 0,
+            },
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,
@@ -259,6 +293,9 @@ mod tests {
             r#"hvsock_listeners{service="HV Socket \"Demo\""} 1.0"#,
             r#"hvsock_sent_bytes_total{service="HV Socket \"Demo\""} 10"#,
             r#"hvsock_received_bytes_total{service="HV Socket \"Demo\""} 20"#,
+            r#"hvsock_audit_records_total{category="guest",outcome="refused"} 5"#,
+            r#"hvsock_audit_records_dropped_total{reason="rate_limit"} 6"#,
+            r#"hvsock_audit_records_dropped_total{reason="not_written"} 0"#,
             r#"hvsock_refusals_total{reason="no_listener"} 7"#,
             r#"hvsock_partitions{kind="container",state="running"} 2.0"#,
             r#"hvsock_problems{kind="config_watch"} 1.0"#,

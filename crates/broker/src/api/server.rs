@@ -132,7 +132,8 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
         let Ok(caller) = Caller::of(&stream) else {
             continue;
         };
-        let peer = Peer::new(callers.principal(caller, &stream), operators.clone());
+        let principal = callers.principal(caller, &stream);
+        let peer = Peer::new(principal, caller, operators.clone());
         match limit.try_acquire(peer.uid(), peer.privileged()) {
             Some(permit) => {
                 let router = router.clone().layer(Extension(peer));

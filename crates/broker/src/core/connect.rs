@@ -257,6 +257,7 @@ impl Core {
         for (end, _) in options.into_iter().filter(|(_, set)| *set) {
             self.fabric.set_connected_suspend(id, end, true);
         }
+        let claim = session.claim;
         let (connection, counters) =
             part.connection(session.socket, [connect.flags.raw_fd, raw_fd]);
         let place = self.data_threads.adopt(Adopted {
@@ -273,6 +274,9 @@ impl Core {
             owner: ConnectionOwner::DataThreads(place),
             started: Instant::now(),
             _charge: Some(charge),
+            claim,
+            claimed_result: None,
+            audited: None,
         };
         self.record_connection(id, record);
     }

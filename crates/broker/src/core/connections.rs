@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::ServiceId;
+use hvsock_control::{AuditRecord, Claim};
 use hvsock_endpoint::Transport;
 use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey};
 
@@ -44,6 +45,12 @@ pub(super) struct ConnectionRecord {
     pub(super) started: Instant,
     /// For the broker's descriptors of it.
     pub(super) _charge: Option<Charge>,
+    /// What the connecting process says that it is for.
+    pub(super) claim: Option<Arc<Claim>>,
+    /// What the connecting process says about its end.
+    pub(super) claimed_result: Option<String>,
+    /// The record of its beginning, if the audit has one.
+    pub(super) audited: Option<Arc<AuditRecord>>,
 }
 
 /// One end of a connection.
@@ -137,6 +144,11 @@ impl<P> Connections<P> {
     /// An established connection.
     pub(super) fn get(&self, id: ConnectionId) -> Option<&ConnectionRecord> {
         self.established.get(&id)
+    }
+
+    /// An established connection, to change what is recorded about it.
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut ConnectionRecord> {
+        self.established.get_mut(&id)
     }
 
     /// The owner of an established connection.

@@ -23,7 +23,8 @@ impl Core {
     }
 
     /// Records an established connection, counts it, and publishes an event.
-    pub(super) fn record_connection(&mut self, id: ConnectionId, record: ConnectionRecord) {
+    pub(super) fn record_connection(&mut self, id: ConnectionId, mut record: ConnectionRecord) {
+        record.audited = self.audit_connected(id, &record);
         let service = record.service;
         self.telemetry
             .count_opened(registered(&self.fabric, service));
@@ -67,6 +68,7 @@ impl Core {
         let Some(record) = self.connections.remove(id) else {
             return;
         };
+        self.audit_closed(&record, reason);
         let (sent, received) = (record.counters.sent(), record.counters.received());
         let service = registered(&self.fabric, record.service);
         self.telemetry.count_closed(service, sent, received);

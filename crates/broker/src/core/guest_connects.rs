@@ -163,13 +163,13 @@ impl Core {
                 Ok(()) => Some((process, guest)),
                 Err(error) => {
                     self.fabric.close_connection(id);
-                    return self.reject(&session, address, &descriptor_limit(&error));
+                    return self.reject(&session, "connect", address, &descriptor_limit(&error));
                 }
             },
             (Some(_), None) => {
                 let cause = "the guest's link gave no socket".into();
                 self.fabric.close_connection(id);
-                return self.reject(&session, address, &Refusal::Reset { cause });
+                return self.reject(&session, "connect", address, &Refusal::Reset { cause });
             }
         };
         self.fabric.accepted(id);
@@ -202,7 +202,7 @@ impl Core {
         {
             let refusal = in_flight_limit(&error);
             self.fabric.close_connection(id);
-            self.reject(&session, address, &refusal);
+            self.reject(&session, "connect", address, &refusal);
             if let (None, Some(link)) = (relayed, self.vms.link(vm)) {
                 link.close(id, refusal);
             }
@@ -211,16 +211,25 @@ impl Core {
         charge.shrink(PROCESS_PART);
         // If the process is gone by now, whoever moves the bytes closes the connection.
         let ends = [from, to];
+        let claim = session.claim;
         match relayed {
             Some(((data, raw_fd), guest)) => {
                 let process = RelayEnd::new(session.socket, data, raw_fd);
                 let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
                 let connection = Connection::relay(process, guest);
-                self.relay_guest(id, address.service, ends, connection, counters, charge);
+                self.relay_guest(
+                    id,
+                    address.service,
+                    ends,
+                    connection,
+                    counters,
+                    charge,
+                    claim,
+                );
             }
             None => {
                 let end = (transport, charge);
-                self.record_link(vm, id, address.service, ends, end, &counters);
+                self.record_link(vm, id, address.service, ends, end, &counters, claim);
                 if let Some(link) = self.vms.link(vm) {
                     link.establish(id, ControlConnection::new(session.socket));
                 }
@@ -245,6 +254,6 @@ impl Core {
         if let Some(link) = self.vms.link(pending.route.target) {
             link.close(id, refusal.clone());
         }
-        self.reject(&pending.session, pending.address, refusal);
+        self.reject(&pending.session, "connect", pending.address, refusal);
     }
 }

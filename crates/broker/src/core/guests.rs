@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
+use hvsock_control::{AuditRecord, Claim};
 use hvsock_endpoint::Transport;
 use hvsock_fabric::{
     self as fabric, ConnectRequest, ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route,
@@ -129,6 +130,19 @@ impl Core {
     ) {
         self.telemetry.count_refused(refusal);
         let from = partition_label(&self.fabric, vm);
+        let caller = caller_of(request, self.capabilities(vm));
+        match address {
+            Some(address) => self.audit_refused("connect", (vm, caller), address, None, refusal),
+            None => self.audit_refusal(
+                AuditRecord {
+                    action: "connect".into(),
+                    target: Some(label(request)),
+                    ..AuditRecord::default()
+                },
+                (vm, caller),
+                refusal,
+            ),
+        }
         let address = address.map_or_else(|| label(request), |address| address.to_string());
         let port = request.service.port();
         tracing::info!(%from, %address, port, reason = refusal.label(),
@@ -265,7 +279,7 @@ impl Core {
         let ends = [from, to];
         match side {
             Side::Link(mut peer, buffer) => {
-                self.record_link(vm, id, service, ends, (transport, charge), &counters);
+                self.record_link(vm, id, service, ends, (transport, charge), &counters, None);
                 peer.set_control(ControlConnection::new(control));
                 let end = LinkEnd {
                     peer,
@@ -278,7 +292,7 @@ impl Core {
             Side::Relay(guest, data) => {
                 let process = RelayEnd::new(control, data, preference.raw_fd);
                 let connection = Connection::relay(guest, process);
-                self.relay_guest(id, service, ends, connection, counters, charge);
+                self.relay_guest(id, service, ends, connection, counters, charge, None);
                 Ok(None)
             }
         }
@@ -338,12 +352,13 @@ impl Core {
         };
         let ends = [from_record, to_record];
         let transport = (Transport::Descriptor, charge);
-        self.record_link(vm, id, service, ends, transport, &counters);
+        self.record_link(vm, id, service, ends, transport, &counters, None);
         let end = end(from, counters, ConnectionEnd::Client, true);
         Ok(Some((id, end)))
     }
 
     /// Records a connection whose bytes the VM's link moves.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one record")]
     pub(super) fn record_link(
         &mut self,
         vm: PartitionKey,
@@ -352,6 +367,7 @@ impl Core {
         [from, to]: [EndRecord; 2],
         (transport, charge): (Transport, Charge),
         counters: &Arc<ByteCounters>,
+        claim: Option<Arc<Claim>>,
     ) {
         let record = ConnectionRecord {
             service,
@@ -362,6 +378,9 @@ impl Core {
             owner: ConnectionOwner::Link(vm),
             started: Instant::now(),
             _charge: Some(charge),
+            claim,
+            claimed_result: None,
+            audited: None,
         };
         self.record_connection(id, record);
     }
@@ -375,6 +394,7 @@ impl Core {
         connection: Connection,
         counters: Arc<ByteCounters>,
         charge: Charge,
+        claim: Option<Arc<Claim>>,
     ) {
         let place = self.data_threads.adopt(Adopted {
             id,
@@ -390,6 +410,9 @@ impl Core {
             owner: ConnectionOwner::DataThreads(place),
             started: Instant::now(),
             _charge: Some(charge),
+            claim,
+            claimed_result: None,
+            audited: None,
         };
         self.record_connection(id, record);
     }

@@ -36,9 +36,11 @@
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
 //! - [`problem_reports`]: raises and clears problems, with their events;
+//! - [`audit`]: records of who did what;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
 
+mod audit;
 mod clients;
 mod connect;
 mod connections;

@@ -13,7 +13,18 @@ impl Core {
     /// Applies changes of the partition files in order. A partition that cannot be added or changed is
     /// reported as a problem of its file: a container's processes may be able to write to the folder of
     /// its endpoint, so that must not stop anything else.
-    pub(crate) fn apply_partitions(&mut self, steps: Vec<PartitionStep>) -> Vec<PutResult> {
+    ///
+    /// `edited` says that others changed the files since the start, which the audit records.
+    pub(crate) fn apply_partitions(
+        &mut self,
+        steps: Vec<PartitionStep>,
+        edited: bool,
+    ) -> Vec<PutResult> {
+        if edited {
+            for step in self.first_edits(&steps) {
+                self.audit_step(step);
+            }
+        }
         let mut results = Vec::new();
         for step in steps {
             match step {
@@ -23,6 +34,7 @@ impl Core {
                     spec,
                     vm,
                     known,
+                    edited: _,
                 } => results.push(self.put_partition(key, &path, spec, vm, known)),
                 PartitionStep::Remove { path, name } => {
                     self.repair_refused(&path);
@@ -35,6 +47,30 @@ impl Core {
             }
         }
         results
+    }
+
+    fn audit_step(&mut self, step: &PartitionStep) {
+        match step {
+            PartitionStep::Put { edited: false, .. } | PartitionStep::Remove { name: None, .. } => {
+            }
+            PartitionStep::Put { path, known, .. } => {
+                let what = match known {
+                    true => "changed",
+                    false => "added",
+                };
+                self.audit_edit(what, None, Some(path), None);
+            }
+            PartitionStep::Remove { path, .. } => {
+                self.audit_edit("removed", None, Some(path), None);
+            }
+            PartitionStep::Broken(problem) => {
+                let reason = Some(problem.to_string());
+                self.audit_edit("not valid", None, Some(&problem.path), reason);
+            }
+            PartitionStep::Repaired(path) => {
+                self.audit_edit("valid again", None, Some(path), None);
+            }
+        }
     }
 
     fn put_partition(

@@ -84,7 +84,10 @@ impl Core {
                 {
                     applied = applied.and(self.apply_entry(entry));
                 }
-                other => self.apply(other),
+                other => {
+                    self.audit_edits(std::slice::from_ref(&other));
+                    self.apply(other);
+                }
             }
         }
         applied?;

@@ -1,9 +1,11 @@
 //! The messages of sessions: lookups, options, listens and leases. Connects are in
 //! [`connect`](super::connect).
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, SockAddrHv, VmId};
+use hvsock_control::{AuditCategory, AuditRecord};
 use hvsock_endpoint::{
     Bound, BrokerMessage, ClientMessage, Connect, IdOrName, Listen, Listening, LookupKind,
     NamedAddress, Refused, Register, SocketOption,
@@ -19,6 +21,7 @@ use super::listeners::ListenerRecord;
 use super::preference::TransportPreference;
 use super::sessions::{MAX_QUERIES, Request, Role, Session};
 use super::state::Core;
+use crate::audit::{self, MAX_TEXT};
 use crate::callers::uid_in_container;
 use crate::data_path::{ProcessSocket, protocol_violation};
 use crate::model::EventKind;
@@ -45,7 +48,7 @@ impl Core {
                 self.connect_idle(session, &connect, index)
             }
             (Role::Idle, ClientMessage::ConnectNamed(named)) => {
-                match self.resolve(session.partition, named.address) {
+                match self.resolve(session.partition, &named.address) {
                     Ok(address) => {
                         let connect = Connect {
                             flags: named.flags,
@@ -55,14 +58,19 @@ impl Core {
                         };
                         self.connect_idle(session, &connect, index)
                     }
-                    Err(refusal) => self.refuse_name(&session, &refusal),
+                    Err(refusal) => {
+                        if !named.flags.dry_run {
+                            self.audit_unknown(&session, "connect", &named.address, &refusal);
+                        }
+                        self.refuse_name(&session, &refusal)
+                    }
                 }
             }
             (Role::Idle, ClientMessage::Listen(listen)) => {
                 self.listen(session, &listen, BrokerMessage::Listening)
             }
             (Role::Idle, ClientMessage::ListenNamed(named)) => {
-                match self.resolve(session.partition, named.address) {
+                match self.resolve(session.partition, &named.address) {
                     Ok(address) => {
                         let listen = Listen {
                             flags: named.flags,
@@ -73,13 +81,24 @@ impl Core {
                         let bound = |listening| BrokerMessage::Bound(Bound { listening, address });
                         self.listen(session, &listen, bound)
                     }
-                    Err(refusal) => self.refuse_name(&session, &refusal),
+                    Err(refusal) => {
+                        if !named.flags.dry_run {
+                            self.audit_unknown(&session, "listen", &named.address, &refusal);
+                        }
+                        self.refuse_name(&session, &refusal)
+                    }
                 }
             }
             (Role::Idle, ClientMessage::Register(register)) => self.lease(session, register),
             (Role::Idle, ClientMessage::Lookup { kind, name }) => {
                 session.count_query();
                 self.look_up(session, kind, name)
+            }
+            (Role::Idle, ClientMessage::Describe(describe)) => {
+                session.count_query();
+                let claim = audit::claim(&describe.action, &describe.detail);
+                session.claim = Some(Arc::new(claim));
+                self.check_queries(session)
             }
             (_, ClientMessage::SetOption { option, value }) => {
                 session.count_query();
@@ -171,16 +190,43 @@ impl Core {
         SessionState::Closed
     }
 
+    /// Records a request that was refused because of a name in it.
+    fn audit_unknown(
+        &mut self,
+        session: &Session<OwnedFd>,
+        action: &str,
+        address: &NamedAddress,
+        refusal: &Refusal,
+    ) {
+        let (service, id) = match &address.service {
+            IdOrName::Id(id) => (service_label(&self.fabric, *id), Some(*id)),
+            IdOrName::Name(name) => (audit::visible(name, MAX_TEXT), None),
+        };
+        let target = match &address.partition {
+            IdOrName::Id(vm) => vm.to_string(),
+            IdOrName::Name(name) => audit::visible(name, MAX_TEXT),
+        };
+        let record = AuditRecord {
+            category: self.category_of_named(id),
+            action: action.into(),
+            service: Some(service),
+            target: Some(target),
+            claim: session.claim.as_deref().cloned(),
+            ..AuditRecord::default()
+        };
+        self.audit_refusal(record, (session.partition, session.caller), refusal);
+    }
+
     /// Resolves the names of an address. The caller acts on it in the same step, so no change can come
     /// between.
-    fn resolve(&self, from: PartitionKey, address: NamedAddress) -> Result<SockAddrHv, Refusal> {
-        let vm = match address.partition {
-            IdOrName::Id(vm) => vm,
-            IdOrName::Name(name) => self.partition_named(from, name)?,
+    fn resolve(&self, from: PartitionKey, address: &NamedAddress) -> Result<SockAddrHv, Refusal> {
+        let vm = match &address.partition {
+            IdOrName::Id(vm) => *vm,
+            IdOrName::Name(name) => self.partition_named(from, name.clone())?,
         };
-        let service = match address.service {
-            IdOrName::Id(service) => service,
-            IdOrName::Name(name) => self.service_named(from, name)?,
+        let service = match &address.service {
+            IdOrName::Id(service) => *service,
+            IdOrName::Name(name) => self.service_named(from, name.clone())?,
         };
         Ok(SockAddrHv::new(vm, service))
     }
@@ -231,7 +277,7 @@ impl Core {
         let id = match self.fabric.listen(&request) {
             Ok(id) => id,
             Err(refusal) => {
-                self.reject(&session, listen.address, &refusal);
+                self.reject(&session, "listen", listen.address, &refusal);
                 return SessionState::Closed;
             }
         };
@@ -257,6 +303,8 @@ impl Core {
                 started: Instant::now(),
             },
         );
+        let caller = (session.partition, session.caller);
+        self.audit_listening(id.as_u64(), caller, listen.address);
         self.telemetry.publish(|| EventKind::ListenerOpened {
             listener: id.as_u64(),
             service: service_label(&self.fabric, listen.address.service),
@@ -271,15 +319,25 @@ impl Core {
     }
 
     fn lease(&mut self, mut session: Session<ProcessSocket>, register: Register) -> SessionState {
+        let name = audit::visible(&register.name, MAX_TEXT);
+        let caller = (session.partition, session.caller);
         let outcome = self.grant_lease(&session, register);
         match outcome {
             Ok(id) => {
+                self.audit_lease(caller, &name);
                 session.assume(Role::Lease(id));
                 let registered = BrokerMessage::Registered;
                 self.session_io.send(&session.socket, &registered);
                 SessionState::Open(session)
             }
             Err(refusal) => {
+                let record = AuditRecord {
+                    category: AuditCategory::Change,
+                    action: "lease".into(),
+                    service: Some(name),
+                    ..AuditRecord::default()
+                };
+                self.audit_refusal(record, caller, &refusal);
                 self.telemetry.count_refused(&refusal);
                 self.send_refusal(&session, &refusal);
                 SessionState::Closed
@@ -319,9 +377,15 @@ impl Core {
     pub(super) fn reject(
         &mut self,
         session: &Session<ProcessSocket>,
+        action: &str,
         address: SockAddrHv,
         refusal: &Refusal,
     ) {
+        let (caller, claim) = (
+            (session.partition, session.caller),
+            session.claim.as_deref(),
+        );
+        self.audit_refused(action, caller, address, claim, refusal);
         match session.explains {
             None => self.send_refusal(session, refusal),
             Some(request) => {

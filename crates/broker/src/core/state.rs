@@ -28,6 +28,7 @@ use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
 use super::vms::Vms;
+use crate::audit::Audit;
 use crate::budget::{Budget, Charge, DescriptorPlan, Owner};
 use crate::callers::{Caller, Callers};
 use crate::data_path::ProcessSocket;
@@ -59,6 +60,7 @@ pub(crate) struct Core {
     pub(super) reports: ReportQueue,
     pub(super) liveness: Liveness,
     pub(super) telemetry: Telemetry,
+    pub(super) audit: Audit,
     pub(super) callers: Callers,
     /// The user that the broker runs as.
     pub(super) broker_uid: u32,
@@ -92,6 +94,7 @@ impl Core {
             vm_id: VmId::of_container(config.partition.as_str()),
             name: config.partition,
         };
+        let built_in = config.built_in.iter().map(|one| one.id).collect::<Vec<_>>();
         let broker_uid = rustix::process::geteuid().as_raw();
         let mut fabric = Fabric::with_operators(root, config.limits, operators);
         let (mut registrations, mut stored) = (hvsock_registry::Registry::new(), Stored::default());
@@ -140,6 +143,7 @@ impl Core {
             reports,
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),
+            audit: Audit::new(config.audit, built_in),
             callers: Callers::new(),
             broker_uid,
             descriptors: Budget::new(plan.shared()),

@@ -6,8 +6,8 @@ use hvsock_address::ServiceId;
 use hvsock_fabric::Refusal;
 
 use super::counters::{MetricsCounters, ServiceCounters};
-use crate::events::{EventBus, EventStream};
-use crate::model::EventKind;
+use crate::events::{EventBus, EventStream, RecordScope};
+use crate::model::{AuditRecord, EventKind};
 
 /// The subscribers to events, and the counters since the start.
 #[derive(Debug, Default)]
@@ -22,9 +22,15 @@ impl Telemetry {
         self.events.publish(what);
     }
 
+    /// Publishes a record of the audit to the subscribers who may see it and want to.
+    /// `partition` is the broker's own.
+    pub(super) fn publish_record(&mut self, record: &AuditRecord, partition: &str) {
+        self.events.publish_record(record, partition);
+    }
+
     /// Adds a subscriber; `None` if there are too many.
-    pub(super) fn subscribe(&mut self) -> Option<EventStream> {
-        self.events.subscribe()
+    pub(super) fn subscribe(&mut self, records: RecordScope) -> Option<EventStream> {
+        self.events.subscribe(records)
     }
 
     /// Counts an established connection of a service, `None` for an unregistered one.

@@ -16,7 +16,7 @@ use super::listeners::ListenerRecord;
 use super::state::Core;
 use crate::budget::{Budget, Owner, Shares};
 use crate::callers::Caller;
-use crate::events::EventStream;
+use crate::events::{EventStream, RecordScope};
 use crate::model::{
     self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, Service,
     ServiceMetrics, Share, SharedResource,
@@ -70,8 +70,8 @@ impl From<ListedService> for Service {
 
 impl Core {
     /// Subscribes to the events from now on; `None` if there are too many subscribers.
-    pub(crate) fn subscribe(&mut self) -> Option<EventStream> {
-        self.telemetry.subscribe()
+    pub(crate) fn subscribe(&mut self, records: RecordScope) -> Option<EventStream> {
+        self.telemetry.subscribe(records)
     }
 
     /// Looks up a registration.

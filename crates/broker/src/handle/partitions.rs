@@ -186,7 +186,7 @@ impl Handle {
     pub(crate) fn restore_partitions(&self) {
         let mut files = self.partitions.lock();
         let steps = files.first_steps();
-        self.apply_steps(&mut files, steps);
+        self.apply_steps(&mut files, steps, false);
     }
 
     /// Reads changed partition files, and applies what changed.
@@ -203,22 +203,22 @@ impl Handle {
         let mut files = self.partitions.lock();
         files.reload(&Changed::Everything);
         let steps = files.take_all_steps();
-        self.apply_steps(&mut files, steps);
+        self.apply_steps(&mut files, steps, true);
     }
 
     /// Applies what changed in the partition files. `own` is an entry that the core has already.
     fn follow(&self, files: &mut PartitionFiles, own: Option<&PartitionEntry>) {
         let steps = files.take_steps(own);
-        self.apply_steps(files, steps);
+        self.apply_steps(files, steps, true);
     }
 
-    fn apply_steps(&self, files: &mut PartitionFiles, mut steps: Vec<PartitionStep>) {
+    fn apply_steps(&self, files: &mut PartitionFiles, mut steps: Vec<PartitionStep>, edited: bool) {
         while !steps.is_empty() {
             let rest = steps.split_off(steps.len().min(STEPS_PER_CALL));
             let now = std::mem::replace(&mut steps, rest);
             // A call that is not answered in time still takes effect.
             let unanswered: Vec<_> = now.iter().filter_map(PartitionStep::presumed).collect();
-            let results = self.call(move |core| core.apply_partitions(now));
+            let results = self.call(move |core| core.apply_partitions(now, edited));
             let results = results.unwrap_or_else(|error| {
                 tracing::warn!("cannot apply changed partition files: {error}");
                 unanswered

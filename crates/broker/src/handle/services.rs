@@ -276,11 +276,21 @@ impl Handle {
 
     fn apply_found(&self, changes: Vec<Change>) {
         if !changes.is_empty()
-            && let Err(error) = self.apply(changes)
+            && let Err(error) = self.apply_edits(changes)
         {
             // The core applies them when it gets to them.
             tracing::warn!("changed registrations are not applied yet: {error}");
         }
+    }
+
+    /// Applies changes by others of the store to the core, and records them.
+    fn apply_edits(&self, changes: Vec<Change>) -> Result<(), ControlError> {
+        self.call(move |core| {
+            core.audit_edits(&changes);
+            for change in changes {
+                core.apply(change);
+            }
+        })
     }
 
     /// Applies changes of the store to the core.
@@ -305,7 +315,7 @@ impl Handle {
         };
         let found = store.changes();
         if !found.is_empty() {
-            self.apply(found)?;
+            self.apply_edits(found)?;
         }
         Err(match error {
             StoreError::Clash(clash) => ControlError::Clash(clash),

@@ -44,6 +44,8 @@ pub(crate) enum PartitionStep {
         /// The settings of a VM, or why it cannot have them.
         vm: Result<Option<VmEntry>, String>,
         known: bool,
+        /// Whether somebody changed the file; otherwise it is tried again.
+        edited: bool,
     },
     /// Removes the partition of a file that is gone, if it was in force.
     Remove {
@@ -103,7 +105,7 @@ impl PartitionFiles {
         let problems = self.folder.problems().cloned().map(PartitionStep::Broken);
         let mut entries: Vec<&PartitionEntry> = self.folder.iter().collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let puts = entries.into_iter().map(|entry| self.put(entry));
+        let puts = entries.into_iter().map(|entry| self.put(entry, false));
         problems.chain(puts).collect()
     }
 
@@ -118,7 +120,8 @@ impl PartitionFiles {
                     if own == Some(&*entry) && !tried.contains(&key) {
                         continue;
                     }
-                    steps.push(self.put(&entry));
+                    let edited = true;
+                    steps.push(self.put(&entry, edited));
                     tried.insert(key);
                 }
                 EntryChange::Removed(key) => {
@@ -152,17 +155,18 @@ impl PartitionFiles {
     /// The steps for the files that the core has refused, except `tried`.
     fn refused_steps(&self, tried: &BTreeSet<String>) -> Vec<PartitionStep> {
         let again = self.refused.difference(tried);
-        let again = again.filter_map(|key| Some(self.put(self.folder.get(key)?)));
+        let again = again.filter_map(|key| Some(self.put(self.folder.get(key)?, false)));
         again.collect()
     }
 
-    fn put(&self, entry: &PartitionEntry) -> PartitionStep {
+    fn put(&self, entry: &PartitionEntry, edited: bool) -> PartitionStep {
         let key = entry.name.to_string();
         PartitionStep::Put {
             path: self.folder.path_of(&key),
             spec: entry.spec(),
             vm: entry.resolved_vm(),
             known: self.in_force.contains_key(&key),
+            edited,
             key,
         }
     }

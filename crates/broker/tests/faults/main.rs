@@ -3,6 +3,7 @@
 //! descriptors. Each test also checks that other connections are unaffected. A test that kills a
 //! broker or counts its descriptors runs it as a child process ([`child`]).
 
+mod audit;
 mod child;
 mod closed;
 mod containers;

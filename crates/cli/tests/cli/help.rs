@@ -70,6 +70,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["connections"],
     &["connections", "close"],
     &["events"],
+    &["audit"],
     &["bench"],
     &["completions"],
     &["man"],

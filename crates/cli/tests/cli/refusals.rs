@@ -260,6 +260,8 @@ fn without_a_broker_errors_name_the_command_that_starts_one() {
         &["container", "list"],
         &["connections"],
         &["events"],
+        &["audit"],
+        &["audit", "--follow"],
         &["listen", "x"],
         &["connect", "loopback", "x"],
         &["why", "loopback", "x"],

@@ -5,6 +5,7 @@
 
 mod access;
 mod agent;
+mod audit;
 mod copy;
 mod copy_checked;
 mod copy_destination;

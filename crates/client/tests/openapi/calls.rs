@@ -1,7 +1,7 @@
 //! Every call of the client, by the name of its method.
 
 use hvsock_address::{PartitionRef, ServiceRef};
-use hvsock_client::model::{GuestCommand, PartitionState};
+use hvsock_client::model::{AuditCategory, AuditFilter, GuestCommand, PartitionState};
 use hvsock_client::{Client, ClientError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,6 +140,29 @@ pub const CALLS: &[(&str, &str, Call)] = &[
     }),
     ("metrics", "GET /metrics", |client, _| {
         client.metrics().map(Value::String)
+    }),
+    ("audit", "GET /v1/audit", |client, _| {
+        let filter = AuditFilter {
+            since_ms: Some(1),
+            after: Some(2),
+            user: Some("al ice".into()),
+            partition: Some("web".into()),
+            category: Some(AuditCategory::Guest),
+            service: Some("a/b?c".into()),
+            action: Some("exec".into()),
+            failed: true,
+            limit: Some(3),
+        };
+        client.audit(&filter).map(json)
+    }),
+    (
+        "state_result",
+        "POST /v1/connections/{id}/result",
+        |client, _| client.state_result(7, "exit status 1").map(json),
+    ),
+    ("events_with_audit", "GET /v1/events", |client, _| {
+        let events: Result<Vec<_>, _> = client.events_with_audit()?.collect();
+        events.map(json)
     }),
     ("events", "GET /v1/events", |client, _| {
         let events: Result<Vec<_>, _> = client.events()?.collect();

@@ -17,5 +17,5 @@ pub(crate) use crate::os::backend::{
 pub(crate) use connection_info::{ConnectionInfo, next_local_id};
 pub(crate) use local_end::LocalEnd;
 pub(crate) use outcome::OutcomeOf;
-pub(crate) use request::{REPLY_TIMEOUT, Request, RequestKind, Settings};
+pub(crate) use request::{Description, REPLY_TIMEOUT, Request, RequestKind, Settings};
 pub(crate) use transfer::{ReadInto, WriteFrom};

@@ -1,5 +1,6 @@
 //! Requests to a back-end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hvsock_endpoint::Flags;
@@ -16,6 +17,15 @@ pub(crate) struct Request {
     pub(crate) kind: RequestKind,
     pub(crate) settings: Settings,
     pub(crate) flags: Flags,
+    /// What the connection is for, for the broker's audit.
+    pub(crate) description: Option<Arc<Description>>,
+}
+
+/// What a connection is for, as this process says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    pub(crate) action: String,
+    pub(crate) detail: String,
 }
 
 impl Request {
@@ -30,6 +40,7 @@ impl Request {
                 dry_run: true,
                 explain: false,
             },
+            description: None,
             ..self.clone()
         })
     }

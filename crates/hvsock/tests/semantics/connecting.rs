@@ -9,8 +9,8 @@ use hvsock::{
     Transport, VmId, explanation_of, refusal_of,
 };
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, ConnectNamed, Flags, IdOrName, LookupKind, NamedAddress, Refused,
-    SocketOption,
+    BrokerMessage, ClientMessage, ConnectNamed, Describe, Flags, IdOrName, LookupKind,
+    NamedAddress, Refused, SocketOption,
 };
 use hvsock_sys::{doorbell, shared_memory};
 
@@ -171,6 +171,57 @@ fn an_older_broker_is_asked_for_each_name_and_remembered() {
         look_up_and_connect(&client, vm);
         client.connect()
     });
+    stream.unwrap();
+}
+
+/// The description that `options` of the tests below send.
+fn described(action: &str, detail: &str) -> ClientMessage {
+    ClientMessage::Describe(Describe {
+        action: action.into(),
+        detail: detail.into(),
+    })
+}
+
+#[test]
+fn a_description_comes_before_the_request_and_an_older_broker_gets_none() {
+    let broker = Broker::new();
+    let options = broker.connect_options().describe("exec", "uname -r");
+    let (stream, _side) = broker.with_client(
+        || options.connect(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            assert_eq!(client.recv(), described("exec", "uname -r"));
+            // As a broker that does not know the message.
+            refuse_as_violation(&client);
+            drop(client);
+            let client = broker.client();
+            let request = client.recv();
+            assert!(matches!(request, ClientMessage::Connect(_)), "{request:?}");
+            client.connect()
+        },
+    );
+    stream.unwrap();
+}
+
+#[test]
+fn a_long_description_is_truncated_at_a_character_and_says_so() {
+    let broker = Broker::new();
+    let detail = "\u{20ac}".repeat(1000);
+    let options = broker.connect_options().describe("x".repeat(50), &detail);
+    let (stream, _side) = broker.with_client(
+        || options.connect(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::Describe(sent) = client.recv() else {
+                panic!("no DESCRIBE")
+            };
+            assert_eq!(sent.action, "x".repeat(32));
+            let kept = "\u{20ac}".repeat(326);
+            assert_eq!(sent.detail, format!("{kept}... (2022 more bytes)"));
+            client.recv();
+            client.connect()
+        },
+    );
     stream.unwrap();
 }
 

@@ -30,6 +30,26 @@ pub struct CopyCounters {
     pub failed: u64,
 }
 
+impl CopyCounters {
+    /// The counters in a few words: `3 files, 120 bytes, 1 failed`.
+    pub fn summary(&self) -> String {
+        let Self {
+            files,
+            bytes,
+            resumed,
+            failed,
+        } = self;
+        let mut text = format!("{files} files, {bytes} bytes");
+        if *resumed > 0 {
+            text.push_str(&format!(", {resumed} resumed"));
+        }
+        if *failed > 0 {
+            text.push_str(&format!(", {failed} failed"));
+        }
+        text
+    }
+}
+
 /// Observes a running copy. The methods must not block.
 pub trait Observer {
     /// The expected amount of data, as the sender reports it.

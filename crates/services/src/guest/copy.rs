@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::audit::{self, Record, Requester};
 use crate::catalog::COPY;
 use crate::copy::{
     CopyCounters, CopyError, Destination, IDLE_TIMEOUT, KEEPALIVE, Link, MessageStream, Receiver,
@@ -152,7 +153,44 @@ fn serve(
     messages: &mut MessageStream<impl Link>,
     open: wire::Open,
 ) -> Result<CopyCounters, CopyError> {
-    match open.way {
+    let by = Requester::from(open.requester);
+    let (action, paths) = match &open.way {
+        Some(open::Way::Put(put)) => ("copy_in", path(&put.destination)),
+        Some(open::Way::Get(get)) => {
+            let sources = get.sources.iter().map(|source| path(source));
+            ("copy_out", sources.collect::<Vec<_>>().join(" "))
+        }
+        None => ("copy", String::new()),
+    };
+    let write = |outcome, result: Option<&str>| {
+        audit::write(&Record {
+            action,
+            outcome,
+            detail: &paths,
+            result,
+            by: Some(&by),
+            ..Record::default()
+        });
+    };
+    write("started", None);
+    let copied = copy(messages, open.way);
+    match &copied {
+        Ok(counters) => write("done", Some(&counters.summary())),
+        Err(error) => write("failed", Some(&error.to_string())),
+    }
+    copied
+}
+
+fn path(path: &[u8]) -> String {
+    audit::words([absolute(path).as_os_str()])
+}
+
+/// Copies in the direction that the host wants.
+fn copy(
+    messages: &mut MessageStream<impl Link>,
+    way: Option<open::Way>,
+) -> Result<CopyCounters, CopyError> {
+    match way {
         Some(open::Way::Put(put)) => {
             let path = absolute(&put.destination);
             let opened = Destination::open(&path, put.into);

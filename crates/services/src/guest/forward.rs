@@ -12,6 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::audit::{self, Record, Requester};
 use super::ssh::{self, Ssh, Sshd};
 use crate::catalog::FORWARD;
 use crate::forward::{
@@ -82,6 +83,21 @@ struct Waiting {
     _permit: OwnedSemaphorePermit,
 }
 
+/// What the guest's log says of a request: an action and an address. Fetching a connection that was
+/// announced is part of its listener.
+fn asked(request: &Request) -> Option<(&'static str, String)> {
+    let (action, address) = match request.what.as_ref()? {
+        What::Connect(address) => ("forward_connect", address),
+        What::Listen(address) => ("forward_listen", address),
+        What::Accept(_) => return None,
+    };
+    let address = Address::from_wire(address);
+    Some((
+        action,
+        address.map_or_else(|error| error.to_string(), |one| one.to_string()),
+    ))
+}
+
 /// The result of a request.
 enum Reached {
     Socket(Socket, Address),
@@ -104,9 +120,24 @@ impl Service {
         let Some(request) = request else {
             return Ok(());
         };
+        let by = Requester::from(request.requester.clone());
+        let asked = asked(&request);
+        let record = |outcome, result: Option<&str>| {
+            if let Some((action, detail)) = &asked {
+                audit::write(&Record {
+                    action,
+                    outcome,
+                    detail,
+                    result,
+                    by: Some(&by),
+                    ..Record::default()
+                });
+            }
+        };
         let reached = match self.reach(request).await {
             Ok(reached) => reached,
             Err(error) => {
+                record("failed", Some(&error.to_string()));
                 return Ok(message::send(&mut stream, &refusal(&error)).await?);
             }
         };
@@ -115,6 +146,7 @@ impl Service {
             Reached::Sshd(_) => &Address::Ssh,
             Reached::Listener(listener) => listener.address(),
         };
+        record("started", None);
         let ready = Ready {
             address: Some(address.to_wire().map_err(io::Error::other)?),
         };

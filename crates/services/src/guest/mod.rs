@@ -1,6 +1,7 @@
 //! The guest side: the services that the agent offers to its parent.
 
 pub mod addresses;
+mod audit;
 mod clock;
 pub mod copy;
 mod folder;

@@ -17,6 +17,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::SHUTDOWN;
+use crate::guest::audit::{self, Record};
 use crate::link::ServiceServer;
 use crate::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
 use crate::wire::shutdown::{Action, ShutdownReply, ShutdownRequest};
@@ -73,6 +74,12 @@ impl Shutdown for Service {
         };
         let by = method.text(kind);
         tracing::warn!("shutdown requested by the host ({by}): {}", request.reason);
+        audit::write(&Record {
+            action: "shutdown",
+            outcome: "started",
+            detail: &format!("{by}: {}", request.reason),
+            ..Record::default()
+        });
         // A separate thread, because the runtime may be blocked and the shutdown must not depend on it.
         let begun = thread::Builder::new().spawn(move || {
             thread::sleep(REPLY_DELAY);

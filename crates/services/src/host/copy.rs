@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use hvsock::HvStream;
 use prost::bytes::Bytes;
 
+use super::requester::Requester;
 use crate::catalog::COPY;
 use crate::copy::{
     CopyCounters, CopyError, Destination, IDLE_TIMEOUT, MessageStream, Observer, Receiver, Sender,
@@ -117,6 +118,11 @@ impl Copy {
         Ok(Self { stream })
     }
 
+    /// The id of its connection in the broker's list.
+    pub fn connection_id(&self) -> u64 {
+        self.stream.connection_id()
+    }
+
     fn messages(self) -> Result<MessageStream<HvStream>, CopyError> {
         let prepared = (|| {
             self.stream.set_nonblocking(false)?;
@@ -140,6 +146,7 @@ impl Copy {
         observer: &mut dyn Observer,
     ) -> Result<CopyCounters, CopyError> {
         check_names(sources)?;
+        let requester = Some(Requester::of(self.connection_id()).into());
         let mut messages = self.messages()?;
         let open = wire::open::Way::Put(wire::Put {
             destination: bytes(&put.destination),
@@ -147,7 +154,10 @@ impl Copy {
             archive: put.archive,
             sync: put.sync,
         });
-        messages.send(&wire::Open { way: Some(open) })?;
+        messages.send(&wire::Open {
+            way: Some(open),
+            requester,
+        })?;
         Sender::new(&mut messages, observer, put.recursive).run(sources, put.count)
     }
 
@@ -175,6 +185,7 @@ impl Copy {
         observer: &mut dyn Observer,
     ) -> Result<CopyCounters, CopyError> {
         check_names(&get.sources)?;
+        let requester = Some(Requester::of(self.connection_id()).into());
         let mut messages = self.messages()?;
         let open = wire::open::Way::Get(wire::Get {
             sources: get
@@ -185,7 +196,10 @@ impl Copy {
             recursive: get.recursive,
             count: get.count,
         });
-        messages.send(&wire::Open { way: Some(open) })?;
+        messages.send(&wire::Open {
+            way: Some(open),
+            requester,
+        })?;
         messages.flush()?;
         Receiver::new(&mut messages, observer, destination)
             .requested(&get.sources, get.recursive)

@@ -6,6 +6,7 @@ pub mod freeze;
 pub mod heartbeat;
 pub mod kvp;
 pub mod notify;
+mod requester;
 pub mod session;
 pub mod shutdown;
 pub mod time;

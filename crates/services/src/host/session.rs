@@ -34,8 +34,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
+use super::requester::Requester;
 use crate::catalog::SESSION;
 use crate::link::{CallError, Target};
+use crate::text::shell_word;
 use crate::wire::session::exited::How;
 use crate::wire::session::input::What as In;
 use crate::wire::session::output::What as Out;
@@ -95,7 +97,25 @@ impl Exec {
         }
     }
 
-    fn into_wire(self) -> wire::Start {
+    /// What it does, for the audit: the words of the command line, quoted as for a shell. Variables are
+    /// left out: their values may be secret.
+    fn description(&self) -> (&'static str, String) {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(user) = &self.user {
+            words.push(format!("-u {}", shell_word(user.as_ref())));
+        }
+        if let Some(dir) = &self.dir {
+            words.push(format!("-w {}", shell_word(dir.as_os_str())));
+        }
+        words.extend(self.argv.iter().map(|word| shell_word(word)));
+        let action = match self.argv.is_empty() {
+            true => "shell",
+            false => "exec",
+        };
+        (action, words.join(" "))
+    }
+
+    fn into_wire(self, requester: wire::Requester) -> wire::Start {
         let bytes = |text: OsString| Bytes::from(text.into_vec());
         wire::Start {
             argv: self.argv.into_iter().map(bytes).collect(),
@@ -114,6 +134,7 @@ impl Exec {
                 size: Some(terminal.size.into()),
             }),
             stdin: self.stdin,
+            requester: Some(requester),
         }
     }
 }
@@ -133,6 +154,8 @@ impl From<Size> for wire::Size {
 pub struct Running {
     /// The process id in the guest.
     pub pid: u32,
+    /// The id of its connection in the broker's list.
+    pub connection: u64,
     /// Sends input and signals to the command.
     pub input: Input,
     /// Receives the output of the command and its exit.
@@ -174,17 +197,23 @@ impl From<Status> for ExecError {
 /// [`ExecError`] if the guest cannot be reached, cannot start the command, or does not answer
 /// within 60 seconds.
 pub async fn start(target: &Target, exec: Exec) -> Result<Running, ExecError> {
-    let channel = target.channel(&SESSION).await?;
-    timeout(START, begin(channel, exec))
+    let (action, detail) = exec.description();
+    let target = target.describe(action, detail);
+    let (channel, connection) = target.channel_with_id(&SESSION).await?;
+    timeout(START, begin(channel, connection, exec))
         .await
         .unwrap_or(Err(ExecError::TimedOut))
 }
 
-async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running, ExecError> {
+async fn begin(
+    channel: tonic::transport::Channel,
+    connection: u64,
+    exec: Exec,
+) -> Result<Running, ExecError> {
     let has_input = exec.stdin || exec.terminal.is_some();
     let (send, mut inputs) = mpsc::channel(4);
     let start = wire::Input {
-        what: Some(In::Start(exec.into_wire())),
+        what: Some(In::Start(exec.into_wire(Requester::of(connection).into()))),
     };
     // The channel is empty, so this cannot fail.
     let _ = send.try_send(start);
@@ -212,6 +241,7 @@ async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running
     match output.message().await? {
         Out::Started(started) => Ok(Running {
             pid: started.pid,
+            connection,
             input: Input { send, window },
             output,
         }),

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hvsock::tokio::HvStream;
@@ -20,6 +21,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Target {
     endpoint: Endpoint,
     partition: PartitionRef,
+    /// What connections are for, for the broker's audit.
+    description: Option<(&'static str, Arc<str>)>,
 }
 
 /// Why a call failed.
@@ -82,6 +85,7 @@ impl Target {
         Self {
             endpoint,
             partition: partition.into(),
+            description: None,
         }
     }
 
@@ -90,16 +94,22 @@ impl Target {
         &self.partition
     }
 
+    /// The same target, whose connections the broker's audit records with `action`, such as `cp`, and
+    /// `detail`, such as the paths: see [`ConnectOptions::describe`].
+    pub fn describe(&self, action: &'static str, detail: impl Into<Arc<str>>) -> Self {
+        Self {
+            description: Some((action, detail.into())),
+            ..self.clone()
+        }
+    }
+
     /// Opens a raw stream to one of the partition's services.
     ///
     /// # Errors
     ///
     /// [`CallError::Connect`] if the connect fails or takes more than 5 seconds.
     pub async fn stream(&self, service: &'static Integration) -> Result<HvStream, CallError> {
-        let options = ConnectOptions::new()
-            .endpoint(&self.endpoint)
-            .timeout(CONNECT_TIMEOUT);
-        self.stream_with(&options, service).await
+        self.stream_with(&self.options(), service).await
     }
 
     /// Opens a raw stream with other options than the default ones. The options must name the
@@ -122,11 +132,16 @@ impl Target {
         })
     }
 
-    /// The default options for [`Target::stream_with`]: this target's endpoint and a 5-second timeout.
+    /// The default options for [`Target::stream_with`]: this target's endpoint and description, and a
+    /// 5-second timeout.
     pub fn options(&self) -> ConnectOptions {
-        ConnectOptions::new()
+        let options = ConnectOptions::new()
             .endpoint(&self.endpoint)
-            .timeout(CONNECT_TIMEOUT)
+            .timeout(CONNECT_TIMEOUT);
+        match &self.description {
+            Some((action, detail)) => options.describe(*action, detail),
+            None => options,
+        }
     }
 
     /// Opens a connection for gRPC calls to one of the partition's services. The channel is a
@@ -163,6 +178,26 @@ impl Target {
         grpc_endpoint: tonic::transport::Endpoint,
     ) -> Result<Channel, CallError> {
         let stream = self.stream(service).await?;
+        self.channel_on(stream, service, grpc_endpoint).await
+    }
+
+    /// Opens a connection for gRPC calls, and returns its id in the broker's list, too.
+    pub(crate) async fn channel_with_id(
+        &self,
+        service: &'static Integration,
+    ) -> Result<(Channel, u64), CallError> {
+        let stream = self.stream(service).await?;
+        let id = stream.connection_id();
+        let channel = self.channel_on(stream, service, grpc_endpoint()).await?;
+        Ok((channel, id))
+    }
+
+    async fn channel_on(
+        &self,
+        stream: HvStream,
+        service: &'static Integration,
+        grpc_endpoint: tonic::transport::Endpoint,
+    ) -> Result<Channel, CallError> {
         channel_over_stream(stream, grpc_endpoint)
             .await
             .map_err(|error| CallError::Connect {

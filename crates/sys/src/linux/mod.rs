@@ -10,6 +10,7 @@ pub mod errno;
 pub mod event;
 pub mod freeze;
 pub mod inherit;
+pub mod journal;
 pub mod limits;
 mod listening;
 pub mod locks;

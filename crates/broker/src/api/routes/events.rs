@@ -6,16 +6,18 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::mpsc;
+use utoipa::IntoParams;
 
 use crate::api::body;
 use crate::api::error::ApiError;
-use crate::api::extract::Peer;
+use crate::api::extract::{Peer, QueryParams};
 use crate::api::json::to_json;
-use crate::api::responses::Busy;
+use crate::api::responses::{Busy, Invalid};
 use crate::api::state::{Api, response};
 use crate::model::Event;
-use crate::{EventStream, Handle};
+use crate::{EventStream, RecordScope};
 
 /// How often a follower's thread checks whether its client has disconnected.
 const CLOSED_POLL: Duration = Duration::from_millis(250);
@@ -23,15 +25,37 @@ const CLOSED_POLL: Duration = Duration::from_millis(250);
 /// and counts events when it is full.
 const IN_FLIGHT: usize = 64;
 
+/// Which events to stream.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventParams {
+    /// Also streams records of the audit: all to root and the broker's user, to any other user those
+    /// about itself.
+    #[serde(default)]
+    audit: bool,
+}
+
 /// Streams events from now on, one JSON object per line, until the client disconnects.
 #[utoipa::path(get, operation_id = "follow_events", path = "/v1/events", tag = "broker",
+    params(EventParams),
     responses(
         (status = 200, description = "a stream with one JSON object per line and event", body = Event, content_type = "application/x-ndjson"),
-        Busy,
+        Invalid, Busy,
     ))]
-pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
+pub(super) async fn events(
+    State(api): State<Api>,
+    peer: Peer,
+    QueryParams(params): QueryParams<EventParams>,
+) -> Result<Response, ApiError> {
+    let records = match params.audit {
+        true => peer.records(),
+        false => RecordScope::None,
+    };
     let permit = api.followers.try_acquire(&peer)?;
-    let events = api.call(Handle::events).await?;
+    let events = api
+        .call(move |handle| handle.events_with_records(records))
+        .await?;
     let (lines, body) = mpsc::channel(IN_FLIGHT);
     tokio::task::spawn_blocking(move || while forward(&events, &lines).is_continue() {});
     Ok(response("application/x-ndjson", body::lines(body, permit)))

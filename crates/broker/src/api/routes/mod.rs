@@ -1,5 +1,6 @@
 //! The control API's routes and handlers, one file per kind of object.
 
+mod audit;
 mod connections;
 mod events;
 mod explain;
@@ -23,9 +24,12 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::extract::BodyLimit;
 use super::limits::Limits;
+use super::record::{self, Recorder};
 use super::state::{Api, response};
 use crate::handle::Handle;
 use crate::model::ErrorBody;
+
+pub(super) use audit::RESULT_PATH;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -86,6 +90,8 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .routes(routes!(connections::show, connections::close))
         .routes(routes!(explain::explain))
         .routes(routes!(events::events))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::state_result))
         .routes(routes!(status::metrics))
         .layer(Extension(BodyLimit(limits.body_bytes)))
         .merge(import)
@@ -93,8 +99,9 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
 
 /// The router with all routes and fallbacks, and a timeout for each request.
 pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
+    let (router, description) = parts(limits).split_for_parts();
+    let recorder = Recorder::new(handle.clone(), &description);
     let api = Api::new(handle, limits);
-    let (router, _) = parts(limits).split_for_parts();
     let document: Arc<str> = openapi().into();
     let limits = *limits;
     router
@@ -116,6 +123,7 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
         .layer(middleware::from_fn(move |request, next| {
             with_timeout(limits, request, next)
         }))
+        .layer(middleware::from_fn_with_state(recorder, record::record))
         .with_state(api)
 }
 

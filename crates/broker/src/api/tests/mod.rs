@@ -1,6 +1,7 @@
 //! Tests of the control API with a real broker: responses (`responses`) and hostile clients (`abuse`).
 
 mod abuse;
+mod audit;
 mod responses;
 
 use std::io::{Read, Write};
@@ -26,6 +27,7 @@ use super::extract::Peer;
 use super::limits::Limits;
 use super::routes;
 use super::server::ControlServer;
+use crate::callers::Caller;
 use crate::{Broker, BrokerConfig};
 
 /// The longest wait for anything that must happen.
@@ -102,7 +104,11 @@ impl World {
             ..Principal::default()
         };
         let uid = rustix::process::geteuid().as_raw().max(1);
-        let peer = Peer::new(principal, Operators::of_broker(uid));
+        let caller = Caller {
+            uid: principal.uid,
+            ..Caller::UNKNOWN
+        };
+        let peer = Peer::new(principal, caller, Operators::of_broker(uid));
         let router = routes::router(self.broker.handle(), &Limits::default());
         let service = TowerToHyperService::new(router.layer(Extension(peer)));
         let request = Request::builder()

@@ -29,6 +29,9 @@ fn record(from: u64, to: u64, owner: ConnectionOwner) -> ConnectionRecord {
         owner,
         started: Instant::now(),
         _charge: None,
+        claim: None,
+        claimed_result: None,
+        audited: None,
     }
 }
 

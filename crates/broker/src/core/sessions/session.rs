@@ -1,6 +1,9 @@
 //! One session: the state of a process's connection to an endpoint.
 
+use std::sync::Arc;
+
 use hvsock_address::ServiceId;
+use hvsock_control::Claim;
 use hvsock_fabric::{ListenerId, PartitionKey};
 
 use crate::callers::Caller;
@@ -17,6 +20,8 @@ pub(crate) struct Session<D> {
     pub(crate) connected_suspend: bool,
     /// Requested ring capacity in bytes; 0 selects the broker's default.
     pub(crate) ring_size: u32,
+    /// What the process says that its connection is for.
+    pub(crate) claim: Option<Arc<Claim>>,
     /// The request whose refusal the process wants explained.
     pub(crate) explains: Option<Request>,
     pub(super) serial: u64,
@@ -53,6 +58,7 @@ impl<D> Session<D> {
             caller,
             connected_suspend: false,
             ring_size: 0,
+            claim: None,
             explains: None,
             serial,
             queries: 0,

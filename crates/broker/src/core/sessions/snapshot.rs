@@ -1,9 +1,11 @@
 //! The snapshot of the sessions. [`crate::core::snapshot`] describes its format.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::ServiceId;
+use hvsock_control::Claim;
 use hvsock_fabric::{ListenerId, PartitionKey};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,9 @@ struct SessionSnapshot {
     /// Bytes.
     ring_size: u32,
     queries: u32,
+    /// What the process says that its connection is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claim: Option<Claim>,
     role: RoleSnapshot,
 }
 
@@ -87,6 +92,7 @@ impl<D> Sessions<D> {
                 caller,
                 connected_suspend,
                 ring_size,
+                claim,
                 // A session in the table has no request that can be refused any more, or none yet.
                 explains: _,
                 serial,
@@ -116,6 +122,7 @@ impl<D> Sessions<D> {
                 connected_suspend: *connected_suspend,
                 ring_size: *ring_size,
                 queries: *queries,
+                claim: claim.as_deref().cloned(),
                 role,
             });
             descriptors.push(socket);
@@ -174,6 +181,7 @@ impl<D> Sessions<D> {
                 connected_suspend,
                 ring_size,
                 queries,
+                claim,
                 role,
             } = session;
             let in_order = serial > previous && serial <= last_serial;
@@ -205,6 +213,7 @@ impl<D> Sessions<D> {
                 caller: caller.into(),
                 connected_suspend,
                 ring_size,
+                claim: claim.map(Arc::new),
                 explains: None,
                 serial,
                 queries,

@@ -1,5 +1,6 @@
 //! Shared code of the commands that use a guest's integration services.
 
+use std::ffi::OsStr;
 use std::future::Future;
 
 use anyhow::{Context as _, Result};
@@ -16,6 +17,28 @@ use crate::os::Partition;
 /// The integration services of a virtual machine or container.
 pub fn target(context: &Context, partition: &Partition) -> Result<Target> {
     Ok(Target::new(context.endpoint(), partition.resolve()?))
+}
+
+/// The same, whose connections the broker's audit records with `action` and the words of `detail`.
+pub fn target_for(
+    context: &Context,
+    partition: &Partition,
+    action: &'static str,
+    detail: &[&OsStr],
+) -> Result<Target> {
+    let words = detail
+        .iter()
+        .map(|word| shell_word(&word.to_string_lossy()));
+    let detail = words.collect::<Vec<_>>().join(" ");
+    Ok(target(context, partition)?.describe(action, detail))
+}
+
+/// Tells the broker's audit how a connection of this process ended. Without a broker, or with an older
+/// one, nobody is told.
+pub fn state_result(context: &Context, connection: u64, result: &str) {
+    if let Ok(client) = context.client() {
+        let _ = client.state_result(connection, result);
+    }
 }
 
 /// Runs a future on a runtime of its own.

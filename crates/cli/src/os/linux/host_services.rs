@@ -143,6 +143,7 @@ impl heartbeat::HeartbeatListener for HeartbeatReceiver {
 /// guest without the service `kvp` gets no facts.
 async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
     let target = Target::new(endpoint.clone(), partition);
+    let target = target.describe("kvp_set", "facts of the host");
     let id = tokio::task::spawn_blocking({
         let guest = guest.clone();
         move || endpoint.vm_id(&PartitionName::new(guest).ok()?).ok()

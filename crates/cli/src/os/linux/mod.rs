@@ -16,6 +16,7 @@ mod partition;
 mod rules;
 mod signals;
 pub mod stdio;
+mod time;
 
 pub use crate::output::json as json_of_services;
 pub use advice::advice;

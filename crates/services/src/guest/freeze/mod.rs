@@ -24,6 +24,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::FREEZE;
+use crate::guest::audit::{self, Record};
 use crate::link::ServiceServer;
 use crate::wire::freeze::freeze_server::{Freeze, FreezeServer};
 use crate::wire::freeze::thaw_reply::Outcome;
@@ -81,6 +82,16 @@ fn command(request: &FreezeRequest) -> Result<FreezeCommand, Status> {
     })
 }
 
+/// Writes a freeze or thaw by the host to the guest's log.
+fn record(action: &str, id: u64) {
+    audit::write(&Record {
+        action,
+        outcome: "done",
+        detail: &format!("id {id}"),
+        ..Record::default()
+    });
+}
+
 #[tonic::async_trait]
 impl Freeze for Service {
     async fn freeze(
@@ -124,6 +135,7 @@ impl Freeze for Service {
         match stage {
             Stage::Frozen(mut reply) => {
                 unreported.0 = None;
+                record("freeze", id);
                 reply.id = id;
                 Ok(Response::new(reply))
             }
@@ -136,6 +148,7 @@ impl Freeze for Service {
 
     async fn thaw(&self, request: Request<ThawRequest>) -> Result<Response<ThawReply>, Status> {
         let id = request.into_inner().id;
+        record("thaw", id);
         let reply = |outcome: Outcome| ThawReply {
             outcome: outcome.into(),
             ..ThawReply::default()

@@ -10,6 +10,7 @@ pub mod pool;
 mod store;
 mod watch;
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::KVP;
+use crate::guest::audit::{self, Record};
 use crate::guest::freeze::FreezeFlag;
 use crate::link::ServiceServer;
 use crate::wire::kvp::kvp_server::{Kvp, KvpServer};
@@ -62,6 +64,16 @@ fn host_pool(number: i32) -> Result<WirePool, Status> {
     }
 }
 
+/// Writes keys that the host changes to the guest's log.
+fn record<'a>(action: &str, keys: impl Iterator<Item = &'a OsStr>) {
+    audit::write(&Record {
+        action,
+        outcome: "started",
+        detail: &audit::words(keys),
+        ..Record::default()
+    });
+}
+
 #[tonic::async_trait]
 impl Kvp for Service {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
@@ -85,7 +97,13 @@ impl Kvp for Service {
 
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetReply>, Status> {
         let SetRequest { pool, pairs } = request.into_inner();
-        let changed = self.store.change(host_pool(pool)?, move |pool| {
+        let which = host_pool(pool)?;
+        // Values may be secret. The facts of the host come by themselves.
+        if which == WirePool::External {
+            let keys = pairs.iter().map(|pair| pair.key.as_ref());
+            record("kvp_set", keys);
+        }
+        let changed = self.store.change(which, move |pool| {
             let mut pairs = pairs.iter();
             pairs.try_for_each(|pair| pool.set(&pair.key, &pair.value))
         });
@@ -95,7 +113,11 @@ impl Kvp for Service {
 
     async fn unset(&self, request: Request<UnsetRequest>) -> Result<Response<UnsetReply>, Status> {
         let UnsetRequest { pool, keys } = request.into_inner();
-        let changed = self.store.change(host_pool(pool)?, move |pool| {
+        let which = host_pool(pool)?;
+        if which == WirePool::External {
+            record("kvp_unset", keys.iter().map(AsRef::as_ref));
+        }
+        let changed = self.store.change(which, move |pool| {
             let mut removed = 0;
             for key in keys {
                 removed += u32::from(pool.unset(&key)?);

@@ -2,13 +2,14 @@
 //!
 //! Each call is one command. `plan` validates the request; `user` and `environment` determine the
 //! user and the environment; `process` starts the command and waits for its exit; `terminal` and
-//! `stdin` are its streams; `run` transfers bytes, sizes and signals; `sweep` ends all processes of
+//! `stdin` are its streams; `record` is what the guest's log says of it; `run` transfers bytes, sizes and signals; `sweep` ends all processes of
 //! the command when the parent is gone; `reaper` reaps orphaned children.
 
 mod environment;
 mod plan;
 mod process;
 mod reaper;
+mod record;
 mod run;
 mod stdin;
 mod sweep;

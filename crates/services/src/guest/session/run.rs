@@ -24,6 +24,7 @@ use tonic::{Status, Streaming};
 
 use super::plan::{self, Plan};
 use super::process::{self, InputCloser, Process, Streams};
+use super::record::CommandRecord;
 use super::stdin::{Overrun, Stdin};
 use super::sweep::Swept;
 use super::terminal;
@@ -61,16 +62,19 @@ async fn command(
 ) -> Result<(), Status> {
     let first = timeout(FIRST, input.message()).await;
     let first = first.map_err(|_| Status::deadline_exceeded("no `start` message in time"))?;
-    let Some(In::Start(start)) = first?.and_then(|input| input.what) else {
+    let Some(In::Start(mut start)) = first?.and_then(|input| input.what) else {
         return Err(Status::invalid_argument(
             "the first message must be `start`",
         ));
     };
+    let by = start.requester.take();
     let plan = Plan::new(start).map_err(Status::invalid_argument)?;
+    let mut record = CommandRecord::new(&plan, by);
     let (mut process, streams) = tokio::select! {
         started = process::start(plan, permit) => match started {
             Ok(started) => started,
             Err(failed) => {
+                record.failed(&failed.what);
                 let _ = send(out, Out::Failed(failed)).await;
                 return Ok(());
             }
@@ -80,6 +84,7 @@ async fn command(
     let streams = Io::new(streams).map_err(|error| Status::internal(error.to_string()));
     let (io, input_fd) = streams?;
     let pid = process.id();
+    record.started(pid);
     if send(out, Out::Started(Started { pid })).await.is_err() {
         return Ok(());
     }
@@ -97,12 +102,14 @@ async fn command(
     };
     match exited {
         Some(exited) => {
+            record.exited(exited.how.as_ref());
             if send(out, Out::Exited(exited)).await.is_ok() {
                 process.leave();
             }
         }
         None => {
             let swept = process.end().await;
+            record.hung_up(&swept);
             let _ = send(out, Out::HungUp(hung_up(&swept))).await;
         }
     }

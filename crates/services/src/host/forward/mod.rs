@@ -16,6 +16,7 @@ use hvsock::{HvAddr, ServiceRef};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 
+use super::requester::Requester;
 use crate::catalog::FORWARD;
 use crate::forward::{
     Address, Fault, MAX_REASON, ParseAddressError, Remote, Socket, Transferred, message, relay,
@@ -177,7 +178,10 @@ async fn request(
 ) -> Result<(HvStream, Address), ForwardError> {
     let mut stream = target.stream(&FORWARD).await?;
     let exchange = async {
-        let request = Request { what: Some(what) };
+        let request = Request {
+            what: Some(what),
+            requester: Some(Requester::of(stream.connection_id()).into()),
+        };
         message::send(&mut stream, &request).await?;
         let answer = message::receive::<_, Answer>(&mut stream).await?;
         let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;

@@ -5,6 +5,9 @@
 /// The host's request: the first message, once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Open {
+    /// Who asks for it, for the guest's log.
+    #[prost(message, optional, tag = "15")]
+    pub requester: ::core::option::Option<Requester>,
     #[prost(oneof = "open::Way", tags = "1, 2")]
     pub way: ::core::option::Option<open::Way>,
 }
@@ -17,6 +20,24 @@ pub mod open {
         #[prost(message, tag = "2")]
         Get(super::Get),
     }
+}
+/// A process of the host, as the host's program says. The guest cannot verify it and must not decide
+/// anything by it; the host's broker has the kernel's account of that process, by the connection's number.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Requester {
+    /// The user's name; empty if it has none.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub uid: u32,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    /// The name of the host.
+    #[prost(string, tag = "4")]
+    pub host: ::prost::alloc::string::String,
+    /// The number of this connection in the host's broker.
+    #[prost(uint64, tag = "5")]
+    pub connection: u64,
 }
 /// The host sends files.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

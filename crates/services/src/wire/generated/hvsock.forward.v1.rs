@@ -5,6 +5,9 @@
 /// The first message of a connection. The host sends it within 10 seconds.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Request {
+    /// Who asks for it, for the guest's log.
+    #[prost(message, optional, tag = "15")]
+    pub requester: ::core::option::Option<Requester>,
     #[prost(oneof = "request::What", tags = "1, 2, 3")]
     pub what: ::core::option::Option<request::What>,
 }
@@ -24,6 +27,24 @@ pub mod request {
         #[prost(bytes, tag = "3")]
         Accept(::prost::bytes::Bytes),
     }
+}
+/// A process of the host, as the host's program says. The guest cannot verify it and must not decide
+/// anything by it; the host's broker has the kernel's account of that process, by the connection's number.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Requester {
+    /// The user's name; empty if it has none.
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub uid: u32,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    /// The name of the host.
+    #[prost(string, tag = "4")]
+    pub host: ::prost::alloc::string::String,
+    /// The number of this connection in the host's broker.
+    #[prost(uint64, tag = "5")]
+    pub connection: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Address {

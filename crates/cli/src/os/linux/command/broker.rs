@@ -4,14 +4,15 @@ use std::env;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
-use hvsock_broker::BrokerConfig;
+use hvsock_broker::{AuditOutput, BrokerConfig};
 use hvsock_log::Summaries;
-use hvsock_sys::accounts;
+use hvsock_sys::{accounts, journal};
 use hvsock_text::printable_path;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -40,6 +41,38 @@ pub struct Broker {
     /// services as root there [default: hvsock, for a broker of root on a machine with that group]
     #[arg(long, value_name = "GROUP")]
     operator_group: Option<String>,
+    /// Where the audit is written [default: the journal if the system has one, else the log]
+    #[arg(long, value_name = "WHERE")]
+    audit: Option<AuditTo>,
+}
+
+/// Where the audit is written, besides the memory of the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum AuditTo {
+    /// The system's journal
+    Journal,
+    /// The broker's log
+    Log,
+    /// Nowhere else
+    None,
+}
+
+impl AuditTo {
+    /// The default.
+    fn choose() -> Self {
+        match Path::new(journal::SOCKET).exists() {
+            true => Self::Journal,
+            false => Self::Log,
+        }
+    }
+
+    fn output(self) -> AuditOutput {
+        match self {
+            Self::Journal => AuditOutput::Journal(journal::SOCKET.into()),
+            Self::Log => AuditOutput::Log,
+            Self::None => AuditOutput::None,
+        }
+    }
 }
 
 /// The group of operators that packages create, as docker's and libvirt's do.
@@ -58,6 +91,7 @@ impl Broker {
             config.data_threads = threads.into();
         }
         config.shared_memory = !self.no_shared_memory;
+        config.audit = self.audit.unwrap_or_else(AuditTo::choose).output();
         config.built_in = built_in::registrations();
         config.operator_group = operator_group(self.operator_group)?;
         let endpoint = config.dirs.endpoint();

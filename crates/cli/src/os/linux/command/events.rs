@@ -16,6 +16,9 @@ use crate::os::linux::output::{self, Json};
 /// Print events as they happen, until Ctrl-C, through restarts of the broker
 #[derive(Debug, Args)]
 pub struct Events {
+    /// Print records of the audit, too
+    #[arg(long)]
+    audit: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -23,7 +26,11 @@ pub struct Events {
 impl Events {
     pub fn run(self, context: &Context) -> Result<()> {
         let client = context.client()?;
-        let mut events = client.events()?;
+        let follow = || match self.audit {
+            true => client.events_with_audit(),
+            false => client.events(),
+        };
+        let mut events = follow()?;
         context.note("following events; Ctrl-C ends");
         loop {
             for event in events {
@@ -35,8 +42,7 @@ impl Events {
                 }
             }
             context.note("the broker ended; events are missing until one runs again");
-            let follow = || Ok(client.events()?);
-            events = backoff::until_done(follow, |reason| context.note(reason));
+            events = backoff::until_done(|| Ok(follow()?), |reason| context.note(reason));
             context.note("following events again");
         }
     }
@@ -126,6 +132,7 @@ fn sentence(what: &EventKind) -> String {
         } => format!("{from} refused at {address} ({reason}): {message}"),
         EventKind::ProblemFound { problem, .. } => format!("problem: {problem}"),
         EventKind::ProblemSolved { problem, .. } => format!("solved: {problem}"),
+        EventKind::Audit { record } => record.to_string(),
         EventKind::Missed { events } => format!("({events} events missed here)"),
     }
 }

@@ -181,7 +181,9 @@ async fn run(pairs: &[SidePair], verbose: bool, context: &Context) -> Result<()>
 /// Starts to listen. Returns the line to print and the forwarding.
 async fn listen(pair: &SidePair, context: &Context) -> Result<(String, Forwarding)> {
     let (partition, from, host, guest) = pair.parts()?;
-    let target = guest_services::target(context, partition)?;
+    let (listens, leads_to) = (pair.listens.to_string(), pair.target.to_string());
+    let words = [listens.as_ref(), leads_to.as_ref()];
+    let target = guest_services::target_for(context, partition, "forward", &words)?;
     if from == Source::Host {
         let reachable = probe(&target, guest).await;
         reachable.map_err(|error| failure(context, error))?;

@@ -1,5 +1,6 @@
 //! `hvsock kvp`: key-value pairs exchanged with a guest.
 
+use std::ffi::OsStr;
 use std::io::{IsTerminal as _, stdout};
 
 use anyhow::Result;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::failure::{Failure, printable};
 use crate::os::Partition;
-use crate::os::linux::guest_services::{block_on, failure, target};
+use crate::os::linux::guest_services::{block_on, failure, target_for};
 use crate::os::linux::output::{self, Json};
 use crate::table::Columns;
 
@@ -125,9 +126,11 @@ impl Kvp {
 fn with<T>(
     context: &Context,
     vm: &Partition,
+    (action, words): (&'static str, &[&str]),
     act: impl AsyncFnOnce(Pools) -> Result<T, CallError>,
 ) -> Result<T> {
-    let target = target(context, vm)?;
+    let words: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
+    let target = target_for(context, vm, action, &words)?;
     let done = block_on(async { act(Pools::connect(&target).await?).await })?;
     done.map_err(|error| failure(context, error))
 }
@@ -138,7 +141,7 @@ impl Get {
         // The guest's pools first: facts about the guest are requested most.
         let order = [Pool::Auto, Pool::Guest, Pool::External, Pool::AutoExternal];
         let order = pool.map_or(order.to_vec(), |pool| vec![pool]);
-        let found = with(context, &vm, async |mut pools| {
+        let found = with(context, &vm, ("kvp_get", &[&key]), async |mut pools| {
             for pool in order {
                 if let Some(value) = pools.get(pool.into(), &key).await? {
                     return Ok(Some(value));
@@ -162,7 +165,10 @@ impl Get {
 impl Set {
     fn run(self, context: &Context) -> Result<()> {
         let Self { vm, key, value } = self;
-        with(context, &vm, async |mut pools| {
+        // The value may be secret.
+        let keys = [key.clone()];
+        let keys = keys.each_ref().map(String::as_str);
+        with(context, &vm, ("kvp_set", &keys), async |mut pools| {
             pools
                 .set(kvp::Pool::External, vec![Pair { key, value }])
                 .await
@@ -174,7 +180,9 @@ impl Unset {
     fn run(self, context: &Context) -> Result<()> {
         let Self { vm, keys } = self;
         let count = keys.len();
-        let removed = with(context, &vm, async |mut pools| {
+        let names = keys.clone();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let removed = with(context, &vm, ("kvp_unset", &names), async |mut pools| {
             pools.unset(kvp::Pool::External, keys).await
         })?;
         if (removed as usize) < count {
@@ -188,7 +196,7 @@ impl List {
     fn run(self, context: &Context) -> Result<()> {
         let Self { vm, pool, json } = self;
         let wanted = pool.map_or(POOLS.to_vec(), |pool| vec![pool.into()]);
-        let listed = with(context, &vm, async |mut pools| {
+        let listed = with(context, &vm, ("kvp_list", &[]), async |mut pools| {
             let mut listed = Vec::new();
             for pool in wanted {
                 let pairs = pools.list(pool).await?.into_iter();
@@ -224,7 +232,8 @@ impl Watch {
             }
         };
         let key = self.key.as_deref();
-        let target = target(context, &self.vm)?;
+        let words: Vec<&OsStr> = key.iter().map(OsStr::new).collect();
+        let target = target_for(context, &self.vm, "kvp_watch", &words)?;
         block_on(async {
             let mut pools = Pools::connect(&target)
                 .await

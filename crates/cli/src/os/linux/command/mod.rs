@@ -1,5 +1,6 @@
 //! The subcommands that only Linux has: those that run a broker or talk to one.
 
+mod audit;
 mod bench;
 mod broker;
 mod built_in;
@@ -56,6 +57,8 @@ pub enum Command {
     Connections(connections::Connections),
     #[command(display_order = 24)]
     Events(events::Events),
+    #[command(display_order = 24)]
+    Audit(audit::Audit),
     #[command(display_order = 25)]
     Bench(bench::Bench),
     #[command(subcommand, display_order = 16)]
@@ -77,6 +80,7 @@ impl Command {
             Self::Shell(command) => command.run(context),
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
+            Self::Audit(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
         }
@@ -94,7 +98,7 @@ mod tests {
 
     use crate::command::Cli;
 
-    const PAGES: [(&str, &str); 6] = [
+    const PAGES: [(&str, &str); 7] = [
         ("README.md", include_str!("../../../../../../README.md")),
         (
             "services.md",
@@ -105,6 +109,7 @@ mod tests {
             include_str!("../../../../../../docs/tutorial.md"),
         ),
         ("guest.md", include_str!("../../../../../../docs/guest.md")),
+        ("audit.md", include_str!("../../../../../../docs/audit.md")),
         ("vms.md", include_str!("../../../../../../docs/vms.md")),
         (
             "registry.md",

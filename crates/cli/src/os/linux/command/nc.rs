@@ -7,7 +7,7 @@ use std::task::{self, Poll, ready};
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use clap::Args;
-use hvsock_services::forward::{Fault, Transferred};
+use hvsock_services::forward::{Address, Fault, Transferred};
 use hvsock_services::host::forward::{ForwardEnd, connect, connect_service};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -31,7 +31,14 @@ pub struct Nc {
 
 impl Nc {
     pub fn run(self, context: &Context) -> Result<()> {
-        let target = guest_services::target(context, &self.partition)?;
+        let (action, socket) = match &self.socket {
+            ForwardEnd::Socket(Address::Ssh) => ("ssh", String::new()),
+            ForwardEnd::Socket(address) => ("nc", address.to_string()),
+            ForwardEnd::Service(service) => ("nc", format!("service:{service}")),
+        };
+        let words = [socket.as_ref()];
+        let words = &words[usize::from(socket.is_empty())..];
+        let target = guest_services::target_for(context, &self.partition, action, words)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -85,7 +85,29 @@ pub const TOPICS: &[Topic] = &[
                 "refusals",
             ),
         ],
-        see_also: &["status", "connections"],
+        see_also: &["status", "connections", "audit"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "audit",
+        notes: &[
+            "Root and the broker's user see all records, any other user those about itself. The \
+             broker keeps the newest 2048 of each kind: changes, the use of guests' services, and \
+             other connections. Where the system has a journal, all of them are there, too: \
+             journalctl SYSLOG_IDENTIFIER=hvsock",
+            "What follows `says` is what the process says about itself, such as the command line. \
+             Everything else is what the broker saw.",
+        ],
+        examples: &[
+            ("hvsock audit --since 1h", "the last hour"),
+            (
+                "hvsock audit --user alice --action exec",
+                "commands of alice",
+            ),
+            ("hvsock audit --partition web --failed", "what went wrong"),
+            ("hvsock audit --follow --json", "for programs"),
+        ],
+        see_also: &["events", "connections", "broker"],
         ..Topic::EMPTY
     },
     Topic {

@@ -3,7 +3,7 @@
 mod location;
 mod progress;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::fd::AsFd as _;
 
@@ -58,7 +58,9 @@ impl Cp {
             self.recursive || self.archive,
             self.preserve || self.archive,
         );
-        let result = match location::direction(sources, destination)? {
+        let direction = location::direction(sources, destination)?;
+        let to_output = matches!(direction, Direction::Print(..));
+        let (connection, result) = match direction {
             Direction::Put(sources, partition, path) => {
                 let put = Put {
                     recursive,
@@ -67,8 +69,9 @@ impl Cp {
                     sync: self.sync,
                     ..Put::to(path)
                 };
-                let copy = connect(context, &partition)?;
-                copy.put(&sources, &put, &mut progress)
+                let copy = self.connect(context, &partition)?;
+                let id = copy.connection_id();
+                (id, copy.put(&sources, &put, &mut progress))
             }
             Direction::Get(partition, sources, path) => {
                 let mut get = Get {
@@ -79,8 +82,9 @@ impl Cp {
                     ..Get::to(sources, path)
                 };
                 get.into |= several;
-                let copy = connect(context, &partition)?;
-                copy.get(&get, &mut progress)
+                let copy = self.connect(context, &partition)?;
+                let id = copy.connection_id();
+                (id, copy.get(&get, &mut progress))
             }
             Direction::Print(partition, source) => {
                 let get = Get {
@@ -91,25 +95,32 @@ impl Cp {
                 let output = std::io::stdout().as_fd().try_clone_to_owned();
                 let output = output.context("cannot use standard output")?;
                 let output = Destination::descriptor(output, "standard output");
-                let copy = connect(context, &partition)?;
-                match copy.get_to(output, &get, &mut progress) {
-                    Err(CopyError::Local { error, .. })
-                        if error.kind() == ErrorKind::BrokenPipe =>
-                    {
-                        return Err(OutputGone.into());
-                    }
-                    done => done,
-                }
+                let copy = self.connect(context, &partition)?;
+                let id = copy.connection_id();
+                (id, copy.get_to(output, &get, &mut progress))
             }
         };
+        let said = match &result {
+            Ok(counters) => counters.summary(),
+            Err(error) => error.to_string(),
+        };
+        guest_services::state_result(context, connection, &said);
+        if to_output
+            && let Err(CopyError::Local { error, .. }) = &result
+            && error.kind() == ErrorKind::BrokenPipe
+        {
+            return Err(OutputGone.into());
+        }
         finish(result, progress)
     }
-}
 
-fn connect(context: &Context, partition: &Partition) -> Result<Copy> {
-    let target = guest_services::target(context, partition)?;
-    let connected = guest_services::block_on(Copy::connect(&target))?;
-    connected.map_err(|error| guest_services::failure(context, error))
+    /// Connects to the agent. The audit gets the paths as they were given, so the direction, too.
+    fn connect(&self, context: &Context, partition: &Partition) -> Result<Copy> {
+        let paths: Vec<&OsStr> = self.paths.iter().map(OsString::as_os_str).collect();
+        let target = guest_services::target_for(context, partition, "cp", &paths)?;
+        let connected = guest_services::block_on(Copy::connect(&target))?;
+        connected.map_err(|error| guest_services::failure(context, error))
+    }
 }
 
 /// Prints the result of a copy.

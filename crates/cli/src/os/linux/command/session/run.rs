@@ -8,6 +8,7 @@ use hvsock_services::host::session::{
     self, Event, Exec, ExecError, Exit, HungUp, Input, Output, Running,
 };
 use hvsock_services::link::Target;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use super::escape::Escape;
@@ -15,7 +16,7 @@ use super::printer::{Chunk, Printer, To};
 use super::screen::{self, Raw};
 use super::signals::{Caught, Signals};
 use crate::context::Context;
-use crate::os::stdio;
+use crate::os::{guest_services, stdio};
 
 /// The exit status of a command that was not run, or whose status is unknown. `docker exec` has the
 /// same.
@@ -57,6 +58,28 @@ pub(super) enum Ending {
     Left(Vec<u32>),
     /// The guest did not report it.
     Unknown,
+}
+
+impl Error {
+    /// The reason in a few words, for the audit.
+    fn said(&self) -> String {
+        match self {
+            Self::OutputGone => "the reader of the output is gone".to_owned(),
+            Self::NotStarted(limit) => format!("not started within {} s", limit.as_secs_f64()),
+            Self::TimedOut(limit, _) => format!("told to end after {} s", limit.as_secs_f64()),
+            Self::Input(error, _) => format!("standard input failed: {error}"),
+            Self::Exec(error) => error.to_string(),
+            Self::Local(error) => format!("{error:#}"),
+        }
+    }
+}
+
+/// Tells the audit how the command ended, on a thread that may block.
+async fn state_result(context: &Context, connection: u64, said: String) {
+    let context = context.clone();
+    let stated = move || guest_services::state_result(&context, connection, &said);
+    // It fails only if the runtime ends.
+    let _ = spawn_blocking(stated).await;
 }
 
 impl From<ExecError> for Error {
@@ -101,7 +124,10 @@ pub(super) async fn run(
         limit = &mut timed_out => return Err(Error::NotStarted(limit)),
     };
     let Running {
-        input, mut output, ..
+        input,
+        mut output,
+        connection,
+        ..
     } = running;
     let raw = match has_terminal {
         true => Some(Raw::enter().map_err(local("cannot use the terminal"))?),
@@ -132,6 +158,13 @@ pub(super) async fn run(
     // Output from before the end; a reader that does not take it must not delay the report.
     let _ = timeout(LAST_OUTPUT, shown.finish()).await;
     drop(raw);
+    // While the connection is open, so that the record of its end has it.
+    let said = match &ended {
+        Ok(Ended::Exited(exit)) => format!("exit status {}", exit.code()),
+        Ok(Ended::Left(_)) => "left before the command ended".to_owned(),
+        Err(error) => error.said(),
+    };
+    state_result(context, connection, said).await;
     match ended? {
         Ended::Left(status) => Ok(status),
         Ended::Exited(exit) => {

@@ -1,6 +1,6 @@
 //! `hvsock vm freeze` and `hvsock vm thaw`: freeze a guest's filesystems for a snapshot.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::failure::{Ended, Failure};
 use crate::format::shell_word;
 use crate::os::Partition;
 use crate::os::linux::format;
-use crate::os::linux::guest_services::{block_on, failure, target};
+use crate::os::linux::guest_services::{block_on, failure, target_for};
 use crate::output::{self, Json};
 use crate::table::Columns;
 
@@ -113,7 +113,8 @@ impl<'a> Frozen<'a> {
 
 impl Freeze {
     pub fn run(self, context: &Context) -> Result<()> {
-        let target = target(context, &self.vm)?;
+        let mounts: Vec<&OsStr> = self.mounts.iter().map(OsStr::new).collect();
+        let target = target_for(context, &self.vm, "freeze", &mounts)?;
         let fail = |error| failure(context, error);
         block_on(async {
             let mut freezer = Freezer::connect(&target).await.map_err(fail)?;
@@ -221,7 +222,7 @@ impl Signals {
 
 impl Thaw {
     pub fn run(self, context: &Context) -> Result<()> {
-        let target = target(context, &self.vm)?;
+        let target = target_for(context, &self.vm, "thaw", &[])?;
         let thawed = block_on(async { Freezer::connect(&target).await?.thaw(self.id).await })?;
         let thawed = thawed.map_err(|error| failure(context, error))?;
         if self.json.json {

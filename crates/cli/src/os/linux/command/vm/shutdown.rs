@@ -43,6 +43,12 @@ impl Shutdown {
             true => Action::Reboot,
             false => Action::PowerOff,
         };
+        let name_of_action = match self.reboot {
+            true => "reboot",
+            false => "shutdown",
+        };
+        let force = if self.force { "--force " } else { "" };
+        let target = target.describe(name_of_action, format!("{force}{}", self.reason));
         let begun = begin(&target, action, self.force, &self.reason);
         let by = guest_services::block_on(begun)?;
         let by = by.map_err(|error| guest_services::failure(context, error))?;

@@ -13,8 +13,8 @@ use std::io;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Connect, ConnectNamed, Flags, IdOrName, Listen, ListenNamed,
-    LookupKind, NamedAddress, SocketOption, Transport, Transports, VIOLATION,
+    BrokerMessage, ClientMessage, Connect, ConnectNamed, Describe, Flags, IdOrName, Listen,
+    ListenNamed, LookupKind, NamedAddress, SocketOption, Transport, Transports, VIOLATION,
 };
 
 use super::endpoint_connection::{EndpointConnection, Reply};
@@ -87,6 +87,13 @@ impl Exchange {
         if !self.transports().contains(Transport::Ring) {
             ring_size = 0;
         }
+        let description = self.request.description.as_deref().filter(|_| !self.basic);
+        let description = description.map(|description| {
+            ClientMessage::Describe(Describe {
+                action: description.action.clone(),
+                detail: description.detail.clone(),
+            })
+        });
         [
             (SocketOption::ContainerPassthru, passthru.into()),
             (SocketOption::ConnectedSuspend, connected_suspend.into()),
@@ -96,6 +103,7 @@ impl Exchange {
         .into_iter()
         .filter(|(_, value)| *value != 0)
         .map(|(option, value)| ClientMessage::SetOption { option, value })
+        .chain(description)
     }
 
     /// The transports that this end offers.
@@ -177,6 +185,7 @@ impl Exchange {
         let sent = self.next();
         let explains = self.flags().explain;
         let is_newer = explains
+            || (self.request.description.is_some() && !self.basic)
             || matches!(
                 sent,
                 ClientMessage::ConnectNamed(_) | ClientMessage::ListenNamed(_)
