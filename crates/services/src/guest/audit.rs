@@ -137,7 +137,7 @@ fn entry(record: &Record<'_>) -> Entry {
     Entry::default()
         .field("MESSAGE", &message)
         .field("PRIORITY", "5")
-        .field("SYSLOG_IDENTIFIER", "hvsock-agent")
+        .field("SYSLOG_IDENTIFIER", "hvsock-guest")
         .field("HVSOCK_ACTION", action)
         .field("HVSOCK_OUTCOME", outcome)
         .field("HVSOCK_DETAIL", detail)
