@@ -10,6 +10,7 @@ use hvsock_control::{
     Claim,
 };
 use hvsock_fabric::{ConnectionId, Partition, PartitionKey, PartitionKind, Refusal};
+use hvsock_registry::Principal;
 use hvsock_registry::store::{Change, Entry, Origin};
 
 use super::connections::{ConnectionRecord, EndRecord};
@@ -79,7 +80,7 @@ impl Core {
         // What an operator does in a guest is never left out.
         let operator = partition == self.fabric.root()
             && category == AuditCategory::Guest
-            && self.fabric.operators().check(caller.uid).is_ok();
+            && self.is_operator(caller.uid);
         let left_out = match operator {
             true => Some(0),
             false => self.audit.admit(source, category, outcome),
@@ -348,6 +349,15 @@ impl Core {
             detail: Some(visible(&detail, MAX_TEXT)),
             ..AuditRecord::default()
         });
+    }
+
+    /// Whether this is root or the broker's own user.
+    fn is_operator(&self, uid: u32) -> bool {
+        let principal = Principal {
+            uid,
+            ..Principal::default()
+        };
+        self.fabric.operators().check(&principal).is_ok()
     }
 
     /// Who is charged for a record: a user of the host, or a partition as a whole, which can have any
