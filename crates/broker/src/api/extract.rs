@@ -14,8 +14,9 @@ use hvsock_registry::Principal;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
+use super::asked::Asked;
 use super::error::ApiError;
-use super::record::Asked;
+
 use crate::RecordScope;
 use crate::callers::Caller;
 

@@ -10,6 +10,7 @@
 //! document, which is generated from the handlers.
 
 mod admission;
+mod asked;
 mod body;
 mod error;
 mod extract;

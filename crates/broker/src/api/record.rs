@@ -5,7 +5,7 @@
 //! add the body, once a handler has read it; the body of an unprivileged request is never read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::RequestExt;
 use axum::extract::{MatchedPath, RawPathParams, Request, State};
@@ -13,87 +13,20 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use hvsock_address::{PartitionRef, ServiceRef};
-use hvsock_sys::sync::lock;
-use serde_json::Value;
 use utoipa::openapi::OpenApi;
 
+use super::asked::{Asked, RESULT_PATH};
 use super::error::{ApiError, Reason};
 use super::extract::Peer;
 use crate::Handle;
 use crate::audit::{MAX_TEXT, visible};
 use crate::model::{AuditCategory, AuditOutcome, AuditRecord};
 
-/// The largest body that is shown. A larger one is a file.
-const MAX_SHOWN: usize = 4096;
-
 /// What the middleware needs: the broker, and the name of each operation.
 #[derive(Clone)]
 pub(super) struct Recorder {
     handle: Handle,
     operations: Arc<HashMap<(Method, String), String>>,
-}
-
-/// The body of a request, as far as a handler has read it. An extension of the request.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Asked(Arc<Mutex<Body>>);
-
-#[derive(Debug, Default)]
-struct Body {
-    /// On one line.
-    text: Option<String>,
-    /// The fields `name` and `vm`, if they are texts.
-    name: Option<String>,
-    vm: Option<String>,
-}
-
-impl Asked {
-    /// Keeps the length of a body.
-    pub fn set_size(&self, bytes: usize) {
-        if bytes > 0 {
-            lock(&self.0).text = Some(format!("({bytes} bytes)"));
-        }
-    }
-
-    /// Keeps a JSON body on one line, without what it leaves unset.
-    pub fn set_body(&self, body: &[u8]) {
-        if body.len() > MAX_SHOWN {
-            return;
-        }
-        let mut kept = lock(&self.0);
-        let text = match serde_json::from_slice::<Value>(body) {
-            Ok(value) => {
-                let field = |name: &str| value.get(name)?.as_str().map(str::to_owned);
-                (kept.name, kept.vm) = (field("name"), field("vm"));
-                set_parts(value).to_string()
-            }
-            Err(_) => String::from_utf8_lossy(body).into_owned(),
-        };
-        kept.text = Some(visible(&text, MAX_TEXT));
-    }
-
-    fn take(&self) -> Body {
-        std::mem::take(&mut lock(&self.0))
-    }
-}
-
-/// A value without the fields of objects that are null or empty.
-fn set_parts(value: Value) -> Value {
-    let is_set = |value: &Value| match value {
-        Value::Null => false,
-        Value::Object(fields) => !fields.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        _ => true,
-    };
-    match value {
-        Value::Object(fields) => {
-            let fields = fields
-                .into_iter()
-                .map(|(name, value)| (name, set_parts(value)));
-            Value::Object(fields.filter(|(_, value)| is_set(value)).collect())
-        }
-        Value::Array(items) => items.into_iter().map(set_parts).collect(),
-        value => value,
-    }
 }
 
 impl Recorder {
@@ -141,7 +74,7 @@ pub(super) async fn record(
         .map_or(request.uri().path(), MatchedPath::as_str)
         .to_owned();
     // What a process says about its own connection is part of that connection's record.
-    let is_claim = path == super::routes::RESULT_PATH;
+    let is_claim = path == RESULT_PATH;
     let Some(peer) = peer.filter(|_| !method.is_safe() && !is_claim) else {
         return next.run(request).await;
     };

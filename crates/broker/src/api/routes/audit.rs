@@ -10,9 +10,6 @@ use crate::api::responses::{Busy, Invalid, NotFound, TooLarge};
 use crate::api::state::Api;
 use crate::model::{AuditFilter, AuditRecord, ConnectionResult};
 
-/// The path of [`state_result`].
-pub(in crate::api) const RESULT_PATH: &str = "/v1/connections/{id}/result";
-
 /// Lists records of who did what, oldest first. Root and the broker's user see all records, any other
 /// user those about itself. Without a limit these are the newest 1000.
 #[utoipa::path(get, operation_id = "list_audit", path = "/v1/audit", tag = "broker",

@@ -29,8 +29,6 @@ use super::state::{Api, response};
 use crate::handle::Handle;
 use crate::model::ErrorBody;
 
-pub(super) use audit::RESULT_PATH;
-
 #[derive(OpenApi)]
 #[openapi(
     info(

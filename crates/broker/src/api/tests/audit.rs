@@ -7,6 +7,7 @@ use hvsock_testkit::wait;
 use serde_json::Value;
 
 use super::*;
+use crate::api::asked::RESULT_PATH;
 
 fn records(world: &World) -> Vec<AuditRecord> {
     world.client().audit(&AuditFilter::default()).unwrap()
@@ -23,7 +24,7 @@ fn every_operation_that_changes_something_is_recorded_also_when_it_is_refused() 
     let mut operations = 0;
     for (path, item) in document["paths"].as_object().unwrap() {
         // What a process says about its own connection is in that connection's record.
-        if path == routes::RESULT_PATH {
+        if path == RESULT_PATH {
             continue;
         }
         for (method, operation) in item.as_object().unwrap() {
