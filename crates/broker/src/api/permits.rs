@@ -91,13 +91,18 @@ mod tests {
     use hvsock_registry::Principal;
 
     use super::*;
+    use crate::callers::Caller;
 
     fn peer(uid: u32) -> Peer {
         let principal = Principal {
             uid,
             ..Principal::default()
         };
-        Peer::new(principal, Operators::of_broker(900))
+        let caller = Caller {
+            uid,
+            ..Caller::UNKNOWN
+        };
+        Peer::new(principal, caller, Operators::of_broker(900))
     }
 
     #[test]

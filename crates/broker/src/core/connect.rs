@@ -69,7 +69,7 @@ impl Core {
         let route = match self.route(&request) {
             Ok(route) => route,
             Err(refusal) => {
-                self.reject(&session, connect.address, &refusal);
+                self.reject(&session, "connect", connect.address, &refusal);
                 return Ok(());
             }
         };
@@ -91,7 +91,7 @@ impl Core {
         self.fabric.close_connection(id);
         match why {
             NotNow::Refused(refusal) => {
-                self.reject(&session, connect.address, &refusal);
+                self.reject(&session, "connect", connect.address, &refusal);
                 Ok(())
             }
             NotNow::Unread(owner, refusal) => Err((session, owner, refusal)),

@@ -268,7 +268,7 @@ impl Core {
             connect: *connect,
         };
         if let Err(parked) = self.parked.add(owner, parked, Instant::now()) {
-            self.reject(&parked.session, parked.connect.address, refusal);
+            self.reject(&parked.session, "connect", parked.connect.address, refusal);
         }
     }
 
@@ -291,7 +291,7 @@ impl Core {
                 };
                 if now >= deadline {
                     some_left = true;
-                    self.reject(&session, connect.address, &refusal);
+                    self.reject(&session, "connect", connect.address, &refusal);
                     continue;
                 }
                 let parked = ParkedConnect { session, connect };

@@ -193,7 +193,7 @@ impl Core {
     /// Records a request that was refused because of a name in it.
     fn audit_unknown(
         &mut self,
-        session: &Session<OwnedFd>,
+        session: &Session<ProcessSocket>,
         action: &str,
         address: &NamedAddress,
         refusal: &Refusal,
