@@ -98,14 +98,15 @@ fn a_flood_of_clients_at_one_endpoint_leaves_turns_to_the_others() {
 }
 
 #[test]
-fn a_closed_endpoint_leaves_neither_socket_nor_empty_folder() {
+fn a_closed_endpoint_leaves_no_socket_and_the_folder_that_a_container_may_have_mounted() {
     let mut world = World::new(2);
     let gone = world.path(1);
     assert_eq!(world.endpoints.path_of(partition(1)), Some(&*gone));
     world.endpoints.mark(1);
     world.endpoints.close_of(partition(1));
     assert_eq!(world.endpoints.path_of(partition(1)), None);
-    assert!(!gone.parent().unwrap().exists() && world.path(0).exists());
+    assert!(!gone.exists() && gone.parent().unwrap().exists());
+    assert!(world.path(0).exists());
     assert_eq!(world.round(), []);
     world.endpoints.close_all();
     assert!(!world.path(0).exists());
