@@ -22,7 +22,7 @@ use super::state::Core;
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket};
 use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
-use crate::pump::{Connection, RelayEnd};
+use crate::pump::{Adopted, Connection, RelayEnd};
 
 /// The longest and the default timeout for a guest to accept.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -216,16 +216,12 @@ impl Core {
             Some(((data, raw_fd), guest)) => {
                 let process = RelayEnd::new(session.socket, data, raw_fd);
                 let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
-                let connection = Connection::relay(process, guest);
-                self.relay_guest(
+                let relayed = Adopted {
                     id,
-                    address.service,
-                    ends,
-                    connection,
+                    connection: Connection::relay(process, guest),
                     counters,
-                    charge,
-                    claim,
-                );
+                };
+                self.relay_guest(relayed, address.service, ends, charge, claim);
             }
             None => {
                 let end = (transport, charge);

@@ -291,8 +291,12 @@ impl Core {
             }
             Side::Relay(guest, data) => {
                 let process = RelayEnd::new(control, data, preference.raw_fd);
-                let connection = Connection::relay(guest, process);
-                self.relay_guest(id, service, ends, connection, counters, charge, None);
+                let relayed = Adopted {
+                    id,
+                    connection: Connection::relay(guest, process),
+                    counters,
+                };
+                self.relay_guest(relayed, service, ends, charge, None);
                 Ok(None)
             }
         }
@@ -388,19 +392,14 @@ impl Core {
     /// Relays a connection with a guest whose link handed out a socket, and records it.
     pub(super) fn relay_guest(
         &mut self,
-        id: ConnectionId,
+        relayed: Adopted,
         service: ServiceId,
         [from, to]: [EndRecord; 2],
-        connection: Connection,
-        counters: Arc<ByteCounters>,
         charge: Charge,
         claim: Option<Arc<Claim>>,
     ) {
-        let place = self.data_threads.adopt(Adopted {
-            id,
-            connection,
-            counters: Arc::clone(&counters),
-        });
+        let (id, counters) = (relayed.id, Arc::clone(&relayed.counters));
+        let place = self.data_threads.adopt(relayed);
         let record = ConnectionRecord {
             service,
             from,
