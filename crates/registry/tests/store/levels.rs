@@ -87,6 +87,13 @@ fn level() -> impl Strategy<Value = Level> {
 }
 
 impl Level {
+    fn lists(&self, action: Action) -> &Lists {
+        match action {
+            Action::Bind => &self.bind,
+            Action::Connect => &self.connect,
+        }
+    }
+
     /// The keys of this level, each after `prefix`.
     fn toml(&self, prefix: &str) -> String {
         let mut text = String::new();
@@ -118,9 +125,9 @@ fn stated<T>(levels: &[&Level], of: impl Fn(&Level) -> Option<T>) -> Option<T> {
     levels.iter().find_map(|level| of(level))
 }
 
-fn bob_may(levels: &[&Level], lists: fn(&Level) -> &Lists) -> bool {
+fn bob_may(levels: &[&Level], action: Action) -> bool {
     stated(levels, |level| {
-        let Lists { users, groups, .. } = lists(level);
+        let Lists { users, groups, .. } = level.lists(action);
         (users.is_some() || groups.is_some()).then(|| {
             let any = |list: &Option<&[&str]>, these: &[&str]| {
                 list.is_some_and(|list| list.iter().any(|entry| these.contains(entry)))
@@ -131,9 +138,9 @@ fn bob_may(levels: &[&Level], lists: fn(&Level) -> &Lists) -> bool {
     .unwrap()
 }
 
-fn web_may(levels: &[&Level], lists: fn(&Level) -> &Lists) -> bool {
+fn web_may(levels: &[&Level], action: Action) -> bool {
     stated(levels, |level| {
-        let list = lists(level).partitions?;
+        let list = level.lists(action).partitions?;
         Some(list.iter().any(|entry| ["*", "web", "@ci"].contains(entry)))
     })
     .unwrap()
@@ -203,13 +210,9 @@ proptest! {
             let wildcard = stated(&levels, |level| level.wildcard).unwrap();
             prop_assert_eq!(policy.wildcard().allowed, wildcard);
             let only_root = stated(&levels, |level| level.only_root).unwrap();
-            let actions: [(Action, fn(&Level) -> &Lists); 2] = [
-                (Action::Bind, |level| &level.bind),
-                (Action::Connect, |level| &level.connect),
-            ];
-            for (action, lists) in actions {
+            for action in [Action::Bind, Action::Connect] {
                 let may = policy.access(action, &Requester::Process(&bob)).allowed;
-                prop_assert_eq!(may, bob_may(&levels, lists), "{:?} of bob", action);
+                prop_assert_eq!(may, bob_may(&levels, action), "{:?} of bob", action);
                 for is_root in [false, true] {
                     let web = Requester::Child {
                         name: &web_name,
@@ -219,7 +222,7 @@ proptest! {
                     };
                     let may = policy.access(action, &web).allowed;
                     let as_root = is_root || action == Action::Connect || !only_root;
-                    let want = web_may(&levels, lists) && as_root;
+                    let want = web_may(&levels, action) && as_root;
                     prop_assert_eq!(may, want, "{:?} of web", action);
                 }
             }
