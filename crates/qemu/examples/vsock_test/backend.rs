@@ -26,7 +26,7 @@ pub struct Backend {
 }
 
 enum Device {
-    Broker { _running: Broker, dirs: Dirs },
+    Broker { _running: Box<Broker>, dirs: Dirs },
     Program { child: Child, name: String },
 }
 
@@ -101,7 +101,7 @@ fn start_broker(folder: &Path) -> Result<Device> {
         })?;
     }
     Ok(Device::Broker {
-        _running: running,
+        _running: Box::new(running),
         dirs,
     })
 }
