@@ -182,6 +182,7 @@ impl Target {
     }
 
     /// Opens a connection for gRPC calls, and returns its id in the broker's list, too.
+    #[cfg(feature = "host")]
     pub(crate) async fn channel_with_id(
         &self,
         service: &'static Integration,

@@ -2,7 +2,7 @@
 //! connections through it.
 //!
 //! [`World`] owns the broker; [`PartitionEndpoint`] acts as a process of one partition. Every wait is bounded
-//! by [`TIMEOUT`](crate::wait::TIMEOUT).
+//! by [`TIMEOUT`].
 
 mod endpoint;
 mod model;
