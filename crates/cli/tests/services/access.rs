@@ -30,6 +30,16 @@ fn id_in_box(world: &World) -> Completed {
     as_user(world, OTHER, &["exec", BOX, "--", "id", "-u"])
 }
 
+/// Asserts that `exec` was refused, with the exit status of a command that was not run. Returns stderr.
+fn not_run(done: Completed) -> String {
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (Some(125), ""),
+        "{done:#?}"
+    );
+    done.stderr
+}
+
 #[test]
 fn a_user_whom_root_allows_gets_a_shell_in_a_guest_until_root_denies_it_again() {
     let Some(()) = require::root() else { return };
@@ -37,7 +47,7 @@ fn a_user_whom_root_allows_gets_a_shell_in_a_guest_until_root_denies_it_again() 
         return;
     };
     let world = &fixture.world;
-    let refused = id_in_box(world).failed();
+    let refused = not_run(id_in_box(world));
     assert!(
         refused.contains("built-in: connect.users = []"),
         "{refused}"
@@ -79,11 +89,7 @@ fn a_user_whom_root_allows_gets_a_shell_in_a_guest_until_root_denies_it_again() 
         "{}",
         denied.stderr
     );
-    assert!(
-        id_in_box(world)
-            .failed()
-            .contains("built-in: connect.users = []")
-    );
+    assert!(not_run(id_in_box(world)).contains("built-in: connect.users = []"));
     assert!(!world.dir().join(SESSION_FILE).exists(), "nothing is left");
 }
 
@@ -171,7 +177,7 @@ fn a_guest_that_was_disabled_and_enabled_follows_a_later_change_for_all() {
         world.ok(["container", "integration", BOX, verb, "session"]);
     }
     world.ok(["service", "disable", SESSION]);
-    assert!(exec().failed().contains("disabled by enabled = false"));
+    assert!(not_run(exec()).contains("disabled by enabled = false"));
     let enable = ["container", "integration", BOX, "enable", "session"];
     let refused = world.run(enable).failed();
     assert!(
@@ -189,7 +195,7 @@ fn a_guest_that_was_disabled_and_enabled_follows_a_later_change_for_all() {
     let disabled = world.json(["service", "disable", SESSION, "--json"]);
     assert_eq!(disabled["exceptions"], json!([BOX]));
     world.ok(["service", "disable", SESSION, "--everywhere"]);
-    exec().failed();
+    not_run(exec());
     world.ok(["service", "enable", SESSION]);
     assert!(!world.dir().join(SESSION_FILE).exists(), "as it was");
 }
@@ -217,7 +223,7 @@ fn a_partial_file_of_a_guests_service_lets_no_user_in() {
             let shown = world.json(["service", "show", SESSION, "--json"]);
             shown["creator"] == "by hand"
         });
-        let refused = id_in_box(world).failed();
+        let refused = not_run(id_in_box(world));
         assert!(
             refused.contains("built-in: connect.users = []"),
             "{text}: {refused}"

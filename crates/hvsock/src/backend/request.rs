@@ -18,6 +18,7 @@ pub(crate) struct Request {
     pub(crate) settings: Settings,
     pub(crate) flags: Flags,
     /// What the connection is for, for the broker's audit.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no broker"))]
     pub(crate) description: Option<Arc<Description>>,
 }
 
