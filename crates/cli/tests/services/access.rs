@@ -278,8 +278,11 @@ fn only_root_of_a_container_may_listen_in_place_of_its_agent() {
         Completed::of(&mut command).code == Some(0)
     };
     let mut refused = vec![user.to_vec()];
+    let own_pids = ["--pid", "--fork", "--kill-child"];
     if can_unshare {
-        // A user who makes itself root in a namespace of its own, in a container of root.
+        // A user who makes itself root in namespaces of its own, in a container that shares the PID
+        // namespace, and in one that does not.
+        refused.push(join(&user, &join(&own_namespace, &own_pids)));
         let container = join(&["unshare", "--pid", "--fork", "--kill-child"], &user);
         refused.push(join(&user, &own_namespace));
         refused.push(join(&container, &own_namespace));
@@ -296,11 +299,10 @@ fn only_root_of_a_container_may_listen_in_place_of_its_agent() {
         );
         assert!(error.contains("run it as root there"), "{error}");
     }
-    // Root of a container of root, and root of one that an ordinary user started.
+    // Root of a container of root, without a user namespace and with one.
     let mut accepted = vec![vec!["env"]];
     if can_unshare {
-        let rootless = ["--pid", "--fork", "--kill-child"];
-        accepted.push(join(&user, &join(&own_namespace, &rootless)));
+        accepted.push(join(&own_namespace, &own_pids));
     }
     for prefix in &accepted {
         let _listening = world.listening(&mut listener(&endpoint, prefix));

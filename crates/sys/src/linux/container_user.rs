@@ -5,6 +5,10 @@
 //! says nothing. What counts is the user namespace that owns the *container's* PID namespace: the
 //! outermost one between this process's and the other's. A process cannot leave the PID namespace that
 //! its container's runtime created it in.
+//!
+//! A container may share this process's PID namespace. Then any user in it may create both namespaces,
+//! which look like a container's. So a user namespace counts only if root or this process's user
+//! created it: nobody else is trusted to decide who is root.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -25,7 +29,7 @@ pub enum ContainerUser {
     /// The number in the container's user namespace.
     Mapped(u32),
     /// It has no number there, or that cannot be found out: the process is gone, in a user namespace
-    /// of its own, or may not be examined.
+    /// that neither root nor this process's user created, or may not be examined.
     Unknown,
 }
 
@@ -68,7 +72,7 @@ fn container_user(pid: u32, uid: u32) -> io::Result<ContainerUser> {
     let (user, pid_namespace) = (open(&number, "user")?, open(&number, "pid")?);
     let owner = match outermost_below(pid_namespace.into(), &own_pid)? {
         Some(container) => namespace_of(&container, libc::NS_GET_USERNS)?,
-        None => match created_by_operator(&user, &own_user)? {
+        None => match is_child(&user, &own_user)? && is_creator_trusted(&user)? {
             true => user.try_clone()?.into(),
             false => return Ok(ContainerUser::Shared),
         },
@@ -76,8 +80,9 @@ fn container_user(pid: u32, uid: u32) -> io::Result<ContainerUser> {
     if is_same(&owner, &own_user)? {
         return Ok(ContainerUser::Shared);
     }
-    if !is_same(&owner, &user)? {
-        // It is in another namespace inside the container. Its map says nothing about the container's.
+    // A process in another namespace inside the container has a map that says nothing about the
+    // container's.
+    if !is_same(&owner, &user)? || !is_creator_trusted(&owner)? {
         return Ok(ContainerUser::Unknown);
     }
     let mut map = String::new();
@@ -138,12 +143,13 @@ fn outermost_below(inner: OwnedFd, own: &File) -> io::Result<Option<OwnedFd>> {
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// Whether a user namespace is a child of this process's own, and root or this process's user created
-/// it. For a process in this process's own PID namespace: others there may create one to be root in it.
-fn created_by_operator(user: &File, own: &File) -> io::Result<bool> {
-    if is_same(user, own)? || !is_same(&namespace_of(user, libc::NS_GET_PARENT)?, own)? {
-        return Ok(false);
-    }
+/// Whether a user namespace is a child of this process's own.
+fn is_child(user: &File, own: &File) -> io::Result<bool> {
+    Ok(!is_same(user, own)? && is_same(&namespace_of(user, libc::NS_GET_PARENT)?, own)?)
+}
+
+/// Whether root or this process's user created a user namespace.
+fn is_creator_trusted(user: &impl AsRawFd) -> io::Result<bool> {
     let mut uid: libc::uid_t = 0;
     // SAFETY: the kernel writes one uid_t (ioctl_ns(2)).
     let result = unsafe { libc::ioctl(user.as_raw_fd(), libc::NS_GET_OWNER_UID, &raw mut uid) };
@@ -208,6 +214,23 @@ mod tests {
 
     /// Not the one that PATH finds, which may be in a home that other users cannot enter.
     const PYTHON: &str = "/usr/bin/python3";
+
+    /// Runs a command as root of a user namespace whose ids 0 to 999 are 100000 to 100999 outside.
+    const MAPPED: &str = "\
+import ctypes, os, sys
+process, (ready, done) = os.getpid(), os.pipe()
+helper = os.fork()
+if helper == 0:
+    os.read(ready, 1)
+    for kind in 'uid', 'gid':
+        with open(f'/proc/{process}/{kind}_map', 'w') as map: map.write('0 100000 1000')
+    os._exit(0)
+if ctypes.CDLL(None).unshare(0x10000000): sys.exit('unshare failed')
+os.write(done, b'1')
+os.waitpid(helper, 0)
+os.setresgid(0, 0, 0)
+os.setresuid(0, 0, 0)
+os.execvp(sys.argv[1], sys.argv[1:])";
 
     /// Whether this user may make other users and namespaces.
     fn can_make_containers() -> bool {
@@ -279,9 +302,45 @@ mod tests {
         assert_eq!((peer.uid, found), (65534, ContainerUser::Shared));
         let (peer, found) = nested(&user, &["unshare", "-Ur"]);
         assert_eq!((peer.uid, found), (65534, ContainerUser::Shared));
-        // A container of a rootless runtime: its root is the user.
-        let (peer, found) = nested(&user, &["unshare", "-Urpf"]);
-        assert_eq!((peer.uid, found), (65534, ContainerUser::Mapped(0)));
+        // A user in a container that shares the PID namespace can make the same namespaces as a
+        // container of that user has.
+        for own in [&["unshare", "-Urpf"][..], &["unshare", "-Urpmf"]] {
+            let (peer, found) = nested(&user, own);
+            assert_eq!(
+                (peer.uid, found),
+                (65534, ContainerUser::Unknown),
+                "{own:?}"
+            );
+        }
+        // A container of root with a user namespace, with and without a PID namespace, and in it a user
+        // who makes itself root.
+        let mapped = [PYTHON, "-c", MAPPED];
+        for more in [&["unshare", "-pf"][..], &[]] {
+            let container: Vec<&str> = mapped.iter().chain(more).copied().collect();
+            for (ids, outside, inside) in [(["0"; 2], 100_000, 0), (["33"; 2], 100_033, 33)] {
+                let inner = [
+                    "setpriv",
+                    "--reuid",
+                    ids[0],
+                    "--regid",
+                    ids[1],
+                    "--clear-groups",
+                ];
+                let (peer, found) = nested(&container, &inner);
+                assert_eq!((peer.uid, found), (outside, ContainerUser::Mapped(inside)));
+            }
+            let inner = [
+                "setpriv",
+                "--reuid",
+                "33",
+                "--clear-groups",
+                "unshare",
+                "-Urpf",
+            ];
+            let (peer, found) = nested(&container, &inner);
+            assert_eq!(peer.uid, 100_033);
+            assert_eq!(found, ContainerUser::Unknown, "{more:?}");
+        }
         // A container of root without a user namespace, in which another user makes itself root.
         let container = ["unshare", "-pmf"];
         for own in [
