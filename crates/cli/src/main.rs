@@ -26,6 +26,7 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    os::stdio::prepare();
     complete::run_if_requested(command::definition);
     let result = match os::run_internal() {
         Some(result) => result.map(|()| ExitCode::SUCCESS),

@@ -15,6 +15,8 @@ use anyhow::Result;
 use hvsock_text::printable;
 use serde::Serialize;
 
+use crate::os::stdio;
+
 /// The reader of standard output closed the pipe. The command ends with success.
 #[derive(Debug, thiserror::Error)]
 #[error("standard output is closed")]
@@ -65,12 +67,7 @@ impl Lines {
 /// What others may have written belongs into [`Lines`].
 pub fn text(text: &str) -> Result<()> {
     let text = for_choice(text, AutoStream::choice(&io::stdout()));
-    let mut stdout = anstream::stdout().lock();
-    gone(
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush()),
-    )
+    gone(stdio::print_styled(&text))
 }
 
 /// Prints text of this program on standard error, with colours only on a terminal.
@@ -97,8 +94,7 @@ pub fn line(line: impl Display) -> Result<()> {
 
 /// Prints bytes unchanged.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
-    let mut stdout = io::stdout().lock();
-    gone(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+    gone(stdio::print(bytes))
 }
 
 /// Prints a value as indented JSON.

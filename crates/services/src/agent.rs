@@ -52,6 +52,7 @@ struct Freezer {
 
 /// Runs the program with the arguments of its command line.
 pub fn main() -> ExitCode {
+    hvsock_sys::standard_streams::fail_if_closed();
     let cli = Cli::parse();
     let _summaries = log(cli.verbose);
     // None of the programs that the agent starts may get what whoever started it left open.

@@ -13,6 +13,7 @@
 //! - `session`: programs in a session of their own. `supervisor`: such programs, of which all processes
 //!   can be found and ended. `inherit`: the descriptors that programs inherit. `child`: the end of a
 //!   child process.
+//! - `standard_streams`: standard streams that were closed at the start of the program.
 //! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
 //!
 //! Every descriptor that this crate creates or receives is close-on-exec. No write raises `SIGPIPE`.
@@ -39,7 +40,7 @@ mod windows;
 pub use linux::{
     accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, inherit,
     journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
-    shared_memory, stream, supervisor, vsock,
+    shared_memory, standard_streams, stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -15,7 +15,7 @@ use anyhow::Result;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::context::Context;
-use crate::{complete, help, os, output};
+use crate::{complete, failure, help, os, output};
 
 /// Hyper-V sockets: reach services in any virtual machine or container of this machine by name
 ///
@@ -71,13 +71,18 @@ pub fn parse() -> Result<Cli, ExitCode> {
             Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
         });
     parsed.map_err(|error| {
+        let status = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
         let text = error.render().ansi().to_string();
         match error.use_stderr() {
-            true => output::text_to_stderr(&with_escapes(text, env::args_os().skip(1))),
-            // A closed pipe is no error.
-            false => drop(output::text(&text)),
+            true => {
+                output::text_to_stderr(&with_escapes(text, env::args_os().skip(1)));
+                status
+            }
+            false => match output::text(&text) {
+                Ok(()) => status,
+                Err(error) => failure::report(&error),
+            },
         }
-        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1))
     })
 }
 

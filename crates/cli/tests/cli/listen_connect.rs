@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::util::{Completed, DEMO, Running, World, eventually};
+use crate::util::{Completed, DEMO, Running, World, eventually, redirected};
 
 #[test]
 fn an_echo_service_returns_its_input() {
@@ -69,6 +69,52 @@ fn input_that_cannot_be_read_is_a_reset_for_the_peer() {
     assert_eq!(near.end().code(), Some(1));
     let error = near.rest_of_stderr();
     assert!(error.ends_with(expected), "{error}");
+}
+
+#[test]
+fn a_closed_stdin_is_no_empty_one() {
+    let world = World::new();
+    let closed = "Bad file descriptor (os error 9)";
+    let mut near = world.listen(["2761", "--from", "loopback"]);
+    let connect = world.command(["connect", "loopback", "2761"]);
+    let error = Completed::of(&mut redirected(&connect, "<&-")).failed();
+    let expected =
+        format!("error: cannot read standard input: {closed}; the connection was reset\n");
+    assert_eq!(error, expected);
+    assert_eq!(near.end().code(), Some(1));
+    let import = world.command(["service", "import", "-"]);
+    let error = Completed::of(&mut redirected(&import, "<&-")).failed();
+    assert_eq!(error, format!("error: cannot read -: {closed}\n"));
+}
+
+#[test]
+fn output_that_nobody_gets_is_a_failure() {
+    let world = World::new();
+    for arguments in [
+        &["status", "--json"][..],
+        &["service", "list"],
+        &["service", "list", "--json"],
+        &["vm", "list"],
+        &["man"],
+        &["completions", "bash"],
+        &["--help"],
+        &["--version"],
+    ] {
+        for (redirection, error) in [
+            (">&-", "Bad file descriptor (os error 9)"),
+            ("1</dev/null", "Bad file descriptor (os error 9)"),
+            (">/dev/full", "No space left on device (os error 28)"),
+        ] {
+            let command = world.command(arguments);
+            let done = Completed::of(&mut redirected(&command, redirection));
+            let expected = format!("error: cannot write the output: {error}\n");
+            assert_eq!(
+                (done.code, done.stderr),
+                (Some(1), expected),
+                "{arguments:?}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -35,6 +35,22 @@ pub fn hvsock() -> Command {
     command
 }
 
+/// A command that is started without some of its standard streams, as `redirections` of the shell say, such
+/// as `<&-`.
+pub fn redirected(command: &Command, redirections: &str) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("exec \"$@\" {redirections}");
+    shell.args(["-c", &script, "sh"]).arg(command.get_program());
+    shell.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// A temporary folder that other users can read. Its path is short, because Unix socket paths have at most
 /// 107 bytes.
 pub fn folder() -> TempDir {

@@ -10,7 +10,7 @@ use hvsock_testkit::require;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::{BOX, Fixture, wait_until_offered};
-use crate::util::{Completed, Running, eventually};
+use crate::util::{Completed, Running, eventually, redirected};
 
 /// The command `hvsock exec box ARGUMENTS`, with pipes for its streams.
 fn exec<const N: usize>(fixture: &Fixture, arguments: [&str; N]) -> Command {
@@ -332,6 +332,42 @@ fn input_that_cannot_be_read_ends_the_command_before_it_sees_an_end() {
         done.stderr
             .contains("cannot read standard input: Is a directory")
     );
+}
+
+#[test]
+fn a_closed_standard_stream_fails_exec_and_cp() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let (script, file) = backup(&fixture);
+    let kept = fixture.world.dir().join("kept");
+    fs::write(&kept, "keep").unwrap();
+    let remote = format!("{BOX}:{}", kept.display());
+    let exec = |arguments: &[&str]| {
+        let mut command = fixture.world.command(["exec"]);
+        command.args(arguments);
+        command
+    };
+    let cp = |from: &str, to: &str| fixture.world.command(["cp", from, to]);
+    for (command, redirection, code) in [
+        (exec(&["-i", BOX, "--", "sh", "-c", &script]), "<&-", 125),
+        (exec(&[BOX, "--", "echo", "hi"]), ">&-", 125),
+        (cp("-", &remote), "<&-", 1),
+        (cp("/dev/stdin", &remote), "<&-", 1),
+        (cp("/dev/fd/0", &remote), "<&-", 1),
+        (cp(&remote, "-"), ">&-", 1),
+        (cp(&remote, "/dev/stdout"), ">&-", 1),
+    ] {
+        let done = Completed::of(&mut redirected(&command, redirection));
+        assert_eq!(done.code, Some(code), "{command:?} {done:?}");
+        let why = "Bad file descriptor (os error 9)";
+        assert!(done.stderr.contains(why), "{command:?} {done:?}");
+    }
+    assert!(!file.exists());
+    assert_eq!(fs::read_to_string(&kept).unwrap(), "keep");
+    // A command that reads no input does not need one.
+    let without = exec(&[BOX, "--", "echo", "hi"]);
+    assert_eq!(Completed::of(&mut redirected(&without, "<&-")).ok(), "hi\n");
 }
 
 #[test]

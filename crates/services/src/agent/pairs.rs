@@ -1,10 +1,12 @@
 //! `hvsock-agent kvp`: key-value pairs for programs in the guest. It works on the pool files and
 //! does not need a running agent.
 
-use std::io::IsTerminal as _;
+use std::fs::File;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use hvsock_text::printable;
 
@@ -94,11 +96,10 @@ impl Pairs {
                 for pool in pools {
                     if let Some(value) = read(&files, pool)?.get(&key) {
                         // A program gets the value unchanged.
-                        match std::io::stdout().is_terminal() {
-                            true => anstream::println!("{}", printable(value)),
-                            false => anstream::println!("{value}"),
-                        }
-                        return Ok(());
+                        return match io::stdout().is_terminal() {
+                            true => print(&format!("{}\n", printable(value))),
+                            false => print(&format!("{value}\n")),
+                        };
                     }
                 }
                 bail!(
@@ -114,12 +115,25 @@ impl Pairs {
                 })?;
             }
             Self::List(List { pool }) => {
+                let mut lines = String::new();
                 for (key, value) in read(&files, pool)?.iter() {
-                    anstream::println!("{}\t{}", printable(key), printable(value));
+                    lines += &format!("{}\t{}\n", printable(key), printable(value));
                 }
+                print(&lines)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Writes to standard output without the standard library's `Stdout`, which reports success where a
+/// write fails with `EBADF`. That the reader wants no more is no failure.
+fn print(text: &str) -> Result<()> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let written = stdout.and_then(|stdout| File::from(stdout).write_all(text.as_bytes()));
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write the output"),
     }
 }
 

@@ -18,6 +18,7 @@ mod identity;
 mod message_stream;
 mod name;
 mod note;
+mod own_descriptor;
 mod receive;
 mod send;
 mod sum;

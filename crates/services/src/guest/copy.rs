@@ -216,7 +216,9 @@ fn copy(
                 .iter()
                 .map(|path| Source::new(absolute(path)))
                 .collect();
-            Sender::new(messages, &mut Unobserved, get.recursive).run(&sources, get.count)
+            Sender::new(messages, &mut Unobserved, get.recursive)
+                .refuse_own_descriptors()
+                .run(&sources, get.count)
         }
         None => {
             let error = CopyError::Violation("neither put nor get");

@@ -24,6 +24,7 @@ pub mod session;
 mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
+pub mod standard_streams;
 pub mod stream;
 pub mod supervisor;
 pub mod vsock;

@@ -13,6 +13,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+/// Makes a standard stream that was closed when the program was started fail. To be called first in `main`.
+pub fn prepare() {
+    hvsock_sys::standard_streams::fail_if_closed();
+}
+
 /// Standard input without the buffer of the standard library.
 pub fn input() -> io::Result<impl Read> {
     unbuffered(io::stdin().as_fd()).map(Blocking)
@@ -26,6 +31,17 @@ pub fn output() -> io::Result<impl Write> {
 /// Standard error without the buffer of the standard library.
 pub fn error_output() -> io::Result<impl Write> {
     unbuffered(io::stderr().as_fd()).map(Blocking)
+}
+
+/// Writes bytes to standard output. The standard library's own `Stdout` reports success where a write
+/// fails with `EBADF`.
+pub fn print(bytes: &[u8]) -> io::Result<()> {
+    output()?.write_all(bytes)
+}
+
+/// Writes text with styles to standard output.
+pub fn print_styled(text: &str) -> io::Result<()> {
+    print(text.as_bytes())
 }
 
 /// Standard output as a file.

@@ -11,6 +11,9 @@ use std::time::Duration;
 use anyhow::Result;
 use hvsock::HvStream;
 
+/// Does nothing: the runtime opens no other streams in place of missing ones.
+pub fn prepare() {}
+
 /// Standard input. Large reads bypass the buffer of the standard library.
 pub fn input() -> io::Result<impl Read> {
     Ok(io::stdin().lock())
@@ -22,6 +25,20 @@ pub fn output() -> io::Result<Box<dyn Write>> {
         return Ok(Box::new(Console::default()));
     }
     Ok(Box::new(hvsock_sys::stdio::take_output()?))
+}
+
+/// Writes bytes to standard output.
+pub fn print(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes)?;
+    stdout.flush()
+}
+
+/// Writes text with styles to standard output. An old console gets its colours by calls.
+pub fn print_styled(text: &str) -> io::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// Does nothing: dropping [`output`] has closed standard output.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::super::CopyError;
 use super::super::name::Name;
+use super::super::own_descriptor;
 use super::target::kind;
 
 /// The destination of a copy: a folder, a name in one for the single top-level entry, or an open
@@ -69,7 +70,7 @@ impl Destination {
             parent => Path::new(OsStr::from_bytes(parent)),
         };
         let folder = open_folder(parent).map_err(|error| CopyError::local(parent, error))?;
-        let descriptor = own_descriptor(&folder, &name);
+        let descriptor = own_descriptor::named(&folder, &name);
         let standard = match descriptor {
             Some(1) => io::stdout().as_fd().try_clone_to_owned().ok(),
             Some(2) => io::stderr().as_fd().try_clone_to_owned().ok(),
@@ -108,38 +109,6 @@ impl Destination {
     pub(super) fn is_single(&self) -> bool {
         self.is_stream || self.rename.is_some()
     }
-}
-
-/// The descriptor of this process that a name such as `/dev/stdout`, `/dev/fd/3` or
-/// `/proc/self/fd/3` stands for.
-fn own_descriptor(folder: &OwnedFd, name: &Name) -> Option<i32> {
-    /// The most links that are followed.
-    const LINKS: usize = 8;
-    let process = format!("/proc/{}", std::process::id());
-    let mut folder = folder.try_clone().ok()?;
-    let mut name = name.clone();
-    for _ in 0..LINKS {
-        // Opened in `folder`, the link's target is relative to it.
-        let target = fs::readlinkat(&folder, name.as_os_str(), Vec::new()).ok()?;
-        let path = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()?;
-        let within = path.strip_prefix(&process).ok();
-        if let Some(within) = within
-            && within.ends_with("fd")
-            && (within == Path::new("fd") || within.starts_with("task"))
-        {
-            return name.as_os_str().to_str()?.parse().ok();
-        }
-        let target = target.as_bytes();
-        let start = target.iter().rposition(|byte| *byte == b'/');
-        let (parent, last) = target.split_at(start.map_or(0, |slash| slash + 1));
-        name = Name::new(last).ok()?;
-        if !parent.is_empty() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let parent = OsStr::from_bytes(parent);
-            folder = fs::openat(&folder, parent, flags, Mode::empty()).ok()?;
-        }
-    }
-    None
 }
 
 /// Opens or creates a folder in a folder, and returns whether it was created. Does not follow

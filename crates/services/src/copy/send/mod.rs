@@ -25,6 +25,7 @@ use super::identity;
 use super::message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
+use super::own_descriptor;
 use super::tally::Tally;
 use super::{BUFFER, CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
@@ -52,6 +53,7 @@ pub struct Sender<'a, L> {
     failures_noted: u64,
     /// How long to wait for the first process that writes to a pipe.
     writer_timeout: Duration,
+    refuses_own: bool,
 }
 
 impl<'a, L: Link> Sender<'a, L> {
@@ -74,12 +76,20 @@ impl<'a, L: Link> Sender<'a, L> {
             notes: 0,
             failures_noted: 0,
             writer_timeout: IDLE_TIMEOUT,
+            refuses_own: false,
         }
     }
 
     #[cfg(test)]
     pub(super) fn writer_timeout(mut self, timeout: Duration) -> Self {
         self.writer_timeout = timeout;
+        self
+    }
+
+    /// Refuses sources that are descriptors of this process, such as `/dev/stdin`: they are not those of
+    /// the user who names them.
+    pub fn refuse_own_descriptors(mut self) -> Self {
+        self.refuses_own = true;
         self
     }
 
@@ -131,7 +141,15 @@ impl<'a, L: Link> Sender<'a, L> {
                 name: path,
                 follow: !self.recursive || source.name().is_none(),
             };
-            self.entry(at, source.name(), 0)?;
+            let name = source.name().filter(|_| at.follow);
+            match name.and_then(|name| own_descriptor::of(path, name)) {
+                Some(_) if self.refuses_own => {
+                    let why = "this is a descriptor of the agent's own process";
+                    self.note(why.to_owned(), false)?;
+                }
+                Some(own) if own_descriptor::is_write_only(own) => self.fails(Errno::BADF)?,
+                _ => self.entry(at, source.name(), 0)?,
+            }
         }
         let failed = self.counters.failed;
         let sent = Some(self.tally.to_wire());
