@@ -343,6 +343,24 @@ impl Ring {
 
 /// The error for a reset without a reason from the broker.
 fn reset(stop: RingError) -> io::Error {
-    let cause = stop.to_string();
+    let cause = match stop {
+        // Its own text is that of the refusal.
+        RingError::Reset => "the other end aborted it".to_owned(),
+        stop => stop.to_string(),
+    };
     Refusal::Reset { cause }.into_reset_error()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_says_its_cause_once() {
+        for stop in [RingError::Reset, RingError::PeerGone, RingError::UnreadData] {
+            let text = reset(stop).to_string();
+            let cause = text.strip_prefix("the connection was reset: ").unwrap();
+            assert!(!cause.contains("reset"), "{text}");
+        }
+    }
 }
