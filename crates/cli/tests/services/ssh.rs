@@ -196,7 +196,8 @@ fn the_ssh_configuration_of_a_host_does_not_apply_to_a_partition_of_its_name() {
              Host hvsock/{BOX}/*\nUser alice\n\
              Host *\nControlMaster auto\nControlPersist 60\nControlPath {dir}/cm-%r@%h:%p\n\
              HostName %h.example\nProxyJump bastion\nCanonicalizeHostname always\n\
-             CanonicalDomains example\nVerifyHostKeyDNS yes\nProxyUseFdpass yes\nHostKeyAlias all\n"
+             CanonicalDomains example\nVerifyHostKeyDNS yes\nProxyUseFdpass yes\nHostKeyAlias all\n\
+             KnownHostsCommand /usr/bin/echo other\nGlobalKnownHostsFile {dir}/other\n"
         ),
     )
     .unwrap();
@@ -218,6 +219,7 @@ fn the_ssh_configuration_of_a_host_does_not_apply_to_a_partition_of_its_name() {
     let absent = |words: &str| !found.iter().any(|line| line.contains(words));
     assert!(absent("controlpath") && absent("proxyjump") && absent("remotecommand"));
     assert!(absent("localforward") && absent("other"), "{found:?}");
+    assert!(found.contains(&"globalknownhostsfile /dev/null".to_owned()));
     assert!(found.iter().any(|line| line.starts_with("proxycommand ")));
 
     // What the command line names does apply.

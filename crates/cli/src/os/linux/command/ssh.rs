@@ -151,6 +151,9 @@ fn default_options() -> Vec<String> {
         "StrictHostKeyChecking=accept-new".to_owned(),
         // The connection has no IP address.
         "CheckHostIP=no".to_owned(),
+        // They answer for the hosts of the network, also by patterns such as `*`.
+        "KnownHostsCommand=none".to_owned(),
+        "GlobalKnownHostsFile=/dev/null".to_owned(),
     ])
 }
 

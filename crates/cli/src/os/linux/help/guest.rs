@@ -126,8 +126,9 @@ pub const TOPICS: &[Topic] = &[
              guest's SSH server wherever it listens, or starts an sshd. All other arguments are \
              ssh's, so a program that calls ssh (rsync, git) can call `hvsock ssh`.",
             "For ssh the VM's name is hvsock/VM/ssh. A `Host` block for a machine of the network \
-             with the same name does not apply to it; `Host hvsock/*` does. No control socket is \
-             used unless -S or -o ControlPath names one.",
+             with the same name does not apply to it; `Host hvsock/*` does, and a pattern with * at \
+             both ends, such as `*web*`. No control socket is used unless -S or -o ControlPath \
+             names one, and no KnownHostsCommand or GlobalKnownHostsFile unless -o names it.",
             "ssh stores the guest's host key under hvsock/ID, where ID is the GUID of the VM, and \
              accepts it the first time: the connection leads to the VM with this GUID, so no \
              other machine can intercept it. A key that changes is refused.",
