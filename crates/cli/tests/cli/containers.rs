@@ -1,10 +1,29 @@
 //! `hvsock container`, and `hvsock` in containers.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::util::{Completed, DEMO, World, in_container};
+use crate::util::{Completed, DEMO, Running, World, folder, hvsock, in_container};
+
+#[test]
+fn the_mounts_of_a_broker_with_a_relative_folder_are_absolute() {
+    let folder = folder();
+    let command = |arguments: &[&str]| {
+        let mut command = hvsock();
+        command.current_dir(folder.path()).args(["--dir", "here"]);
+        command.args(arguments).stdout(Stdio::piped());
+        command
+    };
+    let mut broker = Running::start(&mut command(&["broker", "--name", "machine"]));
+    let path = folder.path().join("here").display().to_string();
+    let ready = broker.line();
+    assert!(ready.contains(&format!("endpoint {path}/")), "{ready}");
+    let added = Completed::of(&mut command(&["container", "add", "web"])).ok();
+    let mount = format!("--mount type=bind,src={path}/containers/web,");
+    assert!(added.starts_with(&mount), "{added}");
+}
 
 #[test]
 fn add_prints_the_mount_option_and_the_oci_mounts_entry() {

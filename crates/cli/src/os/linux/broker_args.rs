@@ -35,7 +35,10 @@ impl BrokerArgs {
     /// The folders of a broker to start.
     pub fn dirs(&self) -> Result<Dirs> {
         let uid = rustix::process::geteuid().as_raw();
-        let source = DirSource::choose(self.given_dir(), uid);
+        // The broker tells others where its sockets are, such as a container's mount.
+        let dir = self.given_dir().map(std::path::absolute).transpose();
+        let dir = dir.context("cannot find the working directory")?;
+        let source = DirSource::choose(dir, uid);
         Dirs::resolve(source, own_variable).map_err(|missing| match ForeignRuntimeDir::find() {
             Some(foreign) if missing == RUNTIME_DIR => {
                 anyhow::anyhow!("{foreign}: give the broker's folder with --dir")
