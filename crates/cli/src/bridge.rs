@@ -4,11 +4,12 @@
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::{Context as _, Result};
 use hvsock::HvStream;
+use hvsock_sys::sync::lock;
 
 use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
@@ -20,30 +21,32 @@ const CHUNK: usize = 64 * 1024;
 /// Copies both ways until the peer has ended its half and has received all input or reads no more.
 ///
 /// The end of standard input shuts down the sending half only. The peer's half-close closes standard
-/// output only. The other direction continues in both cases. Standard input that fails has no end: the
-/// connection is reset.
+/// output only. The other direction continues in both cases. Standard input that fails has no end, and
+/// what standard output does not take is lost: the connection is reset, so that the peer does not take
+/// either for success.
 ///
 /// # Errors
 ///
-/// Fails with the reason if the connection is reset, standard input cannot be read, or standard output
-/// cannot be written.
+/// Fails with the reason if the connection is reset, standard input cannot be read or not all of it sent,
+/// or standard output cannot be written.
 pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
     let (sending, sent) = stdio::sending().context("cannot watch for the end of the input")?;
     let upward = stream.try_clone()?;
     let quiet = context.clone();
-    let broken = Arc::new(OnceLock::new());
-    let input_failed = Arc::clone(&broken);
+    // Locked during a write.
+    let fault = Arc::new(Mutex::new(None));
+    let set = Arc::clone(&fault);
     thread::Builder::new()
         .name("stdin".into())
         .spawn(move || {
-            match send(&upward) {
-                Ok(()) => {}
-                Err(Fault::Write(error)) => {
-                    quiet.note(&format!("not all input was sent: {error}"));
+            match send(&upward, &set) {
+                Ok(None) => {}
+                Ok(Some(error)) => {
+                    quiet.note(&format!("the end of the input was not sent: {error}"));
                 }
-                Err(Fault::Read(error)) => {
+                Err(error) => {
                     // Before the reset, which ends the other direction.
-                    let _ = input_failed.set(error);
+                    *lock(&set) = Some(Fault::Read(error));
                     stdio::reset(&upward);
                 }
             }
@@ -52,12 +55,21 @@ pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
         })
         .context("cannot start a thread")?;
     let received = receive(stream).and_then(|()| Ok(sent.wait(stream)?));
-    match broken.get() {
-        Some(error) => {
+    if received.is_err() {
+        // Also if the reader of standard output has closed it.
+        stdio::reset(stream);
+    }
+    // A write that still runs fails at once: the peer reads no more, or the connection was reset.
+    let fault = lock(&fault).take();
+    match (fault, received) {
+        (Some(Fault::Read(error)), _) => {
             let text = format!("cannot read standard input: {error}; the connection was reset");
             Err(Failure::new(text).into())
         }
-        None => received,
+        (Some(Fault::Write(error)), Ok(())) => {
+            Err(Failure::new(format!("not all input was sent: {error}")).into())
+        }
+        (_, received) => received,
     }
 }
 
@@ -73,10 +85,27 @@ fn receive(stream: &HvStream) -> Result<()> {
     stdio::end_output()
 }
 
-/// Copies standard input to the connection, then shuts down the sending half.
-fn send(stream: &HvStream) -> Result<(), Fault> {
-    copy(stdio::input().map_err(Fault::Read)?, stream)?;
-    stream.shutdown(Shutdown::Write).map_err(Fault::Write)
+/// Copies standard input to the connection, then shuts down the sending half. Stores a failed write in
+/// `fault`, which is locked during each. Returns the error of the shutdown.
+fn send(
+    mut stream: &HvStream,
+    fault: &Mutex<Option<Fault>>,
+) -> Result<Option<io::Error>, io::Error> {
+    let mut input = stdio::input()?;
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => return Ok(stream.shutdown(Shutdown::Write).err()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let mut fault = lock(fault);
+        if let Err(error) = stream.write_all(&buffer[..count]) {
+            *fault = Some(Fault::Write(error));
+            return Ok(None);
+        }
+    }
 }
 
 /// Which side of a copy failed.

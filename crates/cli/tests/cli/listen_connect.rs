@@ -88,6 +88,46 @@ fn a_closed_stdin_is_no_empty_one() {
 }
 
 #[test]
+fn bytes_that_the_other_end_could_not_store_are_no_success() {
+    let world = World::new();
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let small = b"four".to_vec();
+    let large = vec![b'x'; 5_000_000];
+    for input in [&small, &large] {
+        // The input of `connect`.
+        let before = world.listeners();
+        let mut listen = world.command(["listen", "2761", "--from", "loopback"]);
+        let mut near = Running::start(listen.stdout(full()).stderr(Stdio::piped()));
+        eventually("it listens", || world.listeners() > before);
+        let mut connect = world.command(["connect", "loopback", "2761"]);
+        let error = Completed::with_input(&mut connect, input).failed();
+        assert!(error.starts_with("error: "), "{error}");
+        assert_eq!(near.end().code(), Some(1));
+        // The input of `listen`.
+        let file = world.dir().join("input");
+        fs::write(&file, input).unwrap();
+        let before = world.listeners();
+        let mut listen = world.command(["listen", "2761", "--from", "loopback"]);
+        listen.stdin(fs::File::open(&file).unwrap());
+        let mut near = Running::start(listen.stderr(Stdio::piped()));
+        eventually("it listens", || world.listeners() > before);
+        let mut connect = world.command(["connect", "loopback", "2761"]);
+        connect
+            .stdin(Stdio::null())
+            .stdout(full())
+            .stderr(Stdio::piped());
+        let mut far = Running::start(&mut connect);
+        assert_eq!(far.end().code(), Some(1));
+        assert_eq!(near.end().code(), Some(1));
+    }
+}
+
+#[test]
 fn output_that_nobody_gets_is_a_failure() {
     let world = World::new();
     for arguments in [
