@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{SnapshotError, check_size, inconsistent};
 
+/// Most built-in registrations of a snapshot. The limits of the fabric do not count them, since the program that runs it
+/// sets them.
+const MOST_BUILT_IN: usize = 4096;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RegistryRecord {
     defaults: DefaultsRecord,
@@ -93,7 +97,7 @@ impl RegistryRecord {
     /// The registry, with at most `limit` registrations.
     pub(super) fn restore(self, limit: usize) -> Result<Registry, SnapshotError> {
         check_size("registrations", self.registrations.len(), limit)?;
-        check_size("registrations", self.built_in.len(), limit)?;
+        check_size("built-in registrations", self.built_in.len(), MOST_BUILT_IN)?;
         let mut registry = Registry::new();
         let built_in = self.built_in.into_iter();
         registry.set_built_in(built_in.map(RegistrationRecord::restore));
