@@ -15,6 +15,9 @@ use super::records::{self, Decoder, HEAD, Record, Violation};
 /// The buffer size for each direction, in bytes.
 const BUFFER: usize = records::MAX_RECORD;
 
+/// Timeout for bytes that were received before a connection broke.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long reporting a failure to the other end may take: the connection itself may be the failure.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,11 +137,11 @@ where
             }
         });
         let (mut sent, mut received) = (false, false);
-        poll_fn(|context| {
+        let result = poll_fn(|context| {
             // Receive first: a connection that broke may still hold received bytes.
             if !received && let Poll::Ready(done) = inward.as_mut().poll(context) {
-                done?;
                 received = true;
+                done?;
             }
             if !sent && let Poll::Ready(done) = outward.as_mut().poll(context) {
                 done?;
@@ -153,7 +156,12 @@ where
                 _ => Poll::Pending,
             }
         })
-        .await
+        .await;
+        if !received && matches!(result, Err(Fault::Connection(_))) {
+            // The failed write says nothing of what the other end had sent before.
+            let _ = tokio::time::timeout(DRAIN_TIMEOUT, inward).await;
+        }
+        result
     };
     if let Err(fault) = &result {
         if records && !shared.mid_record.load(Ordering::Relaxed) {
