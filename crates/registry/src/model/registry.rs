@@ -226,6 +226,16 @@ impl Registry {
                 return Err(Clash::same_name(shipped.clone(), new.clone()));
             }
         }
+        // Nor may another service take a built-in one's place while that is not registered, for
+        // instance because its file is faulty.
+        for base in self.built_in.values().filter(|base| base.id != new.id) {
+            if base.port_for_guests() == new.port_for_guests() {
+                return Err(Clash::same_port((**base).clone(), new.clone()));
+            }
+            if base.name.folded() == folded {
+                return Err(Clash::same_name((**base).clone(), new.clone()));
+            }
+        }
         let at_port = new.port_for_guests().and_then(|port| self.by_port(port));
         if let Some(existing) = at_port.filter(|existing| existing.id != new.id) {
             return Err(Clash::same_port(existing.clone(), new.clone()));
@@ -430,6 +440,29 @@ mod tests {
             .insert(entry(other, "Restore", "bob", "restored"))
             .unwrap();
         assert_eq!(registry.by_port(port).map(|found| found.id), Some(other));
+    }
+
+    #[test]
+    fn another_service_gets_neither_the_name_nor_the_port_of_a_built_in_one_that_is_not_registered()
+    {
+        let named = |id, text| Registration::new(id, ElementName::new(text).unwrap());
+        let session = named(ServiceId::from_port(911), "hvsock session");
+        let mut registry = Registry::new();
+        registry.set_built_in([session.clone()]);
+        let other = ServiceId::from_port(912);
+        for text in ["hvsock session", "HVSOCK Session"] {
+            let error = registry.insert(named(other, text)).unwrap_err();
+            assert!(matches!(error, Clash::Name { .. }), "{error}");
+        }
+        registry.insert(named(other, "another")).unwrap();
+        let renamed = registry.replace(named(other, "hvsock session"));
+        assert!(renamed.is_err(), "{renamed:?}");
+        // Its own file may give it another name, which does not free the first one.
+        registry.insert(named(session.id, "shell")).unwrap();
+        let error = registry.replace(named(other, "hvsock session"));
+        assert!(error.is_err(), "{error:?}");
+        registry.remove(session.id);
+        registry.insert(session).unwrap();
     }
 
     #[test]

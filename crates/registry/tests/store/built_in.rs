@@ -26,10 +26,6 @@ fn built_in_again() -> Change {
     Change::Updated(built_in_entry())
 }
 
-fn added_built_in() -> Change {
-    Change::Added(built_in_entry())
-}
-
 fn built_in() -> Registration {
     owned(911, "session", "hvsock", "hvsock")
 }
@@ -93,21 +89,28 @@ fn an_invalid_file_does_not_enable_the_built_in_registration() {
 }
 
 #[test]
-fn a_built_in_registration_waits_for_its_name() {
-    let config = Config::new();
-    config.write(id(9), "name = \"Session\"\nowner = \"carol\"\n");
-    let (mut store, report) = open_with(&config, &[built_in()]);
-    assert_eq!(names(&store), ["Session"]);
-    let [problem] = &report.problems[..] else {
-        panic!("{:?}", report.problems);
-    };
-    assert!(problem.to_string().contains("carol"), "{problem}");
-    // A rescan neither clears the problem nor reports it again.
-    assert_eq!(store.reload(&Changed::Everything), []);
-    assert_eq!(store.problems().count(), 1);
+fn no_other_file_gets_the_name_of_a_built_in_registration_whatever_its_own_file_is() {
+    let own = ["", "junk [", "name = \"shell\"\n", "enabled = false\n"];
+    for own in own {
+        let config = Config::new();
+        config.write(id(9), "name = \"Session\"\nowner = \"carol\"\n");
+        if !own.is_empty() {
+            config.write(id(911), own);
+        }
+        let (mut store, report) = open_with(&config, &[built_in()]);
+        assert_eq!(store.get(id(9)), None, "{own:?}");
+        let mut problems = report.problems.iter().map(ToString::to_string);
+        assert!(problems.any(|text| text.contains("hvsock")), "{own:?}");
+        let error = store.put(registration(10, "SESSION")).unwrap_err();
+        assert!(error.to_string().contains("hvsock"), "{error}");
+        assert_eq!(store.get(id(911)).is_none(), own == "junk [");
+        // A rescan neither clears the problem nor reports it again.
+        assert_eq!(store.reload(&Changed::Everything), []);
 
-    let changes = store.remove(id(9)).unwrap();
-    assert!(changes.contains(&Change::Removed(id(9))), "{changes:?}");
-    assert!(changes.contains(&added_built_in()), "{changes:?}");
-    assert_eq!(store.problems().count(), 0);
+        if !own.is_empty() {
+            fs::remove_file(config.file(id(911))).unwrap();
+            store.reload(&Changed::Files(vec![config.file(id(911))]));
+        }
+        assert_eq!(store.get(id(911)), Some(&built_in()), "{own:?}");
+    }
 }

@@ -38,6 +38,9 @@ pub(super) struct State<K: EntryKind> {
     limit: usize,
     /// The entries in force while their keys have no file.
     built_in: BTreeMap<K::Key, K::Entry>,
+    /// The claims of the built-in entries. Nobody else gets them, also not while a built-in one has a
+    /// faulty file or another name.
+    reserved: HashMap<K::Claim, K::Key>,
     /// The changes that nobody has taken, in order.
     pub changes: Vec<EntryChange<K>>,
     /// Whether this is the initial load, where additions are not recorded.
@@ -66,6 +69,11 @@ enum FileState<E> {
 
 impl<K: EntryKind> State<K> {
     pub fn new(limit: usize, built_in: Vec<K::Entry>) -> Self {
+        let reserved = built_in.iter().flat_map(|one| {
+            let claims = K::claims(one).into_iter();
+            claims.map(|claim| (claim, K::key(one)))
+        });
+        let reserved = reserved.collect();
         let built_in = built_in.into_iter().map(|one| (K::key(&one), one));
         Self {
             entries: HashMap::new(),
@@ -77,6 +85,7 @@ impl<K: EntryKind> State<K> {
             more_problems: 0,
             limit,
             built_in: built_in.collect(),
+            reserved,
             changes: Vec::new(),
             starting: false,
         }
@@ -86,7 +95,6 @@ impl<K: EntryKind> State<K> {
     pub fn load_everything(&mut self, folder: &Folder) {
         self.starting = true;
         self.rescan(folder);
-        // Files come first, so that they get the claims.
         let without_file = self.built_in.keys().filter(|key| !self.has_file(key));
         self.load_all(folder, without_file.cloned().collect());
         self.starting = false;
@@ -149,6 +157,10 @@ impl<K: EntryKind> State<K> {
     pub fn check(&self, key: &K::Key, new: &K::Entry) -> Result<(), (K::Clash, Option<K::Claim>)> {
         K::check(new).map_err(|clash| (clash, None))?;
         for claim in K::claims(new) {
+            let base = self.reserved.get(&claim).filter(|base| *base != key);
+            if let Some(base) = base.and_then(|base| self.base(base)) {
+                return Err((K::clash(base, new), None));
+            }
             let holder = self.claims.get(&claim).filter(|holder| *holder != key);
             if let Some(existing) = holder.and_then(|holder| self.get(holder)) {
                 return Err((K::clash(existing, new), Some(claim)));
