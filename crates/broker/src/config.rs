@@ -95,9 +95,9 @@ fn own_name() -> PartitionName {
 /// An error of [`Broker::start`](crate::Broker::start).
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another broker has locked these folders.
+    /// Another process, as a rule another broker, has locked these folders.
     #[error(
-        "another broker{} already serves {}; stop it first, or choose another folder",
+        "{} holds the lock of {}, as a broker that serves it does; stop it first, or choose another folder",
         named(holder.as_deref()),
         run.display()
     )]
@@ -170,7 +170,5 @@ fn fix_of_folder(error: &FolderError) -> Option<Fix> {
 }
 
 fn named(holder: Option<&Holder>) -> String {
-    holder
-        .map(|holder| format!(" ({holder})"))
-        .unwrap_or_default()
+    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
 }

@@ -69,7 +69,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Fails with [`StartError::Held`] if another broker serves these folders, and with another
+    /// Fails with [`StartError::Held`] if another process, as a rule another broker, has locked these folders, and with another
     /// [`StartError`] if a folder, socket, thread or the registrations cannot be opened. A faulty
     /// registration or partition file is not an error: [`Handle::status`] lists it as a problem.
     pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
