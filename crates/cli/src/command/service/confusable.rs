@@ -68,10 +68,14 @@ impl Known {
     }
 }
 
-/// What a name looks like, as it is written and as it is looked up.
+/// What a name looks like, as it is written and as it is looked up. The number of spaces in a row is
+/// hard to see.
 fn skeletons(name: &ElementName) -> BTreeSet<String> {
-    let texts = [name.to_string(), name.folded()];
-    texts.iter().map(|text| skeleton(text).collect()).collect()
+    let seen = |text: &String| {
+        let skeleton: String = skeleton(text).collect();
+        skeleton.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    [name.to_string(), name.folded()].iter().map(seen).collect()
 }
 
 /// The first difference, as code points: the texts look alike.
@@ -100,6 +104,8 @@ mod tests {
             ("hv sock\u{435}t dem\u{3bf}", "HV Socket Demo"),
             ("Pra\u{308}senz", "Präsenz"),
             ("1ogin", "login"),
+            ("HV  Socket Demo", "HV Socket Demo"),
+            ("hv socket   demo", "HV Socket Demo"),
         ] {
             let notes = known.notes(&name(added));
             let first = format!("`{added}` looks like `{other}`, which is another service (U+");
