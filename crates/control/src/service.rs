@@ -170,8 +170,11 @@ pub struct AccessEntry {
     pub list: String,
     /// The entry, as in the request.
     pub entry: String,
-    /// Whether the request changed anything for it.
+    /// Whether the request changed anything for it, except in rules of child partitions' own.
     pub changed: bool,
+    /// The child partitions with rules of their own, in which the request changed what is decided.
+    #[serde(default)]
+    pub changed_for: Vec<String>,
     /// Whether the rules allow it afterwards.
     pub allowed: bool,
     /// The rule that decides that.

@@ -1,13 +1,13 @@
 //! Access rules: who may connect to a service and listen for it.
 
-use hvsock_address::{PartitionRef, ServiceRef};
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef};
 use hvsock_registry::{AccessEdit, Action, Decision, Edit, Policy, Principal, Requester, Subject};
 use hvsock_sys::accounts;
 
 use super::{ControlError, Handle};
 use crate::core::Core;
 use crate::model::{
-    AccessChange, AccessChanged, AccessEntry, AccessInForce, Service, ServiceRules,
+    AccessChange, AccessChanged, AccessEntry, AccessInForce, NewService, Service, ServiceRules,
 };
 
 /// An entry of a request, with what its decision depends on.
@@ -79,9 +79,13 @@ impl Handle {
                 .map_or(policy, |child| policy.for_child(child));
             Some(ServiceRules::from(policy.effective()))
         };
-        let scope = child.clone();
-        let before = self.call(move |core| rules(core, &scope))?;
-        let before = before.ok_or_else(|| ControlError::unknown_service(service))?;
+        let (scope, asked) = (child.clone(), entries.clone());
+        let before = self.call(move |core| {
+            let exceptions = asked.iter();
+            let exceptions = exceptions.map(|entry| core.exceptions(id, action, entry));
+            Some((rules(core, &scope)?, exceptions.collect::<Vec<_>>()))
+        })?;
+        let (before, exceptions) = before.ok_or_else(|| ControlError::unknown_service(service))?;
         for entry in &entries {
             unknown_unless_listed(entry, change, &before)?;
         }
@@ -94,7 +98,10 @@ impl Handle {
         let reported = self.call(move |core| {
             let general = core.policy(id)?;
             let policy = child.map_or(general, |child| general.for_child(&child));
-            let reports = entries.iter().map(|entry| {
+            let reports = entries.iter().zip(exceptions).map(|(entry, exceptions)| {
+                let now = |child| core.decision(&general.for_child(child), action, entry).0;
+                let own = exceptions.iter().filter(|_| is_for_all);
+                let changed_for = own.filter(|(child, before)| now(child) != *before);
                 let before = is_listed(entry, &before, action);
                 let after = is_listed(entry, &policy.effective().into(), action);
                 let (allowed, rule) = core.decision(&policy, action, entry);
@@ -105,6 +112,7 @@ impl Handle {
                     list: entry.list.to_owned(),
                     entry: entry.subject.entry.clone(),
                     changed: before != after,
+                    changed_for: changed_for.map(|(child, _)| child.to_string()).collect(),
                     allowed,
                     rule,
                     exceptions: exceptions.collect(),
@@ -182,8 +190,8 @@ impl Handle {
             Some((partition.name().to_string(), partition.vm_id().to_string()))
         })?;
         let subject = |aliases| Subject {
-            entry: text.to_owned(),
             aliases,
+            ..Subject::new(text)
         };
         Ok(match known {
             Some((name, id)) => entry(subject(vec![name, id]), Whom::Child(wanted)),
@@ -196,10 +204,7 @@ impl Handle {
 fn user(name: &str) -> Entry {
     let entry = |aliases, requester| Entry {
         list: USERS,
-        subject: Subject {
-            entry: name.to_owned(),
-            aliases,
-        },
+        subject: numbered(name, aliases),
         requester,
     };
     let Some(uid) = accounts::uid(name).filter(|_| name != "*") else {
@@ -221,14 +226,22 @@ fn user(name: &str) -> Entry {
     entry(number.chain(user).collect(), Whom::Process(principal))
 }
 
+/// A user or group, whose number is the first of its `aliases`. A number is stored without leading
+/// zeros or a sign.
+fn numbered(name: &str, aliases: Vec<String>) -> Subject {
+    let number = name.parse::<u32>();
+    Subject {
+        entry: number.map_or_else(|_| name.to_owned(), |number| number.to_string()),
+        number: aliases.first().and_then(|first| first.parse().ok()),
+        aliases,
+    }
+}
+
 /// An entry for a group by name or number.
 fn group(name: &str) -> Entry {
     let entry = |aliases, requester| Entry {
         list: GROUPS,
-        subject: Subject {
-            entry: name.to_owned(),
-            aliases,
-        },
+        subject: numbered(name, aliases),
         requester,
     };
     let Some(gid) = accounts::gid(name).filter(|_| name != "*") else {
@@ -256,7 +269,7 @@ fn unknown_unless_listed(
     let is_group = |text: &str| text == "*" || text.starts_with('@');
     let exists = match (&entry.requester, entry.list) {
         (Whom::Child(PartitionRef::Name(_)), _) => !entry.subject.aliases.is_empty(),
-        (Whom::Listed, USERS | GROUPS) => text == "*",
+        (Whom::Listed, list @ (USERS | GROUPS)) => is_known_account(list, text),
         (Whom::Listed, _) => is_group(text),
         _ => true,
     };
@@ -270,17 +283,49 @@ fn unknown_unless_listed(
         return Ok(());
     }
     Err(match entry.list {
-        USERS => ControlError::Invalid(format!(
-            "/etc/passwd has no user \"{text}\"; a user from elsewhere is named by number (`id -u`)"
-        )),
-        GROUPS => ControlError::Invalid(format!(
-            "/etc/group has no group \"{text}\"; a group from elsewhere is named by number (`id -g`)"
-        )),
+        list @ (USERS | GROUPS) => unknown_account(list, text),
         _ => match &entry.requester {
             Whom::Child(partition) => ControlError::unknown_partition(partition),
             _ => ControlError::Invalid(format!("\"{text}\" is no partition")),
         },
     })
+}
+
+/// Fails for a user or group in the rules of a new service that does not exist: no process would ever
+/// match it.
+pub(super) fn check_accounts(new: &NewService) -> Result<(), ControlError> {
+    let rules = |bind, connect| [bind, connect];
+    let own = rules(&new.bind, &new.connect).into_iter();
+    let of_children = new.vm.values();
+    let of_children = of_children.flat_map(|over| rules(&over.bind, &over.connect));
+    for rule in own.chain(of_children) {
+        for (list, entries) in [(USERS, &rule.users), (GROUPS, &rule.groups)] {
+            let mut entries = entries.iter().flatten();
+            if let Some(unknown) = entries.find(|entry| !is_known_account(list, entry)) {
+                return Err(unknown_account(list, unknown));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether an entry of a list of users or groups is `*`, a number or a name of this machine.
+fn is_known_account(list: &str, entry: &str) -> bool {
+    let number = || match list {
+        USERS => accounts::uid(entry),
+        _ => accounts::gid(entry),
+    };
+    entry == "*" || number().is_some()
+}
+
+fn unknown_account(list: &str, entry: &str) -> ControlError {
+    let (file, kind, option) = match list {
+        USERS => ("passwd", "user", "-u"),
+        _ => ("group", "group", "-g"),
+    };
+    ControlError::Invalid(format!(
+        "/etc/{file} has no {kind} \"{entry}\"; a {kind} from elsewhere is named by number (`id {option}`)"
+    ))
 }
 
 fn access(rules: &ServiceRules, action: Action) -> &AccessInForce {
@@ -303,10 +348,7 @@ fn has_entry(list: &[String], entry: &Entry) -> bool {
     let subject = &entry.subject;
     list.iter().any(|other| {
         let same = |text: &String| text.eq_ignore_ascii_case(other) && entry.list == PARTITIONS;
-        *other == subject.entry
-            || subject.aliases.contains(other)
-            || same(&subject.entry)
-            || subject.aliases.iter().any(same)
+        subject.is(other) || same(&subject.entry) || subject.aliases.iter().any(same)
     })
 }
 
@@ -320,6 +362,24 @@ fn is_listed(entry: &Entry, rules: &ServiceRules, action: Action) -> bool {
 }
 
 impl Core {
+    /// The children whose own rules decide about an entry otherwise than the registration, and how.
+    fn exceptions(
+        &self,
+        id: ServiceId,
+        action: Action,
+        entry: &Entry,
+    ) -> Vec<(PartitionName, bool)> {
+        let Some(policy) = self.policy(id) else {
+            return Vec::new();
+        };
+        let (of_all, _) = self.decision(&policy, action, entry);
+        let own = policy.for_each_override().filter_map(|own| {
+            let (allowed, _) = self.decision(&own, action, entry);
+            Some((own.child()?.clone(), allowed)).filter(|_| allowed != of_all)
+        });
+        own.collect()
+    }
+
     /// Whether a policy allows what an entry stands for, and the rule that decides.
     fn decision(&self, policy: &Policy<'_>, action: Action, entry: &Entry) -> (bool, String) {
         let decision = match &entry.requester {

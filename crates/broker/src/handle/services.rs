@@ -13,6 +13,7 @@ use hvsock_fabric::{Fix, RegisterError};
 use hvsock_registry::store::{Change, StoreError};
 use hvsock_registry::{Edit, EditError, Registration};
 
+use super::access::check_accounts;
 use super::{ControlError, Handle};
 use crate::core::{Core, Watched};
 use crate::model::{NewService, Service, ServiceChange};
@@ -51,9 +52,10 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`ControlError::Invalid`] if `new` is invalid, [`ControlError::Clash`] if its GUID, port or
+    /// [`ControlError::Invalid`] if `new` is invalid or names an unknown user or group, [`ControlError::Clash`] if its GUID, port or
     /// name is in use, and [`ControlError::Register`] if the limit of registrations is reached.
     pub fn register(&self, new: NewService, owner: String) -> Result<Service, ControlError> {
+        check_accounts(&new)?;
         let registration = new
             .registration(Some(owner))
             .map_err(|error| ControlError::Invalid(error.to_string()))?;

@@ -56,9 +56,9 @@ fn access_rules_are_registered_and_shown() {
         "--purpose",
         "nightly",
         "--connect-user",
-        "alice",
+        "root",
         "--connect-user",
-        "bob",
+        "1001",
         "--bind-user",
         "*",
         "--partition",
@@ -66,20 +66,32 @@ fn access_rules_are_registered_and_shown() {
     ]);
     assert_eq!(done.ok().trim(), id);
     let shown = world.json(["service", "show", "backup", "--json"]);
-    assert_eq!(shown["connect"]["users"], json!(["alice", "bob"]));
+    assert_eq!(shown["connect"]["users"], json!(["root", "1001"]));
     assert_eq!(shown["bind"]["users"], json!(["*"]));
     assert_eq!(shown["bind"]["partitions"], json!(["@front"]));
     assert_eq!(shown["connect"]["partitions"], json!(["@front"]));
     let text = world.ok(["service", "show", "backup"]);
     for part in [
         "nightly",
-        "users alice, bob ",
+        "users root, 1001 ",
         "partitions @front ",
         "everyone on this machine ",
         "services/0b2f1f0e-0000-4000-8000-000000000001.toml",
         "0 listeners, 0 connections",
     ] {
         assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_service_is_not_registered_with_rules_for_a_user_who_does_not_exist() {
+    let world = World::new();
+    for option in ["--connect-user", "--bind-user"] {
+        let register = ["service", "register", "backup", option, "no-such-user"];
+        let error = world.run(register).failed();
+        assert!(error.contains("has no user \"no-such-user\""), "{error}");
+        let shown = world.run(["service", "show", "backup"]);
+        assert!(shown.failed().contains("backup"), "nothing is registered");
     }
 }
 
@@ -179,7 +191,7 @@ fn enable_disable_and_unregister_print_what_they_did_unless_quiet() {
 fn exported_services_can_be_imported() {
     let world = World::new();
     let id = world.register(DEMO);
-    world.ok(["service", "register", "backup", "--connect-user", "alice"]);
+    world.ok(["service", "register", "backup", "--connect-user", "1001"]);
     let json_file = world.dir().join("services.json");
     let reg_file = world.dir().join("services.reg");
     fs::write(&json_file, world.ok(["service", "export"])).unwrap();

@@ -159,11 +159,41 @@ fn a_denial_names_the_guests_that_have_a_rule_of_their_own() {
     ];
     let denied = world.json(everywhere);
     assert_eq!(denied["entries"][0]["exceptions"], json!([]));
+    assert_eq!(denied["entries"][0]["changed_for"], json!(["web"]));
     assert_eq!(denied["entries"][0]["allowed"], false);
     let shown = world.ok(["service", "show", SESSION]);
+    // The group that is allowed for all is not allowed there.
     assert!(shown.contains("[vm.web] in services/"), "{shown}");
     world.ok(["service", "reset", SESSION]);
     assert!(!world.dir().join(SESSION_FILE).exists());
+}
+
+#[test]
+fn a_change_everywhere_names_the_partitions_whose_own_rules_it_changed() {
+    let world = World::new();
+    world.container("web");
+    let user = OTHER.to_string();
+    let session = |verb, more: &[&str]| {
+        let command = [&["service", verb, SESSION], more].concat();
+        world.run(command)
+    };
+    // Numbers are the same with leading zeros.
+    let zeros = format!("000{user}");
+    session("allow", &["--user", &zeros, "--vm", "web"]).ok();
+    let denied = session("deny", &["--user", &user, "--everywhere"]);
+    let told = format!("user {user} may no longer connect to `{SESSION}` with web");
+    assert!(denied.stderr.contains(&told), "{}", denied.stderr);
+    assert!(!world.dir().join(SESSION_FILE).exists(), "as it was");
+    session("allow", &["--bind", "--any-user", "--vm", "web"]).ok();
+    let denied = session("deny", &["--bind", "--any-user", "--everywhere"]);
+    assert!(denied.stderr.contains("with web"), "{}", denied.stderr);
+    assert!(!world.dir().join(SESSION_FILE).exists(), "as it was");
+    // A child that is shut out of what holds for all.
+    session("allow", &["--user", &user]).ok();
+    session("deny", &["--user", &user, "--vm", "web"]).ok();
+    let allowed = session("allow", &["--user", &user, "--everywhere"]);
+    let told = format!("user {user} may now connect to `{SESSION}` with web");
+    assert!(allowed.stderr.contains(&told), "{}", allowed.stderr);
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub struct Subject {
     pub entry: String,
     /// Other spellings of the same user, group or child: its number, name or id.
     pub aliases: Vec<String>,
+    /// The number of a user or group. An entry with leading zeros has the same one.
+    pub number: Option<u32>,
 }
 
 /// What a registration inherits from.
@@ -107,12 +109,14 @@ impl Subject {
         Self {
             entry: entry.into(),
             aliases: Vec::new(),
+            number: None,
         }
     }
 
     /// Whether an entry of a list is this one.
-    fn is(&self, entry: &str) -> bool {
-        self.entry == entry || self.aliases.iter().any(|alias| alias == entry)
+    pub fn is(&self, entry: &str) -> bool {
+        let is_number = || self.number.is_some() && entry.parse().ok() == self.number;
+        self.entry == entry || self.aliases.iter().any(|alias| alias == entry) || is_number()
     }
 }
 
@@ -251,7 +255,7 @@ impl AccessEdit {
             add(&mut lists.users, &self.users) | add(&mut lists.groups, &self.groups),
             add(&mut lists.partitions, &self.partitions),
         ];
-        self.store(registration, lists, changed);
+        self.store(registration, inherited, lists, changed);
         self.set_only_root(registration, inherited, false);
     }
 
@@ -265,7 +269,8 @@ impl AccessEdit {
         let by_user = remove(&mut lists.users, "users", &self.users)?;
         let by_group = remove(&mut lists.groups, "groups", &self.groups)?;
         let children = remove(&mut lists.partitions, "partitions", &self.partitions)?;
-        self.store(registration, lists, [by_user | by_group, children]);
+        let changed = [by_user | by_group, children];
+        self.store(registration, inherited, lists, changed);
         self.set_only_root(registration, inherited, true);
         Ok(())
     }
@@ -293,12 +298,42 @@ impl AccessEdit {
         }
     }
 
-    /// Stores the lists of users and groups, or of partitions, that changed.
-    fn store(&self, registration: &mut Registration, lists: Lists, changed: [bool; 2]) {
+    /// Stores the lists of users and groups, or of partitions, that changed. A child that would inherit
+    /// the same lists gets none of its own, so that it follows later changes for all.
+    fn store(
+        &self,
+        registration: &mut Registration,
+        inherited: Inherited<'_>,
+        lists: Lists,
+        changed: [bool; 2],
+    ) {
         let [processes, partitions] = changed;
         if !processes && !partitions {
             return;
         }
+        let rule = self.rule(registration);
+        if processes {
+            (rule.users, rule.groups) = (None, None);
+        }
+        if partitions {
+            rule.partitions = None;
+        }
+        let inherits = self.child.is_some();
+        let below = self.lists(registration, inherited);
+        let rule = self.rule(registration);
+        if processes
+            && !(inherits && (&lists.users, &lists.groups) == (&below.users, &below.groups))
+        {
+            rule.users = Some(lists.users);
+            rule.groups = Some(lists.groups);
+        }
+        if partitions && !(inherits && lists.partitions == below.partitions) {
+            rule.partitions = Some(lists.partitions);
+        }
+    }
+
+    /// The rule that this edit changes.
+    fn rule<'a>(&self, registration: &'a mut Registration) -> &'a mut AccessRule {
         let (bind, connect) = match &self.child {
             None => (&mut registration.bind, &mut registration.connect),
             Some(child) => {
@@ -306,16 +341,9 @@ impl AccessEdit {
                 (&mut over.bind, &mut over.connect)
             }
         };
-        let rule = match self.action {
+        match self.action {
             Action::Bind => bind,
             Action::Connect => connect,
-        };
-        if processes {
-            rule.users = Some(lists.users);
-            rule.groups = Some(lists.groups);
-        }
-        if partitions {
-            rule.partitions = Some(lists.partitions);
         }
     }
 
@@ -333,7 +361,12 @@ impl AccessEdit {
             None => registration.only_root_binds = Some(only_root),
             Some(child) => {
                 let over = registration.vm.entry(child.clone()).or_default();
-                over.only_root_binds = Some(only_root);
+                over.only_root_binds = None;
+                let below = self.policy(registration, inherited).any_user_binds();
+                if below.allowed == only_root {
+                    let over = registration.vm.entry(child.clone()).or_default();
+                    over.only_root_binds = Some(only_root);
+                }
             }
         }
     }
@@ -560,6 +593,7 @@ mod tests {
         let alice = Subject {
             entry: "alice".to_owned(),
             aliases: vec!["1000".to_owned()],
+            number: Some(1000),
         };
         let edit = AccessEdit {
             users: vec![alice],
@@ -569,8 +603,53 @@ mod tests {
         let levels = inherited(&base, &defaults);
         Edit::Allow(edit.clone()).apply(&mut one, levels).unwrap();
         assert_eq!(one, before);
+        Edit::Deny(edit.clone()).apply(&mut one, levels).unwrap();
+        assert_eq!(one.connect.users, Some(vec!["bob".to_owned()]));
+        // As it was written by hand.
+        one.connect.users = Some(vec!["0001000".to_owned(), "bob".to_owned()]);
+        let before = one.clone();
+        Edit::Allow(edit.clone()).apply(&mut one, levels).unwrap();
+        assert_eq!(one, before);
         Edit::Deny(edit).apply(&mut one, levels).unwrap();
         assert_eq!(one.connect.users, Some(vec!["bob".to_owned()]));
+    }
+
+    #[test]
+    fn a_child_follows_what_holds_for_all_after_its_own_permission_was_withdrawn() {
+        let (base, defaults) = (closed(), DEFAULTS());
+        let base = Registration {
+            only_root_binds: Some(true),
+            ..base
+        };
+        let levels = inherited(&base, &defaults);
+        for (action, any_partition_user) in [
+            (Action::Connect, false),
+            (Action::Bind, false),
+            (Action::Bind, true),
+        ] {
+            for everywhere in [false, true] {
+                let mut one = service();
+                let before = one.clone();
+                let child = Some(name("web"));
+                let edit = AccessEdit {
+                    action,
+                    child: child.clone(),
+                    partitions: vec![Subject::new("web")],
+                    any_partition_user,
+                    ..access(&["alice"])
+                };
+                Edit::Allow(edit.clone()).apply(&mut one, levels).unwrap();
+                assert!(!one.vm.is_empty());
+                let child = child.filter(|_| !everywhere);
+                let denied = AccessEdit {
+                    child,
+                    everywhere,
+                    ..edit
+                };
+                Edit::Deny(denied).apply(&mut one, levels).unwrap();
+                assert_eq!(one, before, "{action} {everywhere}");
+            }
+        }
     }
 
     #[test]
@@ -620,8 +699,8 @@ mod tests {
             ..here
         };
         Edit::Deny(everywhere).apply(&mut one, levels).unwrap();
-        let web = one.vm[&name("web")].connect.users.clone().unwrap();
-        assert_eq!(web, ["bob"]);
+        assert_eq!(one.connect.users, Some(vec!["bob".to_owned()]));
+        assert!(!one.vm.contains_key(&name("web")), "it follows");
         assert!(one.vm[&name("db")].connect.is_empty());
     }
 

@@ -133,6 +133,11 @@ fn tell(context: &Context, changed: &AccessChanged, change: &AccessChange, vm: O
         let what = format!("{} `{}`{scope}", may(change), service.name);
         let who = name(entry);
         let list = format!("the list of {} who may {what}", entry.list);
+        if !entry.changed_for.is_empty() {
+            let partitions = entry.changed_for.join(", ");
+            let now = if change.allow { "now" } else { "no longer" };
+            context.note(&format!("{who} may {now} {what} with {partitions}"));
+        }
         let text = match (change.allow, entry.changed, entry.allowed) {
             (false, true, false) if entry.entry == "*" => format!("{list} is empty now"),
             (false, false, false) if entry.entry == "*" => format!("{list} is empty already"),
