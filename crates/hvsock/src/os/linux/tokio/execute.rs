@@ -29,12 +29,21 @@ pub(crate) async fn execute(
         request.settings.ring_size = DEFAULT_TASK_RING_SIZE;
     }
     let longest = timeout + grace(&request, timeout);
+    let silent = no_reply(request.kind, request.flags.dry_run, timeout);
     match tokio::time::timeout(longest, execute_on_broker(endpoint, request, timeout)).await {
         Ok(result) => result.map_err(|error| with_timeout(error, timeout)),
-        Err(_) => {
-            let text = "timed out: the broker does not reply";
-            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, silent)),
+    }
+}
+
+/// What is known of a request without a reply. The broker replies to a connect when the peer has
+/// accepted it, so that its silence does not say which of both is late.
+fn no_reply(kind: RequestKind, dry_run: bool, timeout: Duration) -> String {
+    match kind {
+        RequestKind::Connect { .. } if !dry_run => {
+            format!("timed out: neither the peer nor the broker answered within {timeout:?}")
         }
+        _ => "timed out: the broker does not reply".to_owned(),
     }
 }
 
@@ -115,5 +124,23 @@ async fn open(endpoint: Endpoint, timeout: Duration) -> io::Result<EndpointConne
         }
         Ok(result) => result,
         Err(gone) => Err(io::Error::other(gone)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_broker_is_not_blamed_for_a_peer_that_may_be_late() {
+        let connect = RequestKind::Connect { timeout_ms: 5000 };
+        let of = |kind, dry_run| no_reply(kind, dry_run, Duration::from_secs(5));
+        assert_eq!(
+            of(connect, false),
+            "timed out: neither the peer nor the broker answered within 5s"
+        );
+        for (kind, dry_run) in [(connect, true), (RequestKind::Listen { backlog: 1 }, false)] {
+            assert_eq!(of(kind, dry_run), "timed out: the broker does not reply");
+        }
     }
 }

@@ -54,9 +54,13 @@ impl PendingConnect {
         }
     }
 
-    /// The error for a broker that does not reply in time.
+    /// The error for a connect without a reply in time. The broker replies when the peer has accepted it.
     pub(crate) fn no_reply_error(&self) -> io::Error {
-        self.connection.no_reply_error()
+        let text = format!(
+            "timed out: neither the peer nor the broker at {} has answered",
+            self.connection.path().display()
+        );
+        io::Error::new(io::ErrorKind::TimedOut, text)
     }
 }
 
