@@ -150,7 +150,11 @@ fn a_shell_is_a_login_shell_and_ends_at_the_end_of_its_input() {
     terminal.type_in("echo =$0=; tty\r");
     terminal.shows("=-");
     terminal.shows("/dev/pts/");
-    terminal.type_in("\x04");
+    // While `tty` has the terminal, an end of input is its own and not the shell's.
+    eventually("the shell ends", || {
+        terminal.type_in("\x04");
+        terminal.child.try_wait().unwrap().is_some()
+    });
     assert_eq!(terminal.end(), Some(0));
     assert!(terminal.is_cooked());
 }
