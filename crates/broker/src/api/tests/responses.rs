@@ -16,7 +16,7 @@ use crate::model::{
 };
 
 const BACKUP: &str = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
-    "connect": {"users": ["alice"]}, "vm": {"web": {"enabled": false}}, "purpose": "nightly"}"#;
+    "connect": {"users": ["1001"]}, "vm": {"web": {"enabled": false}}, "purpose": "nightly"}"#;
 
 fn new_service(text: &str) -> NewService {
     serde_json::from_str(text).unwrap()
