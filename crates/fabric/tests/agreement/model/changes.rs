@@ -151,6 +151,7 @@ impl Model {
         replace: bool,
     ) -> Result<(), &'static str> {
         let limit = self.limits.registrations;
+        let built_in = self.partitions[p].built_in.clone();
         let Some(services) = self.services(p) else {
             return Err("NoRegistry");
         };
@@ -171,8 +172,10 @@ impl Model {
         let same_name = |entry: &&Registration| {
             entry.name.as_str().to_lowercase() == new.name.as_str().to_lowercase()
         };
+        // A built-in service's name is reserved.
         if services
             .iter()
+            .chain(&built_in)
             .filter(same_name)
             .any(|entry| entry.id != new.id)
         {
