@@ -26,7 +26,7 @@ impl HvStream {
     /// on Windows, two threads of this process copy the bytes, and the program sees no end of file when
     /// the connection breaks: it gets `SIGTERM`, and `SIGKILL` two seconds later, and only then its
     /// input ends. (On Windows its input ends; [`ConnectedChild::wait`] reports the error.)
-    /// [`into_owned_fds`](Self::into_owned_fds) is for a program that must have the descriptor itself.
+    /// On Linux, `into_owned_fds` is for a program that must have the descriptor itself.
     ///
     /// # Errors
     ///
