@@ -193,7 +193,7 @@ fn an_acknowledgement_of_something_else_than_was_sent_aborts_the_copy() {
         })
     };
     type Answer<'a> = Box<dyn FnOnce(wire::Tally) -> Vec<FromReceiver> + Send + 'a>;
-    let lies: Vec<Answer<'_>> = vec![
+    let false_answers: Vec<Answer<'_>> = vec![
         Box::new(|_| vec![done(0, None)]),
         Box::new(|_| vec![done(1, None)]),
         Box::new(|_| vec![done(0, Some(wire::Tally::default()))]),
@@ -220,8 +220,8 @@ fn an_acknowledgement_of_something_else_than_was_sent_aborts_the_copy() {
         }),
         Box::new(|sent| vec![told(), done(0, Some(sent))]),
     ];
-    for (at, lie) in lies.into_iter().enumerate() {
-        let ended = acknowledged(lie);
+    for (at, answer) in false_answers.into_iter().enumerate() {
+        let ended = acknowledged(answer);
         assert!(is_violation(&ended), "{at}: {:?}", ended.0);
     }
     let (ended, _) = acknowledged(|sent| vec![done(0, Some(sent))]);
