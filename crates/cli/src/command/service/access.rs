@@ -13,14 +13,18 @@ use crate::os::Partition;
 use crate::output::{self, Json, Lines};
 
 /// Allow users, groups and partitions to connect to a service, or to listen for it
+// With the group of options in it, the usage is wider than help may be.
 #[derive(Debug, Args)]
+#[command(override_usage = "hvsock service allow [OPTIONS] <SERVICE>")]
 pub struct Allow {
     #[command(flatten)]
     whom: Whom,
 }
 
 /// Remove users, groups and partitions from those who may connect to a service, or listen for it
+// With the group of options in it, the usage is wider than help may be.
 #[derive(Debug, Args)]
+#[command(override_usage = "hvsock service deny [OPTIONS] <SERVICE>")]
 pub struct Deny {
     #[command(flatten)]
     whom: Whom,

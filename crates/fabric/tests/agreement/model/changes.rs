@@ -215,7 +215,14 @@ impl Model {
             return Err("LimitReached");
         }
         *self.services(p).ok_or("NoRegistry")? = all;
-        self.partitions[p].built_in = built_in;
+        // Of two with one id, the last counts.
+        let last = |n: usize| {
+            built_in[n + 1..]
+                .iter()
+                .all(|later| later.id != built_in[n].id)
+        };
+        let lasting = (0..built_in.len()).filter(|n| last(*n));
+        self.partitions[p].built_in = lasting.map(|n| built_in[n].clone()).collect();
         self.partitions[p].defaults = Defaults::default();
         self.recheck_everything();
         Ok(())
