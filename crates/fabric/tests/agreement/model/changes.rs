@@ -216,13 +216,12 @@ impl Model {
         }
         *self.services(p).ok_or("NoRegistry")? = all;
         // Of two with one id, the last counts.
-        let last = |n: usize| {
-            built_in[n + 1..]
-                .iter()
-                .all(|later| later.id != built_in[n].id)
-        };
-        let lasting = (0..built_in.len()).filter(|n| last(*n));
-        self.partitions[p].built_in = lasting.map(|n| built_in[n].clone()).collect();
+        let mut lasting: Vec<Registration> = vec![];
+        for one in built_in {
+            lasting.retain(|earlier| earlier.id != one.id);
+            lasting.push(one);
+        }
+        self.partitions[p].built_in = lasting;
         self.partitions[p].defaults = Defaults::default();
         self.recheck_everything();
         Ok(())
