@@ -14,7 +14,8 @@ pub enum BrokerMessage {
         guid: [u8; 16],
     },
     /// The connection is established. Has one descriptor: data. With [`Transport::Ring`] it has
-    /// three: memory, this end's doorbell and the peer's.
+    /// three: memory, this end's doorbell and the peer's. With [`Transport::Arena`] it has four:
+    /// memory, grant page, this process's doorbell and the peer's; no connection is open yet.
     Connected(Connected),
     /// The listener is established.
     Listening(Listening),
@@ -23,24 +24,29 @@ pub enum BrokerMessage {
     /// The lease is established.
     Registered,
     /// A connection for a listener. Has two descriptors: data and control. With
-    /// [`Transport::Ring`] it has four: memory, this end's doorbell, the peer's, and control.
+    /// [`Transport::Ring`] it has four: memory, this end's doorbell, the peer's, and control. With
+    /// [`Transport::Arena`] it has five: memory, grant page, this process's doorbell, the peer's, and
+    /// control; it is an arena, in which no connection is open yet.
     Incoming(Incoming),
     /// The request is refused, and the connection to the broker ends.
     Refused(Refused),
     /// The peer half-closed: no data follows the bytes in the data descriptor. With
     /// [`Transport::Ring`] the process checks the words in the memory again.
     Shutdown,
-    /// The connection, listener or lease is reset, and its descriptors close.
+    /// The connection, listener or lease is reset, and its descriptors close. With
+    /// [`Transport::Arena`] that is every connection in the arena.
     Reset(Refused),
     /// The answer to a dry run. The code 0 means that the request would succeed. Also the answer to a
     /// refused request with the flag [`explain`](Flags::explain), in place of `Refused`.
     Explained(Refused),
-    /// A connection with [`Transport::Ring`] is suspended or resumed. The process checks the state
-    /// word in the memory again.
+    /// A connection with [`Transport::Ring`] is suspended or resumed, or each one in an arena. The
+    /// process checks the state words in the memory again.
     Suspended {
         /// Whether it is suspended.
         on: bool,
     },
+    /// One connection of an arena is reset. Comes before the state word in the memory says so.
+    StreamReset(StreamReset),
 }
 
 /// An established connection, as the connecting process sees it.
@@ -48,7 +54,8 @@ pub enum BrokerMessage {
 pub struct Connected {
     /// Its transport.
     pub transport: Transport,
-    /// Its number in the control API.
+    /// Its number in the control API; with [`Transport::Arena`] the first of the arena's
+    /// [`ARENA_IDS`](crate::ARENA_IDS).
     pub connection: u64,
     /// This end's address.
     pub local: SockAddrHv,
@@ -79,7 +86,7 @@ pub struct Bound {
 pub struct Incoming {
     /// Its transport.
     pub transport: Transport,
-    /// Its number in the control API.
+    /// Its number in the control API, as in [`Connected`].
     pub connection: u64,
     /// This end's address.
     pub local: SockAddrHv,
@@ -106,6 +113,18 @@ pub struct Refused {
     pub detail: String,
 }
 
+/// A connection of an arena that is reset. A slot is used again, so its open counter is a part of its
+/// name: the message may come late, and then concerns no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamReset {
+    /// The index of the slot.
+    pub slot: u32,
+    /// The arena's open counter when the connection was opened.
+    pub seq: u32,
+    /// Why.
+    pub reason: Refused,
+}
+
 const FOUND: u8 = 0x81;
 const CONNECTED: u8 = 0x82;
 const LISTENING: u8 = 0x83;
@@ -117,6 +136,7 @@ const RESET: u8 = 0x88;
 const EXPLAINED: u8 = 0x89;
 const SUSPENDED: u8 = 0x8a;
 const BOUND: u8 = 0x8b;
+const STREAM_RESET: u8 = 0x8c;
 
 impl BrokerMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -156,6 +176,7 @@ impl BrokerMessage {
             Self::Suspended { on } => {
                 w.u32(u32::from(*on));
             }
+            Self::StreamReset(m) => m.reason.encode(w.u32(m.slot).u32(m.seq)),
             Self::Registered | Self::Shutdown => {}
         }
     }
@@ -173,6 +194,7 @@ impl BrokerMessage {
             Self::Reset(_) => RESET,
             Self::Explained(_) => EXPLAINED,
             Self::Suspended { .. } => SUSPENDED,
+            Self::StreamReset(_) => STREAM_RESET,
         }
     }
 
@@ -226,6 +248,11 @@ impl BrokerMessage {
             SUSPENDED => Self::Suspended {
                 on: r.boolean("suspended")?,
             },
+            STREAM_RESET => Self::StreamReset(StreamReset {
+                slot: r.u32()?,
+                seq: r.u32()?,
+                reason: Refused::decode(&mut r)?,
+            }),
             kind => return Err(DecodeError::Kind(kind)),
         };
         r.finish(message)
@@ -289,6 +316,29 @@ mod tests {
         );
     }
 
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn stream_reset_is_byte_exact() {
+        let message = BrokerMessage::StreamReset(StreamReset {
+            slot: 3,
+            seq: 0x0102,
+            reason: Refused {
+                code: 17,
+                errno: 104,
+                detail: "hi".into(),
+            },
+        });
+        let want = [
+            1, 0x8c, 0, 0, 3, 0, 0, 0, 2, 1, 0, 0, 17, 0, 0, 0, 104, 0, 0, 0, b'h', b'i',
+        ];
+        assert_eq!(bytes(&message), want);
+        assert_eq!(BrokerMessage::decode(&want), Ok(message));
+        assert_eq!(
+            BrokerMessage::decode(&want[..18]),
+            Err(DecodeError::Truncated(18))
+        );
+    }
+
     #[test]
     fn text_that_does_not_fit_is_truncated_at_a_character() {
         let detail = "é".repeat(4096);
@@ -315,7 +365,11 @@ mod tests {
                 errno,
                 detail,
             });
-        let transport = prop_oneof![Just(Transport::Descriptor), Just(Transport::Ring)];
+        let transport = prop_oneof![
+            Just(Transport::Descriptor),
+            Just(Transport::Ring),
+            Just(Transport::Arena)
+        ];
         prop_oneof![
             any::<[u8; 16]>().prop_map(|guid| BrokerMessage::Found { guid }),
             (
@@ -365,7 +419,10 @@ mod tests {
                 ),
             refused.clone().prop_map(BrokerMessage::Refused),
             refused.clone().prop_map(BrokerMessage::Reset),
-            refused.prop_map(BrokerMessage::Explained),
+            refused.clone().prop_map(BrokerMessage::Explained),
+            (any::<u32>(), any::<u32>(), refused).prop_map(|(slot, seq, reason)| {
+                BrokerMessage::StreamReset(StreamReset { slot, seq, reason })
+            }),
             Just(BrokerMessage::Registered),
             Just(BrokerMessage::Shutdown),
             any::<bool>().prop_map(|on| BrokerMessage::Suspended { on }),
@@ -396,9 +453,10 @@ mod tests {
         };
         let mut bytes = bytes(&connected(Transport::Descriptor));
         assert_eq!(bytes[4], 1);
-        bytes[4] = 2;
-        let ring = BrokerMessage::decode(&bytes);
-        assert_eq!(ring, Ok(connected(Transport::Ring)));
+        for (bit, transport) in [(2, Transport::Ring), (4, Transport::Arena)] {
+            bytes[4] = bit;
+            assert_eq!(BrokerMessage::decode(&bytes), Ok(connected(transport)));
+        }
         for unknown in [0, 3, 0x40] {
             bytes[4] = unknown;
             assert_eq!(

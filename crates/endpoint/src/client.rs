@@ -45,6 +45,12 @@ pub enum ClientMessage {
     /// On a connection (half-close): no data follows the bytes in the data descriptor. Not used with
     /// [`Transport::Ring`](crate::Transport::Ring), whose memory has the word `ended` for it.
     Shutdown,
+    /// On a connection with [`Transport::Arena`](crate::Transport::Arena): connections were opened or
+    /// closed in it since the broker asked to be told, once for each request.
+    ArenaChanged,
+    /// On a connection with [`Transport::Arena`](crate::Transport::Arena), of the connecting process:
+    /// it needs more slots. The broker raises the number in the grant page, or does not.
+    ArenaGrow,
 }
 
 /// The kind of a name to look up.
@@ -178,6 +184,8 @@ const SHUTDOWN: u8 = 0x07;
 const CONNECT_NAMED: u8 = 0x08;
 const LISTEN_NAMED: u8 = 0x09;
 const DESCRIBE: u8 = 0x0a;
+const ARENA_CHANGED: u8 = 0x0b;
+const ARENA_GROW: u8 = 0x0c;
 
 impl ClientMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -237,6 +245,12 @@ impl ClientMessage {
             }
             Self::Shutdown => {
                 Writer::new(buffer, SHUTDOWN, none);
+            }
+            Self::ArenaChanged => {
+                Writer::new(buffer, ARENA_CHANGED, none);
+            }
+            Self::ArenaGrow => {
+                Writer::new(buffer, ARENA_GROW, none);
             }
         }
     }
@@ -320,6 +334,8 @@ impl ClientMessage {
                 connection: r.u64()?,
             },
             SHUTDOWN => Self::Shutdown,
+            ARENA_CHANGED => Self::ArenaChanged,
+            ARENA_GROW => Self::ArenaGrow,
             kind => return Err(DecodeError::Kind(kind)),
         };
         r.finish(message)
@@ -416,7 +432,7 @@ mod tests {
         });
         let mut bytes = bytes(&message);
         assert_eq!(bytes[8..12], [3, 0, 0, 0]);
-        bytes[8] = 0x42;
+        bytes[8] = 0x82;
         let Ok(ClientMessage::Listen(listen)) = ClientMessage::decode(&bytes) else {
             panic!("no LISTEN");
         };
@@ -443,6 +459,27 @@ mod tests {
         let want = [1, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0x10, 0];
         assert_eq!(bytes(&message), want);
         assert_eq!(ClientMessage::decode(&want), Ok(message));
+    }
+
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn the_messages_of_an_arena_are_byte_exact_and_have_no_fields() {
+        for (message, kind) in [
+            (ClientMessage::ArenaChanged, 0x0b),
+            (ClientMessage::ArenaGrow, 0x0c),
+        ] {
+            let want = [1, kind, 0, 0];
+            assert_eq!(bytes(&message), want);
+            assert_eq!(ClientMessage::decode(&want), Ok(message));
+            assert_eq!(
+                ClientMessage::decode(&[1, kind, 0, 0, 0]),
+                Err(DecodeError::Trailing(1))
+            );
+            assert!(matches!(
+                ClientMessage::decode(&[1, kind, 2, 0]),
+                Err(DecodeError::Value { field: "flags", .. })
+            ));
+        }
     }
 
     #[test]
@@ -564,6 +601,7 @@ mod tests {
             Just(Transports::DESCRIPTOR),
             Just(Transports::RING),
             Just(Transports::DESCRIPTOR | Transports::RING),
+            Just(Transports::DESCRIPTOR | Transports::RING | Transports::ARENA),
         ];
         let option = prop_oneof![
             Just(SocketOption::ConnectedSuspend),
@@ -637,6 +675,8 @@ mod tests {
             }),
             any::<u64>().prop_map(|connection| ClientMessage::Accepted { connection }),
             Just(ClientMessage::Shutdown),
+            Just(ClientMessage::ArenaChanged),
+            Just(ClientMessage::ArenaGrow),
         ]
     }
 

@@ -17,14 +17,15 @@ mod paths;
 mod values;
 mod wire;
 
-pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused};
+pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused, StreamReset};
 pub use client::{
     ClientMessage, Connect, ConnectNamed, Describe, IdOrName, Listen, ListenNamed, LookupKind,
     NamedAddress, Register,
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{
-    Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION, VIOLATION,
+    ARENA_IDS, Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION,
+    VIOLATION,
 };
 pub use wire::DecodeError;
 

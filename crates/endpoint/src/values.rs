@@ -10,7 +10,10 @@ pub const MAX_MESSAGE: usize = 4096;
 /// does not know a message from one that passes on another cause.
 pub const VIOLATION: &str = "violated the endpoint protocol";
 /// The maximum number of descriptors that are sent with a message.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 5;
+/// The connection ids of one arena: the number in CONNECTED or INCOMING is the first. The connection
+/// with the open counter `seq` has the id `first + seq`.
+pub const ARENA_IDS: u64 = 1 << 20;
 
 /// Flags of the requests for a connection or listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub enum Transport {
     Descriptor,
     /// Memory shared by both processes, and a doorbell for each. The broker copies nothing.
     Ring,
+    /// A slot of an arena: memory that the processes share for many connections, which the
+    /// connecting one opens without a request each.
+    Arena,
 }
 
 /// The set of transports that a client can use.
@@ -46,6 +52,8 @@ impl Transports {
     pub const DESCRIPTOR: Transports = Transports(1);
     /// The ring transport, for clients that can map memory.
     pub const RING: Transports = Transports(2);
+    /// The arena, for clients that can open connections in one.
+    pub const ARENA: Transports = Transports(4);
 
     /// The set with these bits, which may be those of transports of a later version. `None` if it is
     /// empty.
@@ -86,6 +94,7 @@ impl Transport {
         match self {
             Transport::Descriptor => "descriptor",
             Transport::Ring => "ring",
+            Transport::Arena => "arena",
         }
     }
 
@@ -93,6 +102,7 @@ impl Transport {
         match self {
             Transport::Descriptor => Transports::DESCRIPTOR.0,
             Transport::Ring => Transports::RING.0,
+            Transport::Arena => Transports::ARENA.0,
         }
     }
 }

@@ -167,6 +167,7 @@ impl<'a> Reader<'a> {
         match self.u32()? {
             bits if bits == Transport::Descriptor.bit() => Ok(Transport::Descriptor),
             bits if bits == Transport::Ring.bit() => Ok(Transport::Ring),
+            bits if bits == Transport::Arena.bit() => Ok(Transport::Arena),
             bits => Err(DecodeError::Value {
                 field: "transport",
                 value: bits.into(),

@@ -104,6 +104,6 @@ fn every_kind_of_message_has_the_length_that_the_page_gives_it() {
             );
         }
     }
-    assert_eq!(kinds, 12, "the page's kinds of fixed length");
+    assert_eq!(kinds, 14, "the page's kinds of fixed length");
     assert!(PAGE.contains(&format!("of 4 to {MAX_MESSAGE} bytes")));
 }

@@ -10,6 +10,9 @@ const OWN: u64 = 24;
 const MIN_SHARED: u64 = 16;
 /// Most descriptors of the control API and of reading files.
 const MAX_CONTROL: u64 = 256;
+/// Descriptors of one message. Only the offer of an arena has more
+/// ([`MAX_DESCRIPTORS`](hvsock_sys::message::MAX_DESCRIPTORS)), and it is charged as two messages.
+const PER_MESSAGE: u64 = 4;
 /// Most descriptors in flight to all processes. `unix(7)` counts them for the sender's user, against
 /// the soft limit of whichever of the user's processes sends next. That limit is usually 1024.
 const MAX_IN_FLIGHT: u64 = 512;
@@ -59,11 +62,11 @@ impl DescriptorPlan {
     }
 
     /// The messages with descriptors that may be in flight to processes, each with at most
-    /// [`MAX_DESCRIPTORS`](hvsock_sys::message::MAX_DESCRIPTORS). `soft` is the soft limit that other
+    /// [`PER_MESSAGE`]. `soft` is the soft limit that other
     /// processes of the broker's user probably have: that with which the broker was started.
     pub(crate) fn in_flight(soft: u64) -> Shares {
         let descriptors = (soft / 2).min(MAX_IN_FLIGHT);
-        let messages = descriptors / hvsock_sys::message::MAX_DESCRIPTORS as u64;
+        let messages = descriptors / PER_MESSAGE;
         let messages = messages.max(8);
         Shares::new(messages, messages / 4)
     }
@@ -92,7 +95,7 @@ mod tests {
     fn descriptors_in_flight_stay_far_below_the_limit_of_the_users_other_processes() {
         for soft in [0, 64, 256, 1024, 1 << 20] {
             let shares = DescriptorPlan::in_flight(soft);
-            let descriptors = 4 * shares.capacity();
+            let descriptors = PER_MESSAGE * shares.capacity();
             assert!(descriptors <= 32.max(soft / 2).min(512), "{shares:?}");
             assert!(shares.limit(Owner::User(1)) > 0);
         }

@@ -17,7 +17,7 @@ use rustix::net::{
 };
 
 /// Maximum number of descriptors in one message.
-pub const MAX_DESCRIPTORS: usize = 4;
+pub const MAX_DESCRIPTORS: usize = 5;
 
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
