@@ -61,7 +61,9 @@ impl Fabric {
         parent: PartitionKey,
         spec: PartitionSpec,
     ) -> Result<PartitionKey, AddPartitionError> {
-        self.tree.add(parent, spec, &self.limits)
+        let added = self.tree.add(parent, spec, &self.limits)?;
+        self.anything_changed();
+        Ok(added)
     }
 
     /// Removes a partition and its descendants, as if each were switched off first.
@@ -70,6 +72,7 @@ impl Fabric {
     /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
     pub fn remove_partition(&mut self, key: PartitionKey) -> Result<(), PartitionError> {
         self.check_not_root(key)?;
+        self.anything_changed();
         let inside = self.tree.subtree(key);
         self.switch_off(&inside);
         let mut watchers = BTreeSet::new();
@@ -104,6 +107,7 @@ impl Fabric {
             return Ok(());
         }
         partition.state = state;
+        self.anything_changed();
         let inside = self.tree.subtree(key);
         match state {
             PartitionState::Off => self.switch_off(&inside),
@@ -132,6 +136,7 @@ impl Fabric {
         partition.groups = groups;
         let listeners = partition.listeners.union(&partition.watchers).copied();
         let listeners: BTreeSet<_> = listeners.collect();
+        self.anything_changed();
         self.reevaluate_listeners(listeners);
         Ok(())
     }
@@ -235,6 +240,7 @@ impl Fabric {
 
     /// Re-evaluates the dependents of one registry entry.
     fn entry_changed(&mut self, owner: PartitionKey, service: ServiceId) {
+        self.service_changed(service);
         let Some(dependents) = self
             .tree
             .get(owner)
@@ -249,6 +255,7 @@ impl Fabric {
     }
 
     fn all_entries_changed(&mut self, owner: PartitionKey) {
+        self.anything_changed();
         let Some(owner_partition) = self.tree.get(owner) else {
             return;
         };

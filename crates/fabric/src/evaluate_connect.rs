@@ -8,7 +8,7 @@ use hvsock_address::{PartitionRef, ServiceId, VmId};
 use hvsock_registry::Requester;
 
 use crate::boundary::{Boundary, BoundaryPolicy, Denial, rule_text};
-use crate::limits::check_limit;
+use crate::limits::check_room;
 use crate::partition::{PartitionKind, PartitionState};
 use crate::plan::Plan;
 use crate::resolve::PartitionNode;
@@ -23,7 +23,7 @@ const PRIVILEGED_PORTS: u32 = 1024;
 
 /// The two partitions of a connect.
 #[derive(Clone, Copy)]
-struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     source: PartitionNode<'a>,
     target: PartitionNode<'a>,
     relation: Relation,
@@ -33,22 +33,32 @@ impl Fabric {
     pub(crate) fn evaluate_connect<T: Trace>(
         &self,
         request: &ConnectRequest<'_>,
+        weight: u32,
         trace: &mut T,
     ) -> Result<Plan, Refusal> {
         let (pair, plan) = self.evaluate_path(request, trace)?;
-        self.check_capacity(pair, plan.destination, trace)?;
+        self.check_capacity(pair, weight, plan.destination, trace)?;
         Ok(plan)
+    }
+
+    /// The destination of a connect, by the same checks as [`connect`](Self::connect), except for those
+    /// of the capacity: whether a table or the listener's backlog is full. Changes nothing.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails.
+    pub fn judge(&self, request: &ConnectRequest<'_>) -> Result<Destination, Refusal> {
+        let (_, plan) = self.evaluate_path(request, &mut NoTrace)?;
+        Ok(plan.destination)
     }
 
     /// The listener that would accept a connect, even if its backlog or a table is full. `None` if the
     /// connect is refused or its destination is a guest.
     pub fn listener_for(&self, request: &ConnectRequest<'_>) -> Option<ListenerId> {
-        let (_, plan) = self.evaluate_path(request, &mut NoTrace).ok()?;
-        plan.destination.listener()
+        self.judge(request).ok()?.listener()
     }
 
     /// All checks except the capacity.
-    fn evaluate_path<'a, T: Trace>(
+    pub(crate) fn evaluate_path<'a, T: Trace>(
         &'a self,
         request: &ConnectRequest<'_>,
         trace: &mut T,
@@ -407,6 +417,7 @@ impl Fabric {
     fn check_capacity<T: Trace>(
         &self,
         pair: Pair<'_>,
+        weight: u32,
         destination: Destination,
         trace: &mut T,
     ) -> Result<(), Refusal> {
@@ -415,12 +426,9 @@ impl Fabric {
         }
         let limits = &self.limits;
         let per_partition = |node: PartitionNode<'_>| {
-            let used = node.partition.connections.len();
-            check_limit(
-                "connections_per_partition",
-                used,
-                limits.connections_per_partition,
-            )
+            let limit = limits.connections_per_partition;
+            let used = node.partition.weight;
+            check_room("connections_per_partition", used, weight, limit)
         };
         let backlog = || match destination.listener().map(|id| self.listeners.get(&id)) {
             // The guest's kernel has its own backlog.
@@ -428,7 +436,7 @@ impl Fabric {
             Some(Some(listener)) if listener.waiting.len() < listener.backlog as usize => Ok(()),
             Some(_) => Err(Refusal::BacklogFull),
         };
-        let capacity = check_limit("connections", self.connections.len(), limits.connections)
+        let capacity = check_room("connections", self.weight, weight, limits.connections)
             .and_then(|()| per_partition(pair.source))
             .and_then(|()| per_partition(pair.target))
             .and_then(|()| backlog());

@@ -9,8 +9,8 @@ use crate::partition::{Partition, PartitionState, RootSpec};
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
 use crate::tree::{Relation, Tree};
 use crate::{
-    ConnectionEnd, ConnectionId, Destination, Effect, Limits, ListenerId, Operators, PartitionKey,
-    Refusal,
+    Changes, ConnectionEnd, ConnectionId, Destination, Effect, Limits, ListenerId, Operators,
+    PartitionKey, Refusal,
 };
 
 /// Partitions, their registries, and their listeners and connections.
@@ -19,7 +19,7 @@ use crate::{
 /// effects. There are four families of functions:
 ///
 /// - Queries take `&self` and change nothing: [`partition`](Self::partition),
-///   [`listener`](Self::listener), [`connection`](Self::connection). Also
+///   [`listener`](Self::listener), [`connection`](Self::connection), [`judge`](Self::judge). Also
 ///   [`explain_connect`](Self::explain_connect) and [`explain_listen`](Self::explain_listen), which run
 ///   the same checks as the requests.
 /// - Requests come from processes, which are untrusted: [`listen`](Self::listen) and
@@ -44,9 +44,13 @@ pub struct Fabric {
     /// Listeners by address.
     pub(crate) addresses: HashMap<ListenAddress, ListenerId>,
     pub(crate) connections: HashMap<ConnectionId, Connection>,
+    /// The weight of all connections.
+    pub(crate) weight: usize,
     pub(crate) effects: VecDeque<Effect>,
     pub(crate) next_listener: ListenerId,
     pub(crate) next_connection: ConnectionId,
+    pub(crate) generation: u64,
+    pub(crate) changes: Changes,
 }
 
 impl Fabric {
@@ -66,9 +70,12 @@ impl Fabric {
             listeners: HashMap::new(),
             addresses: HashMap::new(),
             connections: HashMap::new(),
+            weight: 0,
             effects: VecDeque::new(),
             next_listener: ListenerId::from_u64(1),
             next_connection: ConnectionId::from_u64(1),
+            generation: 0,
+            changes: Changes::default(),
         }
     }
 
@@ -246,6 +253,29 @@ impl Fabric {
         self.forget_connection(id);
     }
 
+    /// A number that grows with every change that may alter a verdict. It is not in a snapshot, and says
+    /// nothing about another fabric.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What has changed since the last call. Everything, in a fabric that was restored.
+    pub fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Records a change that concerns verdicts about one service only.
+    pub(crate) fn service_changed(&mut self, service: ServiceId) {
+        self.generation += 1;
+        self.changes.add(service);
+    }
+
+    /// Records a change that may concern any verdict.
+    pub(crate) fn anything_changed(&mut self) {
+        self.generation += 1;
+        self.changes = Changes::All;
+    }
+
     /// The next effect to apply, in order. `None` when all are applied.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -273,6 +303,7 @@ impl Fabric {
 
     /// Adds a listener to the table and all indexes.
     pub(crate) fn insert_listener(&mut self, id: ListenerId, listener: Listener) {
+        self.service_changed(listener.service);
         for owner in listener.owners.into_iter().flatten() {
             if let Some(owner) = self.tree.get_mut(owner) {
                 let dependents = owner.dependents.entry(listener.service).or_default();
@@ -293,9 +324,13 @@ impl Fabric {
 
     /// Adds a connection to the table and all indexes.
     pub(crate) fn insert_connection(&mut self, id: ConnectionId, connection: Connection) {
+        let weight = connection.weight as usize;
+        self.weight += weight;
         for key in [connection.source, connection.target] {
-            if let Some(partition) = self.tree.get_mut(key) {
-                partition.connections.insert(id);
+            if let Some(partition) = self.tree.get_mut(key)
+                && partition.connections.insert(id)
+            {
+                partition.weight += weight;
             }
         }
         if let Some(owner) = connection.registry.and_then(|key| self.tree.get_mut(key)) {
@@ -312,6 +347,7 @@ impl Fabric {
 
     fn forget_listener(&mut self, id: ListenerId) -> Option<Listener> {
         let listener = self.listeners.remove(&id)?;
+        self.service_changed(listener.service);
         self.addresses.remove(&listener.address());
         if let Some(partition) = self.tree.get_mut(listener.partition) {
             partition.listeners.remove(&id);
@@ -331,11 +367,15 @@ impl Fabric {
         Some(listener)
     }
 
-    fn forget_connection(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(crate) fn forget_connection(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
+        let weight = connection.weight as usize;
+        self.weight -= weight;
         for key in [connection.source, connection.target] {
-            if let Some(partition) = self.tree.get_mut(key) {
-                partition.connections.remove(&id);
+            if let Some(partition) = self.tree.get_mut(key)
+                && partition.connections.remove(&id)
+            {
+                partition.weight -= weight;
             }
         }
         if let Some(owner) = connection.registry.and_then(|key| self.tree.get_mut(key)) {

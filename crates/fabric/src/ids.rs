@@ -51,9 +51,9 @@ macro_rules! numbered {
                 self.0
             }
 
-            /// The id after this one.
-            pub(crate) const fn next(self) -> Self {
-                Self(self.0 + 1)
+            /// The id after `ids` of them, of which this is the first.
+            pub(crate) const fn after(self, ids: u64) -> Self {
+                Self(self.0.saturating_add(ids))
             }
         }
 

@@ -14,6 +14,7 @@
 
 mod boundary;
 mod change;
+mod changes;
 mod evaluate_connect;
 mod evaluate_listen;
 mod explanation;
@@ -36,6 +37,7 @@ mod trace;
 mod tree;
 
 pub use change::{PartitionError, RegisterError};
+pub use changes::Changes;
 pub use explanation::{Check, Explanation, ExplanationStep, Verdict};
 pub use fabric::Fabric;
 pub use fix::{Fix, RuleRef, RuleScope};
@@ -46,7 +48,9 @@ pub use limits::Limits;
 pub use operators::{NotOperator, OperatorRole, Operators};
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
-pub use request::{ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route};
+pub use request::{
+    Block, ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route,
+};
 pub use snapshot::{FABRIC_SNAPSHOT_VERSION, FabricSnapshot, PartitionKeySnapshot, SnapshotError};
 pub use tables::{Connection, Listener};
 pub use trace::Audience;

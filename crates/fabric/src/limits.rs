@@ -15,9 +15,9 @@ pub struct Limits {
     pub listeners: usize,
     /// Listeners in one partition.
     pub listeners_per_partition: usize,
-    /// Connections of all partitions together.
+    /// Connections of all partitions together, each with its [weight](crate::Block::weight).
     pub connections: usize,
-    /// Connections with an end in one partition.
+    /// Connections with an end in one partition, each with its weight.
     pub connections_per_partition: usize,
     /// The backlog of one listener: pending connections. A larger requested backlog is capped to it.
     pub backlog_max: u32,
@@ -31,8 +31,8 @@ impl Default for Limits {
             registrations: 1_000_000,
             listeners: 65_536,
             listeners_per_partition: 4096,
-            connections: 65_536,
-            connections_per_partition: 16_384,
+            connections: 262_144,
+            connections_per_partition: 131_072,
             backlog_max: 4096,
         }
     }
@@ -40,7 +40,17 @@ impl Default for Limits {
 
 /// Checks that a table with `used` entries has capacity for one more.
 pub(crate) fn check_limit(which: &'static str, used: usize, limit: usize) -> Result<(), Refusal> {
-    if used < limit {
+    check_room(which, used, 1, limit)
+}
+
+/// Checks that a table with `used` entries has capacity for `more`.
+pub(crate) fn check_room(
+    which: &'static str,
+    used: usize,
+    more: u32,
+    limit: usize,
+) -> Result<(), Refusal> {
+    if used.saturating_add(more as usize) <= limit {
         Ok(())
     } else {
         Err(Refusal::LimitReached {

@@ -69,6 +69,8 @@ pub struct Partition {
     pub(crate) registry: Option<Registry>,
     pub(crate) listeners: BTreeSet<ListenerId>,
     pub(crate) connections: BTreeSet<ConnectionId>,
+    /// The weight of those connections.
+    pub(crate) weight: usize,
     /// Listeners in other partitions that are bound to this partition's id.
     pub(crate) watchers: BTreeSet<ListenerId>,
     /// The dependents of each registry entry, so that a change of one entry checks only those.
@@ -96,6 +98,7 @@ impl Partition {
             registry: may_have_children.then(Registry::new),
             listeners: BTreeSet::new(),
             connections: BTreeSet::new(),
+            weight: 0,
             watchers: BTreeSet::new(),
             dependents: HashMap::new(),
         }

@@ -18,6 +18,24 @@ pub struct ConnectRequest<'a> {
     pub service: ServiceId,
 }
 
+/// How many connections one connection of the fabric stands for.
+///
+/// Two processes that share memory for many connections have one connection here, of which their later
+/// ones are parts. It weighs as many as there may be at once, and has an id for each that there may ever
+/// be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The connections that count against the [`Limits`](crate::Limits), at least 1.
+    pub weight: u32,
+    /// The ids that are given, at least 1. The connection has the first one.
+    pub ids: u64,
+}
+
+impl Block {
+    /// One connection.
+    pub const SINGLE: Self = Self { weight: 1, ids: 1 };
+}
+
 /// A bind and listen by a process.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenRequest<'a> {

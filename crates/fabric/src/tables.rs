@@ -50,6 +50,8 @@ pub struct Connection {
     pub(crate) suspended: bool,
     pub(crate) client_connected_suspend: bool,
     pub(crate) server_connected_suspend: bool,
+    /// As in [`Block::weight`](crate::Block::weight).
+    pub(crate) weight: u32,
 }
 
 impl Listener {
@@ -122,6 +124,11 @@ impl Connection {
     /// Whether its data transfer is suspended because a partition is paused.
     pub fn is_suspended(&self) -> bool {
         self.suspended
+    }
+
+    /// How many connections it counts as.
+    pub fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// Whether this end set `HVSOCKET_CONNECTED_SUSPEND`.

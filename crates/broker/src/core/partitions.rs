@@ -23,6 +23,8 @@ use crate::{StartError, folders, links};
 /// The descriptors of a VM's link: its socket and its VMM's connection, the eventfds of its queues, what
 /// its threads wait with.
 const LINK: u64 = 16;
+/// Most connections of one guest: the broker has buffers for each.
+const MAX_GUEST_CONNECTIONS: usize = 16_384;
 
 impl Core {
     /// Adds a container and opens its endpoint.
@@ -68,9 +70,10 @@ impl Core {
         let factory = link.unwrap_or_else(|| links::built_in(&vm, socket));
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
+        let limit = self.fabric.limits().connections_per_partition;
         let settings = LinkSettings {
             cid: vm.cid.get(),
-            max_connections: self.fabric.limits().connections_per_partition,
+            max_connections: MAX_GUEST_CONNECTIONS.min(limit),
         };
         self.vms.insert(key, vm);
         let link = match factory.open(settings, self.reports.of_link(key)) {

@@ -8,8 +8,8 @@ use super::error::read_version;
 use super::registry::RegistryRecord;
 use crate::tables::{Connection, Listener};
 use crate::{
-    ConnectionId, Destination, Effect, Fabric, ListenerId, Partition, PartitionKey, PartitionKind,
-    PartitionState, Refusal,
+    Block, ConnectionId, Destination, Effect, Fabric, ListenerId, Partition, PartitionKey,
+    PartitionKind, PartitionState, Refusal,
 };
 
 /// The version of [`FabricSnapshot`] that this release writes.
@@ -112,6 +112,17 @@ pub(super) struct ConnectionRecord {
     pub(super) suspended: bool,
     pub(super) client_connected_suspend: bool,
     pub(super) server_connected_suspend: bool,
+    /// Absent for a connection that counts as one.
+    #[serde(default = "single", skip_serializing_if = "is_single")]
+    pub(super) weight: u32,
+}
+
+fn single() -> u32 {
+    Block::SINGLE.weight
+}
+
+fn is_single(weight: &u32) -> bool {
+    *weight == single()
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,9 +153,14 @@ impl Fabric {
             // Follows from the listeners.
             addresses: _,
             connections,
+            // Follows from the connections.
+            weight: _,
             effects,
             next_listener,
             next_connection,
+            // The owner of a restored fabric judges all requests again.
+            generation: _,
+            changes: _,
         } = self;
         let mut listeners: Vec<_> = listeners
             .iter()
@@ -188,6 +204,7 @@ impl PartitionRecord {
             children: _,
             listeners: _,
             connections: _,
+            weight: _,
             watchers: _,
             dependents: _,
         } = partition;
@@ -291,6 +308,7 @@ impl ConnectionRecord {
             suspended,
             client_connected_suspend,
             server_connected_suspend,
+            weight,
         } = *connection;
         Self {
             id: id.as_u64(),
@@ -302,6 +320,7 @@ impl ConnectionRecord {
             suspended,
             client_connected_suspend,
             server_connected_suspend,
+            weight,
         }
     }
 

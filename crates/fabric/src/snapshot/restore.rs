@@ -14,8 +14,8 @@ use crate::tables::{Connection, Listener};
 use crate::trace::NoTrace;
 use crate::tree::{Relation, Tree};
 use crate::{
-    ConnectionId, Destination, Effect, Fabric, Limits, ListenerId, Operators, PartitionKey,
-    PartitionKind, PartitionState,
+    Changes, ConnectionId, Destination, Effect, Fabric, Limits, ListenerId, Operators,
+    PartitionKey, PartitionKind, PartitionState,
 };
 
 /// Ids and slots beyond these have been forged. The next ones do not overflow.
@@ -58,7 +58,9 @@ impl Fabric {
         let slots = partitions.len() + free_keys.len() + retired_slots.len();
         check_size("partition slots", slots, MAX_SLOTS)?;
         check_size("listeners", listeners.len(), limits.listeners)?;
-        check_size("connections", connections.len(), limits.connections)?;
+        let weight = connections.iter().map(|it| it.weight as usize);
+        let weight = weight.fold(0, usize::saturating_add);
+        check_size("connections", weight, limits.connections)?;
         // Of one change, and of restoring: each at most one for every listener and connection.
         let most = limits.listeners.saturating_add(limits.connections);
         check_size("effects", effects.len(), most.saturating_mul(2))?;
@@ -80,9 +82,12 @@ impl Fabric {
             listeners: HashMap::new(),
             addresses: HashMap::new(),
             connections: HashMap::new(),
+            weight: 0,
             effects: VecDeque::new(),
             next_listener: ListenerId::from_u64(next_listener),
             next_connection: ConnectionId::from_u64(next_connection),
+            generation: 0,
+            changes: Changes::All,
         };
         ensure_ascending(listeners.iter().map(|it| it.id), next_listener)?;
         for listener in listeners {
@@ -164,6 +169,7 @@ impl Fabric {
             record.service != ServiceId::ZERO,
             "a connection has no service",
         )?;
+        ensure(record.weight > 0, "a connection has no weight")?;
         let destination = record.destination();
         match destination {
             Destination::Guest => {
@@ -191,7 +197,7 @@ impl Fabric {
         }
         let limit = self.limits.connections_per_partition;
         for end in [source, target] {
-            let used = end.partition.connections.len() + 1;
+            let used = end.partition.weight.saturating_add(record.weight as usize);
             check_size("connections_per_partition", used, limit)?;
         }
         let registry = match self.tree.boundary(source, target, relation) {
@@ -208,6 +214,7 @@ impl Fabric {
             suspended: record.suspended,
             client_connected_suspend: record.client_connected_suspend,
             server_connected_suspend: record.server_connected_suspend,
+            weight: record.weight,
         };
         self.insert_connection(id, connection);
         Ok(())

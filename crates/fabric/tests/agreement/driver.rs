@@ -2,10 +2,10 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect,
-    Explanation, Fabric, FabricSnapshot, Limits, ListenRequest, ListenerId, Operators,
-    PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal, RegisterError, RootSpec,
-    Verdict,
+    AddPartitionError, Audience, Block, Changes, ConnectRequest, ConnectionEnd, ConnectionId,
+    Destination, Effect, Explanation, Fabric, FabricSnapshot, Limits, ListenRequest, ListenerId,
+    Operators, PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal, RegisterError,
+    RootSpec, Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -20,10 +20,26 @@ struct Comparison<'t> {
     keys: Vec<PartitionKey>,
     listeners: Vec<ListenerId>,
     connections: Vec<ConnectionId>,
+    /// Requests that were made, with their verdicts at present.
+    judged: Vec<Judged>,
+    /// The number of the next connection.
+    next_id: u64,
     coverage: &'t mut Coverage,
     limits: Limits,
     run: Run,
 }
+
+/// A request whose verdict lasts until the fabric reports a change.
+struct Judged {
+    from: usize,
+    who: Principal,
+    vm: VmId,
+    service: ServiceId,
+    verdict: Result<Destination, Refusal>,
+}
+
+/// Requests that are judged again after every operation: the newest ones.
+const JUDGED: usize = 6;
 
 /// What a run returns, and where its fabric is replaced.
 #[derive(Debug, Default)]
@@ -58,6 +74,8 @@ pub fn run_recorded(case: Case, coverage: &mut Coverage, run: Run) -> Run {
         model: Model::new(case.root, name, id, case.limits),
         listeners: vec![],
         connections: vec![],
+        judged: vec![],
+        next_id: 1,
         coverage,
         limits: case.limits,
         run,
@@ -65,6 +83,7 @@ pub fn run_recorded(case: Case, coverage: &mut Coverage, run: Run) -> Run {
     for op in case.ops {
         comparison.step(op);
         comparison.compare();
+        comparison.judge_again();
     }
     comparison.coverage.cases += 1;
     comparison.run.last = Some(comparison.fabric.snapshot());
@@ -212,7 +231,25 @@ impl Comparison<'_> {
                 }
             }
             Op::Connect(request) => {
-                self.connect(&request);
+                self.connect(&request, Block::SINGLE);
+            }
+            Op::ConnectBlock(listener, from, who, block) => {
+                if let Some(request) = self.request_to(listener, from, who) {
+                    self.connect(&request, block);
+                }
+            }
+            Op::SetWeight(n, weight) => {
+                if let Some(n) = live(n, self.model.connections.iter().map(|one| one.exists)) {
+                    let got = self.fabric.set_weight(self.connections[n], weight);
+                    let want = self.model.set_weight(n, weight.max(1) as usize);
+                    assert_eq!(got, want, "weight {weight} of {n}");
+                    self.coverage.event(match want {
+                        Ok(()) => "weight changed",
+                        Err(Refusal::NoListener) => "weight of what is gone",
+                        Err(_) => "weight refused",
+                    });
+                    self.effects();
+                }
             }
             Op::ConnectTo(listener, from, who, keep) => {
                 if let Some(request) = self.request_to(listener, from, who) {
@@ -308,7 +345,7 @@ impl Comparison<'_> {
 
     /// Connects, and sets HVSOCKET_CONNECTED_SUSPEND at that end.
     fn connect_with_suspend(&mut self, request: &Request, keep: bool) {
-        if self.connect(request) {
+        if self.connect(request, Block::SINGLE) {
             let n = self.connections.len() - 1;
             let id = self.connections[n];
             self.fabric
@@ -319,7 +356,7 @@ impl Comparison<'_> {
     }
 
     /// Connects. Returns whether it succeeded.
-    fn connect(&mut self, drawn: &Request) -> bool {
+    fn connect(&mut self, drawn: &Request, block: Block) -> bool {
         let from = self.pick(drawn.from, |_| true);
         let vm = self.vm(from, drawn.vm);
         let row = self.row(from, vm, drawn.service);
@@ -334,16 +371,36 @@ impl Comparison<'_> {
         if from > 0 && row == Some(Row::UnrelatedId) {
             self.check_hidden(&request, &requester);
         }
-        let got = self.fabric.connect(&request);
+        let judged = self.fabric.judge(&request);
+        let got = match block {
+            Block::SINGLE => self.fabric.connect(&request),
+            block => self.fabric.connect_block(&request, block),
+        };
         self.record(&(&operator, &requester, &got));
-        let want = self.model.connect(from, &drawn.who, vm, drawn.service);
+        let weight = block.weight.max(1) as usize;
+        let want = self
+            .model
+            .connect(from, &drawn.who, vm, drawn.service, weight);
+        self.judged.truncate(JUDGED - 1);
+        self.judged.insert(
+            0,
+            Judged {
+                from,
+                who: drawn.who.clone(),
+                vm,
+                service: drawn.service,
+                verdict: judged,
+            },
+        );
         let named = want
             .clone()
             .map(|(listener, to)| (self.destination(listener), self.keys[to]));
         let reached = got.as_ref().map(|route| (route.destination, route.target));
         let reached = reached.map_err(Clone::clone);
         assert_eq!(reached, named, "connect {drawn:?} as {vm} in {from}");
-        for explanation in [operator, requester] {
+        // An explanation is about one connection.
+        let explained = [operator, requester].into_iter().filter(|_| weight == 1);
+        for explanation in explained {
             let connect = |(destination, _)| match destination {
                 Destination::Listener(_) => Verdict::Connect,
                 Destination::Guest => Verdict::GuestDecides,
@@ -358,6 +415,12 @@ impl Comparison<'_> {
             let (server, client) = self.seen(from, to);
             assert_eq!(route.server, SockAddrHv::new(server, drawn.service));
             assert_eq!(route.client, SockAddrHv::new(client, ServiceId::ZERO));
+            assert_eq!(
+                route.connection.as_u64(),
+                self.next_id,
+                "ids are not used twice"
+            );
+            self.next_id += block.ids.max(1);
             self.connections.push(route.connection);
             match listener {
                 Some(listener) => self.count_precedence(from, to, listener, drawn.service),
@@ -369,6 +432,35 @@ impl Comparison<'_> {
         }
         self.effects();
         granted
+    }
+
+    /// Judges requests again, and checks that the fabric reports each change of a verdict.
+    fn judge_again(&mut self) {
+        let generation = self.fabric.generation();
+        let changes = self.fabric.take_changes();
+        assert_eq!(self.fabric.take_changes(), Changes::None);
+        assert!(changes == Changes::None || changes == Changes::All || generation > 0);
+        let mut judged = std::mem::take(&mut self.judged);
+        for one in &mut judged {
+            let request = ConnectRequest {
+                from: self.keys[one.from],
+                principal: &one.who,
+                vm: one.vm,
+                service: one.service,
+            };
+            let got = self.fabric.judge(&request);
+            let want = self.model.judge(one.from, &one.who, one.vm, one.service);
+            let want = want.map(|(listener, _)| self.destination(listener));
+            assert_eq!(got, want, "judged again");
+            if got != one.verdict {
+                assert!(changes.concern(one.service), "{changes:?} {got:?}");
+                self.coverage.event("a verdict changed");
+            } else if !changes.concern(one.service) {
+                self.coverage.event("a verdict lasted");
+            }
+            one.verdict = got;
+        }
+        self.judged = judged;
     }
 
     fn destination(&self, listener: Option<usize>) -> Destination {
@@ -501,6 +593,15 @@ impl Comparison<'_> {
                 .filter(|c| c.exists && (c.from == n || c.to == n))
                 .count();
             assert_eq!(got.connections().len(), ends_here);
+            let weight = |id| {
+                self.fabric
+                    .connection(id)
+                    .map_or(0, |c| c.weight() as usize)
+            };
+            let got: usize = got.connections().map(weight).sum();
+            let here = self.model.connections.iter();
+            let here = here.filter(|c| c.exists && (c.from == n || c.to == n));
+            assert_eq!(got, here.map(|c| c.weight).sum::<usize>());
         }
         assert_eq!(self.fabric.partitions().count(), existing);
         let listeners = self.model.listeners.iter();

@@ -1,7 +1,7 @@
 //! Random operations on a fabric. They use few names, ids, users and services to provoke collisions.
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
-use hvsock_fabric::{ConnectionEnd, Limits, PartitionKind, PartitionState};
+use hvsock_fabric::{Block, ConnectionEnd, Limits, PartitionKind, PartitionState};
 use hvsock_registry::{AccessRule, Defaults, Override, Principal, Registration};
 use proptest::collection::vec;
 use proptest::option;
@@ -38,6 +38,9 @@ pub enum Op {
     /// A connect to this listener's service by one of the partitions that can reach its own, with the
     /// HVSOCKET_CONNECTED_SUSPEND of that end.
     ConnectTo(usize, usize, Principal, bool),
+    /// The same for one that stands for many.
+    ConnectBlock(usize, usize, Principal, Block),
+    SetWeight(usize, u32),
     /// The same for a VM and a service in it, with or without a listener.
     ConnectInto(usize, usize, Principal, ServiceId, bool),
     /// Sets the state of the partition at this end of a connection.
@@ -309,6 +312,11 @@ fn request() -> impl Strategy<Value = Request> {
     })
 }
 
+fn block() -> impl Strategy<Value = Block> {
+    let ids = select(vec![0, 1, 5, 1 << 20]);
+    (0..5u32, ids).prop_map(|(weight, ids)| Block { weight, ids })
+}
+
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     let number = || 0..64usize;
@@ -332,6 +340,9 @@ pub fn op() -> impl Strategy<Value = Op> {
         15 => request().prop_map(Op::Connect),
         40 => (number(), number(), who(), any::<bool>())
             .prop_map(|(n, from, who, keep)| Op::ConnectTo(n, from, who, keep)),
+        10 => (number(), number(), who(), block())
+            .prop_map(|(n, from, who, block)| Op::ConnectBlock(n, from, who, block)),
+        4 => (number(), 0..6u32).prop_map(|(n, weight)| Op::SetWeight(n, weight)),
         10 => (number(), number(), who(), service(), any::<bool>())
             .prop_map(|(n, from, who, id, keep)| Op::ConnectInto(n, from, who, id, keep)),
         10 => (number(), end(), state()).prop_map(|(n, end, state)| Op::SetStateAt(n, end, state)),

@@ -97,7 +97,11 @@ fn survive(snapshot: FabricSnapshot, limits: Limits, ops: Vec<Op>) {
         assert!(fabric.listeners().len() <= limits.listeners);
         assert!(fabric.connections().len() <= limits.connections);
         for (_, partition) in fabric.partitions() {
-            assert!(partition.connections().len() <= limits.connections_per_partition);
+            let weights = partition.connections().map(|id| {
+                let connection = fabric.connection(id).expect("of the table");
+                connection.weight() as usize
+            });
+            assert!(weights.sum::<usize>() <= limits.connections_per_partition);
             assert!(partition.listeners().len() <= limits.listeners_per_partition);
             let registrations = partition.registry().map_or(0, Registry::len);
             assert!(registrations <= limits.registrations);
@@ -197,6 +201,19 @@ fn apply(fabric: &mut Fabric, op: Op, number: usize) {
                     connect(fabric, from, &who, vm, service);
                 }
             }
+        }
+        Op::ConnectBlock(_, from, who, block) => {
+            let service = ServiceId::from_port(1);
+            let request = ConnectRequest {
+                from: keys[from % keys.len()],
+                principal: &who,
+                vm,
+                service,
+            };
+            let _ = fabric.connect_block(&request, block);
+        }
+        Op::SetWeight(n, weight) => {
+            let _ = connection(fabric, n).map(|id| fabric.set_weight(id, weight));
         }
         Op::ConnectInto(_, from, who, service, _) => {
             connect(fabric, keys[from % keys.len()], &who, vm, service);

@@ -1,6 +1,7 @@
 //! Examples of the fabric's rules. The test binary `agreement` checks all rules at random.
 
 mod guests;
+mod lasting;
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{
@@ -567,6 +568,7 @@ fn a_backlog_is_clamped_between_one_and_the_limit() {
 fn requests_on_a_full_fabric_are_lookups() {
     let limits = Limits {
         listeners_per_partition: usize::MAX,
+        connections: Limits::default().listeners,
         connections_per_partition: usize::MAX,
         ..Limits::default()
     };

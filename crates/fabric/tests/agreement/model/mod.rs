@@ -55,6 +55,7 @@ pub struct ModelConnection {
     pub waiting: bool,
     pub suspended: bool,
     pub connected_suspend: [bool; 2],
+    pub weight: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +122,41 @@ impl Model {
             next = self.partitions[q].parent;
         }
         false
+    }
+
+    pub fn set_weight(&mut self, n: usize, weight: usize) -> Result<(), Refusal> {
+        let c = &self.connections[n];
+        if !c.exists {
+            return Err(Refusal::NoListener);
+        }
+        if weight > c.weight {
+            self.check_weight(&[c.from, c.to], weight - c.weight)?;
+        }
+        self.connections[n].weight = weight;
+        Ok(())
+    }
+
+    /// Checks that this weight fits in all and in these partitions.
+    pub(super) fn check_weight(&self, ends: &[usize], more: usize) -> Result<(), Refusal> {
+        let weight = |fits: &dyn Fn(&ModelConnection) -> bool| {
+            let open = self.connections.iter().filter(|c| c.exists && fits(c));
+            open.map(|c| c.weight).sum::<usize>()
+        };
+        let check = |which: &str, used: usize, limit: usize| match used + more > limit {
+            true => Err(Refusal::LimitReached {
+                which: which.to_owned(),
+            }),
+            false => Ok(()),
+        };
+        check("connections", weight(&|_| true), self.limits.connections)?;
+        for q in ends {
+            check(
+                "connections_per_partition",
+                weight(&|c| c.from == *q || c.to == *q),
+                self.limits.connections_per_partition,
+            )?;
+        }
+        Ok(())
     }
 
     pub fn accept(&mut self, n: usize) {

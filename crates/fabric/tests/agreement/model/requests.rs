@@ -14,8 +14,16 @@ impl Model {
         who: &Principal,
         vm: VmId,
         service: ServiceId,
+        weight: usize,
     ) -> Result<(Option<usize>, usize), Refusal> {
-        let (listener, to) = self.evaluate_connect(p, who, vm, service)?;
+        let (listener, to) = self.judge(p, who, vm, service)?;
+        self.check_weight(&[p, to], weight)?;
+        if let Some(n) = listener {
+            let waits = |c: &&ModelConnection| c.exists && c.waiting && c.listener == listener;
+            if self.connections.iter().filter(waits).count() >= self.listeners[n].backlog {
+                return Err(Refusal::BacklogFull);
+            }
+        }
         self.connections.push(ModelConnection {
             exists: true,
             from: p,
@@ -25,11 +33,13 @@ impl Model {
             waiting: true,
             suspended: false,
             connected_suspend: [false; 2],
+            weight,
         });
         Ok((listener, to))
     }
 
-    pub(super) fn evaluate_connect(
+    /// The listener or guest that a connect reaches, and its partition. Capacity does not matter.
+    pub fn judge(
         &self,
         p: usize,
         who: &Principal,
@@ -118,27 +128,7 @@ impl Model {
                 .map_err(|denial| denial.refusal(*owner == p))?;
             answer = Ok(None);
         }
-        let listener = answer?;
-        let open = self.connections.iter().filter(|c| c.exists);
-        let ends_in = |q: usize| open.clone().filter(|c| c.from == q || c.to == q).count();
-        check_limit("connections", open.clone().count(), self.limits.connections)?;
-        check_limit(
-            "connections_per_partition",
-            ends_in(p),
-            self.limits.connections_per_partition,
-        )?;
-        check_limit(
-            "connections_per_partition",
-            ends_in(to),
-            self.limits.connections_per_partition,
-        )?;
-        if let Some(n) = listener {
-            let waits = |c: &&ModelConnection| c.waiting && c.listener == listener;
-            if open.clone().filter(waits).count() >= self.listeners[n].backlog {
-                return Err(Refusal::BacklogFull);
-            }
-        }
-        Ok((listener, to))
+        Ok((answer?, to))
     }
 
     pub fn listen(
