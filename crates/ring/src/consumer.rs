@@ -3,7 +3,7 @@
 
 use crate::Violation;
 use crate::layout::{Direction, RESET};
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// The reader's private state. It never reads its own counter back from shared memory.
 #[derive(Debug)]
@@ -29,6 +29,14 @@ impl Consumer {
             limit: None,
             // In new memory `awake` is 0, which is a wakeup request.
             armed: true,
+        }
+    }
+
+    /// A side whose counters begin at 0, in memory in which it has made no wakeup request.
+    pub(crate) fn unarmed(capacity: u64) -> Self {
+        Self {
+            armed: false,
+            ..Self::new(capacity, 0)
         }
     }
 
@@ -105,7 +113,7 @@ impl Consumer {
     /// Requests a wakeup for data, the end of the stream or a reset. Returns whether none of them
     /// has happened yet, so that parking is safe. Otherwise the request stays until
     /// [`Consumer::disarm`].
-    pub(crate) fn arm(&mut self, words: &Direction, state: &AtomicU32) -> Result<bool, Violation> {
+    pub(crate) fn arm(&mut self, words: &Direction, state: &AtomicU64) -> Result<bool, Violation> {
         // A swap, not a store: every write to this word is a read-modify-write, so exactly
         // one side takes each request.
         words.awake.0.swap(0, Ordering::Relaxed);

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use hvsock_sys::processor;
 use hvsock_sys::sync::lock;
-use hvsock_sys::{doorbell, processor};
 
+use crate::arena::{Finished, ResetCause, SlotId, SlotLink};
 use crate::consumer::Consumer;
 use crate::layout::{Direction, READER_GONE, READER_SHUT, RESET, SUSPENDED};
+use crate::link::Link;
 use crate::memory::Memory;
-use crate::pending::PendingNotifications;
 use crate::producer::{self, Producer};
 use crate::spin::Spin;
 use crate::stats::{Counters, count};
 use crate::sync::Ordering;
-use crate::waiters::Waiters;
 use crate::{Doorbells, RingError, RingSide, RingSize, RingStats, Violation};
 
 /// One end of a bidirectional byte stream through shared memory.
@@ -35,7 +35,9 @@ pub struct RingEnd {
     pub(crate) incoming: Mutex<Consumer>,
     /// Bytes ever written, for threads that do not hold `outgoing`.
     pub(crate) written: AtomicU64,
-    pub(crate) doorbells: Doorbells,
+    pub(crate) link: Link,
+    /// The high half of the state word: 0, or the sequence number of a connection in an arena.
+    epoch: u64,
     /// The largest number of bytes copied before they are published or freed.
     pub(crate) chunk: u64,
     /// The low watermark: the free space in bytes at which a writer that found none is woken.
@@ -45,10 +47,6 @@ pub struct RingEnd {
     /// This end has reset the connection or seen the reset.
     is_reset: AtomicBool,
     violation: OnceLock<Violation>,
-    /// The peer has closed its end of this end's doorbell.
-    pub(crate) hung_up: AtomicBool,
-    pub(crate) pending: PendingNotifications,
-    pub(crate) waiters: Waiters,
     pub(crate) spins: [Spin; 2],
     pub(crate) counters: Counters,
 }
@@ -80,29 +78,87 @@ impl RingEnd {
         let memory = Memory::open(memory)?;
         let capacity = u64::from(memory.size().bytes());
         let [out, back] = [side, side.other()].map(RingSide::index);
-        let end = Self {
-            side,
-            outgoing: Mutex::new(Producer::new(capacity, start[out])),
-            incoming: Mutex::new(Consumer::new(capacity, start[back])),
-            written: AtomicU64::new(start[out]),
-            memory,
-            doorbells,
-            chunk: (capacity / 8).clamp(4096, 64 * 1024),
-            low_watermark: capacity / 4,
-            read_shut: AtomicBool::new(false),
-            is_reset: AtomicBool::new(false),
-            violation: OnceLock::new(),
-            hung_up: AtomicBool::new(false),
-            pending: PendingNotifications::default(),
-            waiters: Waiters::default(),
-            spins: [Spin::new(), Spin::new()],
-            counters: Counters::default(),
-        };
+        let outgoing = Producer::new(capacity, start[out]);
+        let incoming = Consumer::new(capacity, start[back]);
+        let link = Link::pipes(doorbells);
+        let end = Self::new(side, memory, outgoing, incoming, link, 0);
         if start != [0, 0] {
             end.words_out().head.0.store(start[out], Ordering::Release);
             end.words_in().tail.0.store(start[back], Ordering::Release);
         }
         Ok(end)
+    }
+
+    /// Opens an end of a new connection in a slot of an arena, whose words are initialised.
+    pub(crate) fn in_slot(memory: Memory, link: SlotLink) -> Self {
+        let capacity = u64::from(memory.size().bytes());
+        let (side, epoch) = (link.side(), u64::from(link.id().seq) << 32);
+        let outgoing = Producer::new(capacity, 0);
+        let incoming = Consumer::unarmed(capacity);
+        Self::new(side, memory, outgoing, incoming, Link::Slot(link), epoch)
+    }
+
+    fn new(
+        side: RingSide,
+        memory: Memory,
+        outgoing: Producer,
+        incoming: Consumer,
+        link: Link,
+        epoch: u64,
+    ) -> Self {
+        let capacity = u64::from(memory.size().bytes());
+        Self {
+            side,
+            written: AtomicU64::new(outgoing.position()),
+            outgoing: Mutex::new(outgoing),
+            incoming: Mutex::new(incoming),
+            memory,
+            link,
+            epoch,
+            chunk: (capacity / 8).clamp(4096, 64 * 1024),
+            low_watermark: capacity / 4,
+            read_shut: AtomicBool::new(false),
+            is_reset: AtomicBool::new(false),
+            violation: OnceLock::new(),
+            spins: [Spin::new(), Spin::new()],
+            counters: Counters::default(),
+        }
+    }
+
+    /// The slot and the sequence number of a connection in an arena; `None` for one with memory of its
+    /// own.
+    pub fn slot(&self) -> Option<SlotId> {
+        match &self.link {
+            Link::Pipes(_) => None,
+            Link::Slot(slot) => Some(slot.id()),
+        }
+    }
+
+    /// Why the connection was reset: meaningful after [`RingError::Reset`]. The cause is the claim of
+    /// the end that reset the connection. One with memory of its own has no cause but
+    /// [`ResetCause::Control`].
+    pub fn reset_cause(&self) -> ResetCause {
+        ResetCause::of(self.memory.header().state.0.load(Ordering::Acquire))
+    }
+
+    /// Requests or withdraws signals in the arena's ready set, for an end that an event loop or a task
+    /// waits at. Without effect for a connection with memory of its own, whose doorbell is polled.
+    ///
+    /// After a request, call [`RingEnd::arm`] as usual: the peer signals only after a wakeup request, and
+    /// when the connection is reset.
+    pub fn set_signals(&self, on: bool) {
+        if let Link::Slot(slot) = &self.link {
+            slot.set_signals(on);
+        }
+    }
+
+    /// Publishes whether the connection is to be kept while a partition is suspended
+    /// (`HVSOCKET_CONNECTED_SUSPEND`). Without effect for a connection with memory of its own, of which
+    /// the broker is told by a message.
+    pub fn set_connected_suspend(&self, keep: bool) {
+        if let Link::Slot(slot) = &self.link {
+            slot.set_keep(keep);
+        }
     }
 
     /// The capacity of each direction.
@@ -125,13 +181,17 @@ impl RingEnd {
         }
     }
 
-    /// The doorbell's descriptor. It becomes readable when the peer notifies this end.
+    /// The doorbell's descriptor. It becomes readable when the peer notifies this end. A connection in an
+    /// arena shares the arena's doorbell, which tells of ready slots ([`RingEnd::set_signals`]).
     ///
     /// The peer notifies only after a wakeup request, and when it resets the connection. An event
     /// loop calls [`RingEnd::arm`] after a read or write returned [`RingError::WouldBlock`], and
     /// [`RingEnd::drain_notifications`] when the descriptor is readable.
     pub fn doorbell(&self) -> BorrowedFd<'_> {
-        self.doorbells.own.as_fd()
+        match &self.link {
+            Link::Pipes(pipes) => pipes.doorbells.own.as_fd(),
+            Link::Slot(slot) => slot.doorbell(),
+        }
     }
 
     /// Reads available bytes into `buffer`. Returns their number.
@@ -267,7 +327,7 @@ impl RingEnd {
                 self.notify_peer();
             }
         }
-        self.waiters.wake(None);
+        self.link.wake(None, None);
     }
 
     /// Stops reading: later reads return [`RingError::EndOfStream`], and the peer's writes fail.
@@ -275,7 +335,7 @@ impl RingEnd {
     pub fn shutdown_read(&self) {
         self.read_shut.store(true, Local::Release);
         self.close(READER_SHUT);
-        self.waiters.wake(None);
+        self.link.wake(None, None);
     }
 
     fn close(&self, how: u32) {
@@ -289,12 +349,23 @@ impl RingEnd {
     #[doc(alias = "abort")]
     pub fn reset(&self) {
         self.is_reset.store(true, Local::Release);
+        self.reset_for(ResetCause::Aborted);
+        // Also if the bit was set before: a parked thread has not seen it.
+        self.link.wake(None, None);
+    }
+
+    /// Sets the reset bit, unless it is set, and notifies the peer.
+    fn reset_for(&self, cause: ResetCause) {
+        let bits = match &self.link {
+            Link::Pipes(_) => RESET,
+            Link::Slot(_) => RESET | cause.bits(),
+        };
         let state = &self.memory.header().state.0;
-        if state.fetch_or(RESET, Ordering::Release) & RESET == 0 {
+        if state.load(Ordering::Relaxed) & RESET == 0
+            && state.fetch_or(bits, Ordering::Release) & RESET == 0
+        {
             self.notify_peer();
         }
-        // Also if the bit was set before: a parked thread has not seen it.
-        self.waiters.wake(None);
     }
 
     /// Whether a read would return bytes, the end of the stream or an error.
@@ -342,15 +413,27 @@ impl RingEnd {
         &self.memory.header().directions[self.side.other().index()]
     }
 
-    /// The state word. A reset is final: it stays even if the peer clears the bit.
-    pub(crate) fn state(&self) -> u32 {
-        let state = self.memory.header().state.0.load(Ordering::Acquire);
-        if state & RESET != 0 {
+    /// The state word's flags. A reset is final: it stays even if the peer clears the bit. A state word of
+    /// another connection is a reset, too.
+    pub(crate) fn state(&self) -> u64 {
+        let state = self.memory.header().state.0.load(Ordering::Acquire) ^ self.epoch;
+        let has_ended = match &self.link {
+            Link::Pipes(_) => false,
+            Link::Slot(slot) => slot.has_ended(),
+        };
+        if state & RESET != 0 || state >> 32 != 0 || has_ended {
             self.is_reset.store(true, Local::Release);
-        } else if self.is_reset.load(Local::Acquire) {
+            return state | RESET;
+        }
+        if self.is_reset.load(Local::Acquire) {
             return state | RESET;
         }
         state
+    }
+
+    /// Whether the state word, loaded without ordering, differs from what [`RingEnd::state`] returned.
+    pub(crate) fn state_differs(&self, state: u64) -> bool {
+        self.memory.header().state.0.load(Ordering::Relaxed) ^ self.epoch != state & !RESET
     }
 
     /// The number of readable bytes, at least 1. Loads the peer's counter only if fewer than
@@ -361,7 +444,7 @@ impl RingEnd {
         wanted: u64,
     ) -> Result<u64, RingError> {
         // Loaded first: the loads below then see every store that the peer made before it hung up.
-        let hung_up = self.hung_up.load(Local::Acquire);
+        let hung_up = self.has_hung_up();
         let (words, state) = (self.words_in(), self.state());
         if self.read_shut.load(Local::Acquire) {
             return Err(RingError::EndOfStream);
@@ -404,7 +487,7 @@ impl RingEnd {
         outgoing: &mut Producer,
         wanted: u64,
     ) -> Result<u64, RingError> {
-        let hung_up = self.hung_up.load(Local::Acquire);
+        let hung_up = self.has_hung_up();
         let words = self.words_out();
         if outgoing.has_ended() {
             return Err(RingError::WriteShutdown);
@@ -456,8 +539,10 @@ impl RingEnd {
     fn notify_peer(&self) {
         count(&self.counters.notifications);
         self.shares_processor();
-        if let Ok(false) = doorbell::notify(&self.doorbells.peer) {
-            self.hung_up.store(true, Local::Release);
+        if !self.link.notify()
+            && let Link::Pipes(pipes) = &self.link
+        {
+            pipes.hung_up.store(true, Local::Release);
         }
     }
 
@@ -479,15 +564,46 @@ impl RingEnd {
             == word
     }
 
-    /// Whether the peer's process has closed its end of this end's doorbell.
+    /// Whether the peer's process has closed its end of this end's doorbell. Never of a connection in an
+    /// arena, which is reset instead.
     pub fn has_hung_up(&self) -> bool {
-        self.hung_up.load(Local::Acquire)
+        match &self.link {
+            Link::Pipes(pipes) => pipes.hung_up.load(Local::Acquire),
+            Link::Slot(_) => false,
+        }
+    }
+
+    /// Closes an end in an arena, as the broker does for a process that is gone: without
+    /// [`RingEnd::shutdown_write`] the peer sees a reset, and so it does if bytes were left unread.
+    fn leave_slot(&mut self) {
+        let (written, has_ended) = {
+            let outgoing = self.outgoing();
+            (outgoing.position(), outgoing.has_ended())
+        };
+        if !has_ended {
+            self.reset_for(ResetCause::PeerGone);
+        }
+        self.close(READER_GONE);
+        // Loaded after the close: the writer sees that, or these are all its bytes.
+        let received = self.words_in().head.0.load(Ordering::Acquire);
+        if received != self.incoming().position() {
+            self.reset_for(ResetCause::UnreadData);
+        }
+        if let Link::Slot(slot) = &self.link {
+            slot.finish(Finished {
+                written,
+                moved_bytes: written != 0 || received != 0,
+            });
+        }
     }
 }
 
 impl Drop for RingEnd {
     fn drop(&mut self) {
-        self.close(READER_GONE);
+        match &self.link {
+            Link::Pipes(_) => self.close(READER_GONE),
+            Link::Slot(_) => self.leave_slot(),
+        }
     }
 }
 

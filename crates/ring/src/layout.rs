@@ -25,9 +25,9 @@ use crate::sync::{AtomicU32, AtomicU64};
 pub(crate) const HEADER: usize = 4096;
 
 /// The connection is reset: a bit of [`Header::state`].
-pub(crate) const RESET: u32 = 1;
+pub(crate) const RESET: u64 = 1;
 /// The connection is suspended: a bit of [`Header::state`].
-pub(crate) const SUSPENDED: u32 = 2;
+pub(crate) const SUSPENDED: u64 = 2;
 
 /// The reader shut down this direction and is still open: a value of [`CloseFlags::closed`].
 pub(crate) const READER_SHUT: u32 = 1;
@@ -38,8 +38,9 @@ pub(crate) const READER_GONE: u32 = 2;
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Header {
-    /// [`RESET`] and [`SUSPENDED`].
-    pub(crate) state: CachePadded<AtomicU32>,
+    /// [`RESET`], [`SUSPENDED`] and the causes of a reset. The high half is 0, or the connection's
+    /// sequence number in its arena ([`crate::arena`]).
+    pub(crate) state: CachePadded<AtomicU64>,
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
     /// The processor that last ran each end: its number plus 1; 0 is unknown. Each end updates its
@@ -100,7 +101,7 @@ impl Header {
     /// The header of a new connection, in this process's own memory.
     pub(crate) fn new() -> Self {
         Self {
-            state: CachePadded(AtomicU32::new(0)),
+            state: CachePadded(AtomicU64::new(0)),
             directions: [Direction::new(), Direction::new()],
             processors: [
                 CachePadded(AtomicU32::new(0)),

@@ -48,15 +48,21 @@
 
 #![deny(unsafe_code)]
 
+pub mod arena;
 mod consumer;
 #[allow(unsafe_code, reason = "turns addresses into accesses")]
 mod copy;
 mod create;
 mod end;
 mod error;
+#[cfg(not(loom))]
+mod futex_word;
 mod layout;
+mod link;
 #[cfg(loom)]
 mod loom_doorbell;
+#[cfg(loom)]
+mod loom_futex;
 #[cfg(loom)]
 mod loom_tests;
 mod memory;
@@ -75,6 +81,10 @@ mod wait;
 mod waiters;
 mod zero_copy;
 
+pub use arena::{
+    Accepted, ArenaClient, ArenaLimits, ArenaMonitor, ArenaParts, ArenaServer, Grant, OpenError,
+    Opened, ResetCause, SlotId, SlotView, TellBroker, Totals,
+};
 pub use create::{Doorbells, Parts};
 pub use end::{RingEnd, pair};
 pub use error::RingError;
@@ -93,6 +103,9 @@ pub use zero_copy::{Filled, Reserved};
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     const fn assert_sync<T: Sync>() {}
+    assert_send_sync::<ArenaClient>();
+    assert_send_sync::<ArenaMonitor>();
+    assert_send_sync::<ArenaServer>();
     assert_send_sync::<Doorbells>();
     assert_send_sync::<Bytes<'_>>();
     assert_send_sync::<RingEnd>();

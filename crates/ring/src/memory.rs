@@ -3,16 +3,21 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use hvsock_sys::shared_memory::{Mapping, SharedBytes};
 
 use crate::layout::{HEADER, Header};
 use crate::{RingSide, RingSize, copy};
 
-/// A connection's memory, mapped into this process.
+/// A connection's memory, mapped into this process: all of a mapping, or a part of an arena's.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
+    /// The offset of the header.
+    header: usize,
+    /// The offset of the first ring. The second one follows it.
+    rings: usize,
     size: RingSize,
 }
 
@@ -34,7 +39,28 @@ impl Memory {
         let size = u32::try_from(bytes).ok().and_then(RingSize::exactly);
         let size = size.filter(|size| Self::len_for(*size) == len);
         let size = size.ok_or_else(invalid)?;
-        Ok(Self { mapping, size })
+        Ok(Self {
+            mapping: Arc::new(mapping),
+            header: 0,
+            rings: HEADER,
+            size,
+        })
+    }
+
+    /// A connection's part of a mapping that it shares with others. The caller has computed the offsets
+    /// for a mapping of this length.
+    pub(crate) fn within(
+        mapping: Arc<Mapping>,
+        header: usize,
+        rings: usize,
+        size: RingSize,
+    ) -> Self {
+        Self {
+            mapping,
+            header,
+            rings,
+            size,
+        }
     }
 
     /// The size of each ring.
@@ -42,8 +68,9 @@ impl Memory {
         self.size
     }
 
+    #[inline]
     pub(crate) fn header(&self) -> &Header {
-        copy::header(&self.mapping)
+        copy::header(&self.mapping, self.header)
     }
 
     /// The ranges of the memory that hold `count` bytes of a direction, from byte number `position`
@@ -57,7 +84,7 @@ impl Memory {
     ) -> [Range<usize>; 2] {
         let size = self.size.bytes() as usize;
         let count = count.min(size);
-        let base = HEADER + from.index() * size;
+        let base = self.rings + from.index() * size;
         // The size is a power of two, so the mask stays right at the counter's wraparound.
         let at = position as usize & (size - 1);
         let first = count.min(size - at);
@@ -101,6 +128,6 @@ impl HeaderMapping {
     }
 
     pub(crate) fn header(&self) -> &Header {
-        copy::header(&self.0)
+        copy::header(&self.0, 0)
     }
 }

@@ -8,7 +8,7 @@
 
 use crate::Violation;
 use crate::layout::{Direction, READER_GONE, RESET};
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 /// The writer's private state. It never reads its own counter back from shared memory.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Producer {
     pub(crate) fn arm(
         &mut self,
         words: &Direction,
-        state: &AtomicU32,
+        state: &AtomicU64,
         wanted: u64,
     ) -> Result<bool, Violation> {
         let wanted = wanted.clamp(1, self.capacity);

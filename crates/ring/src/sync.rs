@@ -1,7 +1,11 @@
-//! Atomics, locks and events: the real ones, or loom's, which explore every interleaving.
+//! Atomics, locks, events and futexes: the real ones, or loom's, which explore every interleaving.
 
+#[cfg(not(loom))]
+pub(crate) use crate::futex_word::FutexWord;
 #[cfg(loom)]
 pub(crate) use crate::loom_doorbell::Event;
+#[cfg(loom)]
+pub(crate) use crate::loom_futex::FutexWord;
 #[cfg(not(loom))]
 pub(crate) use hvsock_sys::event::Event;
 #[cfg(loom)]

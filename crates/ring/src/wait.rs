@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
+use crate::arena::SlotLink;
 use crate::layout::{RESET, SUSPENDED};
+use crate::link::{Link, Pipes};
 use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
@@ -86,7 +88,20 @@ impl RingEnd {
             count(&self.counters.spins);
             return Ok(Woken::Ready);
         }
-        let guard = self.waiters.join();
+        match &self.link {
+            Link::Pipes(pipes) => self.park_in_poll(pipes, interest, watch, deadline),
+            Link::Slot(slot) => self.park_on_futex(slot, interest, watch, deadline),
+        }
+    }
+
+    fn park_in_poll(
+        &self,
+        pipes: &Pipes,
+        interest: Interest,
+        watch: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        let guard = pipes.waiters.join();
         // A doorbell that has hung up is readable for ever, so it is not polled. Loaded before the
         // request, which returns false for a hung-up doorbell, except for reading while the
         // connection is suspended.
@@ -120,15 +135,55 @@ impl RingEnd {
         }
         if let Some(at) = doorbell_at.filter(|at| is_ready(Some(*at))) {
             self.drain(fds[at].revents().contains(PollFlags::HUP));
-            self.waiters.wake(guard.as_ref());
+            pipes.waiters.wake(guard.as_ref());
         }
+        Ok(match is_ready(watch_at) {
+            true => Woken::Watched,
+            false => self.woken_by(interest, deadline),
+        })
+    }
+
+    fn park_on_futex(
+        &self,
+        slot: &SlotLink,
+        interest: Interest,
+        watch: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        // A thread cannot wait on a futex and a descriptor at once, so it looks at the latter now and
+        // then.
+        let is_watched = |watch| {
+            let mut fds = [PollFd::from_borrowed_fd(watch, PollFlags::IN)];
+            poll::wait(&mut fds, Some(Instant::now()))
+        };
+        let until = match watch {
+            None => deadline,
+            Some(watch) if is_watched(watch)? => return Ok(Woken::Watched),
+            Some(_) => {
+                let latest = Instant::now() + MAX_UNWAKEABLE_PARK;
+                Some(deadline.map_or(latest, |deadline| deadline.min(latest)))
+            }
+        };
+        let park = slot.prepare_park();
+        if !self.request_wakeup(interest, None) {
+            return Ok(Woken::Ready);
+        }
+        count(&self.counters.parks);
+        park.wait(until)?;
+        Ok(match watch {
+            Some(watch) if is_watched(watch)? => Woken::Watched,
+            _ => self.woken_by(interest, deadline),
+        })
+    }
+
+    /// How a park has ended, unless by the watched descriptor.
+    fn woken_by(&self, interest: Interest, deadline: Option<Instant>) -> Woken {
         // Spurious notifications must not postpone the deadline.
         let is_late = deadline.is_some_and(|at| at <= Instant::now());
-        Ok(match () {
-            () if is_ready(watch_at) => Woken::Watched,
-            () if is_late && !self.is_ready(interest) => Woken::TimedOut,
-            () => Woken::Ready,
-        })
+        match is_late && !self.is_ready(interest) {
+            true => Woken::TimedOut,
+            false => Woken::Ready,
+        }
     }
 
     /// Spins until the end may be ready. Returns whether it may be.
@@ -143,7 +198,6 @@ impl RingEnd {
         let (wanted, head) = (self.low_watermark, self.written.load(Ordering::Relaxed));
         let capacity = u64::from(self.size().bytes());
         let (read, write) = (self.words_in(), self.words_out());
-        let word = &self.memory.header().state.0;
         let has_data = || {
             Some(read.head.0.load(Ordering::Relaxed)) != seen
                 || read.close.0.ended.load(Ordering::Relaxed) != 0
@@ -157,7 +211,7 @@ impl RingEnd {
         spin.until(same_processor, || {
             seen.is_some() && has_data()
                 || interest.write && has_space()
-                || word.load(Ordering::Relaxed) != state & !RESET
+                || self.state_differs(state)
         })
     }
 
@@ -184,7 +238,7 @@ impl RingEnd {
         self.drain_stale(None);
         let is_armed = self.request_space(&mut self.outgoing(), free);
         if is_armed {
-            self.pending.requested();
+            self.requested();
         }
         is_armed
     }
@@ -195,7 +249,7 @@ impl RingEnd {
         if !is_armed || interest.write && !self.request_to_write() {
             return false;
         }
-        self.pending.requested();
+        self.requested();
         true
     }
 
@@ -243,7 +297,9 @@ impl RingEnd {
     /// As [`RingEnd::arm`], for a task. `waker` is woken when another thread or task of this process
     /// drains the doorbell. `interest` is reading or writing, not both; each has a slot for one task.
     pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
-        self.waiters.join_task(usize::from(interest.write), waker);
+        self.link
+            .waiters()
+            .join_task(usize::from(interest.write), waker);
         self.arm(interest)
     }
 
@@ -251,7 +307,7 @@ impl RingEnd {
     /// `interest`: wakes all other waiters.
     pub fn drain_notifications_as_task(&self, interest: Interest) {
         self.drain_doorbell();
-        self.waiters.wake_except_task(usize::from(interest.write));
+        self.link.wake(None, Some(usize::from(interest.write)));
     }
 
     /// Drains the doorbell when its descriptor is readable, and wakes every thread and task of this

@@ -21,6 +21,8 @@ pub(crate) struct Waiters {
 struct List {
     next_id: u64,
     threads: Vec<(u64, Arc<Event>)>,
+    /// Threads that wait on a futex.
+    on_futex: u32,
     /// One task that reads, and one that writes.
     tasks: [Option<Waker>; 2],
 }
@@ -32,6 +34,10 @@ pub(crate) struct WaitGuard<'a> {
     id: u64,
     event: Arc<Event>,
 }
+
+/// A thread's registration as a waiter on a futex. Dropping it removes the thread.
+#[derive(Debug)]
+pub(crate) struct FutexGuard<'a>(&'a Waiters);
 
 thread_local! {
     /// Wakes this thread from `poll`; `None` if the process is out of descriptors.
@@ -58,6 +64,12 @@ impl Waiters {
         })
     }
 
+    /// Registers the calling thread, which is going to wait on the futex of the end.
+    pub(crate) fn join_futex(&self) -> FutexGuard<'_> {
+        self.list().on_futex += 1;
+        FutexGuard(self)
+    }
+
     /// Registers a task in one of the two slots, replacing the task that was there.
     pub(crate) fn join_task(&self, slot: usize, waker: &Waker) {
         match &mut self.list().tasks[slot & 1] {
@@ -71,12 +83,13 @@ impl Waiters {
         self.wake_others(except, None);
     }
 
-    /// Wakes every waiter except the task in this slot.
-    pub(crate) fn wake_except_task(&self, slot: usize) {
-        self.wake_others(None, Some(slot));
-    }
-
-    fn wake_others(&self, except: Option<&WaitGuard<'_>>, except_task: Option<usize>) {
+    /// Wakes every waiter except the given thread and the task in this slot. Returns whether threads
+    /// wait on the futex, which the caller has to wake.
+    pub(crate) fn wake_others(
+        &self,
+        except: Option<&WaitGuard<'_>>,
+        except_task: Option<usize>,
+    ) -> bool {
         let mut list = self.list();
         for (id, event) in &list.threads {
             if except.is_none_or(|guard| guard.id != *id) {
@@ -90,8 +103,10 @@ impl Waiters {
             woken.for_each(|(slot, task)| tasks[slot] = task.take());
             tasks
         };
+        let on_futex = list.on_futex != 0;
         drop(list);
         tasks.into_iter().flatten().for_each(Waker::wake);
+        on_futex
     }
 }
 
@@ -106,6 +121,12 @@ impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let mut list = self.waiters.list();
         list.threads.retain(|(id, _)| *id != self.id);
+    }
+}
+
+impl Drop for FutexGuard<'_> {
+    fn drop(&mut self) {
+        self.0.list().on_futex -= 1;
     }
 }
 

@@ -6,7 +6,7 @@
 //!   `peer`, `accounts` and `container_user` identify the process at the other end.
 //! - [`stream`]: the data sockets of connections. `shared_memory` and `doorbell`: rings between two
 //!   processes, and their wakeups.
-//! - [`poll`] and `event`: waiting with a deadline.
+//! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
 //! - `journal`: structured entries for systemd's journal.
@@ -38,8 +38,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, inherit,
-    journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
+    accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, futex,
+    inherit, journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
     shared_memory, standard_streams, stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
@@ -63,5 +63,6 @@ mod tests {
         assert::<(message::ReceivedWithDescriptors, poll::PollFlags)>();
         assert::<(session::Session, session::Ids, session::SpawnError)>();
         assert::<(shared_memory::Mapping, shared_memory::SharedBytes<'_>)>();
+        assert::<shared_memory::ReadOnlyMapping>();
     }
 }

@@ -20,7 +20,7 @@ use crate::consumer::Consumer;
 use crate::layout::{Direction, Header};
 use crate::loom_doorbell::Doorbell;
 use crate::producer::Producer;
-use crate::sync::AtomicU32;
+use crate::sync::AtomicU64;
 
 const CAPACITY: u64 = 4;
 /// The counters wrap at the second byte.
@@ -60,7 +60,7 @@ impl Shared {
         &self.header.directions[0]
     }
 
-    fn state(&self) -> &AtomicU32 {
+    fn state(&self) -> &AtomicU64 {
         &self.header.state.0
     }
 }

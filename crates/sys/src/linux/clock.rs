@@ -1,8 +1,19 @@
-//! The system clock's discipline (`adjtimex`). Changing it requires `CAP_SYS_TIME`.
+//! The monotonic clock that processes share, and the system clock's discipline (`adjtimex`). Changing
+//! that requires `CAP_SYS_TIME`.
 
 use std::io;
+use std::time::Duration;
+
+use rustix::time::ClockId;
 
 const BILLION: i64 = 1_000_000_000;
+
+/// The time of `CLOCK_MONOTONIC`, which all processes of a time namespace share.
+pub fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    // Never negative.
+    Duration::try_from(now).unwrap_or_default()
+}
 
 /// The state of the clock's discipline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +98,13 @@ fn adjust(modes: libc::c_uint, fill: impl FnOnce(&mut libc::timex)) -> io::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_monotonic_clock_advances() {
+        let first = monotonic();
+        assert!(first > Duration::ZERO);
+        assert!(monotonic() >= first);
+    }
 
     #[test]
     fn reading_the_state_needs_no_privilege() {

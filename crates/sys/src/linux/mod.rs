@@ -9,6 +9,7 @@ pub mod doorbell;
 pub mod errno;
 pub mod event;
 pub mod freeze;
+pub mod futex;
 pub mod inherit;
 pub mod journal;
 pub mod limits;

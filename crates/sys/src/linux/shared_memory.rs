@@ -26,6 +26,29 @@ const SEALS: SealFlags = SealFlags::SHRINK
 /// Those of `memfd_create`, `ftruncate` and `fcntl`.
 #[doc(alias = "memfd")]
 pub fn create(len: u64) -> io::Result<OwnedFd> {
+    let memory = unsealed(len)?;
+    rustix::fs::fcntl_add_seals(&memory, SEALS)?;
+    Ok(memory)
+}
+
+/// Creates shared memory of `len` zero bytes with a fixed size, which only the holder of the returned
+/// mapping can write: every process with the descriptor can map it for reading only.
+///
+/// # Errors
+///
+/// `InvalidData` if `len` is 0; those of `memfd_create`, `ftruncate`, `mmap` and `fcntl`.
+#[doc(alias = "F_SEAL_FUTURE_WRITE")]
+pub fn create_read_only(len: usize) -> io::Result<(OwnedFd, Mapping)> {
+    if len == 0 {
+        return Err(invalid("a mapping has at least one byte"));
+    }
+    let memory = unsealed(len as u64)?;
+    let mapping = Mapping::map(&memory, 0, len)?;
+    rustix::fs::fcntl_add_seals(&memory, SEALS | SealFlags::FUTURE_WRITE)?;
+    Ok((memory, mapping))
+}
+
+fn unsealed(len: u64) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not have MFD_NOEXEC_SEAL.
     let memory = match rustix::fs::memfd_create("hvsock-ring", flags | MemfdFlags::NOEXEC_SEAL) {
@@ -33,8 +56,11 @@ pub fn create(len: u64) -> io::Result<OwnedFd> {
         result => result?,
     };
     rustix::fs::ftruncate(&memory, len)?;
-    rustix::fs::fcntl_add_seals(&memory, SEALS)?;
     Ok(memory)
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// Returns the length in bytes of shared memory received from another process.
@@ -43,13 +69,18 @@ pub fn create(len: u64) -> io::Result<OwnedFd> {
 ///
 /// `InvalidData` if it is not a memfd or is not sealed against a change of size.
 pub fn checked_len(memory: impl AsFd) -> io::Result<u64> {
-    let invalid = |text| io::Error::new(io::ErrorKind::InvalidData, text);
+    len_with_seals(
+        memory,
+        SEALS,
+        "the shared memory is not sealed against a change of size",
+    )
+}
+
+fn len_with_seals(memory: impl AsFd, needed: SealFlags, otherwise: &str) -> io::Result<u64> {
     let seals = rustix::fs::fcntl_get_seals(&memory)
         .map_err(|_| invalid("the descriptor is not a memfd"))?;
-    if !seals.contains(SEALS) {
-        return Err(invalid(
-            "the shared memory is not sealed against a change of size",
-        ));
+    if !seals.contains(needed) {
+        return Err(invalid(otherwise));
     }
     let len = rustix::fs::fstat(&memory)?.st_size;
     u64::try_from(len).map_err(|_| invalid("the shared memory has a negative size"))
@@ -126,9 +157,17 @@ impl Mapping {
         Self::map(memory, offset, len)
     }
 
-    /// Maps `len` bytes, which core dumps leave out. The caller has checked that they exist and are not 0.
     fn map(memory: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        Self::map_for(ProtFlags::READ | ProtFlags::WRITE, memory, offset, len)
+    }
+
+    /// Maps `len` bytes, which core dumps leave out. The caller has checked that they exist and are not 0.
+    fn map_for(
+        protection: ProtFlags,
+        memory: impl AsFd,
+        offset: u64,
+        len: usize,
+    ) -> io::Result<Self> {
         // SAFETY: no address is given, so no existing mapping is replaced.
         let start = unsafe {
             rustix::mm::mmap(
@@ -199,6 +238,27 @@ impl Mapping {
         Ok(super::count(read)?)
     }
 
+    /// Gives the pages of a range back to the system, in every mapping of this memory: its bytes are 0
+    /// afterwards, and use memory again once they are written. Only whole pages are given back.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the range is not in the mapping or does not begin at a page; those of `madvise`.
+    #[doc(alias = "MADV_REMOVE")]
+    pub fn give_back(&self, range: Range<usize>) -> io::Result<()> {
+        if range.start > range.end || range.end > self.len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let len = range.end - range.start;
+        // SAFETY: the range was checked to lie in the mapping. There are no references to its bytes,
+        // except to atomic words, which other processes may change as well.
+        let given = unsafe {
+            let start = self.start.as_ptr().add(range.start).cast();
+            rustix::mm::madvise(start, len, Advice::LinuxRemove)
+        };
+        Ok(given?)
+    }
+
     fn slices(&self, ranges: [Range<usize>; 2]) -> io::Result<[libc::iovec; 2]> {
         if ranges
             .iter()
@@ -222,10 +282,99 @@ impl Drop for Mapping {
     }
 }
 
+/// A mapping of memory that [`create_read_only`] made, in a process that can only read it. Another process
+/// may change it at any time.
+#[derive(Debug)]
+pub struct ReadOnlyMapping(Mapping);
+
+impl ReadOnlyMapping {
+    /// Maps the first `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if `len` is 0, or the memory is shorter, not sealed against a change of size, or not
+    /// sealed against new writers; those of `mmap`.
+    pub fn new(memory: impl AsFd, len: usize) -> io::Result<Self> {
+        let otherwise = "the shared memory is not sealed against writing";
+        let found = len_with_seals(&memory, SEALS | SealFlags::FUTURE_WRITE, otherwise)?;
+        if len == 0 || found < len as u64 {
+            return Err(invalid("the shared memory is shorter than the mapping"));
+        }
+        Mapping::map_for(ProtFlags::READ, memory, 0, len).map(Self)
+    }
+
+    /// Pointer to the first byte, page-aligned; valid for reads of [`ReadOnlyMapping::len`] bytes while the
+    /// mapping lives.
+    pub fn start(&self) -> NonNull<u8> {
+        self.0.start
+    }
+
+    /// Length in bytes, never 0.
+    #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.len
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stream;
+
+    fn read(mapping: &ReadOnlyMapping, at: usize) -> u8 {
+        assert!(at < mapping.len());
+        // SAFETY: the byte is in the mapping, which nothing writes during the call.
+        unsafe { mapping.start().add(at).read_volatile() }
+    }
+
+    #[test]
+    fn memory_for_one_writer_can_be_read_and_not_written_by_other_holders() {
+        let (memory, writer) = create_read_only(4096).unwrap();
+        let reader = ReadOnlyMapping::new(&memory, 4096).unwrap();
+        writer.bytes(0..4096).put(10, b"x");
+        assert_eq!((read(&reader, 10), read(&reader, 11)), (b'x', 0));
+        // A mapping for writing, a write and a change of size all fail.
+        let denied = Mapping::new(&memory, 4096).unwrap_err();
+        assert_eq!(denied.kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(rustix::io::pwrite(&memory, b"y", 0), Err(Errno::PERM));
+        assert_eq!(rustix::fs::ftruncate(&memory, 0), Err(Errno::PERM));
+        assert_eq!(read(&reader, 0), 0);
+        assert!(create_read_only(0).is_err());
+    }
+
+    #[test]
+    fn memory_that_others_may_write_is_no_read_only_memory() {
+        for (memory, len) in [
+            (create(4096).unwrap(), 4096),
+            (create_read_only(4096).unwrap().0, 4097),
+            (create_read_only(4096).unwrap().0, 0),
+        ] {
+            let error = ReadOnlyMapping::new(&memory, len).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn pages_that_were_given_back_are_zero_and_use_no_memory() {
+        let memory = create(8 * 4096).unwrap();
+        let [a, b] = [(); 2].map(|()| Mapping::new(&memory, 8 * 4096).unwrap());
+        let blocks = || rustix::fs::fstat(&memory).unwrap().st_blocks;
+        a.bytes(0..8 * 4096).put(0, &[7; 8 * 4096]);
+        let full = blocks();
+        a.give_back(4096..7 * 4096).unwrap();
+        assert_eq!(blocks(), full / 4);
+        for (at, expected) in [(4095, 7), (4096, 0), (7 * 4096 - 1, 0), (7 * 4096, 7)] {
+            let mut byte = [1];
+            b.bytes(at..at + 1).get(0, &mut byte);
+            assert_eq!(byte, [expected], "{at}");
+        }
+        b.bytes(4096..8192).put(0, b"again");
+        let mut again = [0; 5];
+        a.bytes(4096..8192).get(0, &mut again);
+        assert_eq!(&again, b"again");
+        assert!(a.give_back(0..8 * 4096 + 1).is_err());
+        assert!(a.give_back(1..4096).is_err());
+    }
 
     #[test]
     fn created_memory_is_sealed_and_passes_the_check() {

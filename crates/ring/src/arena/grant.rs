@@ -1,0 +1,142 @@
+//! The grant page: what the broker allows a pair. Only the broker can write it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use hvsock_sys::shared_memory::{self, Mapping, ReadOnlyMapping};
+
+use super::layout::ArenaLimits;
+use super::words::{GrantWords, SLOTS};
+use crate::sync::{Ordering, fence};
+use crate::{RingSize, copy};
+
+/// Whether a pair may open connections in its arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// It may.
+    Granted,
+    /// Not until the partition is resumed.
+    Suspended,
+    /// No longer.
+    Revoked,
+}
+
+impl Grant {
+    const fn to_word(self) -> u32 {
+        match self {
+            Self::Granted => 1,
+            Self::Suspended => 2,
+            Self::Revoked => 3,
+        }
+    }
+
+    fn of(words: &GrantWords) -> Self {
+        match words.state.load(Ordering::Acquire) {
+            1 => Self::Granted,
+            2 => Self::Suspended,
+            _ => Self::Revoked,
+        }
+    }
+}
+
+/// The page in the broker.
+#[derive(Debug)]
+pub(crate) struct GrantWriter(Mapping);
+
+impl GrantWriter {
+    /// Creates the page, and a descriptor by which it can be read.
+    pub(crate) fn create(
+        limits: ArenaLimits,
+        granted: u32,
+        backlog: u32,
+    ) -> io::Result<(OwnedFd, Self)> {
+        let (memory, mapping) = shared_memory::create_read_only(size_of::<GrantWords>())?;
+        let writer = Self(mapping);
+        let words = writer.words();
+        words.ring.store(limits.ring.bytes(), Ordering::Relaxed);
+        words.slots.store(limits.slots, Ordering::Relaxed);
+        words
+            .granted
+            .store(granted.min(limits.slots), Ordering::Relaxed);
+        words.backlog.store(backlog, Ordering::Relaxed);
+        words
+            .state
+            .store(Grant::Granted.to_word(), Ordering::Release);
+        Ok((memory, writer))
+    }
+
+    fn words(&self) -> &GrantWords {
+        copy::grant(&self.0)
+    }
+
+    pub(crate) fn grant(&self) -> Grant {
+        Grant::of(self.words())
+    }
+
+    /// Stores the grant. What the processes store before they check it again is visible after this.
+    pub(crate) fn set(&self, grant: Grant) {
+        self.words().state.store(grant.to_word(), Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn granted(&self) -> u32 {
+        self.words().granted.load(Ordering::Relaxed)
+    }
+
+    /// Grants more slots. Never fewer: the client may have taken one at this moment.
+    pub(crate) fn raise_granted(&self, granted: u32) {
+        let words = self.words();
+        let granted = granted.min(words.slots.load(Ordering::Relaxed));
+        words.granted.fetch_max(granted, Ordering::Release);
+    }
+
+    pub(crate) fn set_backlog(&self, backlog: u32) {
+        self.words().backlog.store(backlog, Ordering::Release);
+    }
+}
+
+/// The page in the client's or the server's process.
+#[derive(Debug)]
+pub(crate) struct GrantReader {
+    mapping: ReadOnlyMapping,
+    limits: ArenaLimits,
+}
+
+impl GrantReader {
+    /// Maps a page that the broker has created.
+    pub(crate) fn open(memory: impl AsFd) -> io::Result<Self> {
+        let mapping = ReadOnlyMapping::new(memory, size_of::<GrantWords>())?;
+        let words = copy::granted(&mapping);
+        let ring = words.ring.load(Ordering::Acquire);
+        let slots = words.slots.load(Ordering::Acquire);
+        let limits = RingSize::exactly(ring)
+            .filter(|_| 0 < slots && slots as usize <= SLOTS)
+            .map(|ring| ArenaLimits { slots, ring });
+        let limits = limits.ok_or_else(|| {
+            let text = format!("no arena has {slots} slots with rings of {ring} bytes");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        Ok(Self { mapping, limits })
+    }
+
+    fn words(&self) -> &GrantWords {
+        copy::granted(&self.mapping)
+    }
+
+    pub(crate) fn limits(&self) -> ArenaLimits {
+        self.limits
+    }
+
+    pub(crate) fn grant(&self) -> Grant {
+        Grant::of(self.words())
+    }
+
+    pub(crate) fn granted(&self) -> u32 {
+        let granted = self.words().granted.load(Ordering::Acquire);
+        granted.min(self.limits.slots)
+    }
+
+    pub(crate) fn backlog(&self) -> u64 {
+        self.words().backlog.load(Ordering::Relaxed).into()
+    }
+}

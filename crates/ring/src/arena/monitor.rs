@@ -1,0 +1,335 @@
+//! The broker's access to an arena: which connections there are, and orders to them.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+
+use hvsock_sys::shared_memory::Mapping;
+use hvsock_sys::sync::lock;
+
+use super::grant::{Grant, GrantWriter};
+use super::process::wake_end_without_doorbell;
+use super::words::{ArenaWords, CLOSING, OPEN, SLOTS, SlotWords};
+use super::{ResetCause, SlotId, reset};
+use crate::layout::{READER_GONE, RESET, SUSPENDED};
+use crate::sync::{Ordering, fence};
+use crate::{RingSide, copy};
+
+/// Maps the words of an arena, and not its rings, for the process that created it and handed out both ends.
+///
+/// Both ends can write the same words. So what is read here are the pair's own claims: use them for display,
+/// and for decisions about this pair only. A claim that has been read is not taken back. An order is one to
+/// a connection with its sequence number, and never reaches a later one in the same slot. It wakes parked
+/// threads. A process that watches its ends as descriptors drains its ready set when it gets a message.
+#[derive(Debug)]
+pub struct ArenaMonitor {
+    mapping: Mapping,
+    grant: GrantWriter,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    claims: Vec<Claims>,
+    totals: Totals,
+    /// The sides whose process is gone.
+    gone: [bool; 2],
+    /// The counters of changes before the last scan.
+    changes: [u64; 4],
+}
+
+/// What the pair has claimed of the last connection in a slot.
+#[derive(Clone, Copy, Debug, Default)]
+struct Claims {
+    seq: u32,
+    accepted: bool,
+    written: [u64; 2],
+    ended: [bool; 2],
+}
+
+/// A connection, as the pair claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SlotView {
+    /// Its slot and sequence number.
+    pub id: SlotId,
+    /// The server has accepted it.
+    pub accepted: bool,
+    /// When it was opened, in microseconds of `CLOCK_MONOTONIC`, by the client's clock.
+    pub opened_at: u64,
+    /// Bytes that each side has written.
+    pub written: [u64; 2],
+    /// Whether each side shut down its writing direction.
+    pub ended: [bool; 2],
+    /// It is suspended.
+    pub suspended: bool,
+    /// Whether each side wants it to be kept while a partition is suspended.
+    pub keep: [bool; 2],
+}
+
+/// What a pair claims about all connections so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections ever opened.
+    pub opened: u64,
+    /// Bytes that each side wrote to connections that it has closed.
+    pub closed_bytes: [u64; 2],
+}
+
+impl ArenaMonitor {
+    pub(crate) fn new(memory: impl AsFd, grant: GrantWriter) -> io::Result<Self> {
+        Ok(Self {
+            mapping: Mapping::new(memory, size_of::<ArenaWords>())?,
+            grant,
+            state: Mutex::default(),
+        })
+    }
+
+    fn words(&self) -> &ArenaWords {
+        copy::arena(&self.mapping)
+    }
+
+    fn slot(&self, slot: u32) -> &SlotWords {
+        &self.words().slots.0[slot as usize % SLOTS]
+    }
+
+    /// The connections of which at least one end is open, in the order of their slots. Their number is at
+    /// most that of the granted slots. A hostile client can give the same sequence number to several.
+    pub fn scan(&self) -> Vec<SlotView> {
+        let mut state = lock(&self.state);
+        state.changes = self.changes();
+        let gone = state.gone;
+        self.open_slots(gone)
+            .map(|id| self.view(&mut state, id))
+            .collect()
+    }
+
+    /// The connections of which at least one end is open.
+    fn open_slots(&self, gone: [bool; 2]) -> impl Iterator<Item = SlotId> + '_ {
+        (0..self.granted()).filter_map(move |slot| self.open_slot(slot, gone))
+    }
+
+    fn open_slot(&self, slot: u32, gone: [bool; 2]) -> Option<SlotId> {
+        let at = slot as usize % SLOTS;
+        let life = self.words().opened.0[at].life.load(Ordering::Acquire);
+        let seq = (life >> 32) as u32;
+        let is_open = match life & 0xFFFF_FFFF {
+            OPEN if !gone[0] => true,
+            OPEN | CLOSING => !gone[1] && !self.is_done(slot, seq),
+            _ => false,
+        };
+        (is_open && seq != 0).then_some(SlotId { slot, seq })
+    }
+
+    fn is_done(&self, slot: u32, seq: u32) -> bool {
+        let entry = &self.words().accepted.0[slot as usize % SLOTS];
+        entry.done.load(Ordering::Acquire) == seq
+    }
+
+    fn is_accepted(&self, id: SlotId) -> bool {
+        let entry = &self.words().accepted.0[id.slot as usize % SLOTS];
+        entry.accepted.load(Ordering::Acquire) == id.seq
+    }
+
+    fn view(&self, state: &mut State, id: SlotId) -> SlotView {
+        let at = id.slot as usize;
+        if state.claims.len() <= at {
+            state.claims.resize(at + 1, Claims::default());
+        }
+        let claims = &mut state.claims[at];
+        if claims.seq != id.seq {
+            *claims = Claims {
+                seq: id.seq,
+                ..Claims::default()
+            };
+        }
+        let (words, slot) = (self.words(), self.slot(id.slot));
+        claims.accepted |= self.is_accepted(id);
+        for side in [0, 1] {
+            let direction = &slot.header.directions[side];
+            let written = direction.head.0.load(Ordering::Acquire);
+            claims.written[side] = claims.written[side].max(written);
+            claims.ended[side] |= direction.close.0.ended.load(Ordering::Acquire) != 0;
+        }
+        let (client, server) = (&words.opened.0[at], &words.accepted.0[at]);
+        SlotView {
+            id,
+            accepted: claims.accepted,
+            opened_at: client.opened_at.load(Ordering::Relaxed),
+            written: claims.written,
+            ended: claims.ended,
+            suspended: slot.header.state.0.load(Ordering::Relaxed) & SUSPENDED != 0,
+            keep: [
+                client.keep.load(Ordering::Relaxed) != 0,
+                server.keep.load(Ordering::Relaxed) != 0,
+            ],
+        }
+    }
+
+    /// What the pair claims about all connections so far. No value decreases.
+    pub fn totals(&self) -> Totals {
+        let words = self.words();
+        let known = &mut lock(&self.state).totals;
+        let opened = words.queue.published.0.load(Ordering::Acquire);
+        known.opened = known.opened.max(opened);
+        for (known, totals) in known.closed_bytes.iter_mut().zip(&words.totals) {
+            *known = (*known).max(totals.0.closed_bytes.load(Ordering::Acquire));
+        }
+        *known
+    }
+
+    /// The number of connections that the server has not taken from the queue.
+    pub fn pending(&self) -> u32 {
+        let queue = &self.words().queue;
+        let taken = queue.taken.0.load(Ordering::Acquire);
+        let published = queue.published.0.load(Ordering::Acquire);
+        match published.wrapping_sub(taken) {
+            // An impossible claim.
+            pending if pending > SLOTS as u64 => 0,
+            pending => pending as u32,
+        }
+    }
+
+    /// What is granted.
+    pub fn grant(&self) -> Grant {
+        self.grant.grant()
+    }
+
+    /// Grants or revokes. After this returned, no connection is opened or accepted that
+    /// [`scan`](Self::scan) does not show, unless both processes violate the protocol.
+    pub fn set_grant(&self, grant: Grant) {
+        self.grant.set(grant);
+    }
+
+    /// The number of granted slots.
+    pub fn granted(&self) -> u32 {
+        self.grant.granted().min(SLOTS as u32)
+    }
+
+    /// Grants more slots, up to the arena's limit. A smaller number changes nothing.
+    pub fn set_granted_slots(&self, granted: u32) {
+        self.grant.raise_granted(granted);
+    }
+
+    /// Sets how many connections may wait to be accepted.
+    pub fn set_backlog(&self, backlog: u32) {
+        self.grant.set_backlog(backlog);
+    }
+
+    /// Resets a connection: both ends can read the bytes written so far, then get an error.
+    pub fn reset(&self, id: SlotId, cause: ResetCause) {
+        self.order(id, RESET | cause.bits(), 0);
+    }
+
+    /// Resets every connection.
+    pub fn reset_all(&self, cause: ResetCause) {
+        for id in self.open_slots(self.gone()) {
+            self.reset(id, cause);
+        }
+    }
+
+    /// Resets every connection that the server has not accepted, after the grant was revoked.
+    pub fn reset_unaccepted(&self, cause: ResetCause) {
+        fence(Ordering::SeqCst);
+        for id in self.open_slots(self.gone()) {
+            if !self.is_accepted(id) {
+                self.reset(id, cause);
+            }
+        }
+    }
+
+    /// Suspends a connection, so that neither end reads, or resumes it.
+    pub fn suspend(&self, id: SlotId, suspended: bool) {
+        match suspended {
+            true => self.order(id, SUSPENDED, 0),
+            false => self.order(id, 0, SUSPENDED),
+        }
+    }
+
+    /// Suspends or resumes every connection.
+    pub fn suspend_all(&self, suspended: bool) {
+        for id in self.open_slots(self.gone()) {
+            self.suspend(id, suspended);
+        }
+    }
+
+    /// Closes every end of a side whose process is gone: as if each end had been dropped.
+    pub fn close_end(&self, side: RingSide) {
+        lock(&self.state).gone[side.index()] = true;
+        for slot in 0..self.granted() {
+            let life = self.words().opened.0[slot as usize]
+                .life
+                .load(Ordering::Acquire);
+            let (seq, state) = ((life >> 32) as u32, life & 0xFFFF_FFFF);
+            let was_open = match side {
+                RingSide::First => state == OPEN,
+                RingSide::Second => (state == OPEN || state == CLOSING) && !self.is_done(slot, seq),
+            };
+            if was_open && seq != 0 {
+                self.close_slot(SlotId { slot, seq }, side);
+            }
+        }
+    }
+
+    fn close_slot(&self, id: SlotId, side: RingSide) {
+        let directions = &self.slot(id.slot).header.directions;
+        let (own, other) = (&directions[side.index()], &directions[side.other().index()]);
+        if own.close.0.ended.load(Ordering::Acquire) == 0 {
+            self.reset(id, ResetCause::PeerGone);
+        }
+        other
+            .close
+            .0
+            .closed
+            .fetch_max(READER_GONE, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if other.head.0.load(Ordering::Acquire) != other.tail.0.load(Ordering::Acquire) {
+            self.reset(id, ResetCause::UnreadData);
+        }
+        self.wake(id.slot);
+    }
+
+    /// Asks the pair for a message at the next change. Returns `false` if something has changed since the
+    /// last scan: scan again, and ask again later.
+    pub fn request_changes(&self) -> bool {
+        let request = &self.words().broker_request.0;
+        request.swap(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let is_unchanged = self.changes() == lock(&self.state).changes;
+        if !is_unchanged {
+            request.swap(0, Ordering::Relaxed);
+        }
+        is_unchanged
+    }
+
+    /// The counters of opened, taken and closed connections.
+    fn changes(&self) -> [u64; 4] {
+        let words = self.words();
+        let closed = |at: usize| words.totals[at].0.closed.load(Ordering::Acquire);
+        [
+            words.queue.published.0.load(Ordering::Acquire),
+            words.queue.taken.0.load(Ordering::Acquire),
+            closed(0),
+            closed(1),
+        ]
+    }
+
+    fn gone(&self) -> [bool; 2] {
+        lock(&self.state).gone
+    }
+
+    /// Changes the state of a connection, and wakes both ends.
+    fn order(&self, id: SlotId, set: u64, clear: u64) {
+        let state = &self.slot(id.slot).header.state.0;
+        let is_reset = set & RESET != 0 && state.load(Ordering::Acquire) & RESET != 0;
+        if !is_reset && reset::change(state, id.seq, set, clear).is_some() {
+            self.wake(id.slot);
+        }
+    }
+
+    fn wake(&self, slot: u32) {
+        for side in RingSide::BOTH {
+            wake_end_without_doorbell(self.words(), slot, side);
+        }
+    }
+}

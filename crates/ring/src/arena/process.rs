@@ -1,0 +1,202 @@
+//! What both ends of an arena need in their process: the mappings, the doorbells and the waiters.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering as Local};
+use std::sync::{Arc, OnceLock};
+
+use hvsock_sys::doorbell;
+use hvsock_sys::shared_memory::Mapping;
+
+use super::grant::GrantReader;
+use super::layout::ArenaLimits;
+use super::queue::take_request;
+use super::ready;
+use super::words::{ArenaWords, BY_FUTEX, BY_SIGNAL, ReadyWords, SLOTS, SlotWords};
+use crate::sync::{Ordering, fence};
+use crate::waiters::Waiters;
+use crate::{Doorbells, RingSide, copy};
+
+/// Sends the broker a message on the control connection: something has changed in the arena.
+pub type TellBroker = Arc<dyn Fn() + Send + Sync>;
+
+/// The number of slots whose waiters are allocated together.
+const GROUP: usize = 32;
+
+/// An arena in the process of one of its ends.
+pub(crate) struct ArenaProcess {
+    side: RingSide,
+    mapping: Arc<Mapping>,
+    grant: GrantReader,
+    doorbells: Doorbells,
+    tell_broker: TellBroker,
+    /// The control connection is lost.
+    ended: AtomicBool,
+    waiters: [OnceLock<Box<[Waiters; GROUP]>>; SLOTS.div_ceil(GROUP)],
+}
+
+impl fmt::Debug for ArenaProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArenaProcess")
+            .field("side", &self.side)
+            .field("limits", &self.limits())
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ArenaProcess {
+    /// Maps an arena that the broker has created.
+    pub(crate) fn open(
+        side: RingSide,
+        memory: impl AsFd,
+        grant: impl AsFd,
+        doorbells: Doorbells,
+        tell_broker: TellBroker,
+    ) -> io::Result<Self> {
+        let grant = GrantReader::open(grant)?;
+        let expected = grant.limits().len();
+        let mapping = Mapping::whole(memory, expected)?;
+        if mapping.len() as u64 != expected {
+            let text = format!(
+                "the arena has {} bytes instead of {expected}",
+                mapping.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(Self {
+            side,
+            mapping: Arc::new(mapping),
+            grant,
+            doorbells,
+            tell_broker,
+            ended: AtomicBool::new(false),
+            waiters: [const { OnceLock::new() }; SLOTS.div_ceil(GROUP)],
+        })
+    }
+
+    pub(crate) fn side(&self) -> RingSide {
+        self.side
+    }
+
+    pub(crate) fn limits(&self) -> ArenaLimits {
+        self.grant.limits()
+    }
+
+    pub(crate) fn grant(&self) -> &GrantReader {
+        &self.grant
+    }
+
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
+    #[inline]
+    pub(crate) fn words(&self) -> &ArenaWords {
+        copy::arena(&self.mapping)
+    }
+
+    #[inline]
+    pub(crate) fn slot(&self, slot: u32) -> &SlotWords {
+        &self.words().slots.0[slot as usize % SLOTS]
+    }
+
+    pub(crate) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbells.own.as_fd()
+    }
+
+    /// Notifies the other process. It may be gone, which its control connection tells the broker.
+    pub(crate) fn notify_peer(&self) {
+        let _ = doorbell::notify(&self.doorbells.peer);
+    }
+
+    /// The waiters of this process in a slot, whatever the connection.
+    pub(crate) fn waiters(&self, slot: u32) -> &Waiters {
+        let slot = slot as usize % SLOTS;
+        let group = self.waiters[slot / GROUP].get_or_init(Box::default);
+        &group[slot % GROUP]
+    }
+
+    /// Wakes the threads and tasks of this process that wait in a slot.
+    pub(crate) fn wake_waiters(&self, slot: u32, except_task: Option<usize>) {
+        if self.waiters(slot).wake_others(None, except_task) {
+            self.slot(slot).wakeups[self.side.index()].0.futex.wake();
+        }
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Local::Acquire)
+    }
+
+    /// Ends the arena in this process: every connection reads as reset.
+    pub(crate) fn mark_ended(&self) {
+        self.ended.store(true, Local::SeqCst);
+        for (group, first) in self.waiters.iter().zip((0..).step_by(GROUP)) {
+            if group.get().is_some() {
+                (first..first + GROUP as u32).for_each(|slot| self.wake_waiters(slot, None));
+            }
+        }
+    }
+
+    /// Drains the doorbell and the ready set. Returns whether the other process still has its end of the
+    /// doorbell open.
+    pub(crate) fn drain_ready(&self, mut each: impl FnMut(u32)) -> bool {
+        // An error is reported by the next poll.
+        let is_open = doorbell::drain(&self.doorbells.own).unwrap_or(true);
+        let slots = self.limits().slots;
+        ready::drain(self.ready(self.side), |slot| {
+            if slot < slots {
+                each(slot);
+            }
+        });
+        is_open
+    }
+
+    pub(crate) fn ready(&self, side: RingSide) -> &ReadyWords {
+        &self.words().ready[side.index()]
+    }
+
+    /// Whether the broker asked for a message at this change. Whoever gets `true` sends it. A `SeqCst`
+    /// fence precedes it.
+    pub(crate) fn take_broker_request(&self) -> bool {
+        take_request(&self.words().broker_request.0)
+    }
+
+    /// Counts a connection that this process has closed, and tells the broker if it asked for that.
+    pub(crate) fn count_closed(&self, bytes: u64) {
+        let totals = &self.words().totals[self.side.index()].0;
+        totals.closed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        totals.closed.fetch_add(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn tell_broker(&self) {
+        (self.tell_broker)();
+    }
+}
+
+/// Wakes the waiters of one end of a slot. Returns whether that process must be notified by its doorbell.
+pub(crate) fn wake_end(words: &ArenaWords, slot: u32, side: RingSide) -> bool {
+    let modes = wake_futex(words, slot, side);
+    modes & BY_SIGNAL != 0 && ready::add(&words.ready[side.index()], slot)
+}
+
+/// As [`wake_end`], for the broker, which has no doorbell: the process drains its ready set when it gets the
+/// broker's next message.
+pub(crate) fn wake_end_without_doorbell(words: &ArenaWords, slot: u32, side: RingSide) {
+    if wake_futex(words, slot, side) & BY_SIGNAL != 0 {
+        ready::mark(&words.ready[side.index()], slot);
+    }
+}
+
+fn wake_futex(words: &ArenaWords, slot: u32, side: RingSide) -> u32 {
+    let wakeups = &words.slots.0[slot as usize % SLOTS].wakeups[side.index()].0;
+    // The end stores its modes before its wakeup request, which the caller has taken.
+    fence(Ordering::SeqCst);
+    let modes = wakeups.modes.load(Ordering::Relaxed);
+    if modes & BY_FUTEX != 0 {
+        wakeups.futex.wake();
+    }
+    modes
+}

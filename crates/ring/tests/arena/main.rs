@@ -1,0 +1,4 @@
+//! Connections of a pair in an arena.
+
+mod connections;
+mod pair;

@@ -1,0 +1,59 @@
+//! A client, a server and a broker in one process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use hvsock_ring::{
+    ArenaClient, ArenaLimits, ArenaMonitor, ArenaParts, ArenaServer, Opened, RingEnd, RingSize,
+    SlotId,
+};
+
+/// Both ends of an arena, and the broker's access.
+pub struct Pair {
+    pub client: ArenaClient,
+    pub server: ArenaServer,
+    pub monitor: ArenaMonitor,
+    /// Messages to the broker by dropped ends.
+    pub told: Arc<AtomicU32>,
+}
+
+/// An arena with rings of the smallest size.
+pub fn pair(slots: u32, granted: u32, backlog: u32) -> Pair {
+    pair_at(slots, granted, backlog, 0)
+}
+
+/// As [`pair`], with counters that begin at `start`.
+pub fn pair_at(slots: u32, granted: u32, backlog: u32, start: u64) -> Pair {
+    let ring = RingSize::MIN;
+    let ArenaParts {
+        memory,
+        grant,
+        client,
+        server,
+        monitor,
+        ..
+    } = ArenaParts::new(ArenaLimits { slots, ring }, granted, backlog).unwrap();
+    let told = Arc::new(AtomicU32::new(0));
+    let tell = || {
+        let told = Arc::clone(&told);
+        Arc::new(move || {
+            told.fetch_add(1, Ordering::Relaxed);
+        })
+    };
+    Pair {
+        client: ArenaClient::open_at(&memory, &grant, client, tell(), start).unwrap(),
+        server: ArenaServer::open_at(&memory, &grant, server, tell(), start).unwrap(),
+        monitor,
+        told,
+    }
+}
+
+impl Pair {
+    /// Opens and accepts a connection.
+    pub fn connect(&self) -> (RingEnd, RingEnd, SlotId) {
+        let Opened { end, id, .. } = self.client.connect().unwrap();
+        let accepted = self.server.accept().unwrap().unwrap();
+        assert_eq!(accepted.id, id);
+        (end, accepted.end, id)
+    }
+}
