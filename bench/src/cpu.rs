@@ -3,20 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use hvsock_sys::processor;
 
 /// Two processors that this process may use. `None` if there is only one.
 pub fn two() -> std::io::Result<Option<[usize; 2]>> {
-    let may = sched_getaffinity(None)?;
-    let mut found = (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu));
-    Ok(found.next().zip(found.next()).map(<[usize; 2]>::from))
+    Ok(processor::affinity()?.first_chunk().copied())
 }
 
 /// Pins the calling thread, and threads that it starts later, to one processor.
 pub fn pin_to(cpu: usize) -> std::io::Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    Ok(sched_setaffinity(None, &only)?)
+    processor::set_affinity(&[cpu])
 }
 
 /// CPU time of all current threads of a process, from `schedstat`, in nanoseconds.

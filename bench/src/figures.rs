@@ -51,6 +51,15 @@ pub fn percentile(values: &mut [f64], p: f64) -> f64 {
     values.get(index).copied().unwrap_or(f64::NAN)
 }
 
+/// Formats a size with a unit.
+pub fn size_in_words(size: usize) -> String {
+    match size {
+        0..1024 => format!("{size} B"),
+        1024..1_048_576 => format!("{} KiB", size >> 10),
+        _ => format!("{} MiB", size >> 20),
+    }
+}
+
 /// Writes the figures of a run to `path` as JSON.
 pub fn save(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {

@@ -15,6 +15,7 @@ pub mod copy;
 pub mod cpu;
 pub mod figures;
 pub mod machine;
+pub mod neighbour;
 pub mod options;
 pub mod plot;
 pub mod stream;

@@ -82,11 +82,12 @@ pub fn lines(
 }
 
 /// Distinguishable with colour blindness (Okabe and Ito).
-const COLOURS: [RGBColor; 4] = [
+const COLOURS: [RGBColor; 5] = [
     RGBColor(0, 0, 0),
     RGBColor(230, 159, 0),
     RGBColor(0, 114, 178),
     RGBColor(204, 121, 167),
+    RGBColor(0, 158, 115),
 ];
 
 fn draw_lines(

@@ -11,13 +11,15 @@ use clap::Parser;
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::save;
 use hvsock_bench::machine::Machine;
+use hvsock_bench::neighbour::Neighbour;
 use hvsock_bench::options::{OUT, milliseconds, positive};
 use hvsock_bench::stream::goals;
+use hvsock_bench::stream::limits::Limits;
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
 use hvsock_bench::stream::{LaneKind, SIZES};
-use hvsock_bench::{cpu, plot};
+use hvsock_bench::{cpu, neighbour, plot};
 
 /// Throughput, round trips and idle connections of hvsock, Unix sockets and TCP.
 #[derive(Parser)]
@@ -35,6 +37,9 @@ struct Arguments {
     /// Pin each of the two processes to a separate CPU.
     #[arg(long)]
     pin: bool,
+    /// Run a process that copies memory on one CPU meanwhile, as a loud neighbour would.
+    #[arg(long)]
+    neighbour: bool,
     /// Folder for stream.json and stream.svg.
     #[arg(long, value_name = "FOLDER", default_value = OUT)]
     out: PathBuf,
@@ -53,6 +58,7 @@ impl Arguments {
             idle: Duration::from_millis(idle),
             limit: Duration::from_secs(120),
             pin: self.pin,
+            neighbour: self.neighbour,
         }
     }
 }
@@ -66,6 +72,7 @@ fn main() -> anyhow::Result<()> {
     match words.as_slice() {
         [broker::ROLE, folder, vms] => return broker::serve(Path::new(folder), vms.parse()?),
         [peer::ROLE, rest @ ..] => return peer::serve(rest),
+        [neighbour::ROLE, rest @ ..] => return neighbour::serve(rest),
         _ => {}
     }
     let arguments = Arguments::parse();
@@ -99,8 +106,11 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         suites.push(Suite::new(peer.style(), peer.pid(), peer.lanes()?));
     }
     let machine = Machine::current();
+    // Before this process is pinned to one of them.
+    let processors = cpu::two()?;
+    let mut limits = Limits::new()?;
     if effort.pin {
-        let [here, there] = cpu::two()?.context("there is only one processor")?;
+        let [here, there] = processors.context("there is only one processor")?;
         // Only after all lanes have had traffic: a process that has one processor from its start never
         // spins, and rightly so.
         for suite in &mut suites {
@@ -108,26 +118,33 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         }
         cpu::pin_to(here)?;
     }
-    let processes = [
+    let loud = match (effort.neighbour, processors) {
+        (true, Some([_, there])) => Some(Neighbour::start(there, RUN_TIMEOUT)?),
+        (true, None) => Some(Neighbour::start(0, RUN_TIMEOUT)?),
+        (false, _) => None,
+    };
+    let mut processes = vec![
         std::process::id(),
         broker.pid(),
         peers[0].pid(),
         peers[1].pid(),
     ];
+    processes.extend(loud.as_ref().map(Neighbour::pid));
     let others = || -> std::io::Result<Duration> {
-        let own = processes.into_iter().map(cpu::used_by);
+        let own = processes.iter().copied().map(cpu::used_by);
         let own = own.sum::<std::io::Result<Duration>>()?;
         Ok(cpu::used_by_all()?.saturating_sub(own))
     };
     let (start, before) = (Instant::now(), others()?);
-    let turns = measure::run(&mut suites, effort, |turn| match turn {
+    let turns = measure::run(&mut suites, &mut limits, effort, |turn| match turn {
         0 => eprint!("\rwarming up "),
         turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(machine, &suites, turns, effort);
+    let mut report = Report::new(machine, &suites, limits.results(), turns, effort);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
+    drop(loud);
     for suite in &mut suites {
         for over in [LaneKind::Unix, LaneKind::Hvsock] {
             let idle = suite.idle(over, broker.pid(), effort.idle)?;
@@ -144,13 +161,15 @@ fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
         let names = rows()
             .filter(|row| row.write == SIZES[0])
             .map(|row| &row.lane);
-        names
-            .map(|name| {
-                let points = rows().filter(|row| row.lane == *name);
-                let points = points.map(|row| (row.write as f64, row.gb_per_s));
-                (name.clone(), points.collect())
-            })
-            .collect()
+        let lanes = names.map(|name| {
+            let points = rows().filter(|row| row.lane == *name);
+            let points = points.map(|row| (row.write as f64, row.gb_per_s));
+            (name.clone(), points.collect())
+        });
+        let best = report.limits.iter().filter(|row| row.is_best);
+        let best = best.filter_map(|row| Some((row.write? as f64, row.gb_per_s)));
+        let limit = ("the machine's best limit".to_owned(), best.collect());
+        lanes.chain([limit]).collect()
     };
     plot::lines(
         path,

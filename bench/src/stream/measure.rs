@@ -1,11 +1,12 @@
 //! Measures lanes in alternating turns.
 //!
 //! A turn measures everything once: for each size of writes all lanes in sequence, each for one slice of
-//! time, then all round trips. The first lane rotates from turn to turn (round robin). Two lanes are measured
+//! time, beside the machine's limits at this size, then all round trips. The first lane rotates from turn to turn (round robin). Two lanes are measured
 //! within a fraction of a second of each other, so their ratio holds on a machine of varying speed.
 
 use std::time::{Duration, Instant};
 
+use super::limits::Limits;
 use super::peer::{NamedLane, Style};
 use super::wakeups::WakeupCounts;
 use super::{LaneKind, SIZES};
@@ -26,6 +27,8 @@ pub struct Effort {
     /// Whether each process is pinned to a separate processor. Otherwise the scheduler decides; on a busy
     /// machine it tends to run both on one.
     pub pin: bool,
+    /// Whether a process copies memory on one processor meanwhile.
+    pub neighbour: bool,
 }
 
 /// The lanes to one peer and their results.
@@ -141,32 +144,41 @@ impl Suite {
         Ok(Idle { here, peer, broker })
     }
 
-    fn turn(&mut self, turn: usize, slice: Duration) -> anyhow::Result<()> {
+    /// The order of the lanes in a turn.
+    fn order(&self, turn: usize, first: usize) -> impl Iterator<Item = usize> + use<> {
         let count = self.lanes.len();
-        let order = |first: usize| (0..count).map(move |place| (first + turn + place) % count);
-        for (at, &size) in SIZES.iter().enumerate() {
-            for place in order(at) {
-                let NamedLane { lane, over, .. } = &mut self.lanes[place];
-                if over.is_for_trips_only() {
-                    continue;
-                }
-                let cell = &mut self.results[place].throughput[at];
-                if turn == 0 {
-                    cell.pace = warm_up(slice, (64 << 10) / size as u64, |count| {
-                        Ok(lane.send(size, count)?.seconds)
-                    })? * size as f64;
-                    continue;
-                }
-                let writes = (cell.pace * slice.as_secs_f64() / size as f64).ceil() as u64;
-                let sent = lane.send(size, writes)?;
-                let bytes = writes * size as u64;
-                cell.pace = bytes as f64 / sent.seconds;
-                cell.rates.push(cell.pace);
-                cell.bytes += bytes;
-                cell.wakeups = add(cell.wakeups, sent.wakeups);
+        (0..count).map(move |place| (first + turn + place) % count)
+    }
+
+    /// Measures the throughput of all lanes at one size of writes.
+    fn throughput(&mut self, turn: usize, at: usize, slice: Duration) -> anyhow::Result<()> {
+        let size = SIZES[at];
+        for place in self.order(turn, at) {
+            let NamedLane { lane, over, .. } = &mut self.lanes[place];
+            if over.is_for_trips_only() {
+                continue;
             }
+            let cell = &mut self.results[place].throughput[at];
+            if turn == 0 {
+                cell.pace = warm_up(slice, (64 << 10) / size as u64, |count| {
+                    Ok(lane.send(size, count)?.seconds)
+                })? * size as f64;
+                continue;
+            }
+            let writes = (cell.pace * slice.as_secs_f64() / size as f64).ceil() as u64;
+            let sent = lane.send(size, writes)?;
+            let bytes = writes * size as u64;
+            cell.pace = bytes as f64 / sent.seconds;
+            cell.rates.push(cell.pace);
+            cell.bytes += bytes;
+            cell.wakeups = add(cell.wakeups, sent.wakeups);
         }
-        for place in order(0) {
+        Ok(())
+    }
+
+    /// Measures the round trips of all lanes.
+    fn trips(&mut self, turn: usize, slice: Duration) -> anyhow::Result<()> {
+        for place in self.order(turn, 0) {
             let lane = &mut self.lanes[place].lane;
             let cell = &mut self.results[place].trips;
             if turn == 0 {
@@ -220,9 +232,13 @@ fn warm_up(
     }
 }
 
-/// Measures all suites in turns. Returns the count of turns without the warm-up.
+/// The part of a slice in which one limit is measured. There are twice as many as lanes.
+const LIMIT_SLICE: u32 = 4;
+
+/// Measures all suites and the machine's limits in turns. Returns the count of turns without the warm-up.
 pub fn run(
     suites: &mut [Suite],
+    limits: &mut Limits,
     effort: Effort,
     mut progress: impl FnMut(usize),
 ) -> anyhow::Result<usize> {
@@ -232,8 +248,16 @@ pub fn run(
             return Ok(turn - 1);
         }
         progress(turn);
+        let (slice, is_counted) = (effort.slice / LIMIT_SLICE, turn > 0);
+        for at in 0..SIZES.len() {
+            limits.streams(at, slice, is_counted)?;
+            for suite in &mut *suites {
+                suite.throughput(turn, at, effort.slice)?;
+            }
+        }
+        limits.copies(slice, is_counted)?;
         for suite in &mut *suites {
-            suite.turn(turn, effort.slice)?;
+            suite.trips(turn, effort.slice)?;
         }
     }
     Ok(effort.turns)
@@ -269,9 +293,11 @@ mod tests {
             idle: Duration::ZERO,
             limit: Duration::from_secs(60),
             pin: false,
+            neighbour: false,
         };
         let suites = std::slice::from_mut(&mut suite);
-        assert_eq!(run(suites, effort, |_| ()).unwrap(), 2);
+        let mut limits = Limits::new().unwrap();
+        assert_eq!(run(suites, &mut limits, effort, |_| ()).unwrap(), 2);
         for place in [0, 1] {
             let results = &suite.results[place];
             assert!(results.throughput.iter().all(|cell| cell.rates.len() == 2));

@@ -2,12 +2,13 @@
 //!
 //! A [`Lane`] is one connection over one transport to the other process of a run, the [`peer`]. All lanes
 //! stay connected for the whole run. [`measure`] measures them in alternating slices of some hundredths of a
-//! second, and [`report`] computes ratios.
+//! second, beside the machine's [`limits`], and [`report`] computes ratios.
 
 pub mod asynchronous;
 pub mod blocking;
 pub mod goals;
 mod hvsock_lane;
+pub mod limits;
 pub mod measure;
 pub mod peer;
 pub(crate) mod protocol;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::limits::{Limit, LimitRates};
 use super::measure::{Effort, Idle, Suite};
 use super::peer::Style;
 use super::wakeups::WakeupCounts;
 use super::{LaneKind, SIZES};
 use crate::figures::Spread;
+pub use crate::figures::size_in_words;
 use crate::machine::Machine;
 
 /// All results of a run.
@@ -23,8 +25,12 @@ pub struct Report {
     pub slice_ms: u64,
     /// Whether each process was pinned to a separate processor.
     pub pinned: bool,
+    /// Whether a process copied memory on one processor meanwhile.
+    pub neighbour: bool,
     /// Average count of processors used by other processes. High values make the figures unreliable.
     pub others: f64,
+    /// What the machine could move during the run.
+    pub limits: Vec<LimitRow>,
     /// Throughput of every lane at every size.
     pub throughput: Vec<ThroughputRow>,
     /// Round trips of every lane.
@@ -59,6 +65,22 @@ impl fmt::Display for Goal {
     }
 }
 
+/// One limit of the machine at one size of writes.
+#[derive(Clone, Debug, Serialize)]
+pub struct LimitRow {
+    /// Size of a write in bytes; `None` for a copy.
+    pub write: Option<usize>,
+    /// The limit's name.
+    pub name: String,
+    /// The limit.
+    #[serde(flatten)]
+    pub limit: Limit,
+    /// 10⁹ bytes per second.
+    pub gb_per_s: Spread,
+    /// Whether it has the highest median of those that a connection can reach at this size.
+    pub is_best: bool,
+}
+
 /// Throughput of one lane at one size.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThroughputRow {
@@ -74,6 +96,8 @@ pub struct ThroughputRow {
     pub gb_per_s: Spread,
     /// Ratio to the Unix socket, turn by turn.
     pub to_unix: Spread,
+    /// Share of the best limit at this size, turn by turn.
+    pub to_limit: Spread,
     /// Notifications of both ends per MiB.
     pub notifications_per_mib: Option<f64>,
     /// Parks of both ends per MiB.
@@ -145,14 +169,28 @@ impl IdleRow {
 
 impl Report {
     /// Creates a report without idle connections and goals.
-    pub fn new(machine: Machine, suites: &[Suite], turns: usize, effort: Effort) -> Self {
+    pub fn new(
+        machine: Machine,
+        suites: &[Suite],
+        limits: &[LimitRates],
+        turns: usize,
+        effort: Effort,
+    ) -> Self {
         Self {
             machine,
             turns,
             slice_ms: effort.slice.as_millis() as u64,
             pinned: effort.pin,
+            neighbour: effort.neighbour,
             others: 0.0,
-            throughput: suites.iter().flat_map(throughput).collect(),
+            limits: limits
+                .iter()
+                .map(|found| limit_row(found, limits))
+                .collect(),
+            throughput: suites
+                .iter()
+                .flat_map(|suite| throughput(suite, limits))
+                .collect(),
             round_trips: suites.iter().flat_map(round_trips).collect(),
             wakeups: suites.iter().flat_map(wakeups).collect(),
             idle: Vec::new(),
@@ -188,6 +226,10 @@ impl Report {
         if self.pinned {
             println!("each process pinned to one CPU");
         }
+        if self.neighbour {
+            println!("beside a process that copies memory on one CPU");
+        }
+        self.print_limits();
         for style in [Style::Blocking, Style::Tokio] {
             let with = match style {
                 Style::Blocking => "Read and Write",
@@ -205,8 +247,9 @@ impl Report {
                 let rate = format!("{:.2}", row.gb_per_s);
                 let ratio = ratio(row.over, &row.to_unix);
                 let wakeups = each(row.notifications_per_mib, row.parks_per_mib, "MiB");
+                let share = percent(&row.to_limit);
                 let line = format!(
-                    "  {size:<8} {:<26} {rate:<22} {ratio:<30} {wakeups}",
+                    "  {size:<8} {:<26} {rate:<22} {share:<14} {ratio:<30} {wakeups}",
                     row.lane
                 );
                 println!("{}", line.trim_end());
@@ -245,12 +288,61 @@ impl Report {
             println!("{goal}");
         }
     }
+
+    fn print_limits(&self) {
+        println!("\nlimits of this machine by size of writes, GB/s (* the best)");
+        let mut names: Vec<&str> = Vec::new();
+        for row in &self.limits {
+            if !names.contains(&row.name.as_str()) {
+                names.push(&row.name);
+            }
+        }
+        let sizes = SIZES.map(|size| format!("{:>8}", size_in_words(size)));
+        println!("  {:<30} {}", "", sizes.join(""));
+        for name in names {
+            let rows = || self.limits.iter().filter(|row| row.name == name);
+            if let Some(row) = rows().find(|row| row.write.is_none()) {
+                println!("  {name:<30} {:.2}", row.gb_per_s);
+                continue;
+            }
+            let cells = SIZES.map(|size| {
+                let row = rows().find(|row| row.write == Some(size));
+                row.map_or(format!("{:>8}", ""), |row| {
+                    let mark = if row.is_best { "*" } else { "" };
+                    format!("{:>8}", format!("{mark}{:.2}", row.gb_per_s.median))
+                })
+            });
+            println!("  {name:<30} {}", cells.join(""));
+        }
+    }
 }
 
-fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
+/// The limit that a connection can reach at a size, with the highest median.
+fn best(limits: &[LimitRates], at: usize) -> Option<&LimitRates> {
+    let median = |found: &LimitRates| Spread::of(found.rates.iter().copied()).median;
+    let here = limits.iter().filter(|found| found.size == Some(at));
+    here.max_by(|a, b| median(a).total_cmp(&median(b)))
+}
+
+fn limit_row(found: &LimitRates, all: &[LimitRates]) -> LimitRow {
+    let best = found.size.and_then(|at| best(all, at));
+    LimitRow {
+        write: found.size.map(|at| SIZES[at]),
+        name: found.limit.name(),
+        limit: found.limit,
+        gb_per_s: Spread::of(found.rates.iter().map(|rate| rate / 1e9)),
+        is_best: best.is_some_and(|best| best.limit == found.limit),
+    }
+}
+
+fn throughput<'a>(
+    suite: &'a Suite,
+    limits: &'a [LimitRates],
+) -> impl Iterator<Item = ThroughputRow> + 'a {
     let unix = suite.lane_index(LaneKind::Unix);
     SIZES.iter().enumerate().flat_map(move |(at, &write)| {
         let lanes = suite.lanes.iter().zip(&suite.results);
+        let limit = best(limits, at).map_or(&[][..], |best| &best.rates);
         lanes.filter_map(move |(lane, results)| {
             let cell = &results.throughput[at];
             let unix = &suite.results[unix?].throughput[at];
@@ -262,6 +354,7 @@ fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
                 over: lane.over,
                 gb_per_s: Spread::of(cell.rates.iter().map(|rate| rate / 1e9)),
                 to_unix: Spread::of_ratio(&cell.rates, &unix.rates),
+                to_limit: Spread::of_ratio(&cell.rates, limit),
                 notifications_per_mib: notifications(cell.wakeups)
                     .map(|notifications| notifications / mib),
                 parks_per_mib: parks(cell.wakeups).map(|parks| parks / mib),
@@ -319,6 +412,14 @@ fn ratio(over: LaneKind, ratio: &Spread) -> String {
     }
 }
 
+/// The share of the best limit.
+fn percent(share: &Spread) -> String {
+    match share.median.is_nan() {
+        true => String::new(),
+        false => format!("{:.0} % of limit", share.median * 100.0),
+    }
+}
+
 fn each(notifications: Option<f64>, parks: Option<f64>, unit: &str) -> String {
     match (notifications, parks) {
         (Some(notifications), Some(parks)) => {
@@ -329,11 +430,32 @@ fn each(notifications: Option<f64>, parks: Option<f64>, unit: &str) -> String {
     }
 }
 
-/// Formats a size with a unit.
-pub fn size_in_words(size: usize) -> String {
-    match size {
-        0..1024 => format!("{size} B"),
-        1024..1_048_576 => format!("{} KiB", size >> 10),
-        _ => format!("{} MiB", size >> 20),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_limit_of_a_size_has_the_highest_median() {
+        let found = |limit, size, rates: &[f64]| LimitRates {
+            limit,
+            size,
+            rates: rates.to_vec(),
+        };
+        let [first, second, third, ..] = Limit::STREAMS;
+        let [copy, _] = Limit::COPIES;
+        let limits = [
+            found(first, Some(0), &[1e9, 2e9, 9e9]),
+            found(second, Some(0), &[3e9, 3e9, 3e9]),
+            found(third, Some(1), &[8e9]),
+            found(copy, None, &[99e9]),
+        ];
+        let is_best: Vec<bool> = limits
+            .iter()
+            .map(|found| limit_row(found, &limits).is_best)
+            .collect();
+        assert_eq!(is_best, [false, true, true, false]);
+        let share = Spread::of_ratio(&[2e9, 1e9, 3e9], &limits[1].rates);
+        assert_eq!(percent(&share), "67 % of limit");
+        assert_eq!(percent(&Spread::of_ratio(&[2e9], &[])), "");
     }
 }
