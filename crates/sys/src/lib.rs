@@ -40,7 +40,7 @@ mod windows;
 pub use linux::{
     accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, futex,
     inherit, journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
-    shared_memory, standard_streams, stream, supervisor, vsock,
+    shared_memory, splice, standard_streams, stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

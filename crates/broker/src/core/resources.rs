@@ -16,7 +16,7 @@ use hvsock_sys::{seqpacket, set_nonblocking, stream};
 use super::limits::{descriptor_limit, mmap_limit};
 use super::preference::ChosenTransport;
 use crate::data_path::{ByteCounters, ProcessSocket};
-use crate::pump::{Connection, RelayEnd};
+use crate::pump::{Connection, RelayEnd, SEND_BUFFER};
 
 /// The resources of a connection before its processes have received theirs.
 pub(super) struct ConnectionResources {
@@ -136,6 +136,10 @@ fn data_pairs() -> std::io::Result<(BrokerData, OwnedFd, OwnedFd)> {
     let (server, server_sent) = stream::pair()?;
     for own in [&client, &server] {
         set_nonblocking(own, true)?;
+    }
+    for sent in [&client_sent, &server_sent] {
+        // Refused beyond the system's limit, which then applies.
+        let _ = stream::set_send_buffer(sent, SEND_BUFFER);
     }
     let data = BrokerData::Descriptor { client, server };
     Ok((data, client_sent, server_sent))

@@ -9,6 +9,7 @@ use hvsock_ring::Monitor;
 use mio::Interest;
 use mio::event::Event;
 
+use super::buffers::Buffers;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
 use super::turn::Turn;
@@ -84,10 +85,10 @@ impl Connection {
         }
     }
 
-    /// Runs one turn, with `scratch` as the copy buffer.
-    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &ByteCounters) -> Turn {
+    /// Runs one turn.
+    pub(super) fn turn(&mut self, buffers: &mut Buffers, counters: &ByteCounters) -> Turn {
         match self {
-            Self::Relay(relay) => relay.turn(scratch, counters),
+            Self::Relay(relay) => relay.turn(buffers, counters),
             Self::Ring(ring) => ring.turn(),
         }
     }

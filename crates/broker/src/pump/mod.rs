@@ -8,6 +8,7 @@
 //! commands to data threads and receives [`Report`]s. A set never blocks, gives every ready
 //! connection a turn of bounded length (fairness), and never logs: its reports go to the core.
 
+mod buffers;
 mod connection;
 #[cfg(test)]
 mod random_tests;
@@ -18,12 +19,13 @@ mod ring_random_tests;
 #[cfg(test)]
 mod ring_tests;
 mod set;
+mod spin;
 #[cfg(test)]
 mod tests;
 mod thread;
 mod turn;
 
 pub(crate) use connection::Connection;
-pub(crate) use relay::RelayEnd;
+pub(crate) use relay::{RelayEnd, SEND_BUFFER};
 pub(crate) use set::{Adopted, ConnectionSet, Report};
 pub(crate) use thread::DataThread;

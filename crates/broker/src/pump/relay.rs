@@ -6,25 +6,43 @@
 //! sink does not accept are buffered in the flow, and nothing more is read until the buffer is
 //! drained (backpressure).
 //!
+//! A flow that moves much is spliced: the kernel passes the bytes on by reference, through a pipe that all
+//! connections of a set share and that is empty between two turns. Small amounts are copied, which takes
+//! fewer system calls.
+//!
 //! End of file on a data descriptor does not show whether the process finished or was killed. A
 //! process that finishes announces it before it shuts down the descriptor (half-close). Without the
 //! announcement, the peer receives all bytes and then an error, never a clean end.
 //!
 //! One end may be the socket of a guest's link, without a control connection ([`RelayEnd::of_guest`]).
 
-use std::io::ErrorKind;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, ErrorKind};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
+use hvsock_sys::splice::SplicePipe;
 use hvsock_sys::stream;
 
+use super::buffers::Buffers;
 use super::turn::Turn;
 use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket, peer_died, unread_data};
 
 /// Most bytes copied in one direction per turn, for fairness.
 const BYTES_PER_TURN: usize = 256 * 1024;
+/// A flow that moves this many bytes in one turn is spliced from then on. It is the size of a read, so one
+/// full read suffices.
+const SPLICE_FROM: usize = 64 * 1024;
+/// A spliced flow that moves fewer bytes in one turn is copied again.
+const COPY_BELOW: usize = 16 * 1024;
+/// Bytes in flight from one process or the broker to the other, as far as the system allows
+/// (`net.core.wmem_max`): with the system's default the ends and the broker take turns more often than they
+/// move data.
+pub(crate) const SEND_BUFFER: usize = 512 * 1024;
 
 /// One end of a relayed connection.
 pub(crate) struct RelayEnd {
@@ -44,6 +62,8 @@ pub(crate) struct RelayEnd {
     hung_up: bool,
     /// The set watches the data descriptor for writability.
     pub(super) watches_writable: bool,
+    /// The size of the data descriptor's send buffer, once a flow to it is spliced.
+    send_buffer: Option<usize>,
 }
 
 /// One direction.
@@ -55,6 +75,8 @@ struct Flow {
     source: Source,
     /// The sink accepts no more bytes.
     sink_closed: bool,
+    /// It moves enough to be spliced.
+    is_bulk: bool,
     /// Bytes were discarded because the sink is closed.
     lost: bool,
     /// The end of data has been signalled to the sink.
@@ -70,6 +92,22 @@ enum Source {
     Ended,
     /// It ended without an announcement.
     Broken,
+}
+
+/// What one read of a source came to.
+enum Received {
+    /// This many bytes are on their way: written, or buffered.
+    Bytes(usize),
+    /// There is no data.
+    Nothing,
+    /// The sink has too little free space.
+    SinkFull,
+    /// The system does not splice between such sockets.
+    NotSpliced,
+    /// End of file.
+    End,
+    /// The source failed.
+    Failed,
 }
 
 /// A relayed connection.
@@ -104,6 +142,7 @@ impl RelayEnd {
             writable: true,
             hung_up: false,
             watches_writable: false,
+            send_buffer: None,
         }
     }
 
@@ -117,6 +156,25 @@ impl RelayEnd {
         self.control
             .as_ref()
             .is_some_and(|control| control.readable)
+    }
+
+    /// The free space of the send buffer in bytes, if it is worth a write. The first call enlarges the
+    /// buffer of a process; a guest's link has its own bounds.
+    fn free_space(&mut self) -> io::Result<Option<usize>> {
+        let size = match self.send_buffer {
+            Some(size) => size,
+            None => {
+                if self.control.is_some() {
+                    // Refused beyond the system's limit, which then applies.
+                    let _ = stream::set_send_buffer(&self.data, SEND_BUFFER);
+                }
+                *self.send_buffer.insert(stream::send_buffer(&self.data)?)
+            }
+        };
+        let free = size.saturating_sub(stream::send_buffer_used(&self.data)?);
+        // The kernel reports a buffer as writable when three quarters are free. Until then, a buffer with
+        // less free space than this is left to drain.
+        Ok((free >= size / 4).then_some(free))
     }
 
     /// Whether the last write found the send buffer full.
@@ -174,8 +232,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Copies at most [`BYTES_PER_TURN`] bytes each way, with `scratch` as the buffer.
-    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &ByteCounters) -> Turn {
+    /// Moves at most [`BYTES_PER_TURN`] bytes each way.
+    pub(super) fn turn(&mut self, buffers: &mut Buffers, counters: &ByteCounters) -> Turn {
         for side in 0..2 {
             if self.ends[side].has_messages()
                 && let Err(refusal) = self.read_control(side)
@@ -188,7 +246,7 @@ impl Relay {
             return if again { Turn::Again } else { Turn::Waiting };
         }
         for direction in 0..2 {
-            match self.copy_bytes(direction, scratch, counters) {
+            match self.move_bytes(direction, buffers, counters) {
                 Ok(more) => again |= more,
                 Err(refusal) => return Turn::Closed(Some(refusal)),
             }
@@ -210,14 +268,14 @@ impl Relay {
         })
     }
 
-    /// Runs one direction's turn. Returns whether there is more to copy.
-    fn copy_bytes(
+    /// Runs one direction's turn. Returns whether there is more to move.
+    fn move_bytes(
         &mut self,
         direction: usize,
-        scratch: &mut [u8],
+        buffers: &mut Buffers,
         counters: &ByteCounters,
     ) -> Result<bool, Refusal> {
-        let mut copied = 0;
+        let mut moved = 0;
         loop {
             if !self.drain_pending(direction, counters)? {
                 return Ok(false);
@@ -255,32 +313,132 @@ impl Relay {
             }
             if !source.readable && sink.hung_up {
                 flow.sink_closed = true;
-                return close_to_source(source, scratch).map(|()| true);
+                return close_to_source(source, buffers.scratch()).map(|()| true);
             }
             if !source.readable || !sink.writable {
                 return Ok(false);
             }
-            if copied >= BYTES_PER_TURN {
+            if moved >= BYTES_PER_TURN {
                 return Ok(true);
             }
-            match stream::recv(&source.data, scratch) {
-                Ok(0) => {
+            let most = BYTES_PER_TURN - moved;
+            let received = match (flow.is_bulk, buffers.pipe()) {
+                (true, Some(_)) => self.splice(direction, most, buffers, counters)?,
+                _ => self.copy(direction, buffers.scratch(), counters)?,
+            };
+            let flow = &mut self.flows[direction];
+            match received {
+                Received::Bytes(count) => {
+                    moved += count;
+                    flow.is_bulk |= moved >= SPLICE_FROM;
+                }
+                Received::Nothing => {
+                    flow.is_bulk &= moved >= COPY_BELOW;
+                    self.ends[direction].readable = false;
+                }
+                Received::SinkFull => self.ends[1 - direction].writable = false,
+                Received::NotSpliced => buffers.stop_splicing(),
+                Received::End => {
                     if !self.source_ended(direction)? {
                         return Ok(true);
                     }
                 }
-                Ok(length) => {
-                    copied += length;
-                    self.deliver(direction, &scratch[..length], counters)?;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => source.readable = false,
-                // The process closed its end with unread bytes in its receive buffer.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    return Err(unread_data());
-                }
-                Err(_) => flow.source = Source::Broken,
+                Received::Failed => flow.source = Source::Broken,
             }
         }
+    }
+
+    /// Copies what one read of the source returns.
+    fn copy(
+        &mut self,
+        direction: usize,
+        scratch: &mut [u8],
+        counters: &ByteCounters,
+    ) -> Result<Received, Refusal> {
+        match stream::recv(&self.ends[direction].data, scratch) {
+            Ok(0) => Ok(Received::End),
+            Ok(length) => {
+                self.deliver(direction, &scratch[..length], counters)?;
+                Ok(Received::Bytes(length))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(Received::Nothing),
+            // The process closed its end with unread bytes in its receive buffer.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(unread_data()),
+            Err(_) => Ok(Received::Failed),
+        }
+    }
+
+    /// Splices at most `most` bytes, and no more than the sink has free space for: what it does not accept
+    /// has to be copied out of the pipe. The pipe is empty before and after.
+    fn splice(
+        &mut self,
+        direction: usize,
+        most: usize,
+        buffers: &mut Buffers,
+        counters: &ByteCounters,
+    ) -> Result<Received, Refusal> {
+        let free = match self.ends[1 - direction].free_space() {
+            Ok(Some(free)) => free,
+            Ok(None) => return Ok(Received::SinkFull),
+            Err(_) => return Ok(Received::NotSpliced),
+        };
+        let Some(pipe) = buffers.pipe() else {
+            return Ok(Received::NotSpliced);
+        };
+        let most = most.min(free).min(pipe.capacity());
+        match pipe.fill(&self.ends[direction].data, most) {
+            Ok(0) => return Ok(Received::End),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Received::Nothing),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Err(unread_data()),
+            Err(_) => return Ok(Received::NotSpliced),
+        }
+        let filled = pipe.held();
+        let result = self.drain_pipe(direction, pipe, counters);
+        if pipe.held() > 0 {
+            // Of a flow that is over. Nothing may reach the next one.
+            buffers.discard_pipe();
+        }
+        if !result? {
+            buffers.stop_splicing();
+        }
+        Ok(Received::Bytes(filled))
+    }
+
+    /// Moves the bytes in the pipe to a flow's sink, and those that it does not accept to the flow's buffer.
+    /// Returns whether the system splices to it.
+    fn drain_pipe(
+        &mut self,
+        direction: usize,
+        pipe: &mut SplicePipe,
+        counters: &ByteCounters,
+    ) -> Result<bool, Refusal> {
+        let sink = &mut self.ends[1 - direction];
+        let mut splices = true;
+        while pipe.held() > 0 {
+            let error = match pipe.drain_to(&sink.data) {
+                Ok(count) if count > 0 => {
+                    counters.add(direction, count);
+                    continue;
+                }
+                Ok(_) => ErrorKind::WouldBlock,
+                Err(error) => error.kind(),
+            };
+            if error == ErrorKind::BrokenPipe {
+                self.flows[direction].lost = true;
+                return self.sink_closed(direction).map(|()| true);
+            }
+            match error {
+                ErrorKind::WouldBlock => sink.writable = false,
+                _ => splices = false,
+            }
+            let pending = &mut self.flows[direction].pending;
+            if pipe.take(pending).is_err() {
+                let cause = "the broker lost data in a pipe of its own".into();
+                return Err(Refusal::Reset { cause });
+            }
+        }
+        Ok(splices)
     }
 
     /// Classifies a source's end of file as clean or broken; `false` if that is not known yet.

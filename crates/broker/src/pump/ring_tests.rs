@@ -11,6 +11,7 @@ use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 
 use super::Connection;
+use super::buffers::Buffers;
 use super::turn::Turn;
 use crate::data_path::ByteCounters;
 
@@ -97,7 +98,7 @@ impl Scene {
         for control in &mut ring.controls {
             control.readable = true;
         }
-        self.connection.turn(&mut [], &self.counters)
+        self.connection.turn(&mut Buffers::new(), &self.counters)
     }
 
     #[track_caller]

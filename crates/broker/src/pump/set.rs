@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use slab::Slab;
 
+use super::buffers::Buffers;
 use super::connection::{Connection, SLOTS};
 use super::turn::Turn;
 use crate::data_path::ByteCounters;
@@ -20,10 +21,6 @@ const GENERATION_SHIFT: u32 = 32;
 /// Generations before wraparound, far more than one batch of events can span.
 const GENERATIONS: usize = 1 << 16;
 
-/// Size of one read in bytes. A Unix socket's default buffer holds about 200 KiB.
-const READ_SIZE: usize = 64 * 1024;
-/// Size of one read while more than [`BUFFER_LIMIT`] bytes are buffered for slow readers.
-const READ_SIZE_WHEN_FULL: usize = 4 * 1024;
 /// Buffered bytes of one set above which it reads in small chunks. A set thus buffers at most this
 /// plus 8 KiB per connection.
 const BUFFER_LIMIT: usize = 32 * 1024 * 1024;
@@ -77,7 +74,9 @@ pub(crate) struct ConnectionSet {
     ready: VecDeque<usize>,
     /// Bytes buffered in memory, over all connections.
     buffered: usize,
-    scratch: Vec<u8>,
+    buffers: Buffers,
+    /// Bytes moved since the last [`take_moved`](Self::take_moved).
+    moved: u64,
     reports: VecDeque<Report>,
 }
 
@@ -93,7 +92,8 @@ impl ConnectionSet {
             by_id: HashMap::new(),
             ready: VecDeque::new(),
             buffered: 0,
-            scratch: vec![0; READ_SIZE],
+            buffers: Buffers::new(),
+            moved: 0,
             reports: VecDeque::new(),
         }
     }
@@ -106,6 +106,11 @@ impl ConnectionSet {
     /// Whether a connection is in the run queue.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// The bytes that relayed connections moved since the last call.
+    pub(crate) fn take_moved(&mut self) -> u64 {
+        std::mem::take(&mut self.moved)
     }
 
     /// Adds a connection.
@@ -207,14 +212,15 @@ impl ConnectionSet {
             return;
         };
         entry.queued = false;
-        let read_size = if self.buffered > BUFFER_LIMIT {
-            READ_SIZE_WHEN_FULL
-        } else {
-            READ_SIZE
+        self.buffers.set_short(self.buffered > BUFFER_LIMIT);
+        let relayed = |entry: &Entry| match entry.connection.is_relay() {
+            true => entry.counters.sent() + entry.counters.received(),
+            false => 0,
         };
-        let turn = entry
-            .connection
-            .turn(&mut self.scratch[..read_size], &entry.counters);
+        let before = relayed(entry);
+        let turn = entry.connection.turn(&mut self.buffers, &entry.counters);
+        let moved = relayed(entry);
+        self.moved += moved.saturating_sub(before);
         let buffered = entry.connection.buffered();
         self.buffered = self.buffered - entry.buffered + buffered;
         entry.buffered = buffered;
@@ -226,8 +232,7 @@ impl ConnectionSet {
                 value,
             });
         }
-        let busy = entry.connection.is_relay()
-            && entry.counters.sent() + entry.counters.received() > self.busy_after;
+        let busy = moved > self.busy_after;
         let watched = self.watch_writable(index);
         match (turn, watched) {
             (Turn::Closed(reason), _) => self.close(index, reason),

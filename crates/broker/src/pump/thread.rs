@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock_fabric::{ConnectionId, Refusal};
 use mio::{Events, Poll, Token, Waker};
 
 use super::set::{Adopted, ConnectionSet, Report};
+use super::spin::Spin;
 use crate::data_path::ReportSender;
 
 /// The token of the thread's waker.
@@ -98,9 +99,10 @@ fn run(
     reports: &ReportSender<Report>,
 ) {
     let mut events = Events::with_capacity(1024);
+    let processors = std::thread::available_parallelism().map_or(1, Into::into);
+    let mut spin = Spin::new(processors);
     loop {
-        let timeout = set.has_ready().then_some(Duration::ZERO);
-        match poll.poll(&mut events, timeout) {
+        match wait(&mut poll, &mut events, &mut set, &mut spin) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // epoll_wait fails otherwise only for a descriptor that is not an epoll instance.
@@ -123,6 +125,31 @@ fn run(
             reports.send(report);
         }
     }
+}
+
+/// Waits for events, at first by busy-polling. Does not wait while a connection is in the run queue.
+fn wait(
+    poll: &mut Poll,
+    events: &mut Events,
+    set: &mut ConnectionSet,
+    spin: &mut Spin,
+) -> io::Result<()> {
+    let moved = set.take_moved();
+    if set.has_ready() {
+        return poll.poll(events, Some(Duration::ZERO));
+    }
+    let limit = spin.limit(moved);
+    let start = Instant::now();
+    while start.elapsed() < limit {
+        poll.poll(events, Some(Duration::ZERO))?;
+        if !events.is_empty() {
+            spin.waited(start.elapsed());
+            return Ok(());
+        }
+    }
+    let result = poll.poll(events, None);
+    spin.waited(start.elapsed());
+    result
 }
 
 /// Applies the queued commands; `false` to stop the thread.

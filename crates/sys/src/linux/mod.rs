@@ -25,6 +25,7 @@ pub mod session;
 mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
+pub mod splice;
 pub mod standard_streams;
 pub mod stream;
 pub mod supervisor;

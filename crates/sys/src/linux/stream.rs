@@ -175,6 +175,25 @@ pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     sockopt::set_socket_send_buffer_size(socket, bytes).map_err(Into::into)
 }
 
+/// The size of the send buffer (`SO_SNDBUF`) in bytes of kernel memory. Linux reports twice what was set.
+///
+/// # Errors
+///
+/// Those of `getsockopt`.
+pub fn send_buffer(socket: impl AsFd) -> io::Result<usize> {
+    sockopt::socket_send_buffer_size(socket).map_err(Into::into)
+}
+
+/// How many bytes of kernel memory of the send buffer are used (`SIOCOUTQ`): what the peer has not read
+/// yet, and the bookkeeping of it.
+///
+/// # Errors
+///
+/// Those of `SIOCOUTQ`.
+pub fn send_buffer_used(socket: impl AsFd) -> io::Result<usize> {
+    super::unsent(socket).map(|bytes| bytes as usize)
+}
+
 /// Maximum number of slices in one call (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
 
