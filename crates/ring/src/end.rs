@@ -11,13 +11,14 @@ use hvsock_sys::sync::lock;
 
 use crate::arena::{Finished, ResetCause, SlotId, SlotLink};
 use crate::consumer::Consumer;
-use crate::layout::{Direction, READER_GONE, READER_SHUT, RESET, SUSPENDED};
+use crate::layout::{Direction, PARKS, READER_GONE, READER_SHUT, RESET, SUSPENDED};
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::producer::{self, Producer};
 use crate::spin::Spin;
 use crate::stats::{Counters, count};
 use crate::sync::Ordering;
+use crate::wait_mode::Choice;
 use crate::{Doorbells, RingError, RingSide, RingSize, RingStats, Violation};
 
 /// One end of a bidirectional byte stream through shared memory.
@@ -40,8 +41,12 @@ pub struct RingEnd {
     epoch: u64,
     /// The largest number of bytes copied before they are published or freed.
     pub(crate) chunk: u64,
-    /// The low watermark: the free space in bytes at which a writer that found none is woken.
-    pub(crate) low_watermark: u64,
+    /// How to wait for free space.
+    pub(crate) choice: Mutex<Choice>,
+    /// The result of the last choice: this end parks at once when it finds the ring full.
+    pub(crate) parks: AtomicBool,
+    /// Bytes ever read when this end last waited for more.
+    pub(crate) read_before: AtomicU64,
     /// This end shut down reading.
     read_shut: AtomicBool,
     /// This end has reset the connection or seen the reset.
@@ -49,6 +54,15 @@ pub struct RingEnd {
     violation: OnceLock<Violation>,
     pub(crate) spins: [Spin; 2],
     pub(crate) counters: Counters,
+}
+
+/// What the peer has published with its processor. It is a hint: a false one costs time only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerProcessor {
+    /// It last ran on the processor that runs this thread.
+    pub(crate) is_same: bool,
+    /// It parks at once when it finds the ring full.
+    pub(crate) parks: bool,
 }
 
 impl RingEnd {
@@ -116,7 +130,9 @@ impl RingEnd {
             link,
             epoch,
             chunk: (capacity / 8).clamp(4096, 64 * 1024),
-            low_watermark: capacity / 4,
+            choice: Mutex::new(Choice::new()),
+            parks: AtomicBool::new(false),
+            read_before: AtomicU64::new(0),
             read_shut: AtomicBool::new(false),
             is_reset: AtomicBool::new(false),
             violation: OnceLock::new(),
@@ -172,6 +188,9 @@ impl RingEnd {
     }
 
     /// Sets the longest time that a thread spins before it parks; zero disables spinning.
+    ///
+    /// A thread spins less where spinning does not pay, and not at all while a stream that fills the ring is
+    /// faster without: [`RingEnd::wait`] compares both now and then.
     ///
     /// The default is 20 µs. A process that may use one processor only never spins.
     #[doc(alias = "busy_poll")]
@@ -538,7 +557,7 @@ impl RingEnd {
 
     fn notify_peer(&self) {
         count(&self.counters.notifications);
-        self.shares_processor();
+        self.publish_processor();
         if !self.link.notify()
             && let Link::Pipes(pipes) = &self.link
         {
@@ -546,22 +565,23 @@ impl RingEnd {
         }
     }
 
-    /// Publishes which processor runs this end, and returns whether the peer published the same
-    /// one.
-    pub(crate) fn shares_processor(&self) -> bool {
-        let Some(here) = processor::current() else {
-            return false;
-        };
+    /// Publishes which processor runs this end and how it waits for space, and returns what the peer has
+    /// published.
+    pub(crate) fn publish_processor(&self) -> PeerProcessor {
+        let here = processor::current().map_or(0, |here| here.wrapping_add(1) & !PARKS);
+        let parks = self.parks.load(Local::Relaxed);
+        let word = here | if parks { PARKS } else { 0 };
         let processors = &self.memory.header().processors;
-        let word = here.wrapping_add(1);
         let own = &processors[self.side.index()].0;
         if own.load(Ordering::Relaxed) != word {
             own.store(word, Ordering::Relaxed);
         }
-        processors[self.side.other().index()]
-            .0
-            .load(Ordering::Relaxed)
-            == word
+        let peer = &processors[self.side.other().index()].0;
+        let peer = peer.load(Ordering::Relaxed);
+        PeerProcessor {
+            is_same: here != 0 && peer & !PARKS == here,
+            parks: peer & PARKS != 0,
+        }
     }
 
     /// Whether the peer's process has closed its end of this end's doorbell. Never of a connection in an

@@ -8,7 +8,7 @@
 //! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space,
 //!                                        +512 ended, +516 closed
 //! 768      second → first                likewise
-//! 1408     processor of the first end    its number plus 1; 0 is unknown
+//! 1408     processor of the first end    its number plus 1; 0 is unknown; bit 31: it parks at once
 //! 1536     processor of the second end   likewise
 //! 4096     bytes of first → second       as many as the ring's size
 //! 4096+n   bytes of second → first
@@ -29,6 +29,10 @@ pub(crate) const RESET: u64 = 1;
 /// The connection is suspended: a bit of [`Header::state`].
 pub(crate) const SUSPENDED: u64 = 2;
 
+/// A bit of [`Header::processors`]: this end parks at once when it finds the ring full, so its reader need not
+/// spin.
+pub(crate) const PARKS: u32 = 1 << 31;
+
 /// The reader shut down this direction and is still open: a value of [`CloseFlags::closed`].
 pub(crate) const READER_SHUT: u32 = 1;
 /// The reader is gone for good: a value of [`CloseFlags::closed`].
@@ -44,7 +48,7 @@ pub(crate) struct Header {
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
     /// The processor that last ran each end: its number plus 1; 0 is unknown. Each end updates its
-    /// own now and then. On the peer's processor, spinning cannot help.
+    /// own now and then. On the peer's processor, spinning cannot help. With [`PARKS`].
     pub(crate) processors: [CachePadded<AtomicU32>; 2],
 }
 

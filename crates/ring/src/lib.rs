@@ -78,6 +78,7 @@ mod stats;
 mod sync;
 mod violation;
 mod wait;
+mod wait_mode;
 mod waiters;
 mod zero_copy;
 

@@ -4,8 +4,8 @@
 //! answer is often faster. But a spin that finds nothing wastes time. So the bound grows after a
 //! spin that succeeded and shrinks after one that failed. After every [`RETRY`] failures one full
 //! spin detects whether the peer has become faster. If both ends run on one processor, the peer
-//! cannot run while this end spins. Then this end makes the full spins only, during which the
-//! scheduler may move one end to another processor.
+//! cannot run while this end spins. Then this end makes full spins only, after every [`RETRY_ON_ONE`]
+//! failures, during which the scheduler may move one end to another processor.
 
 use std::hint;
 use std::sync::OnceLock;
@@ -18,6 +18,8 @@ pub(crate) const LONGEST: Duration = Duration::from_micros(20);
 const SHORTEST: u32 = 2_000;
 /// The number of failures after which one spin is a full one.
 const RETRY: u32 = 16;
+/// As [`RETRY`], for two ends on one processor, which each full spin stops for its time.
+const RETRY_ON_ONE: u32 = 256;
 /// The number of checks between two readings of the clock.
 const CHECKS: u32 = 16;
 
@@ -45,6 +47,11 @@ impl Spin {
         self.bound.store(longest, Ordering::Relaxed);
     }
 
+    /// Whether this process ever spins.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.longest.load(Ordering::Relaxed) != 0 && has_many_processors()
+    }
+
     /// Spins until `found` returns true or the bound is reached. Returns whether it was found.
     /// `same_processor` is whether the peer runs on this processor.
     pub(crate) fn until(&self, same_processor: bool, found: impl Fn() -> bool) -> bool {
@@ -63,7 +70,8 @@ impl Spin {
             return false;
         }
         let failures = self.failures.load(Ordering::Relaxed);
-        let is_full = failures != 0 && failures.is_multiple_of(RETRY);
+        let retry = if same_processor { RETRY_ON_ONE } else { RETRY };
+        let is_full = failures != 0 && failures.is_multiple_of(retry);
         if same_processor && !is_full {
             self.failures
                 .store(failures.wrapping_add(1), Ordering::Relaxed);
@@ -143,16 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn every_16_failures_there_is_one_full_spin() {
+    fn every_16_failures_there_is_one_full_spin_and_every_256_on_one_processor() {
         let full = LONGEST.as_micros() as u32 * CHECKS;
-        for same_processor in [false, true] {
+        for (same_processor, retry) in [(false, RETRY), (true, RETRY_ON_ONE)] {
             let state = Spin::new();
-            let failures: Vec<u32> = (0..=2 * RETRY)
+            let failures: Vec<u32> = (0..=2 * retry)
                 .map(|_| spin(&state, same_processor, None).1)
                 .collect();
             let is_full = |at: &usize| failures[*at] == full;
             let full: Vec<usize> = (1..failures.len()).filter(is_full).collect();
-            assert_eq!(full, [RETRY as usize, 2 * RETRY as usize]);
+            assert_eq!(full, [retry as usize, 2 * retry as usize]);
             if same_processor {
                 // All others check once and do not spin.
                 let once = failures.iter().filter(|checks| **checks == 1).count();

@@ -1,4 +1,5 @@
-//! Blocking at an end: spins for a moment, then parks.
+//! Blocking at an end: spins for a moment, then parks. While a stream fills the ring,
+//! [`wait_mode`](crate::wait_mode) chooses whether to spin.
 //!
 //! A wakeup request comes before the last check and the park. [`producer`](crate::producer)
 //! explains why no wakeup is lost between the two processes, and [`waiters`](crate::waiters) why
@@ -6,17 +7,21 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering as Local;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
+use hvsock_sys::sync::lock;
 
 use crate::arena::SlotLink;
+use crate::end::PeerProcessor;
 use crate::layout::{RESET, SUSPENDED};
 use crate::link::{Link, Pipes};
 use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
+use crate::wait_mode::WaitMode;
 use crate::waiters::WaitGuard;
 use crate::{RingEnd, RingError};
 
@@ -58,6 +63,10 @@ pub enum Woken {
     TimedOut,
 }
 
+/// A reader that has read a ring divided by this since its last wait reads a stream, for which it need not
+/// spin if the writer does not. One that has read less waits for a message.
+const STREAMED: u64 = 8;
+
 /// The longest park of a thread that no other thread of its process can wake.
 const MAX_UNWAKEABLE_PARK: Duration = Duration::from_millis(20);
 
@@ -84,6 +93,9 @@ impl RingEnd {
         watch: Option<BorrowedFd<'_>>,
         deadline: Option<Instant>,
     ) -> io::Result<Woken> {
+        if interest == Interest::WRITE {
+            self.choose_mode();
+        }
         if self.spin(interest) {
             count(&self.counters.spins);
             return Ok(Woken::Ready);
@@ -186,16 +198,54 @@ impl RingEnd {
         }
     }
 
+    /// Chooses how to wait for space. Without spinning there is no choice.
+    fn choose_mode(&self) {
+        if !self.spins[1].is_enabled() {
+            self.parks.store(false, Local::Relaxed);
+            return;
+        }
+        let position = self.written.load(Ordering::Relaxed);
+        let mode = lock(&self.choice).wait(Instant::now(), position);
+        self.parks.store(mode == WaitMode::Park, Local::Relaxed);
+    }
+
+    /// The low watermark: the free space in bytes at which a writer that found none is woken.
+    fn low_watermark(&self) -> u64 {
+        let capacity = u64::from(self.size().bytes());
+        match self.parks.load(Local::Relaxed) {
+            true => capacity / 2,
+            false => capacity / 4,
+        }
+    }
+
+    /// Whether to spin, as far as the writer's mode decides. A wait for both directions always may.
+    /// `position` is how many bytes were read.
+    fn may_spin(&self, interest: Interest, peer: PeerProcessor, position: Option<u64>) -> bool {
+        let has_read_many = position.is_some_and(|position| {
+            let before = self.read_before.swap(position, Local::Relaxed);
+            position.wrapping_sub(before) >= u64::from(self.size().bytes()) / STREAMED
+        });
+        match interest {
+            Interest::WRITE => !self.parks.load(Local::Relaxed),
+            Interest::READ => !(peer.parks && has_read_many),
+            _ => true,
+        }
+    }
+
     /// Spins until the end may be ready. Returns whether it may be.
     fn spin(&self, interest: Interest) -> bool {
         let state = self.state();
-        let same_processor = self.shares_processor();
-        if state & SUSPENDED != 0 {
+        let peer = self.publish_processor();
+        // Locks only the direction to wait for: the caller may have borrowed bytes of the other one.
+        let seen = interest.read.then(|| {
+            let incoming = self.incoming();
+            (incoming.seen(), incoming.position())
+        });
+        let (seen, position) = seen.unzip();
+        if state & SUSPENDED != 0 || !self.may_spin(interest, peer, position) {
             return false;
         }
-        // Locks only the direction to wait for: the caller may have borrowed bytes of the other one.
-        let seen = interest.read.then(|| self.incoming().seen());
-        let (wanted, head) = (self.low_watermark, self.written.load(Ordering::Relaxed));
+        let (wanted, head) = (self.low_watermark(), self.written.load(Ordering::Relaxed));
         let capacity = u64::from(self.size().bytes());
         let (read, write) = (self.words_in(), self.words_out());
         let has_data = || {
@@ -208,7 +258,7 @@ impl RingEnd {
                 || write.close.0.closed.load(Ordering::Relaxed) != 0
         };
         let spin = &self.spins[usize::from(!interest.read)];
-        spin.until(same_processor, || {
+        spin.until(peer.is_same, || {
             seen.is_some() && has_data()
                 || interest.write && has_space()
                 || self.state_differs(state)
@@ -280,7 +330,7 @@ impl RingEnd {
         if self.free_to_write(&mut outgoing, 1) != Err(RingError::WouldBlock) {
             return false;
         }
-        self.request_space(&mut outgoing, self.low_watermark)
+        self.request_space(&mut outgoing, self.low_watermark())
     }
 
     fn request_space(&self, outgoing: &mut Producer, free: u64) -> bool {
@@ -349,5 +399,80 @@ impl Write for &RingEnd {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{RingSize, pair};
+
+    /// What the reader sees after `parks` was chosen, and whether it spins after it has read `bytes`.
+    fn spins_after(bytes: u32, parks: bool) -> bool {
+        let (writer, reader) = pair(RingSize::MIN).unwrap();
+        writer.parks.store(parks, Local::Relaxed);
+        writer.publish_processor();
+        let peer = reader.publish_processor();
+        assert_eq!(peer.parks, parks);
+        reader.may_spin(Interest::READ, peer, Some(bytes.into()))
+    }
+
+    #[test]
+    fn a_reader_parks_at_once_only_while_its_writer_does_and_it_reads_a_stream() {
+        let (few, many) = (64, RingSize::MIN.bytes() / 2);
+        assert!(spins_after(few, false));
+        assert!(spins_after(many, false));
+        assert!(spins_after(few, true), "a message");
+        assert!(!spins_after(many, true));
+    }
+
+    #[test]
+    fn a_message_after_a_stream_is_waited_for_by_spinning_again() {
+        let (writer, reader) = pair(RingSize::MIN).unwrap();
+        writer.parks.store(true, Local::Relaxed);
+        writer.publish_processor();
+        let peer = reader.publish_processor();
+        let mut position = u64::from(RingSize::MIN.bytes());
+        assert!(!reader.may_spin(Interest::READ, peer, Some(position)));
+        for _ in 0..3 {
+            position += 64;
+            assert!(reader.may_spin(Interest::READ, peer, Some(position)));
+        }
+        // The other direction and a wait for both are not concerned.
+        assert!(reader.may_spin(Interest::WRITE, peer, None));
+        position += u64::from(RingSize::MIN.bytes());
+        assert!(reader.may_spin(Interest::EITHER, peer, Some(position)));
+    }
+
+    #[test]
+    fn a_writer_that_parks_at_once_waits_for_half_of_the_ring() {
+        let (writer, reader) = pair(RingSize::MIN).unwrap();
+        let capacity = RingSize::MIN.bytes() as usize;
+        for (parks, wanted) in [(false, capacity / 4), (true, capacity / 2)] {
+            writer.parks.store(parks, Local::Relaxed);
+            let filled = writer.try_write(&vec![0; capacity]).unwrap_or(0);
+            assert_eq!(
+                writer.try_write(&[0]),
+                Err(RingError::WouldBlock),
+                "{filled}"
+            );
+            assert!(writer.arm(Interest::WRITE));
+            let before = reader.stats().notifications;
+            reader.try_read(&mut vec![0; wanted - 1]).unwrap();
+            assert_eq!(reader.stats().notifications, before);
+            reader.try_read(&mut [0]).unwrap();
+            assert_eq!(reader.stats().notifications, before + 1);
+            let peer = writer.publish_processor();
+            assert_eq!(writer.may_spin(Interest::WRITE, peer, None), !parks);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_never_spins_makes_no_choice() {
+        let (writer, _reader) = pair(RingSize::MIN).unwrap();
+        writer.set_spin(Duration::ZERO);
+        writer.parks.store(true, Local::Relaxed);
+        writer.choose_mode();
+        assert!(!writer.parks.load(Local::Relaxed));
     }
 }
