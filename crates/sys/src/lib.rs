@@ -14,6 +14,7 @@
 //!   can be found and ended. `inherit`: the descriptors that programs inherit. `child`: the end of a
 //!   child process.
 //! - `standard_streams`: standard streams that were closed at the start of the program.
+//! - `identity`: what the kernel tells a peer of this process. `signals`: threads without signals.
 //! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
 //!
 //! Every descriptor that this crate creates or receives is close-on-exec. No write raises `SIGPIPE`.
@@ -39,8 +40,8 @@ mod windows;
 #[cfg(target_os = "linux")]
 pub use linux::{
     accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, futex,
-    inherit, journal, limits, locks, message, owner, peer, poll, processor, seqpacket, session,
-    shared_memory, splice, standard_streams, stream, supervisor, vsock,
+    identity, inherit, journal, limits, locks, message, owner, peer, poll, processor, seqpacket,
+    session, shared_memory, signals, splice, standard_streams, stream, supervisor, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, Timespec, epoll};
+use rustix::io::Errno;
 
 /// An event that one thread sets and another waits for with [`poll`](super::poll). Must not be shared
 /// with another process; a [`doorbell`](super::doorbell) may.
@@ -65,7 +67,6 @@ pub fn signal(fd: impl AsFd) {
 ///
 /// Those of `epoll_create1` and `epoll_ctl`.
 pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
-    use rustix::event::epoll;
     let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for (fd, number) in fds.iter().zip(0..) {
         epoll::add(
@@ -78,13 +79,102 @@ pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     Ok(any)
 }
 
+/// A set of descriptors that a thread waits for, each with a number (epoll, level-triggered). The set is a
+/// descriptor itself: readable while one of its descriptors is ready.
+///
+/// A descriptor leaves the set when it is closed, if it has no duplicate.
+#[derive(Debug)]
+pub struct Set(OwnedFd);
+
+/// A descriptor of a [`Set`] that is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// The number that it was added with.
+    pub number: u64,
+    /// The other end is closed, or there is an error.
+    pub hung_up: bool,
+}
+
+impl Set {
+    /// Creates an empty set.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_create1`.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(epoll::create(epoll::CreateFlags::CLOEXEC)?))
+    }
+
+    /// Adds a descriptor, to wait until it is readable.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl`, such as `EEXIST` if it is in the set.
+    pub fn add(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(number);
+        Ok(epoll::add(&self.0, fd, data, epoll::EventFlags::IN)?)
+    }
+
+    /// Changes whether to wait until a descriptor of the set is writable, too.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if it is not in the set.
+    pub fn watch_writable(&self, fd: impl AsFd, number: u64, on: bool) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::IN;
+        flags.set(epoll::EventFlags::OUT, on);
+        let data = epoll::EventData::new_u64(number);
+        Ok(epoll::modify(&self.0, fd, data, flags)?)
+    }
+
+    /// Removes a descriptor.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if it is not in the set.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.0, fd)?)
+    }
+
+    /// Waits until descriptors are ready, or until `timeout` has elapsed, and stores them in `ready` in
+    /// place of what was there. They are at most as many as its capacity, and at least one is possible.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_wait`, except `EINTR`, after which there is none.
+    pub fn wait(&self, ready: &mut Vec<Ready>, timeout: Option<Duration>) -> io::Result<()> {
+        ready.clear();
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut events = Vec::with_capacity(ready.capacity().max(1));
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.0, buffer, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let gone = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+        ready.extend(events.iter().map(|event| {
+            let (flags, data) = (event.flags, event.data);
+            Ready {
+                number: data.u64(),
+                hung_up: flags.intersects(gone),
+            }
+        }));
+        Ok(())
+    }
+}
+
+impl AsFd for Set {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// Creates a descriptor that is readable when `fd` is writable or has an error (epoll).
 ///
 /// # Errors
 ///
 /// Those of `epoll_create1` and `epoll_ctl`.
 pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
-    use rustix::event::epoll;
     let when = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let nothing = epoll::EventData::new_u64(0);
     epoll::add(&when, fd, nothing, epoll::EventFlags::OUT)?;
@@ -97,7 +187,7 @@ pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
 ///
 /// `ENOENT` if `fd` is not in the set.
 pub fn remove(any: impl AsFd, fd: impl AsFd) -> io::Result<()> {
-    Ok(rustix::event::epoll::delete(any, fd)?)
+    Ok(epoll::delete(any, fd)?)
 }
 
 #[cfg(test)]
@@ -127,6 +217,36 @@ mod tests {
         assert!(ready(&b) && !ready(&either));
         a.set();
         assert!(ready(&either));
+    }
+
+    #[test]
+    fn a_set_reports_the_numbers_of_its_ready_descriptors() {
+        let set = Set::new().unwrap();
+        let mut found = Vec::with_capacity(4);
+        let mut now = |set: &Set| {
+            set.wait(&mut found, Some(Duration::ZERO)).unwrap();
+            found.sort_unstable_by_key(|ready| ready.number);
+            found.clone()
+        };
+        let number = |number, hung_up| Ready { number, hung_up };
+        let (event, (reader, writer)) = (Event::new().unwrap(), crate::doorbell::pair().unwrap());
+        set.add(&event, 7).unwrap();
+        set.add(&reader, 1 << 40).unwrap();
+        assert!(set.add(&event, 8).is_err());
+        assert_eq!(now(&set), []);
+        assert!(!ready(&set));
+        event.set();
+        assert_eq!(now(&set), [number(7, false)]);
+        assert!(ready(&set));
+        drop(writer);
+        assert_eq!(now(&set), [number(7, false), number(1 << 40, true)]);
+        set.remove(&reader).unwrap();
+        event.clear();
+        assert_eq!(now(&set), []);
+        set.watch_writable(&event, 7, true).unwrap();
+        assert_eq!(now(&set), [number(7, false)]);
+        set.watch_writable(&event, 7, false).unwrap();
+        assert_eq!(now(&set), []);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use rustix::process::{
 
 use super::inherit::{self, number, numbers_in};
 use super::session::{self, Session, SpawnError, SpawnStep};
+use super::signals::all_signals;
 
 /// A program to run.
 #[derive(Clone, Debug)]
@@ -237,19 +238,6 @@ pub fn start(
 fn pointers(strings: &[CString]) -> Vec<*const c_char> {
     let strings = strings.iter().map(|string| string.as_ptr());
     strings.chain([ptr::null()]).collect()
-}
-
-/// Changes the thread's signal mask by all signals, or sets it. Returns the one before.
-fn all_signals(how: c_int, mask: Option<&libc::sigset_t>) -> libc::sigset_t {
-    let (mut all, mut before) = (MaybeUninit::uninit(), MaybeUninit::uninit());
-    // SAFETY: the calls initialize both sets, and get pointers to such.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        let new = mask.map_or(all.as_ptr(), ptr::from_ref);
-        libc::sigemptyset(before.as_mut_ptr());
-        libc::pthread_sigmask(how, new, before.as_mut_ptr());
-        before.assume_init()
-    }
 }
 
 /// What the new processes need. All of it was allocated by the starter.
