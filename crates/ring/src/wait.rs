@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering as Local;
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::sync::lock;
 
 use crate::arena::SlotLink;
+use crate::consumer::Consumer;
 use crate::end::PeerProcessor;
 use crate::layout::{RESET, SUSPENDED};
 use crate::link::{Link, Pipes};
@@ -278,6 +280,29 @@ impl RingEnd {
         self.request_wakeup(interest, None)
     }
 
+    /// As [`RingEnd::arm`], for a caller that must not wait for a lock: returns `false`, too, if another
+    /// thread is reading or writing, or has borrowed bytes.
+    pub fn try_arm(&self, interest: Interest) -> bool {
+        if interest.read {
+            let Some(mut incoming) = try_lock(&self.incoming) else {
+                return false;
+            };
+            if !self.request_to_read(&mut incoming) {
+                return false;
+            }
+        }
+        if interest.write {
+            let Some(mut outgoing) = try_lock(&self.outgoing) else {
+                return false;
+            };
+            if !self.request_to_write(&mut outgoing) {
+                return false;
+            }
+        }
+        self.requested();
+        true
+    }
+
     /// Requests a notification when at least `free` bytes are free to write. Returns `true` if the
     /// caller may park until then, and `false` if it must retry its operation now.
     ///
@@ -295,8 +320,8 @@ impl RingEnd {
 
     fn request_wakeup(&self, interest: Interest, guard: Option<&WaitGuard<'_>>) -> bool {
         self.drain_stale(guard);
-        let is_armed = !interest.read || self.request_to_read();
-        if !is_armed || interest.write && !self.request_to_write() {
+        let is_armed = !interest.read || self.request_to_read(&mut self.incoming());
+        if !is_armed || interest.write && !self.request_to_write(&mut self.outgoing()) {
             return false;
         }
         self.requested();
@@ -304,9 +329,8 @@ impl RingEnd {
     }
 
     /// Requests a wakeup for reading. Returns whether reading would block until then.
-    fn request_to_read(&self) -> bool {
-        let mut incoming = self.incoming();
-        match self.available_to_read(&mut incoming, 1) {
+    fn request_to_read(&self, incoming: &mut Consumer) -> bool {
+        match self.available_to_read(incoming, 1) {
             Err(RingError::WouldBlock) => {}
             _ => return false,
         }
@@ -325,12 +349,11 @@ impl RingEnd {
     }
 
     /// Requests a wakeup for writing. Returns whether writing would block until then.
-    fn request_to_write(&self) -> bool {
-        let mut outgoing = self.outgoing();
-        if self.free_to_write(&mut outgoing, 1) != Err(RingError::WouldBlock) {
+    fn request_to_write(&self, outgoing: &mut Producer) -> bool {
+        if self.free_to_write(outgoing, 1) != Err(RingError::WouldBlock) {
             return false;
         }
-        self.request_space(&mut outgoing, self.low_watermark())
+        self.request_space(outgoing, self.low_watermark())
     }
 
     fn request_space(&self, outgoing: &mut Producer, free: u64) -> bool {
@@ -364,6 +387,15 @@ impl RingEnd {
     /// process that waits at this end.
     pub fn drain_notifications(&self) {
         self.drain_and_wake(None);
+    }
+}
+
+/// Locks a direction that no thread uses now.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 

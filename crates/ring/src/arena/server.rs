@@ -109,17 +109,18 @@ impl ArenaServer {
         }))
     }
 
-    /// Whether [`ArenaServer::accept`] may return something other than `None`.
+    /// Whether [`ArenaServer::accept`] may return something other than `None`. While the partition is
+    /// suspended it does not; the broker's message reports the resume.
     pub fn has_pending(&self) -> bool {
         let slots = lock(&self.0.slots);
-        slots.violation.is_some() || slots.taker.has_pending(&self.0.process.words().queue)
+        self.0.has_pending(&slots)
     }
 
     /// Requests a notification by the doorbell when the next connection is opened. Returns `true` if the
     /// caller may wait for it, and `false` if it must call [`ArenaServer::accept`] again now.
     pub fn arm_accept(&self) -> bool {
         let slots = lock(&self.0.slots);
-        slots.violation.is_none() && slots.taker.arm(&self.0.process.words().queue)
+        slots.taker.arm(&self.0.process.words().queue) || !self.0.has_pending(&slots)
     }
 
     /// Drains the doorbell after it was readable, for a process that has no connections with signals.
@@ -152,6 +153,12 @@ impl ArenaServer {
 }
 
 impl Server {
+    fn has_pending(&self, slots: &ServerSlots) -> bool {
+        let is_open = !self.process.has_ended() && self.process.grant().grant() != Grant::Suspended;
+        let queue = &self.process.words().queue;
+        slots.violation.is_some() || is_open && slots.taker.has_pending(queue)
+    }
+
     /// Takes the next connection from the queue, and discards those that must not be accepted.
     fn take(&self) -> Result<Option<SlotId>, Violation> {
         let mut slots = lock(&self.slots);
