@@ -131,6 +131,15 @@ macro_rules! shared_options {
             self
         }
 
+        /// Sets whether each connection must have memory and descriptors of its own. The default is
+        /// false: the connections of a pair of processes share an arena from the second one on. For
+        /// tests and measurements of both.
+        #[doc(hidden)]
+        pub fn own_memory(mut self, on: bool) -> Self {
+            self.shared.settings.own_memory = on;
+            self
+        }
+
         /// Sets whether the error of a refused request has an explanation:
         /// [`explanation_of`](crate::explanation_of) returns it. The default is false.
         ///

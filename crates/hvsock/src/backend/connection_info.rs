@@ -1,5 +1,6 @@
 //! The addresses, peer and id of a connection.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hvsock_address::SockAddrHv;
@@ -12,7 +13,7 @@ pub(crate) struct ConnectionInfo {
     pub(crate) local: SockAddrHv,
     pub(crate) peer: SockAddrHv,
     /// The process that connected; set on the accepting end only.
-    pub(crate) peer_process: Option<Peer>,
+    pub(crate) peer_process: Option<Arc<Peer>>,
     /// The id of the connection.
     pub(crate) id: u64,
 }
@@ -23,7 +24,7 @@ impl ConnectionInfo {
         Self {
             local,
             peer,
-            peer_process,
+            peer_process: peer_process.map(Arc::new),
             id: next_local_id(),
         }
     }

@@ -64,4 +64,6 @@ pub(crate) struct Settings {
     pub(crate) ring_size: u32,
     /// The bytes must go through descriptors and not through shared memory.
     pub(crate) descriptor_only: bool,
+    /// A connection must have memory of its own, and not share an arena with others.
+    pub(crate) own_memory: bool,
 }

@@ -345,7 +345,7 @@ impl HvSocket {
 
     /// Returns the process that connected, or `None` if this is not an accepted socket.
     pub fn peer(&self) -> Option<&Peer> {
-        self.stream().ok()?.end().info().peer_process.as_ref()
+        self.stream().ok()?.end().info().peer_process.as_deref()
     }
 
     /// Sets non-blocking mode: calls fail with `WouldBlock` instead of blocking.

@@ -51,7 +51,7 @@ impl HvStream {
     pub fn connect_info(&self) -> HvConnectInfo {
         let info = self.stream().end().info();
         HvConnectInfo {
-            peer: info.peer_process.clone(),
+            peer: info.peer_process.as_deref().cloned(),
             peer_addr: info.peer,
             local_addr: info.local,
             connection_id: info.id,

@@ -179,7 +179,7 @@ impl HvStream {
 
     /// Returns the process that connected, or `None` on the connecting end.
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.end().info().peer_process.as_ref()
+        self.inner.end().info().peer_process.as_deref()
     }
 
     /// Returns the id of the connection in the broker's list; see

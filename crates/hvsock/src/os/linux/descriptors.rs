@@ -12,6 +12,16 @@ impl AsFd for HvStream {
     }
 }
 
+impl HvStream {
+    /// Returns true if the connection is in an arena, and has no descriptor until somebody asks for
+    /// one. For tests.
+    #[doc(hidden)]
+    pub fn is_in_arena(&self) -> bool {
+        let ring = self.stream().ring();
+        ring.is_some_and(|ring| ring.end().slot().is_some())
+    }
+}
+
 impl AsRawFd for HvStream {
     fn as_raw_fd(&self) -> RawFd {
         self.as_fd().as_raw_fd()

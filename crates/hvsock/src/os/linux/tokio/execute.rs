@@ -28,6 +28,7 @@ pub(crate) async fn execute(
     if request.settings.ring_size == 0 {
         request.settings.ring_size = DEFAULT_TASK_RING_SIZE;
     }
+    request.settings.own_memory = true;
     let longest = timeout + grace(&request, timeout);
     let silent = no_reply(request.kind, request.flags.dry_run, timeout);
     match tokio::time::timeout(longest, execute_on_broker(endpoint, request, timeout)).await {

@@ -39,7 +39,7 @@ struct ControlState {
 }
 
 /// Why a connection was reset.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum ResetReason {
     Refused(Refusal),
     BrokerGone,

@@ -10,13 +10,17 @@
 //! begins again with a message for each name. Brokers that did so are remembered.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Connect, ConnectNamed, Describe, Flags, IdOrName, Listen,
-    ListenNamed, LookupKind, NamedAddress, SocketOption, Transport, Transports, VIOLATION,
+    BrokerMessage, ClientMessage, Connect, ConnectNamed, Connected, Describe, Flags, IdOrName,
+    Listen, ListenNamed, Listening, LookupKind, NamedAddress, SocketOption, Transport, Transports,
+    VIOLATION,
 };
 
+use super::arena::{AcceptingArenas, Granted, Offer};
 use super::endpoint_connection::{EndpointConnection, Reply};
 use super::{Listener, Stream, errors, older_brokers, wire};
 use crate::backend::{OutcomeOf, Request, RequestKind, Settings};
@@ -48,6 +52,10 @@ pub(crate) struct Exchange {
     /// The broker refused the message that older ones do not know. If it takes the others, it is
     /// such a broker.
     probing: bool,
+    /// What to do with the answer to a connect that may be made in an arena.
+    offer: Option<Offer>,
+    /// Where the connections of a listener arrive, if that takes arenas.
+    arenas: Option<AcceptingArenas>,
 }
 
 const UNEXPECTED: &str = "the reply does not match the request";
@@ -56,9 +64,29 @@ impl Exchange {
     /// An exchange on `connection`.
     pub(crate) fn new(request: Request, connection: &EndpointConnection) -> Self {
         Self {
-            request,
             basic: older_brokers::contains(connection.path()),
-            probing: false,
+            ..Self::basic(request)
+        }
+    }
+
+    /// As [`new`](Self::new), for a caller that may block and can use an arena.
+    pub(crate) fn with_arenas(
+        request: Request,
+        connection: &EndpointConnection,
+        offer: Option<Offer>,
+    ) -> Self {
+        let is_listen = matches!(request.kind, RequestKind::Listen { .. });
+        let is_special = request.flags.raw_fd
+            || request.flags.dry_run
+            || request.settings.descriptor_only
+            || request.settings.own_memory;
+        // Without a descriptor to wait for arenas with, the listener takes none.
+        let arenas = (is_listen && !is_special)
+            .then(|| AcceptingArenas::new(request.settings.connected_suspend).ok());
+        Self {
+            offer,
+            arenas: arenas.flatten(),
+            ..Self::new(request, connection)
         }
     }
 
@@ -69,6 +97,8 @@ impl Exchange {
             request,
             basic: true,
             probing: false,
+            offer: None,
+            arenas: None,
         }
     }
 
@@ -109,9 +139,13 @@ impl Exchange {
     /// The transports that this end offers.
     fn transports(&self) -> Transports {
         if self.request.flags.raw_fd || self.request.settings.descriptor_only {
-            Transports::DESCRIPTOR
-        } else {
-            Transports::DESCRIPTOR | Transports::RING
+            return Transports::DESCRIPTOR;
+        }
+        let takes_arena = self.offer.as_ref().is_some_and(Offer::offers_arena);
+        let own = Transports::DESCRIPTOR | Transports::RING;
+        match takes_arena || self.arenas.is_some() {
+            true => own | Transports::ARENA,
+            false => own,
         }
     }
 
@@ -212,9 +246,7 @@ impl Exchange {
             }
         };
         self.note_older_broker(connection);
-        let Flags {
-            raw_fd, dry_run, ..
-        } = self.request.flags;
+        let Flags { dry_run, .. } = self.request.flags;
         let socket = connection.socket();
         let outcome = match (message, sent) {
             (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
@@ -248,22 +280,65 @@ impl Exchange {
                 if !self.transports().contains(connected.transport) {
                     return Err(connection.protocol_error(&"a transport that was not offered"));
                 }
-                let stream = Stream::connected(&connected, descriptors, socket, raw_fd);
-                Outcome::Connected(stream.map_err(|error| match error.kind() {
+                let stream = self.connected(&connected, descriptors, socket);
+                let stream = stream.map_err(|error| match error.kind() {
                     io::ErrorKind::InvalidData => connection.protocol_error(&error),
                     _ => error,
-                })?)
+                })?;
+                match stream {
+                    Some(stream) => Outcome::Connected(stream),
+                    None => return Ok(Step::Reopen),
+                }
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
-                Outcome::Listening(Listener::new(&listening, asked.address, connection, raw_fd))
+                self.listening(&listening, asked.address, connection)?
             }
             (BrokerMessage::Bound(bound), ClientMessage::ListenNamed(_)) if !dry_run => {
-                let listener = Listener::new(&bound.listening, bound.address, connection, raw_fd);
-                Outcome::Listening(listener)
+                self.listening(&bound.listening, bound.address, connection)?
             }
             _ => return Err(connection.protocol_error(&UNEXPECTED)),
         };
         Ok(Step::Done(outcome))
+    }
+
+    /// The connection. `None` if an arena was granted and is revoked already, so that the request must be
+    /// made again, without the offer.
+    fn connected(
+        &mut self,
+        connected: &Connected,
+        descriptors: Vec<OwnedFd>,
+        socket: Arc<OwnedFd>,
+    ) -> io::Result<Option<Stream>> {
+        let offer = self.offer.take();
+        let (Transport::Arena, Some(offer)) = (connected.transport, &offer) else {
+            let raw_fd = self.request.flags.raw_fd;
+            let stream = Stream::connected(connected, descriptors, socket, raw_fd)?;
+            if let Some(offer) = offer
+                && stream.ring().is_some()
+            {
+                offer.connected();
+            }
+            return Ok(Some(stream));
+        };
+        match offer.granted(connected, descriptors, socket)? {
+            Granted::Connected(arena, end) => {
+                end.set_connected_suspend(self.request.settings.connected_suspend);
+                Ok(Stream::in_arena(&arena, end))
+            }
+            Granted::Refused(refusal) => Err(refusal.into()),
+            Granted::Again => Ok(None),
+        }
+    }
+
+    fn listening(
+        &mut self,
+        listening: &Listening,
+        address: SockAddrHv,
+        connection: &EndpointConnection,
+    ) -> io::Result<Outcome> {
+        let (raw_fd, arenas) = (self.request.flags.raw_fd, self.arenas.take());
+        let listener = Listener::new(listening, address, connection, raw_fd, arenas)?;
+        Ok(Outcome::Listening(listener))
     }
 
     /// Remembers a broker that took a basic message after it had refused a newer one.

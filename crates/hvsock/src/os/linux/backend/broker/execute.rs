@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
+use super::arena::{self, Attempt};
 use super::endpoint_connection::EndpointConnection;
 use super::errors;
 use super::exchange::{Exchange, Outcome, Step};
+use super::stream::Stream;
 use crate::Endpoint;
+use crate::backend::errors::unexpected_reply;
 use crate::backend::{REPLY_TIMEOUT, Request, RequestKind};
 
 /// Executes a request: connects, listens or explains. Waits up to `timeout`, and then for
@@ -45,8 +48,16 @@ fn execute_until(
     timeout: Duration,
     deadline: Instant,
 ) -> io::Result<Outcome> {
+    let offer = match arena::attempt(endpoint, &request) {
+        Attempt::Connected(arena, end) => {
+            let stream = Stream::in_arena(&arena, end).ok_or_else(unexpected_reply)?;
+            return Ok(Outcome::Connected(stream));
+        }
+        Attempt::Refused(refusal) => return Err(refusal.into()),
+        Attempt::Other(offer) => offer,
+    };
     let mut connection = open(endpoint, timeout)?;
-    let mut exchange = Exchange::new(request, &connection);
+    let mut exchange = Exchange::with_arenas(request, &connection, offer);
     loop {
         for option in exchange.options() {
             connection.send_request(&option)?;

@@ -1,4 +1,4 @@
-//! A listener through a broker. Connections arrive as messages on its endpoint.
+//! A listener through a broker. Connections arrive as messages on its endpoint, and in arenas.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,13 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use hvsock_address::SockAddrHv;
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Listening, MAX_MESSAGE, SocketOption};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Listening, MAX_MESSAGE, SocketOption, Transport,
+};
 use hvsock_fabric::Refusal;
 use hvsock_sys::message;
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::sync::lock;
 
 use super::Stream;
+use super::arena::{AcceptingArenas, Parked};
 use super::endpoint_connection::{EndpointConnection, is_gone};
 use super::errors;
 use crate::os::ready;
@@ -32,6 +35,10 @@ pub(crate) struct Listener {
     id: u64,
     raw_fd: bool,
     nonblocking: AtomicBool,
+    /// The arenas in which connections arrive besides the socket; `None` if it takes none.
+    arenas: Option<AcceptingArenas>,
+    /// The listener has ended, as `state` says.
+    has_ended: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -49,8 +56,12 @@ impl Listener {
         local: SockAddrHv,
         connection: &EndpointConnection,
         raw_fd: bool,
-    ) -> Self {
-        Self {
+        arenas: Option<AcceptingArenas>,
+    ) -> io::Result<Self> {
+        if let Some(arenas) = &arenas {
+            arenas.set_endpoint(connection)?;
+        }
+        Ok(Self {
             socket: connection.socket(),
             path: connection.path().into(),
             local,
@@ -58,8 +69,10 @@ impl Listener {
             id: listening.listener,
             raw_fd,
             nonblocking: AtomicBool::new(false),
+            arenas,
+            has_ended: AtomicBool::new(false),
             state: Mutex::default(),
-        }
+        })
     }
 
     pub(crate) fn local(&self) -> SockAddrHv {
@@ -84,7 +97,10 @@ impl Listener {
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        match &self.arenas {
+            Some(arenas) => arenas.descriptor(),
+            None => self.socket.as_fd(),
+        }
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
@@ -94,23 +110,87 @@ impl Listener {
     /// Accepts a connection. Waits until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         let may_wait = !self.nonblocking.load(Ordering::Relaxed);
-        wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
+        let accept = || match &self.arenas {
+            Some(arenas) if may_wait => self.accept_spinning(arenas),
+            _ => self.accept_now(),
+        };
+        wait::accept(may_wait, accept, || self.wait(deadline))
+    }
+
+    /// As [`accept_now`](Self::accept_now), for a thread that waits for a connection next.
+    fn accept_spinning(&self, arenas: &AcceptingArenas) -> io::Result<Stream> {
+        if self.is_turn_of_arenas(arenas) {
+            let accepted = arenas.accept().or_else(|| arenas.accept_spinning());
+            if let Some(stream) = accepted.and_then(|(arena, end)| Stream::in_arena(&arena, end)) {
+                return Ok(stream);
+            }
+        }
+        self.accept_anywhere()
     }
 
     /// Waits until [`Listener::accept_now`] can make progress, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let has_pending_acks = !self.state().pending_acks.is_empty();
+        if let Some(arenas) = &self.arenas {
+            arenas.watch_space(&self.socket, has_pending_acks)?;
+            return Ok(arenas.park(deadline)? == Parked::Ready);
+        }
         let mut flags = PollFlags::IN;
-        flags.set(PollFlags::OUT, self.has_pending_acks());
+        flags.set(PollFlags::OUT, has_pending_acks);
         ready(&self.socket, flags, deadline)
     }
 
-    /// Returns true if the listener also waits for free space to send in.
+    /// Returns true if the listener also waits for free space to send in, which its descriptor does not
+    /// report as readable.
+    #[cfg(feature = "tokio")]
     pub(crate) fn has_pending_acks(&self) -> bool {
-        !self.state().pending_acks.is_empty()
+        self.arenas.is_none() && !self.state().pending_acks.is_empty()
     }
 
     /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        if let Some(arenas) = &self.arenas
+            && self.is_turn_of_arenas(arenas)
+            && let Some((arena, end)) = arenas.accept()
+            && let Some(stream) = Stream::in_arena(&arena, end)
+        {
+            return Ok(stream);
+        }
+        self.accept_anywhere()
+    }
+
+    /// Returns false if the endpoint must be looked at first.
+    fn is_turn_of_arenas(&self, arenas: &AcceptingArenas) -> bool {
+        !self.has_ended.load(Ordering::Acquire) && !arenas.is_turn_of_endpoint()
+    }
+
+    /// Accepts a connection that arrives at the endpoint, or else one in an arena.
+    fn accept_anywhere(&self) -> io::Result<Stream> {
+        loop {
+            let accepted = self.accept_at_endpoint();
+            let arenas = match (&self.arenas, accepted) {
+                (_, Ok(Some(stream))) => return Ok(stream),
+                // An arena has arrived.
+                (_, Ok(None)) => continue,
+                (Some(arenas), Err(error)) if error.kind() == io::ErrorKind::WouldBlock => arenas,
+                (_, Err(error)) => return Err(error),
+            };
+            if let Some((arena, end)) = arenas.accept()
+                && let Some(stream) = Stream::in_arena(&arena, end)
+            {
+                return Ok(stream);
+            }
+            let has_pending_acks = !self.state().pending_acks.is_empty();
+            arenas.watch_space(&self.socket, has_pending_acks)?;
+            if arenas.would_block() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+        }
+    }
+
+    /// Receives one message of the endpoint: a connection, or an arena in which they arrive; `WouldBlock`
+    /// if there is none.
+    fn accept_at_endpoint(&self) -> io::Result<Option<Stream>> {
         // The lock is held while a message is received and handled. If one thread receives the
         // reason and another the end, the second one must return the reason.
         let mut state = self.state();
@@ -125,9 +205,9 @@ impl Listener {
         }
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return Err(state.end_error()),
+            Ok(received) if received.len == 0 => return Err(self.ended(&state)),
             Ok(received) => received,
-            Err(error) if is_gone(&error) => return Err(state.end_error()),
+            Err(error) if is_gone(&error) => return Err(self.ended(&state)),
             Err(error) => return Err(error),
         };
         let protocol_error =
@@ -139,15 +219,20 @@ impl Listener {
                 if received.dropped_descriptors {
                     return Err(errors::descriptor_limit());
                 }
-                let stream = Stream::accepted(incoming, received.descriptors, self.raw_fd);
-                stream.map_err(|error| match error.kind() {
+                let accepted = match (&self.arenas, incoming.transport) {
+                    (Some(arenas), Transport::Arena) => {
+                        arenas.add(incoming, received.descriptors).map(|()| None)
+                    }
+                    _ => Stream::accepted(incoming, received.descriptors, self.raw_fd).map(Some),
+                };
+                accepted.map_err(|error| match error.kind() {
                     io::ErrorKind::InvalidData => protocol_error(&error),
                     _ => error,
                 })
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
                 state.reset = Some(errors::refusal(&refused));
-                Err(state.end_error())
+                Err(self.ended(&state))
             }
             Ok(_) => Err(protocol_error(&"unexpected message")),
             Err(what) => Err(protocol_error(&what)),
@@ -171,6 +256,9 @@ impl Listener {
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        if let Some(arenas) = &self.arenas {
+            arenas.set_connected_suspend(on);
+        }
         let message = ClientMessage::SetOption {
             option: SocketOption::ConnectedSuspend,
             value: on.into(),
@@ -178,6 +266,12 @@ impl Listener {
         let mut bytes = Vec::with_capacity(16);
         message.encode(&mut bytes);
         message::send(&self.socket, &bytes, &[])
+    }
+
+    /// Notes that the listener has ended. Returns why.
+    fn ended(&self, state: &State) -> io::Error {
+        self.has_ended.store(true, Ordering::Release);
+        state.end_error()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

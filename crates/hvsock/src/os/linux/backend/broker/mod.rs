@@ -7,9 +7,11 @@
 //! - [`errors`]: messages and failures of the broker as errors;
 //! - [`pending_connect`]: a non-blocking connect;
 //! - [`control`]: the control channel of a connection;
+//! - [`arena`]: connections that share memory and control channel;
 //! - [`stream`]: a connection, with one of the transports;
 //! - [`listener`]: a listener.
 
+mod arena;
 mod control;
 mod endpoint_connection;
 pub(super) mod errors;

@@ -124,13 +124,14 @@ impl Descriptor {
         deadline: Option<Instant>,
     ) -> io::Result<Readiness> {
         let mut end_pending = false;
+        let control = link.control.watched().unwrap_or(self.data.as_fd());
         loop {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, interest.is_readable() && !end_pending);
             flags.set(PollFlags::OUT, interest.is_writable());
             let mut fds = [
                 PollFd::new(&self.data, flags),
-                PollFd::new(&link.control, PollFlags::IN),
+                PollFd::from_borrowed_fd(control, PollFlags::IN),
             ];
             let (first, count) = match (flags.is_empty(), end_pending) {
                 (true, _) => (1, 2),

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transport};
-use hvsock_ring::{Filled, Reserved, RingSide};
+use hvsock_ring::{Filled, Reserved, RingEnd, RingSide};
 
+use super::arena::{Arena, SlotControl, SlotReadiness};
 use super::control::ResetReason;
 use crate::backend::errors::{no_shared_memory, nonzero_timeout};
 use crate::backend::{ConnectionInfo, LocalEnd, ReadInto, WriteFrom};
@@ -75,11 +76,22 @@ impl Stream {
             local: incoming.local,
             peer: incoming.peer,
             id: incoming.connection,
-            peer_process: Some(Peer::of_wire(incoming)),
+            peer_process: Some(Arc::new(Peer::of_wire(incoming))),
         };
         Ok(Self {
             link: Link::new(Arc::new(socket), info),
             path,
+        })
+    }
+
+    /// Takes either end of a connection in an arena. `None` if `end` is in none.
+    pub(super) fn in_arena(arena: &Arc<Arena>, end: RingEnd) -> Option<Self> {
+        let id = end.slot()?;
+        let control = SlotControl::new(arena, id);
+        let readiness = SlotReadiness::new(arena, id.slot);
+        Some(Self {
+            link: Link::in_arena(control, arena.connection_info(id)),
+            path: DataPath::Ring(Box::new(Ring::in_arena(end, readiness))),
         })
     }
 
@@ -109,9 +121,13 @@ impl Stream {
         }
     }
 
+    /// In an arena there is none, and the descriptor of the connection signals messages, too.
     #[cfg(feature = "tokio")]
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
-        self.link.control.as_fd()
+        match self.link.control.watched() {
+            Some(control) => control,
+            None => self.descriptor(),
+        }
     }
 
     /// Receives. Waits as long as the mode and the timeout of the socket permit.
@@ -279,6 +295,16 @@ impl Stream {
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        if let DataPath::Ring(ring) = &self.path
+            && ring.end().slot().is_some()
+        {
+            // The broker reads it in the memory.
+            ring.end().set_connected_suspend(on);
+            return match ring.reset_reason(&self.link) {
+                Some(reset) => Err(reset),
+                None => Ok(()),
+            };
+        }
         let message = ClientMessage::SetOption {
             option: SocketOption::ConnectedSuspend,
             value: on.into(),
@@ -288,7 +314,10 @@ impl Stream {
 
     /// Why the connection was reset, if it was.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
-        self.link.control.drain().reset.map(ResetReason::into_error)
+        match &self.path {
+            DataPath::Descriptor(_) => self.link.control.drain().reset.map(ResetReason::into_error),
+            DataPath::Ring(ring) => ring.reset_reason(&self.link),
+        }
     }
 
     /// Waits until reading or writing does not block, or until `deadline`.

@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Doorbells, Filled, Reserved, RingEnd, RingError, RingSide, Woken};
+use hvsock_ring::{Doorbells, Filled, Reserved, ResetCause, RingEnd, RingError, RingSide, Woken};
 use hvsock_sys::event;
 
-use super::link::Link;
+use super::super::arena::SlotReadiness;
+use super::link::{Channel, Link};
 use crate::backend::{ReadInto, WriteFrom, errors};
 use crate::os::backend::Received;
 use crate::{Interest, Readiness};
@@ -31,27 +32,56 @@ const END_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// One end of a ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    /// The descriptor to watch. Dropped before the end, whose slot in an arena may be used again then.
+    readiness: RingReadiness,
     end: RingEnd,
-    /// An epoll instance over doorbell and control channel, created when a caller first requests a
-    /// descriptor to watch.
-    epoll: OnceLock<OwnedFd>,
-    /// The peer's half of the doorbell is closed, so the doorbell was removed from `epoll`.
-    doorbell_removed: AtomicBool,
     /// Bytes read and bytes written since the control channel was last polled.
     since_poll: [AtomicU64; 2],
 }
 
+/// The descriptor that a program watches.
+#[derive(Debug)]
+enum RingReadiness {
+    /// Doorbell and control channel of the connection itself.
+    Own {
+        /// An epoll instance over both, created when a caller first requests a descriptor to watch.
+        epoll: OnceLock<OwnedFd>,
+        /// The peer's half of the doorbell is closed, so the doorbell was removed from `epoll`.
+        doorbell_removed: AtomicBool,
+    },
+    /// An event that is set by the watcher of the arena.
+    Slot(SlotReadiness),
+}
+
 const READ: usize = 0;
 const WRITE: usize = 1;
+const INTEREST: [hvsock_ring::Interest; 2] =
+    [hvsock_ring::Interest::READ, hvsock_ring::Interest::WRITE];
 
 impl Ring {
+    /// Opens an end with memory and doorbells of its own.
     pub(super) fn new(side: RingSide, memory: impl AsFd, doorbells: Doorbells) -> io::Result<Self> {
-        Ok(Self {
-            end: RingEnd::open(side, memory, doorbells)?,
+        let readiness = RingReadiness::Own {
             epoll: OnceLock::new(),
             doorbell_removed: AtomicBool::new(false),
+        };
+        Ok(Self::with(
+            RingEnd::open(side, memory, doorbells)?,
+            readiness,
+        ))
+    }
+
+    /// Takes an end in an arena.
+    pub(super) fn in_arena(end: RingEnd, readiness: SlotReadiness) -> Self {
+        Self::with(end, RingReadiness::Slot(readiness))
+    }
+
+    fn with(end: RingEnd, readiness: RingReadiness) -> Self {
+        Self {
+            readiness,
+            end,
             since_poll: [AtomicU64::new(0), AtomicU64::new(0)],
-        })
+        }
     }
 
     pub(crate) fn end(&self) -> &RingEnd {
@@ -61,14 +91,20 @@ impl Ring {
     /// A descriptor that is readable if something has happened since reading or writing last
     /// returned `WouldBlock`.
     pub(super) fn readiness_fd(&self, link: &Link) -> BorrowedFd<'_> {
-        if let Some(epoll) = self.epoll.get() {
+        let epoll = match &self.readiness {
+            RingReadiness::Own { epoll, .. } => epoll,
+            RingReadiness::Slot(slot) => return slot.fd(&self.end),
+        };
+        if let Some(epoll) = epoll.get() {
             return epoll.as_fd();
         }
-        match event::any_of(&[self.end.doorbell(), link.control.as_fd()]) {
-            Ok(epoll) => self.epoll.get_or_init(|| epoll).as_fd(),
+        let doorbell = self.end.doorbell();
+        let control = link.control.watched().unwrap_or(doorbell);
+        match event::any_of(&[doorbell, control]) {
+            Ok(any) => epoll.get_or_init(|| any).as_fd(),
             // No descriptor is left. Without the control channel the reason of a reset is not
             // signalled.
-            Err(_) => self.end.doorbell(),
+            Err(_) => doorbell,
         }
     }
 
@@ -199,6 +235,9 @@ impl Ring {
     /// Counts bytes and polls the control channel now and then. Concurrent updates may lose a
     /// count, which only delays the next poll.
     fn count_bytes(&self, link: &Link, direction: usize, count: usize) {
+        if let RingReadiness::Slot(slot) = &self.readiness {
+            slot.progressed(INTEREST[direction]);
+        }
         let moved = self.since_poll[direction].load(Ordering::Relaxed) + count as u64;
         if moved < POLL_CONTROL_AFTER {
             self.since_poll[direction].store(moved, Ordering::Relaxed);
@@ -223,14 +262,26 @@ impl Ring {
     fn would_block(&self, link: &Link, interest: hvsock_ring::Interest) -> io::Result<()> {
         // The descriptor must not stay readable for a message that is handled.
         self.poll_control(link);
+        let (epoll, doorbell_removed) = match &self.readiness {
+            RingReadiness::Own {
+                epoll,
+                doorbell_removed,
+            } => (epoll, doorbell_removed),
+            RingReadiness::Slot(slot) => {
+                return match slot.would_block(&self.end, interest) {
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(()),
+                };
+            }
+        };
         if !self.end.arm(interest) {
             return Ok(());
         }
         // The peer is gone while the connection is suspended. Nothing can be done about it yet, and
         // its doorbell would be readable all the time.
         if self.end.has_hung_up()
-            && let Some(epoll) = self.epoll.get()
-            && !self.doorbell_removed.swap(true, Ordering::Relaxed)
+            && let Some(epoll) = epoll.get()
+            && !doorbell_removed.swap(true, Ordering::Relaxed)
         {
             event::remove(epoll, self.end.doorbell())?;
         }
@@ -243,10 +294,7 @@ impl Ring {
         interest: hvsock_ring::Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        match self
-            .end
-            .wait(interest, Some(link.control.as_fd()), deadline)?
-        {
+        match self.end.wait(interest, link.control.watched(), deadline)? {
             Woken::Ready => Ok(()),
             Woken::Watched => {
                 self.poll_control(link);
@@ -289,12 +337,37 @@ impl Ring {
                 let reason = link.control.drain().reset;
                 reason.map_or_else(errors::peer_stopped_reading, super::ResetReason::into_error)
             }
-            RingError::Reset | RingError::PeerGone => {
-                link.reset_reason().unwrap_or_else(|| reset(stop))
-            }
+            RingError::Reset | RingError::PeerGone => link
+                .reset_reason()
+                .unwrap_or_else(|| self.reset_by_peer(stop)),
             RingError::EndOfStream | RingError::UnreadData | RingError::ProtocolViolation(_) => {
                 reset(stop)
             }
+        }
+    }
+
+    /// The error for a reset without a reason from the broker.
+    fn reset_by_peer(&self, stop: RingError) -> io::Error {
+        // In an arena the broker reports the end of a process in the memory.
+        reset(match self.end.reset_cause() {
+            ResetCause::PeerGone => RingError::PeerGone,
+            ResetCause::UnreadData => RingError::UnreadData,
+            ResetCause::Control | ResetCause::Aborted => stop,
+        })
+    }
+
+    /// Why the connection was reset, if it was. Does not wait.
+    pub(super) fn reset_reason(&self, link: &Link) -> Option<io::Error> {
+        let known = match &link.control {
+            Channel::Own(control) => control.drain().reset,
+            Channel::Arena(control) => control.receive_reason(),
+        };
+        if let Some(reason) = known {
+            return Some(reason.into_error());
+        }
+        match self.end.reset_cause() {
+            ResetCause::Control => None,
+            _ => Some(self.reset_by_peer(RingError::Reset)),
         }
     }
 
@@ -315,10 +388,7 @@ impl Ring {
             if readable || writable {
                 return Ok(Readiness::new(readable, writable));
             }
-            match self
-                .end
-                .wait(interest, Some(link.control.as_fd()), deadline)?
-            {
+            match self.end.wait(interest, link.control.watched(), deadline)? {
                 Woken::Ready => {}
                 Woken::Watched => self.poll_control(link),
                 Woken::TimedOut => return Ok(Readiness::default()),
