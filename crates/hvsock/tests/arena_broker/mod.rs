@@ -108,7 +108,7 @@ impl Endpoints {
                     backlog,
                     listener: 3,
                 }),
-                vec![],
+                &[],
             );
             client
         })
@@ -145,14 +145,11 @@ impl Endpoints {
                 peer: ADDRESS,
             };
             let Doorbells { own, peer } = parts.first;
-            client.send(
-                &BrokerMessage::Connected(connected),
-                vec![memory, own, peer],
-            );
+            client.send(&BrokerMessage::Connected(connected), &[memory, own, peer]);
             let (server, control) = seqpacket::pair().unwrap();
             let Doorbells { own, peer } = parts.second;
-            let descriptors = vec![parts.memory, own, peer, control];
-            listening.send(&incoming(Transport::Ring, 1), descriptors);
+            let descriptors = [parts.memory, own, peer, control];
+            listening.send(&incoming(Transport::Ring, 1), &descriptors);
             (client, Control(server))
         });
         let (accepted, _) = listener.accept_timeout(LONG).unwrap();
@@ -206,11 +203,11 @@ impl Endpoints {
         };
         let (server, control) = seqpacket::pair().unwrap();
         let Doorbells { own, peer } = parts.server;
-        let descriptors = for_server.into_iter().chain([own, peer, control]);
-        listening.send(&incoming(Transport::Arena, FIRST_ID), descriptors.collect());
+        let descriptors: Vec<_> = for_server.into_iter().chain([own, peer, control]).collect();
+        listening.send(&incoming(Transport::Arena, FIRST_ID), &descriptors);
         let Doorbells { own, peer } = parts.client;
-        let descriptors = for_client.into_iter().chain([own, peer]).collect();
-        client.send(&BrokerMessage::Connected(connected), descriptors);
+        let descriptors: Vec<_> = for_client.into_iter().chain([own, peer]).collect();
+        client.send(&BrokerMessage::Connected(connected), &descriptors);
         Arena {
             monitor: parts.monitor,
             client,
@@ -295,18 +292,21 @@ impl Arena {
 
     /// Acts after the process of one side is gone.
     pub fn process_is_gone(&self, side: RingSide) {
-        self.monitor.set_grant(Grant::Revoked);
+        // What a client has opened before can still be accepted.
+        if side == RingSide::Second {
+            self.monitor.set_grant(Grant::Revoked);
+        }
         self.monitor.close_end(side);
         let survivor = match side {
             RingSide::First => &self.server,
             RingSide::Second => &self.client,
         };
-        survivor.send(&BrokerMessage::Shutdown, vec![]);
+        survivor.send(&BrokerMessage::Shutdown, &[]);
     }
 
     pub fn send_both(&self, message: &BrokerMessage) {
-        self.client.send(message, vec![]);
-        self.server.send(message, vec![]);
+        self.client.send(message, &[]);
+        self.server.send(message, &[]);
     }
 }
 
@@ -349,7 +349,7 @@ impl Control {
         false
     }
 
-    pub fn send(&self, what: &BrokerMessage, descriptors: Vec<OwnedFd>) {
+    pub fn send(&self, what: &BrokerMessage, descriptors: &[OwnedFd]) {
         let mut bytes = Vec::new();
         what.encode(&mut bytes);
         let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();

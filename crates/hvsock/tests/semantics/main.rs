@@ -3,6 +3,10 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "../arena_broker/mod.rs"]
+#[allow(dead_code, reason = "the conformance suite uses the rest")]
+mod arena_broker;
+mod arenas;
 #[cfg(feature = "tokio")]
 mod asynchronous;
 mod connecting;

@@ -15,7 +15,7 @@ use crate::os::backend::EndpointConnection;
 pub(super) enum Watched {
     Data(Arc<backend::Stream>),
     Control(Arc<backend::Stream>),
-    /// The doorbell of a ring; the data descriptor of any other connection.
+    /// The doorbell of a ring of its own; the descriptor of any other connection.
     Doorbell(Arc<backend::Stream>),
     Listener(Arc<backend::Listener>),
     EndpointConnection(EndpointConnection),
@@ -36,8 +36,9 @@ impl AsFd for Watched {
             Self::Data(stream) => stream.descriptor(),
             Self::Control(stream) => stream.control(),
             Self::Doorbell(stream) => match stream.ring() {
-                Some(ring) => ring.end().doorbell(),
-                None => stream.descriptor(),
+                Some(ring) if ring.end().slot().is_none() => ring.end().doorbell(),
+                // That of an arena is for all its connections, and the watcher drains it.
+                _ => stream.descriptor(),
             },
             Self::Listener(listener) => listener.descriptor(),
             Self::EndpointConnection(connection) => connection.as_fd(),

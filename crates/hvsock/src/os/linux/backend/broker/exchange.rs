@@ -53,9 +53,9 @@ pub(crate) struct Exchange {
     /// such a broker.
     probing: bool,
     /// What to do with the answer to a connect that may be made in an arena.
-    offer: Option<Offer>,
+    offer: Option<Box<Offer>>,
     /// Where the connections of a listener arrive, if that takes arenas.
-    arenas: Option<AcceptingArenas>,
+    arenas: Option<Box<AcceptingArenas>>,
 }
 
 const UNEXPECTED: &str = "the reply does not match the request";
@@ -84,8 +84,8 @@ impl Exchange {
         let arenas = (is_listen && !is_special)
             .then(|| AcceptingArenas::new(request.settings.connected_suspend).ok());
         Self {
-            offer,
-            arenas: arenas.flatten(),
+            offer: offer.map(Box::new),
+            arenas: arenas.flatten().map(Box::new),
             ..Self::new(request, connection)
         }
     }
@@ -141,7 +141,10 @@ impl Exchange {
         if self.request.flags.raw_fd || self.request.settings.descriptor_only {
             return Transports::DESCRIPTOR;
         }
-        let takes_arena = self.offer.as_ref().is_some_and(Offer::offers_arena);
+        let takes_arena = self
+            .offer
+            .as_ref()
+            .is_some_and(|offer| offer.offers_arena());
         let own = Transports::DESCRIPTOR | Transports::RING;
         match takes_arena || self.arenas.is_some() {
             true => own | Transports::ARENA,

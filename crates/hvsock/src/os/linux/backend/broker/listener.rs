@@ -36,7 +36,7 @@ pub(crate) struct Listener {
     raw_fd: bool,
     nonblocking: AtomicBool,
     /// The arenas in which connections arrive besides the socket; `None` if it takes none.
-    arenas: Option<AcceptingArenas>,
+    arenas: Option<Box<AcceptingArenas>>,
     /// The listener has ended, as `state` says.
     has_ended: AtomicBool,
     state: Mutex<State>,
@@ -56,7 +56,7 @@ impl Listener {
         local: SockAddrHv,
         connection: &EndpointConnection,
         raw_fd: bool,
-        arenas: Option<AcceptingArenas>,
+        arenas: Option<Box<AcceptingArenas>>,
     ) -> io::Result<Self> {
         if let Some(arenas) = &arenas {
             arenas.set_endpoint(connection)?;

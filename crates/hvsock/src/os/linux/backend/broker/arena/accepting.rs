@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock, RwLockReadGuard, Weak};
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{ClientMessage, Incoming};
-use hvsock_ring::RingEnd;
+use hvsock_ring::{ArenaServer, RingEnd};
 use hvsock_sys::event::{Ready, Set};
 use hvsock_sys::sync::{lock, unpoisoned};
 
@@ -123,7 +123,7 @@ impl AcceptingArenas {
         let shared = Arc::downgrade(&self.shared);
         arena.on_drained(move || {
             if let Some(shared) = Weak::upgrade(&shared) {
-                shared.doorbell_was_drained();
+                shared.look_again();
             }
         });
         unpoisoned(self.shared.arenas.write()).push(Accepting {
@@ -272,8 +272,9 @@ impl Shared {
         }
     }
 
-    /// The watcher has drained a doorbell, so that it wakes nobody else.
-    fn doorbell_was_drained(&self) {
+    /// The watcher has drained a doorbell, so that it wakes nobody else, or received a message.
+    fn look_again(&self) {
+        self.remove_dead();
         if self.has_waiters(0) && self.arenas().iter().any(Accepting::has_pending) {
             self.signal(true);
         }
@@ -375,7 +376,7 @@ impl Accepting {
 
     fn has_pending(&self) -> bool {
         let server = self.arena.as_server();
-        !self.arena.is_over() && server.is_some_and(|server| server.has_pending())
+        !self.arena.is_over() && server.is_some_and(ArenaServer::has_pending)
     }
 
     /// Requests a notification of the next connection. Returns false if there is one.
@@ -387,10 +388,7 @@ impl Accepting {
         if self.state.is_armed.swap(true, Ordering::SeqCst) {
             return !self.has_pending();
         }
-        let is_armed = self
-            .arena
-            .as_server()
-            .is_none_or(|server| server.arm_accept());
+        let is_armed = self.arena.as_server().is_none_or(ArenaServer::arm_accept);
         if !is_armed {
             self.state.is_armed.store(false, Ordering::SeqCst);
         }

@@ -58,6 +58,10 @@ struct Use {
 }
 
 /// The result of an attempt to connect in an arena.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is matched where it is returned and is never stored"
+)]
 pub(crate) enum Attempt {
     /// The connection is open.
     Connected(Arc<Arena>, RingEnd),
@@ -84,6 +88,10 @@ enum OfferState {
 }
 
 /// The result of a granted arena.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "it is matched where it is returned and is never stored"
+)]
 pub(crate) enum Granted {
     Connected(Arc<Arena>, RingEnd),
     Refused(Refusal),

@@ -76,7 +76,7 @@ const READ: u8 = 1;
 const WRITE: u8 = 2;
 
 fn bits(interest: Interest) -> u8 {
-    u8::from(interest.read) * READ | u8::from(interest.write) * WRITE
+    (u8::from(interest.read) * READ) | (u8::from(interest.write) * WRITE)
 }
 
 impl SlotReadiness {
@@ -109,8 +109,8 @@ impl SlotReadiness {
         self.event.get_or_init(|| event).as_fd()
     }
 
-    /// Notes that an operation has done something.
-    pub(crate) fn progressed(&self, interest: Interest) {
+    /// Notes that an operation was tried and did not block.
+    pub(crate) fn settled(&self, interest: Interest) {
         let bits = bits(interest);
         if self.blocked.load(Ordering::Relaxed) & bits != 0 {
             self.blocked.fetch_and(!bits, Ordering::Relaxed);

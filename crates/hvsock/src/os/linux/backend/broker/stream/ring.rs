@@ -115,7 +115,7 @@ impl Ring {
 
     /// Borrows the received bytes in place, waiting as receiving does; `None` at the end.
     pub(super) fn fill(&self, link: &Link) -> io::Result<Option<Filled<'_>>> {
-        let filled = self.read_until(link, || self.end.try_fill())?;
+        let filled = self.read_until(link, || self.tried(READ, self.end.try_fill()))?;
         if let Some(filled) = &filled {
             self.count_bytes(link, READ, filled.len());
         }
@@ -162,11 +162,12 @@ impl Ring {
     }
 
     fn try_recv(&self, link: &Link, into: &mut ReadInto<'_, '_>) -> Result<usize, RingError> {
-        let count = match into {
+        let result = match into {
             ReadInto::One(buffer) => self.end.try_read(buffer),
             ReadInto::Many(slices) => self.end.try_read_vectored(slices),
-            ReadInto::Peek(buffer) => return self.end.try_peek(buffer),
-        }?;
+            ReadInto::Peek(buffer) => return self.tried(READ, self.end.try_peek(buffer)),
+        };
+        let count = self.tried(READ, result)?;
         self.count_bytes(link, READ, count);
         Ok(count)
     }
@@ -187,7 +188,8 @@ impl Ring {
 
     /// Reserves free space, waiting as sending does.
     pub(super) fn reserve(&self, link: &Link, wanted: usize) -> io::Result<Reserved<'_>> {
-        let reserved = self.write_until(link, || self.end.try_reserve(wanted))?;
+        let reserve = || self.tried(WRITE, self.end.try_reserve(wanted));
+        let reserved = self.write_until(link, reserve)?;
         self.count_bytes(link, WRITE, reserved.len());
         Ok(reserved)
     }
@@ -224,20 +226,28 @@ impl Ring {
     }
 
     fn try_send(&self, link: &Link, from: WriteFrom<'_, '_>) -> Result<usize, RingError> {
-        let count = match from {
+        let result = match from {
             WriteFrom::One(bytes) => self.end.try_write(bytes),
             WriteFrom::Many(slices) => self.end.try_write_vectored(slices),
-        }?;
+        };
+        let count = self.tried(WRITE, result)?;
         self.count_bytes(link, WRITE, count);
         Ok(count)
+    }
+
+    /// Notes for which direction the descriptor need not signal anything any more.
+    fn tried<T>(&self, direction: usize, result: Result<T, RingError>) -> Result<T, RingError> {
+        if let RingReadiness::Slot(slot) = &self.readiness
+            && !matches!(result, Err(RingError::WouldBlock))
+        {
+            slot.settled(INTEREST[direction]);
+        }
+        result
     }
 
     /// Counts bytes and polls the control channel now and then. Concurrent updates may lose a
     /// count, which only delays the next poll.
     fn count_bytes(&self, link: &Link, direction: usize, count: usize) {
-        if let RingReadiness::Slot(slot) = &self.readiness {
-            slot.progressed(INTEREST[direction]);
-        }
         let moved = self.since_poll[direction].load(Ordering::Relaxed) + count as u64;
         if moved < POLL_CONTROL_AFTER {
             self.since_poll[direction].store(moved, Ordering::Relaxed);
