@@ -56,6 +56,11 @@ impl BrokerProcess {
         self.folder.path().join("endpoint")
     }
 
+    /// The path of the socket of the control API.
+    pub fn control(&self) -> PathBuf {
+        self.dirs.control()
+    }
+
     /// The path of the vhost-user socket of VM `number`, counted from zero.
     pub fn vm_socket(&self, number: usize) -> PathBuf {
         self.dirs.vm_socket(&vm_name(number))

@@ -11,6 +11,7 @@
 )]
 
 pub mod broker;
+pub mod connect;
 pub mod copy;
 pub mod cpu;
 pub mod figures;
@@ -20,3 +21,4 @@ pub mod options;
 pub mod plot;
 pub mod stream;
 pub mod vm;
+pub mod worker;
