@@ -8,6 +8,7 @@
 
 mod command;
 mod links;
+mod mem_table;
 mod memory;
 mod queues;
 mod vmm;

@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use hvsock_sys::event;
+use hvsock_sys::event::Signal;
 use hvsock_virtio::HEADER_LEN;
 use hvsock_virtio::queue::{Chain, Layout, Next, Queue, QueueFault};
 use mio::unix::SourceFd;
@@ -33,8 +33,8 @@ pub(crate) enum QueueCommand {
         base: u16,
         kick: OwnedFd,
     },
-    /// Sets the eventfd that notifies the driver of used buffers (SET_VRING_CALL).
-    SetCall { queue: usize, call: Option<OwnedFd> },
+    /// Sets the descriptor that notifies the driver of used buffers (SET_VRING_CALL).
+    SetCall { queue: usize, call: Option<Signal> },
     /// Enables or disables a ring (SET_VRING_ENABLE).
     SetEnabled { queue: usize, enabled: bool },
     /// Stops a ring (GET_VRING_BASE). The reply is its available index.
@@ -54,7 +54,7 @@ pub(super) struct Vring {
     queue: Option<Queue>,
     layout: Option<Layout>,
     kick: Option<OwnedFd>,
-    call: Option<OwnedFd>,
+    call: Option<Signal>,
     enabled: bool,
     /// Its layout and available index when it was stopped.
     stopped_at: Option<(Layout, u16)>,
@@ -255,7 +255,7 @@ impl Vring {
 
     fn notify(&self) {
         if let Some(call) = &self.call {
-            event::signal(call);
+            call.send();
         }
     }
 }

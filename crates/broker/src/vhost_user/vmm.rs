@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hvsock_sys::event::{self, Event};
+use hvsock_sys::event::{self, Event, Signal};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::sync::lock;
 use hvsock_virtio::features;
@@ -28,10 +28,11 @@ use vhost::vhost_user::message::{
     VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{
-    BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut,
+    Backend, BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut,
 };
 
 use super::command::{Command, DeviceSettings};
+use super::mem_table;
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::queues::{QUEUES, QueueCommand};
 
@@ -177,7 +178,7 @@ fn serve_one(
     let polled = connection.try_clone().map_err(Error::SocketError)?;
     *stop.connection() = Some(connection.try_clone().map_err(Error::SocketError)?);
     let device = Arc::new(Mutex::new(Device::new(settings, worker.clone())));
-    let mut handler = BackendReqHandler::from_stream(connection, device);
+    let mut handler = BackendReqHandler::from_stream(connection, Arc::clone(&device));
     tracing::info!(cid = %settings.cid, "VMM connected");
     let mut failures = 0;
     loop {
@@ -202,7 +203,11 @@ fn serve_one(
             }
         }
         if ready.contains(&0) {
-            match handler.handle_request() {
+            let handled = match mem_table::is_next(&polled).map_err(Error::SocketError)? {
+                true => set_mem_table(&polled, &device),
+                false => handler.handle_request(),
+            };
+            match handled {
                 Ok(()) => {}
                 Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),
                 // The VMM has received a failure reply and may continue without this request.
@@ -214,6 +219,17 @@ fn serve_one(
             }
         }
     }
+}
+
+/// Handles SET_MEM_TABLE.
+fn set_mem_table(connection: &UnixStream, device: &Mutex<Device>) -> Result<()> {
+    let table = mem_table::receive(connection)?;
+    let mut device = lock(device);
+    let handled = device.set_regions(&table.regions, &table.files);
+    if table.need_reply && device.acknowledges {
+        mem_table::acknowledge(connection, handled.is_ok()).map_err(Error::SocketError)?;
+    }
+    handled
 }
 
 /// Waits until one of `fds` is ready. Returns the indices of those that are.
@@ -256,7 +272,15 @@ struct Device {
     worker: WorkerHandle,
     ram: Ram,
     features: u64,
+    /// Whether REPLY_ACK is negotiated. The crate keeps its own record of it.
+    acknowledges: bool,
     rings: [VringConfig; NUM_QUEUES],
+    /// The call descriptor of the event queue, which never signals. User-mode Linux takes the close of its
+    /// other end for a fault.
+    event_call: Option<Signal>,
+    /// The channel for requests to the VMM. None is sent, but User-mode Linux has no interrupts for the
+    /// queues without it, and takes its close for the end of the device.
+    requests: Option<Backend>,
 }
 
 const FEATURES: u64 = features::VERSION_1
@@ -265,6 +289,15 @@ const FEATURES: u64 = features::VERSION_1
     | features::STREAM
     | features::SEQPACKET
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+fn spec(region: &VhostUserMemoryRegion) -> RegionSpec {
+    RegionSpec {
+        base: region.guest_phys_addr,
+        vmm_base: region.user_addr,
+        len: region.memory_size,
+        offset: region.mmap_offset,
+    }
+}
 
 fn request_error(what: impl Into<String>) -> Error {
     Error::ReqHandlerError(io::Error::other(what.into()))
@@ -277,7 +310,10 @@ impl Device {
             worker,
             ram: Ram::default(),
             features: 0,
+            acknowledges: false,
             rings: Default::default(),
+            event_call: None,
+            requests: None,
         }
     }
 
@@ -296,13 +332,15 @@ impl Device {
         Ok(())
     }
 
-    fn region(&self, ram: &Ram, region: &VhostUserMemoryRegion, file: &File) -> Result<Ram> {
-        let spec = RegionSpec {
-            base: region.guest_phys_addr,
-            vmm_base: region.user_addr,
-            len: region.memory_size,
-            offset: region.mmap_offset,
-        };
+    fn set_regions(&mut self, regions: &[RegionSpec], files: &[File]) -> Result<()> {
+        let mut ram = Ram::default();
+        for (region, file) in regions.iter().zip(files) {
+            ram = self.region(&ram, *region, file)?;
+        }
+        self.set_ram(ram)
+    }
+
+    fn region(&self, ram: &Ram, spec: RegionSpec, file: &File) -> Result<Ram> {
         ram.with(spec, file, self.settings.unsealed_memory)
             .map_err(|error| {
                 request_error(format!(
@@ -344,11 +382,11 @@ impl Device {
     }
 }
 
-/// Validates that a file is an eventfd and makes it nonblocking.
+/// Validates that a kick descriptor is an eventfd and makes it nonblocking.
 fn eventfd(file: File) -> Result<OwnedFd> {
     let fd = OwnedFd::from(file);
     if !event::is_eventfd(&fd) {
-        return Err(request_error("a kick or call descriptor is not an eventfd"));
+        return Err(request_error("a kick descriptor is not an eventfd"));
     }
     hvsock_sys::set_nonblocking(&fd, true).map_err(Error::ReqHandlerError)?;
     Ok(fd)
@@ -385,11 +423,8 @@ impl VhostUserBackendReqHandlerMut for Device {
         files: Vec<File>,
         _postcopy: Option<bool>,
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
-        let mut ram = Ram::default();
-        for (region, file) in regions.iter().zip(&files) {
-            ram = self.region(&ram, region, file)?;
-        }
-        self.set_ram(ram)?;
+        let regions: Vec<RegionSpec> = regions.iter().map(spec).collect();
+        self.set_regions(&regions, &files)?;
         Ok(None)
     }
 
@@ -464,10 +499,13 @@ impl VhostUserBackendReqHandlerMut for Device {
     fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let queue = usize::from(index);
         self.ring(u32::from(index))?;
+        let call = file.map(|file| Signal::new(file.into())).transpose();
+        let call =
+            call.map_err(|error| request_error(format!("invalid call descriptor: {error}")))?;
         if queue >= QUEUES {
+            self.event_call = call;
             return Ok(());
         }
-        let call = file.map(eventfd).transpose()?;
         self.send_command(QueueCommand::SetCall { queue, call })
             .map(drop)
     }
@@ -480,11 +518,17 @@ impl VhostUserBackendReqHandlerMut for Device {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::RESET_DEVICE
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::BACKEND_REQ)
     }
 
-    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
+        self.acknowledges = features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
         Ok(())
+    }
+
+    fn set_backend_req_fd(&mut self, requests: Backend) {
+        self.requests = Some(requests);
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
@@ -554,7 +598,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<VhostUserMemoryRegionBase>> {
-        let ram = self.region(&self.ram, region, &file)?;
+        let ram = self.region(&self.ram, spec(region), &file)?;
         self.set_ram(ram)?;
         Ok(None)
     }

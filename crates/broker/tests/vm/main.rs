@@ -13,3 +13,4 @@ mod sharing;
 mod siblings;
 mod streams;
 mod traffic;
+mod uml;

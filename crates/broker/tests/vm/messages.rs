@@ -229,7 +229,7 @@ fn invalid_vrings_are_refused_or_stop_only_their_own_machine() {
 }
 
 #[test]
-fn kick_and_call_descriptors_that_are_no_eventfds_are_refused() {
+fn kick_and_call_descriptors_of_another_kind_are_refused() {
     let fixture = Fixture::new();
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let memory = Memory::new(4096, Regions::One).unwrap();

@@ -58,7 +58,53 @@ pub fn is_eventfd(fd: impl AsFd) -> bool {
 /// Signals an eventfd of another process, such as a VMM's. Blocks only if the descriptor is in blocking
 /// mode and was signalled 2^64 - 2 times without a read.
 pub fn signal(fd: impl AsFd) {
-    let _ = rustix::io::retry_on_intr(|| rustix::io::write(&fd, &1u64.to_ne_bytes()));
+    let _ = rustix::io::retry_on_intr(|| rustix::io::write(&fd, &SIGNAL));
+}
+
+/// One signal, as both kinds of [`Signal`] write it.
+const SIGNAL: [u8; 8] = 1_u64.to_ne_bytes();
+
+/// The descriptor with which another process, such as a VMM, wants to be signalled: an eventfd, or a Unix
+/// socket to which each signal writes the same 8 bytes (User-mode Linux cannot receive `SIGIO` from an
+/// eventfd).
+#[derive(Debug)]
+pub struct Signal {
+    fd: OwnedFd,
+    is_socket: bool,
+}
+
+impl Signal {
+    /// Checks a descriptor received from another process. An eventfd becomes nonblocking.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if it is neither; those of `fcntl`.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let is_socket = match rustix::net::sockopt::socket_domain(&fd) {
+            Ok(domain) => domain == rustix::net::AddressFamily::UNIX,
+            Err(_) => false,
+        };
+        if is_socket {
+            return Ok(Self { fd, is_socket });
+        }
+        if !is_eventfd(&fd) {
+            let text = "the descriptor is neither an eventfd nor a Unix socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        super::set_nonblocking(&fd, true)?;
+        Ok(Self { fd, is_socket })
+    }
+
+    /// Signals the other process. Never blocks on a socket, whatever its mode: a full one holds signals
+    /// that the other process has yet to read. On an eventfd as [`signal`].
+    #[inline]
+    pub fn send(&self) {
+        if !self.is_socket {
+            return signal(&self.fd);
+        }
+        let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+        let _ = rustix::io::retry_on_intr(|| rustix::net::send(&self.fd, &SIGNAL, flags));
+    }
 }
 
 /// Creates a descriptor that is readable when one of `fds` is (epoll).
@@ -199,6 +245,53 @@ mod tests {
 
     fn ready(fd: impl AsFd) -> bool {
         poll::wait(&mut [PollFd::new(&fd, PollFlags::IN)], Some(Instant::now())).unwrap()
+    }
+
+    #[test]
+    fn a_signal_is_eight_bytes_on_an_eventfd_and_on_a_unix_socket() {
+        let (ours, theirs) = crate::stream::pair().unwrap();
+        let signal = Signal::new(ours.into()).unwrap();
+        signal.send();
+        signal.send();
+        let mut bytes = [0; 32];
+        assert_eq!(rustix::io::read(&theirs, &mut bytes).unwrap(), 16);
+        assert_eq!(bytes[..16], [SIGNAL, SIGNAL].concat()[..]);
+
+        let event = Event::new().unwrap();
+        let signal = Signal::new(event.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        signal.send();
+        signal.send();
+        assert_eq!(rustix::io::read(&event, &mut bytes).unwrap(), 8);
+        assert_eq!(bytes[..8], 2_u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn a_signal_blocks_on_no_socket_and_survives_the_end_of_its_reader() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        // The other process shares the mode, and has made it blocking.
+        ours.set_nonblocking(false).unwrap();
+        let signal = Signal::new(ours.into()).unwrap();
+        (0..100_000).for_each(|_| signal.send());
+        assert!(ready(&theirs));
+        drop(theirs);
+        signal.send();
+        let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let signal = Signal::new(ours.into()).unwrap();
+        (0..1_000).for_each(|_| signal.send());
+        drop(theirs);
+        signal.send();
+    }
+
+    #[test]
+    fn only_an_eventfd_or_a_unix_socket_takes_signals() {
+        let (reader, writer) = crate::doorbell::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let memory = crate::shared_memory::create(4096).unwrap();
+        for fd in [reader, writer, file.into(), tcp.into(), memory] {
+            let error = Signal::new(fd).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

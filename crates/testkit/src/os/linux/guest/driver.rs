@@ -9,8 +9,9 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_virtio::{HEADER_LEN, Header, features};
 
 use super::memory::{BumpAllocator, Memory, Regions};
+use super::uml::{self, Channels};
 use super::virtqueue::{QueueOffsets, Segment, Virtqueue};
-use super::vmm::{PROTOCOL_FEATURES, Vmm, protocol};
+use super::vmm::{FrontEnd, PROTOCOL_FEATURES, Vmm, protocol};
 
 /// Index of the RX queue (device to guest).
 pub const RX: u32 = 0;
@@ -46,7 +47,9 @@ pub struct Options {
     pub queue_size: u16,
     /// Virtio features that the driver accepts.
     pub features: u64,
-    /// Protocol features of vhost-user that the VMM accepts.
+    /// The VMM.
+    pub front_end: FrontEnd,
+    /// Protocol features of vhost-user that QEMU accepts.
     pub protocol: u64,
     /// Bytes of one receive buffer, including the header.
     pub rx_buffer: usize,
@@ -79,6 +82,7 @@ impl Default for Options {
                 | features::INDIRECT_DESC
                 | features::STREAM
                 | features::SEQPACKET,
+            front_end: FrontEnd::default(),
             protocol: protocol::MQ
                 | protocol::REPLY_ACK
                 | protocol::CONFIG
@@ -101,6 +105,15 @@ impl Options {
         Self {
             cid,
             ..Self::default()
+        }
+    }
+
+    /// Like Linux in User-mode Linux, with this context id.
+    pub fn user_mode_linux(cid: u64) -> Self {
+        Self {
+            front_end: FrontEnd::UserModeLinux,
+            queue_size: 256,
+            ..Self::new(cid)
         }
     }
 
@@ -133,6 +146,8 @@ pub struct Driver {
     options: Options,
     memory: Arc<Memory>,
     vmm: Option<Vmm>,
+    /// Those of User-mode Linux.
+    channels: Option<Channels>,
     features: u64,
     rx: Virtqueue,
     tx: Virtqueue,
@@ -195,15 +210,21 @@ impl Driver {
             Regions::TwoApart => len,
             _ => 0,
         };
-        let memory = Arc::new(Memory::new(len + spare, options.regions)?);
+        let memory = match options.front_end {
+            FrontEnd::Qemu => Memory::new(len + spare, options.regions)?,
+            FrontEnd::UserModeLinux => Memory::unsealed(len + spare, options.regions)?,
+        };
+        let memory = Arc::new(memory);
         let ([rx, tx], rx_begin, tx_begin, planned) = plan(memory.boundary());
         assert!(planned <= memory.len());
-        let queue = |offsets| Virtqueue::new(&memory, options.queue_size, offsets);
+        let queue =
+            |offsets| Virtqueue::new(&memory, options.queue_size, offsets, options.front_end);
         let (rx, tx) = (queue(rx)?, queue(tx)?);
         let mut driver = Self {
             path: path.to_owned(),
             memory,
             vmm: None,
+            channels: None,
             features: 0,
             rx,
             tx,
@@ -229,7 +250,15 @@ impl Driver {
     /// If the device cannot be reached or rejects the setup.
     pub fn connect(&mut self) -> io::Result<()> {
         let mut vmm = Vmm::connect(&self.path, self.options.timeout)?;
-        self.features = vmm.negotiate(self.options.features, self.options.protocol)?;
+        match self.options.front_end {
+            FrontEnd::Qemu => {
+                self.features = vmm.negotiate(self.options.features, self.options.protocol)?;
+            }
+            FrontEnd::UserModeLinux => {
+                let (features, channels) = uml::negotiate(&mut vmm, self.options.features)?;
+                (self.features, self.channels) = (features, Some(channels));
+            }
+        }
         self.vmm = Some(vmm);
         let has = |feature| self.features & feature != 0;
         let (event_idx, indirect) = (has(features::EVENT_IDX), has(features::INDIRECT_DESC));
@@ -239,18 +268,25 @@ impl Driver {
         self.start_queues(bases)
     }
 
-    /// Starts the queues at these indexes. Like QEMU, it sends the memory table again.
+    /// Starts the queues at these indexes, in User-mode Linux always at 0. It sends the memory table again.
     ///
     /// # Errors
     /// `NotConnected`, or if the device rejects the setup.
     pub fn start_queues(&mut self, bases: [u16; 2]) -> io::Result<()> {
         let vmm = self.vmm()?;
+        if let Some(channels) = &self.channels {
+            let queues = [&self.rx, &self.tx];
+            uml::start(vmm, &self.memory, queues, channels, self.options.cid)?;
+            self.rx.kick();
+            self.tx.kick();
+            return Ok(());
+        }
         vmm.set_memory(self.memory.regions(), self.memory.descriptor())?;
         for (index, (queue, base)) in [(RX, &self.rx), (TX, &self.tx)]
             .into_iter()
             .map(|(index, queue)| (index, (queue, bases[index as usize])))
         {
-            let events = [queue.kick_event(), queue.call_event()];
+            let events = [queue.kick_event(), queue.call_descriptor()];
             vmm.start_ring(index, queue.size(), base, queue.addresses(), events)?;
         }
         if self.features & PROTOCOL_FEATURES != 0 {
@@ -277,7 +313,10 @@ impl Driver {
     /// # Errors
     /// As [`Driver::stop_queues`] and [`Driver::start_queues`].
     pub fn reboot(&mut self) -> io::Result<()> {
-        self.stop_queues()?;
+        match self.options.front_end {
+            FrontEnd::Qemu => drop(self.stop_queues()?),
+            FrontEnd::UserModeLinux => uml::stop(self.vmm()?)?,
+        }
         self.reset_queues();
         self.start_queues([0, 0])?;
         self.refill();
@@ -287,6 +326,14 @@ impl Driver {
     /// Closes the vhost-user connection without stopping the queues, as a killed VMM does.
     pub fn disconnect(&mut self) {
         self.vmm = None;
+        self.channels = None;
+    }
+
+    /// Whether the device holds its ends of the descriptors that User-mode Linux must not lose, and has not
+    /// used them. True with another VMM.
+    pub fn channels_are_open(&self) -> bool {
+        let channels = self.channels.as_ref();
+        channels.is_none_or(Channels::are_open_and_silent)
     }
 
     /// The vhost-user connection.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hvsock_sys::shared_memory::{self, Mapping, SharedBytes};
+use rustix::fs::MemfdFlags;
 
 /// First guest-physical address. Not zero, so that an offset used as an address is detected.
 const BEGIN: u64 = 0x1000_0000;
@@ -71,6 +72,22 @@ impl Memory {
             mapping,
             regions: regions.collect(),
         })
+    }
+
+    /// Allocates memory as User-mode Linux does: unsealed, and at the guest's addresses in the VMM.
+    ///
+    /// # Errors
+    /// As [`Memory::new`].
+    pub fn unsealed(len: usize, regions: Regions) -> io::Result<Self> {
+        let mut memory = Self::new(len, regions)?;
+        let len = memory.len();
+        memory.descriptor = rustix::fs::memfd_create("vm_file", MemfdFlags::CLOEXEC)?;
+        rustix::fs::ftruncate(&memory.descriptor, len as u64)?;
+        memory.mapping = Mapping::part(&memory.descriptor, 0, len, true)?;
+        for region in &mut memory.regions {
+            region.process = region.guest;
+        }
+        Ok(memory)
     }
 
     /// Length in bytes.

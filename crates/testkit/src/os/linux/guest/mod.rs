@@ -8,11 +8,13 @@
 //! The guest also checks the device. Packets that violate the protocol are collected for
 //! [`Guest::protocol_violations`]. A device that violates the virtqueue protocol makes the test panic.
 
+mod call;
 mod connection;
 mod core;
 pub mod driver;
 pub mod memory;
 mod sockets;
+mod uml;
 pub mod virtqueue;
 pub mod vmm;
 
@@ -21,3 +23,4 @@ pub use connection::{BUFFER, CloseReason};
 pub use driver::{Driver, Layout, Options, Received};
 pub use memory::{Memory, Region, Regions};
 pub use sockets::{Guest, GuestListener, GuestStream, HOST};
+pub use vmm::FrontEnd;

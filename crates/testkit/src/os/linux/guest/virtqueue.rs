@@ -13,8 +13,9 @@ use std::sync::atomic::{Ordering, fence};
 use hvsock_sys::event::Event;
 use hvsock_sys::shared_memory::SharedBytes;
 
+use super::call::Call;
 use super::memory::{BumpAllocator, Memory};
-use super::vmm::RingAddresses;
+use super::vmm::{FrontEnd, RingAddresses};
 
 /// Descriptor flags (virtio 1.2 §2.7.5).
 pub mod flags {
@@ -90,7 +91,7 @@ pub struct Virtqueue {
     /// The next used index to read.
     used: u16,
     kick: Event,
-    call: Event,
+    call: Call,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -126,7 +127,12 @@ impl QueueOffsets {
 }
 
 impl Virtqueue {
-    pub(super) fn new(memory: &Arc<Memory>, size: u16, offsets: QueueOffsets) -> io::Result<Self> {
+    pub(super) fn new(
+        memory: &Arc<Memory>,
+        size: u16,
+        offsets: QueueOffsets,
+        front_end: FrontEnd,
+    ) -> io::Result<Self> {
         let mut queue = Self {
             memory: Arc::clone(memory),
             size,
@@ -140,7 +146,7 @@ impl Virtqueue {
             published: 0,
             used: 0,
             kick: Event::new()?,
-            call: Event::new()?,
+            call: Call::new(front_end)?,
         };
         queue.reset();
         Ok(queue)
@@ -194,9 +200,14 @@ impl Virtqueue {
         self.kick.as_fd()
     }
 
-    /// The call descriptor: the device's notifications to the driver.
+    /// The call descriptor that the driver reads: the device's notifications.
     pub fn call_event(&self) -> BorrowedFd<'_> {
-        self.call.as_fd()
+        self.call.near()
+    }
+
+    /// The call descriptor that the device gets.
+    pub fn call_descriptor(&self) -> BorrowedFd<'_> {
+        self.call.far()
     }
 
     /// The next available index.

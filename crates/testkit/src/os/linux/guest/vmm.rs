@@ -36,6 +36,7 @@ pub mod request {
     pub const SET_PROTOCOL_FEATURES: u32 = 16;
     pub const GET_QUEUE_NUM: u32 = 17;
     pub const SET_VRING_ENABLE: u32 = 18;
+    pub const SET_BACKEND_REQ_FD: u32 = 21;
     pub const GET_CONFIG: u32 = 24;
     pub const RESET_DEVICE: u32 = 34;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
@@ -52,10 +53,14 @@ pub mod protocol {
     pub const MQ: u64 = 1 << 0;
     /// A request can require an acknowledgement.
     pub const REPLY_ACK: u64 = 1 << 3;
+    /// The device may send requests, over a channel of its own.
+    pub const BACKEND_REQ: u64 = 1 << 5;
     /// The configuration space is readable.
     pub const CONFIG: u64 = 1 << 9;
     /// A request can reset the device.
     pub const RESET_DEVICE: u64 = 1 << 13;
+    /// Notifications are messages instead of eventfds.
+    pub const INBAND_NOTIFICATIONS: u64 = 1 << 14;
     /// Memory regions can be added and removed one by one.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 }
@@ -67,6 +72,16 @@ const NEED_REPLY: u32 = 1 << 3;
 const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Largest accepted reply in bytes.
 const MAX_REPLY: usize = 4096;
+
+/// The VMM whose vhost-user messages are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FrontEnd {
+    /// QEMU.
+    #[default]
+    Qemu,
+    /// User-mode Linux. Its device is a VM that accepts unsealed memory.
+    UserModeLinux,
+}
 
 /// Addresses of the three parts of a ring, in the VMM's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +151,11 @@ impl Vmm {
         let negotiated = offered & (accepted | PROTOCOL_FEATURES);
         self.send_acked(request::SET_FEATURES, &negotiated.to_ne_bytes(), &[])?;
         Ok(negotiated)
+    }
+
+    /// Sets the protocol features, without a message.
+    pub(super) fn set_protocol(&mut self, protocol: u64) {
+        self.protocol = protocol;
     }
 
     /// The negotiated protocol features.
