@@ -47,6 +47,11 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests with real guests",
     },
     Tool {
+        package: "user-mode-linux",
+        probe: &["test", "-x", "/usr/bin/linux.uml"],
+        needed_by: "the tests with real guests in User-mode Linux",
+    },
+    Tool {
         package: "busybox-static",
         probe: &["busybox", "true"],
         needed_by: "the tests with real guests",

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::file::File;
 
+/// Number of command ports of a guest, and so of concurrent commands.
+pub(crate) const PORTS: usize = 8;
+
 /// The configuration of a guest.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -42,17 +42,25 @@ pub enum Error {
         /// A command's output so far, or the end of the console.
         seen: String,
     },
-    /// QEMU has ended, or the guest's kernel has panicked.
+    /// The VMM has ended, or the guest's kernel has panicked.
     #[error("{what}{seen}")]
     Ended {
         /// What ended, and how.
         what: String,
-        /// QEMU's standard error and the end of the console.
+        /// The VMM's standard error and the end of the console.
         seen: String,
     },
     /// The guest rebooted while a command ran in it.
     #[error("the guest has rebooted")]
     Rebooted,
+    /// This kind of guest cannot do it.
+    #[error("{what} is not possible in a guest of {vmm}")]
+    Unsupported {
+        /// The operation.
+        what: &'static str,
+        /// The kind of guest.
+        vmm: &'static str,
+    },
     /// QEMU or the guest sent an unexpected or negative reply.
     #[error("{0}")]
     Protocol(String),

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::config::{Config, PORTS};
 use crate::error::{Error, quoted};
-use crate::kit::Kit;
+use crate::kit::{Kit, Vmm};
 use crate::lock::{locked, unpoisoned};
-use crate::machine::{Machine, PORTS, until};
+use crate::machine::{Machine, until};
 use crate::port::{Answer, Attached, Port, Request};
 use crate::qmp::Monitor;
 
@@ -24,10 +24,11 @@ const GRACE: Duration = Duration::from_secs(15);
 /// Polling interval of waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A running guest. Dropping it kills its QEMU.
+/// A running guest. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct Guest {
-    monitor: Mutex<Monitor>,
+    /// QEMU's monitor.
+    monitor: Option<Mutex<Monitor>>,
     ports: Mutex<Ports>,
     returned: Condvar,
     boot: Mutex<String>,
@@ -88,25 +89,32 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] if QEMU cannot be started; [`Error::Ended`] if QEMU or the kernel ends;
-    /// [`Error::TimedOut`] after [`Config::boot_limit`].
+    /// [`Error::Io`] if the VMM cannot be started; [`Error::Ended`] if it or the kernel ends;
+    /// [`Error::Unsupported`] for a network in User-mode Linux; [`Error::TimedOut`] after [`Config::boot_limit`].
     pub fn boot(kit: &Kit, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.boot_limit;
-        let machine = Machine::start(kit, config)?;
-        // QEMU's standard error explains more than a closed monitor.
-        let mut monitor = Monitor::open(connect(&machine, "qmp", deadline)?)
-            .map_err(|error| machine.ended_soon().unwrap_or(error))?;
-        let mut idle = Vec::new();
-        for index in 0..PORTS {
-            let stream = connect(&machine, &format!("port{index}"), deadline)?;
-            idle.push(Port::new(stream));
+        if config.network.is_some() && kit.vmm == Vmm::UserModeLinux {
+            let (what, vmm) = ("a network", kit.vmm.name());
+            return Err(Error::Unsupported { what, vmm });
         }
-        let forwarded = match &config.network {
-            Some(network) => forwards(&mut monitor, &network.forwarded)?,
-            None => Vec::new(),
-        };
+        let (machine, mut streams) = Machine::start(kit, config)?;
+        let mut monitor = None;
+        let mut forwarded = Vec::new();
+        if let Vmm::Qemu(_) = kit.vmm {
+            // QEMU's standard error explains more than a closed monitor.
+            let mut opened = Monitor::open(connect(&machine, "qmp", deadline)?)
+                .map_err(|error| machine.ended_soon().unwrap_or(error))?;
+            for index in 0..PORTS {
+                streams.push(connect(&machine, &format!("port{index}"), deadline)?);
+            }
+            if let Some(network) = &config.network {
+                forwarded = forwards(&mut opened, &network.forwarded)?;
+            }
+            monitor = Some(Mutex::new(opened));
+        }
+        let idle: Vec<Port> = streams.into_iter().map(Port::new).collect();
         let guest = Self {
-            monitor: Mutex::new(monitor),
+            monitor,
             ports: Mutex::new(Ports {
                 all: idle.len(),
                 idle,
@@ -128,7 +136,7 @@ impl Guest {
         self.machine.name()
     }
 
-    /// Process id of its QEMU.
+    /// Process id of its VMM.
     pub fn pid(&self) -> u32 {
         self.machine.pid()
     }
@@ -217,7 +225,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
+    /// As [`monitor`](Self::monitor).
     pub fn pause(&self) -> Result<(), Error> {
         self.monitor("stop", &json!({})).map(drop)
     }
@@ -226,7 +234,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
+    /// As [`monitor`](Self::monitor).
     pub fn resume(&self) -> Result<(), Error> {
         self.monitor("cont", &json!({})).map(drop)
     }
@@ -236,7 +244,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// As [`boot`](Self::boot).
+    /// As [`boot`](Self::boot) and [`monitor`](Self::monitor).
     pub fn reset(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.boot_limit;
         self.monitor("system_reset", &json!({}))?;
@@ -252,7 +260,7 @@ impl Guest {
         self.wait_until_ready(Instant::now() + self.boot_limit)
     }
 
-    /// Waits for QEMU's end, after a power-off from inside.
+    /// Waits for the VMM's end, after a power-off from inside.
     ///
     /// # Errors
     ///
@@ -261,7 +269,7 @@ impl Guest {
         if self.machine.wait(self.boot_limit) {
             return Ok(());
         }
-        Err(self.machine.timed_out("QEMU's end", self.boot_limit))
+        Err(self.machine.timed_out(self.end(), self.boot_limit))
     }
 
     /// Hot-unplugs the vsock device and plugs a new one. This connects to a restarted back-end, because QEMU
@@ -269,8 +277,7 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Protocol`] if there is no vsock device or QEMU refuses; [`Error::Io`] or [`Error::Ended`] if
-    /// QEMU is gone.
+    /// [`Error::Protocol`] if there is no vsock device; otherwise as [`monitor`](Self::monitor).
     pub fn replug_vsock(&self) -> Result<(), Error> {
         let Some(socket) = &self.vsock else {
             return Err(Error::Protocol("the guest has no vsock device".into()));
@@ -296,21 +303,29 @@ impl Guest {
         self.monitor("device_add", &device).map(drop)
     }
 
-    /// Quits QEMU and waits for its end, as when a machine is switched off.
+    /// Quits the VMM and waits for its end, as when a machine is switched off.
     ///
     /// # Errors
     ///
-    /// [`Error::TimedOut`] if QEMU does not end; the errors of [`monitor`](Self::monitor).
+    /// [`Error::TimedOut`] if the VMM does not end; the errors of [`monitor`](Self::monitor) for QEMU.
     pub fn quit(self) -> Result<(), Error> {
-        self.monitor("quit", &json!({}))?;
+        match self.monitor {
+            Some(_) => drop(self.monitor("quit", &json!({}))?),
+            // It may end before it has answered.
+            None => drop(self.spawn("poweroff -f")),
+        }
         if self.machine.wait(GRACE) {
             Ok(())
         } else {
-            Err(self.machine.timed_out("QEMU's end", GRACE))
+            Err(self.machine.timed_out(self.end(), GRACE))
         }
     }
 
-    /// Kills QEMU with `SIGKILL`.
+    fn end(&self) -> String {
+        format!("{}'s end", self.machine.vmm())
+    }
+
+    /// Kills the guest's processes with `SIGKILL`.
     pub fn kill(self) {
         self.machine.kill();
     }
@@ -319,9 +334,14 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
+    /// [`Error::Unsupported`] in User-mode Linux; [`Error::Protocol`] if QEMU refuses the command;
+    /// [`Error::Io`] or [`Error::Ended`] if it is gone.
     pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value, Error> {
-        locked(&self.monitor).execute(command, arguments)
+        let Some(monitor) = &self.monitor else {
+            let (what, vmm) = ("a command of QEMU's monitor", self.machine.vmm());
+            return Err(Error::Unsupported { what, vmm });
+        };
+        locked(monitor).execute(command, arguments)
     }
 
     fn request(&self, request: &Request<'_>, limit: Duration, what: &str) -> Result<Output, Error> {
@@ -394,7 +414,7 @@ impl Guest {
 
     fn wait_for_port(&self, port: &mut Port, before: &str, deadline: Instant) -> Result<(), Error> {
         loop {
-            // QEMU's end closes the port at once; a kernel panic appears only on the console.
+            // The VMM's end closes the port at once; a kernel panic appears only on the console.
             let next_check = deadline.min(Instant::now() + Duration::from_millis(500));
             match port.ready(next_check) {
                 Ok(Some(boot)) if boot != before => {

@@ -1,6 +1,5 @@
 #!/bin/busybox sh
-# The init process of a guest: loads the modules, then serves each port of the virtio-serial device in a
-# shell of its own. port.rs describes the protocol.
+# The init process of a guest: loads the modules, then serves each serial port in a shell of its own. port.rs describes the protocol.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -33,6 +32,8 @@ serve() {
 	mkdir -p "$own"
 	# A port can be opened only once.
 	exec 0<>"$1" 1>&0
+	# Ports of a virtio-serial device are no terminals.
+	case $1 in /dev/tty*) stty raw -echo ;; esac
 	echo "ready $boot"
 	while :; do
 		# End of file: the host is not connected at the moment.
@@ -79,7 +80,8 @@ serve() {
 	done
 }
 
-for port in /dev/vport*; do
+# Unquoted: a list, or a pattern.
+for port in $ports; do
 	serve "$port" &
 done
 echo "init: ready"

@@ -9,13 +9,15 @@ use std::path::Path;
 use crate::config::Config;
 use crate::cpio::Archive;
 use crate::file::Source;
-use crate::kit::Kit;
-use crate::{modules, tools};
+use crate::kit::{Kit, Vmm};
+use crate::{modules, tools, uml};
 
 const INIT: &str = include_str!("init.sh");
 
-/// Modules for vsock in the guest; those of the second list are optional.
-const VSOCK: [&str; 2] = ["virtio_pci", "vmw_vsock_virtio_transport"];
+/// Modules for QEMU's devices.
+const QEMU: [&str; 2] = ["virtio_console", "virtio_pci"];
+/// The module for vsock in the guest, and an optional one.
+const VSOCK: &str = "vmw_vsock_virtio_transport";
 const VSOCK_EXTRA: [&str; 1] = ["vsock_diag"];
 
 /// Builds the archive.
@@ -34,11 +36,19 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
         image.link(&format!("/bin/{applet}"), "busybox");
     }
     let network = if config.network.is_some() { "yes" } else { "" };
-    let settings = format!("name='{}'\nnetwork={network}\n", config.name);
+    let ports = match kit.vmm {
+        Vmm::Qemu(_) => "/dev/vport*".to_owned(),
+        Vmm::UserModeLinux => uml::port_files().collect::<Vec<_>>().join(" "),
+    };
+    let name = &config.name;
+    let settings = format!("name='{name}'\nnetwork={network}\nports='{ports}'\n");
     image.file("/etc/guest", 0o644, settings.as_bytes());
 
-    let mut required = vec!["virtio_console"];
-    required.extend(VSOCK);
+    let mut required = Vec::new();
+    if let Vmm::Qemu(_) = kit.vmm {
+        required.extend(QEMU);
+    }
+    required.push(VSOCK);
     if config.network.is_some() {
         required.push("virtio_net");
     }

@@ -13,7 +13,7 @@ use crate::tools;
 /// A kernel and its modules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kernel {
-    /// The compressed image, a `vmlinuz`.
+    /// The compressed image, a `vmlinuz`, or the program of User-mode Linux.
     pub image: PathBuf,
     /// The folder of its modules, with `kernel` and `modules.builtin`.
     pub modules: PathBuf,
@@ -101,6 +101,28 @@ impl Kernel {
         let name = self.modules.file_name()?.to_str()?;
         let (_, numbers) = rank(name);
         Some((*numbers.first()?, *numbers.get(1)?))
+    }
+
+    /// The kernel of User-mode Linux at this path, with the modules of `HVSOCK_GUEST_UML_MODULES` or those
+    /// of Debian's package.
+    pub(crate) fn user_mode(image: PathBuf) -> Result<Self, String> {
+        const FOLDER: &str = "/usr/lib/uml/modules";
+        const VARIABLE: &str = "HVSOCK_GUEST_UML_MODULES";
+        let is_modules = |folder: &PathBuf| folder.join("modules.builtin").is_file();
+        if let Some(modules) = variable(VARIABLE) {
+            return match is_modules(&modules) {
+                true => Ok(Self { image, modules }),
+                false => Err(format!("{VARIABLE} is not a folder of a kernel's modules")),
+            };
+        }
+        // Each kernel's package has one folder; the newest is that of the installed program.
+        let folders = paths_in(FOLDER.as_ref()).filter(is_modules);
+        let newest = folders.max_by_key(|folder| {
+            let name = folder.file_name().unwrap_or_default();
+            rank(&name.to_string_lossy())
+        });
+        let modules = newest.ok_or_else(|| format!("no modules of User-mode Linux in {FOLDER}"))?;
+        Ok(Self { image, modules })
     }
 
     fn given(image: PathBuf, modules: Option<PathBuf>) -> Result<Self, Missing> {

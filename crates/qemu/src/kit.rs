@@ -7,11 +7,30 @@ use crate::error::{INSTALL, Missing};
 use crate::kernel::Kernel;
 use crate::{modules, tools};
 
-/// QEMU, a kernel, and busybox.
+/// What runs a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vmm {
+    /// QEMU, `qemu-system-x86_64`, at this path.
+    Qemu(PathBuf),
+    /// User-mode Linux. Its kernel is the program.
+    UserModeLinux,
+}
+
+impl Vmm {
+    /// Its name in messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Qemu(_) => "QEMU",
+            Self::UserModeLinux => "User-mode Linux",
+        }
+    }
+}
+
+/// What runs the guest, a kernel, and busybox.
 #[derive(Debug, Clone)]
 pub struct Kit {
-    /// `qemu-system-x86_64`.
-    pub qemu: PathBuf,
+    /// What runs the guest.
+    pub vmm: Vmm,
     /// The kernel with its modules.
     pub kernel: Kernel,
     /// A statically linked busybox.
@@ -19,7 +38,7 @@ pub struct Kit {
 }
 
 impl Kit {
-    /// Locates all parts. Environment variables override the paths: `HVSOCK_GUEST_QEMU`,
+    /// Locates all parts of a guest under QEMU. Environment variables override the paths: `HVSOCK_GUEST_QEMU`,
     /// `HVSOCK_GUEST_BUSYBOX`, and those of [`Kernel::find`].
     ///
     /// # Errors
@@ -29,6 +48,25 @@ impl Kit {
         let mut kit = Self::without_kernel()?;
         kit.kernel = Kernel::find()?;
         Ok(kit)
+    }
+
+    /// Locates all parts of a guest in User-mode Linux. Environment variables override the paths:
+    /// `HVSOCK_GUEST_UML` (the kernel, `linux.uml`), `HVSOCK_GUEST_UML_MODULES` (the folder of its
+    /// modules) and `HVSOCK_GUEST_BUSYBOX`.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`], with the command that installs the missing part.
+    pub fn find_uml() -> Result<Self, Missing> {
+        let linux = program("HVSOCK_GUEST_UML", &["linux.uml"])
+            .map_err(|why| missing(why, "apt-get install user-mode-linux"))?;
+        let kernel = Kernel::user_mode(linux)
+            .map_err(|why| missing(why, "apt-get install user-mode-linux"))?;
+        Ok(Self {
+            vmm: Vmm::UserModeLinux,
+            kernel,
+            busybox: static_busybox()?,
+        })
     }
 
     /// As [`find`](Self::find), but downloads a missing kernel: see [`Kernel::fetch`].
@@ -62,18 +100,22 @@ impl Kit {
     fn without_kernel() -> Result<Self, Missing> {
         let qemu = program("HVSOCK_GUEST_QEMU", &["qemu-system-x86_64"])
             .map_err(|why| missing(why, "apt-get install qemu-system-x86"))?;
-        let busybox = program("HVSOCK_GUEST_BUSYBOX", &["busybox"])
-            .map_err(|why| missing(why, "apt-get install busybox-static"))?;
-        if is_dynamic(&busybox) {
-            let why = format!("{} is not statically linked", busybox.display());
-            return Err(missing(why, "apt-get install busybox-static"));
-        }
         Ok(Self {
-            qemu,
+            vmm: Vmm::Qemu(qemu),
             kernel: Kernel::default(),
-            busybox,
+            busybox: static_busybox()?,
         })
     }
+}
+
+fn static_busybox() -> Result<PathBuf, Missing> {
+    let busybox = program("HVSOCK_GUEST_BUSYBOX", &["busybox"])
+        .map_err(|why| missing(why, "apt-get install busybox-static"))?;
+    if is_dynamic(&busybox) {
+        let why = format!("{} is not statically linked", busybox.display());
+        return Err(missing(why, "apt-get install busybox-static"));
+    }
+    Ok(busybox)
 }
 
 fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {

@@ -1,12 +1,13 @@
-//! Boots real Linux guests in seconds: QEMU, a distribution's kernel package, and an initramfs of busybox,
-//! kernel modules and the caller's files. It needs no disk image, no root and no KVM.
+//! Boots real Linux guests in seconds: a virtual machine monitor, a distribution's kernel package, and an
+//! initramfs of busybox, kernel modules and the caller's files. It needs no disk image, no root and no KVM.
 //!
-//! - [`Kit`]: the programs and the kernel. [`Kit::find`] locates them; its error names what is missing
-//!   and the command that installs it.
+//! - [`Kit`]: the programs and the kernel. [`Kit::find`] locates those for QEMU, which emulates a machine,
+//!   and [`Kit::find_uml`] those for User-mode Linux, which boots in a second and runs at nearly native
+//!   speed. The error names what is missing and the command that installs it.
 //! - [`Config`]: a guest's memory, files, vhost-user-vsock device and network.
 //! - [`Guest`]: a running guest. Run commands in it ([`Guest::run`], [`Guest::spawn`],
-//!   [`Guest::attach`]), copy files, pause, reset and stop it. Commands go over ports of a virtio-serial
-//!   device, so they do not depend on vsock.
+//!   [`Guest::attach`]), copy files and stop it; QEMU's can also be paused and reset. Commands go over serial
+//!   ports, so they do not depend on vsock.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -22,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! Every wait has a time limit. Dropping a guest kills its QEMU and removes its files. Errors quote the
+//! Every wait has a time limit. Dropping a guest kills its processes and removes its files. Errors quote the
 //! guest's console.
 
 #![forbid(unsafe_code)]
@@ -42,13 +43,14 @@ mod port;
 mod program;
 mod qmp;
 mod tools;
+mod uml;
 
 pub use config::{Accelerator, Config, Network, Vsock};
 pub use error::{Error, Missing};
 pub use file::File;
 pub use guest::{Guest, Output, Spawned};
 pub use kernel::Kernel;
-pub use kit::Kit;
+pub use kit::{Kit, Vmm};
 pub use port::Attached;
 
 #[cfg(test)]
@@ -59,7 +61,7 @@ mod tests {
     #[test]
     fn public_types_are_send_and_sync() {
         fn assert<T: Send + Sync>() {}
-        assert::<(Kit, Kernel, Config, Accelerator, Network, Vsock, File)>();
+        assert::<(Kit, Vmm, Kernel, Config, Accelerator, Network, Vsock, File)>();
         assert::<(Guest, Output, Spawned<'_>, Attached, Error, Missing)>();
     }
 }

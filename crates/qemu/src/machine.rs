@@ -1,6 +1,7 @@
-//! QEMU's command line and process.
+//! The processes of a guest, and QEMU's command line.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -10,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::config::{Accelerator, Config};
+use crate::config::{Accelerator, Config, PORTS};
 use crate::error::{Error, quoted};
 use crate::initramfs;
-use crate::kit::Kit;
+use crate::kit::{Kit, Vmm};
 use crate::lock::locked;
-use crate::tools;
+use crate::{tools, uml};
 
 /// Minimum memory in MiB for an initramfs of this size in bytes. During unpacking it exists twice, and its
 /// tmpfs is limited to half of the memory. With less memory, files are silently truncated.
@@ -25,13 +26,11 @@ fn min_memory_mib(initramfs: usize) -> u32 {
     size.saturating_mul(3).saturating_add(SYSTEM)
 }
 
-/// Number of command ports of a guest, and so of concurrent commands.
-pub const PORTS: usize = 8;
-
-/// A running QEMU.
+/// A running QEMU or User-mode Linux.
 #[derive(Debug)]
 pub struct Machine {
     name: String,
+    vmm: &'static str,
     folder: TempDir,
     pid: u32,
     end: Arc<Mutex<Option<ExitStatus>>>,
@@ -40,7 +39,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn start(kit: &Kit, config: &Config) -> Result<Self, Error> {
+    /// Starts it. Returns the host's ends of the ports that need no connect.
+    pub fn start(kit: &Kit, config: &Config) -> Result<(Self, Vec<UnixStream>), Error> {
         let parent = config.folder.clone();
         let folder = tempfile::Builder::new()
             .prefix("hvsock-guest-")
@@ -57,22 +57,38 @@ impl Machine {
         fs::write(folder.path().join("initramfs"), initramfs)
             .map_err(Error::io("cannot write the initramfs"))?;
         let errors = fs::File::create(folder.path().join("errors"))
-            .map_err(Error::io("cannot write QEMU's messages"))?;
-        let mut command = with_parent(&kit.qemu);
-        command
-            .args(arguments(kit, config, folder.path()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(errors);
+            .map_err(Error::io("cannot write the VMM's messages"))?;
+        let vmm = kit.vmm.name();
+        let mut ours = Vec::new();
+        let mut theirs = Vec::new();
+        let mut command = match &kit.vmm {
+            Vmm::Qemu(qemu) => {
+                let mut command = with_parent(qemu);
+                command.args(arguments(kit, config, folder.path()));
+                command.stdin(Stdio::null()).stdout(Stdio::null());
+                command
+            }
+            Vmm::UserModeLinux => {
+                let console = fs::File::create(folder.path().join("console"))
+                    .map_err(Error::io("cannot write the guest's console"))?;
+                (ours, theirs) = uml::ports().map_err(Error::io("cannot create serial lines"))?;
+                let mut command = uml::command(kit, config, folder.path(), &theirs);
+                command.stdout(console);
+                command
+            }
+        };
+        command.stderr(errors);
         let (kill, kill_requests) = mpsc::channel();
         let (started, start) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let end = Arc::new(Mutex::new(None));
         let slot = Arc::clone(&end);
         thread::Builder::new()
-            .name(format!("qemu {}", config.name))
-            .spawn(move || match command.spawn() {
+            .name(format!("{vmm} {}", config.name))
+            .spawn(move || match uml::spawn_with(&mut command, &theirs) {
                 Ok(mut child) => {
+                    // Closes our copies of the guest's ends, so that its end is seen.
+                    drop((command, theirs));
                     let _ = started.send(Ok(child.id()));
                     *locked(&slot) = supervise(&mut child, &kill_requests);
                     drop(ends);
@@ -82,24 +98,31 @@ impl Machine {
                 }
             })
             .map_err(Error::io("cannot start a thread"))?;
-        let failed = || Error::io(format!("cannot start {}", kit.qemu.display()));
+        let failed = || Error::io(format!("cannot start {vmm}"));
         let pid = match start.recv() {
             Ok(Ok(pid)) => pid,
             Ok(Err(error)) => return Err(failed()(error)),
             Err(gone) => return Err(failed()(std::io::Error::other(gone))),
         };
-        Ok(Self {
+        let machine = Self {
             name: config.name.clone(),
+            vmm,
             folder,
             pid,
             end,
             ended: Mutex::new(ended),
             kill,
-        })
+        };
+        Ok((machine, ours))
     }
 
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The name of what runs the guest.
+    pub fn vmm(&self) -> &'static str {
+        self.vmm
     }
 
     pub fn pid(&self) -> u32 {
@@ -117,19 +140,22 @@ impl Machine {
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// The last 30 lines of the console and QEMU's standard error, for messages.
+    /// The last 30 lines of the console and the VMM's standard error, for messages.
     pub fn diagnostics(&self) -> String {
         let errors = fs::read(self.folder.path().join("errors")).unwrap_or_default();
         let console = self.console();
         let lines: Vec<&str> = console.lines().collect();
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-        quoted("QEMU's stderr", &String::from_utf8_lossy(&errors)) + &quoted("console", &tail)
+        quoted(
+            &format!("{}'s stderr", self.vmm),
+            &String::from_utf8_lossy(&errors),
+        ) + &quoted("console", &tail)
     }
 
-    /// Fails if QEMU has ended or the guest's kernel has panicked.
+    /// Fails if the VMM has ended or the guest's kernel has panicked.
     pub fn check(&self) -> Result<(), Error> {
         let what = if let Some(status) = *locked(&self.end) {
-            format!("QEMU of the guest {} ended: {status}", self.name)
+            format!("{} of the guest {} ended: {status}", self.vmm, self.name)
         } else if self.console().contains("Kernel panic - ") {
             format!("the kernel of the guest {} panicked", self.name)
         } else {
@@ -139,20 +165,20 @@ impl Machine {
         Err(Error::Ended { what, seen })
     }
 
-    /// The error of an ended QEMU. A closed socket may be noticed before QEMU's end, so this waits for up to
+    /// The error of an ended VMM. A closed socket may be noticed before the VMM's end, so this waits for up to
     /// 500 ms.
     pub fn ended_soon(&self) -> Option<Error> {
         self.wait(Duration::from_millis(500));
         self.check().err()
     }
 
-    /// Kills QEMU and waits for its end.
+    /// Kills the guest's processes and waits for the VMM's end.
     pub fn kill(&self) {
         let _ = self.kill.send(());
         self.wait(Duration::from_secs(10));
     }
 
-    /// Waits for QEMU's end. Returns `false` on a timeout.
+    /// Waits for the VMM's end. Returns `false` on a timeout.
     pub fn wait(&self, limit: Duration) -> bool {
         let waited = locked(&self.ended).recv_timeout(limit);
         waited == Err(RecvTimeoutError::Disconnected)
@@ -173,9 +199,11 @@ impl Drop for Machine {
     }
 }
 
-/// Waits for the child's end or for a kill request. Runs in the thread that started it: see
+/// Waits for the child's end or for a kill request. Dropping its standard input ends the other processes of a
+/// guest in User-mode Linux. Runs in the thread that started it: see
 /// [`with_parent`].
 fn supervise(child: &mut Child, kill_requests: &Receiver<()>) -> Option<ExitStatus> {
+    let _group = child.stdin.take();
     let mut interval = Duration::from_millis(1);
     loop {
         match child.try_wait() {

@@ -1,4 +1,4 @@
-//! Commands over a port of the virtio-serial device.
+//! Commands over a serial port of the guest.
 //!
 //! The host sends one line, `VERB ID NUMBER BASE64`. When the command is finished, the guest replies with
 //! `done ID STATUS SIZE SIZE` and that many bytes of standard output and standard error. A port handles
