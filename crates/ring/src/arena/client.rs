@@ -8,17 +8,17 @@ use hvsock_sys::clock;
 use hvsock_sys::sync::lock;
 use thiserror::Error;
 
+use super::changes::take_request;
 use super::client_slots::{ClientSlots, Freed};
 use super::grant::Grant;
 use super::layout::ArenaLimits;
 use super::process::{ArenaProcess, TellBroker};
-use super::queue::take_request;
 use super::slot::{Finished, SlotLink, SlotOwner};
-use super::words::{CLOSING, FREE, OPEN, SLOTS, SlotWords};
-use super::{SlotId, Violation, reset};
+use super::words::{SLOTS, SlotWords};
+use super::{SlotId, Violation, reset, table};
 use crate::layout::RESET;
 use crate::memory::Memory;
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering};
 use crate::{Doorbells, RingEnd, RingSide};
 
 /// The client's end of an arena. Clones are the same end, and each [`RingEnd`] keeps the memory mapped.
@@ -117,10 +117,7 @@ impl ArenaClient {
         let client = &self.0;
         let id = client.publish()?;
         let process = &client.process;
-        // The broker stores the grant, then reads the table. So it sees the connection, or this sees the
-        // new grant.
-        fence(Ordering::SeqCst);
-        let refused = client.check_grant();
+        let refused = client.check(table::grant_after_change(process.grant().words()));
         if refused.is_err() {
             let state = &process.slot(id.slot).header.state.0;
             reset::change(state, id.seq, RESET, 0);
@@ -157,7 +154,7 @@ impl ArenaClient {
 
     /// Whether the broker allows new connections.
     pub fn is_granted(&self) -> bool {
-        self.0.check_grant().is_ok()
+        self.0.check(self.0.process.grant().grant()).is_ok()
     }
 
     /// The arena's limits.
@@ -187,8 +184,8 @@ impl ArenaClient {
 }
 
 impl Client {
-    fn check_grant(&self) -> Result<(), OpenError> {
-        match self.process.grant().grant() {
+    fn check(&self, grant: Grant) -> Result<(), OpenError> {
+        match grant {
             _ if self.process.has_ended() => Err(OpenError::Revoked),
             Grant::Granted => Ok(()),
             Grant::Suspended => Err(OpenError::Suspended),
@@ -198,7 +195,7 @@ impl Client {
 
     /// Takes a slot, initialises its words and publishes it in the connect queue.
     fn publish(&self) -> Result<SlotId, OpenError> {
-        self.check_grant()?;
+        self.check(self.process.grant().grant())?;
         let (words, grant) = (self.process.words(), self.process.grant());
         let mut slots = lock(&self.slots);
         slots.check().map_err(OpenError::Violation)?;
@@ -209,12 +206,9 @@ impl Client {
         }
         let taken = slots.take(&words.accepted.0, grant.granted(), |freed| self.free(freed));
         let id = self.valid(&mut slots, taken)?.ok_or(OpenError::NoSlot)?;
-        let entry = &words.opened.0[id.slot as usize];
         initialise(self.process.slot(id.slot), id.seq);
         let now = clock::monotonic().as_micros() as u64;
-        entry.opened_at.store(now, Ordering::Relaxed);
-        entry.keep.store(0, Ordering::Relaxed);
-        entry.life.store(life(id.seq, OPEN), Ordering::Release);
+        table::open(&words.opened.0[id.slot as usize], id.seq, now);
         slots.publisher.publish(&words.queue, &words.entries.0, id);
         Ok(id)
     }
@@ -234,8 +228,7 @@ impl Client {
     /// A slot is free: both ends are closed.
     fn free(&self, freed: Freed) {
         let Freed { id, moved_bytes } = freed;
-        let entry = &self.process.words().opened.0[id.slot as usize];
-        entry.life.store(life(id.seq, FREE), Ordering::Release);
+        table::free(&self.process.words().opened.0[id.slot as usize], id.seq);
         if moved_bytes && id.slot >= ArenaLimits::KEPT_SLOTS {
             let limits = self.process.limits();
             let start = limits.rings_at(id.slot);
@@ -255,8 +248,7 @@ impl SlotOwner for Client {
 
     fn finish(&self, id: SlotId, finished: Finished) {
         let words = self.process.words();
-        let entry = &words.opened.0[id.slot as usize];
-        entry.life.store(life(id.seq, CLOSING), Ordering::Release);
+        table::close(&words.opened.0[id.slot as usize], id.seq);
         self.process.count_closed(finished.written);
         lock(&self.slots).close(&words.accepted.0, id.slot, finished.moved_bytes, |freed| {
             self.free(freed);
@@ -269,10 +261,6 @@ impl SlotOwner for Client {
     fn keep(&self, slot: u32) -> &AtomicU32 {
         &self.process.words().opened.0[slot as usize].keep
     }
-}
-
-fn life(seq: u32, state: u64) -> u64 {
-    u64::from(seq) << 32 | state
 }
 
 /// The part of an arena's mapping that is the connection in a slot.
@@ -300,8 +288,5 @@ pub(crate) fn initialise(slot: &SlotWords, seq: u32) {
     for wakeups in &slot.wakeups {
         wakeups.0.modes.store(0, Ordering::Relaxed);
     }
-    header
-        .state
-        .0
-        .store(u64::from(seq) << 32, Ordering::Release);
+    reset::begin(&header.state.0, seq);
 }

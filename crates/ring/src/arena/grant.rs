@@ -30,7 +30,13 @@ impl Grant {
         }
     }
 
-    fn of(words: &GrantWords) -> Self {
+    /// Stores the grant, before the table is read.
+    pub(crate) fn store(self, words: &GrantWords) {
+        words.state.store(self.to_word(), Ordering::Release);
+        fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn of(words: &GrantWords) -> Self {
         match words.state.load(Ordering::Acquire) {
             1 => Self::Granted,
             2 => Self::Suspended,
@@ -73,10 +79,9 @@ impl GrantWriter {
         Grant::of(self.words())
     }
 
-    /// Stores the grant. What the processes store before they check it again is visible after this.
+    /// As [`Grant::store`].
     pub(crate) fn set(&self, grant: Grant) {
-        self.words().state.store(grant.to_word(), Ordering::Release);
-        fence(Ordering::SeqCst);
+        grant.store(self.words());
     }
 
     pub(crate) fn granted(&self) -> u32 {
@@ -119,7 +124,7 @@ impl GrantReader {
         Ok(Self { mapping, limits })
     }
 
-    fn words(&self) -> &GrantWords {
+    pub(crate) fn words(&self) -> &GrantWords {
         copy::granted(&self.mapping)
     }
 

@@ -6,11 +6,14 @@
 //! broker and, while nobody waits, without a system call. The broker reads what the pair claims about its
 //! connections, grants and revokes, closes and suspends ([`ArenaMonitor`]).
 
+mod changes;
 mod client;
 mod client_slots;
 mod create;
 mod grant;
 mod layout;
+#[cfg(loom)]
+mod loom_tests;
 mod monitor;
 mod process;
 mod queue;
@@ -19,6 +22,8 @@ mod reset;
 mod server;
 mod slot;
 mod slot_id;
+mod table;
+mod wakeups;
 mod words;
 
 pub use client::{ArenaClient, OpenError, Opened};

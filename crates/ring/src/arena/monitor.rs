@@ -8,9 +8,9 @@ use hvsock_sys::shared_memory::Mapping;
 use hvsock_sys::sync::lock;
 
 use super::grant::{Grant, GrantWriter};
-use super::process::wake_end_without_doorbell;
-use super::words::{ArenaWords, CLOSING, OPEN, SLOTS, SlotWords};
-use super::{ResetCause, SlotId, reset};
+use super::wakeups::wake_end_without_doorbell;
+use super::words::{ArenaWords, ClientEntry, SLOTS, ServerEntry, SlotWords};
+use super::{ResetCause, SlotId, changes, reset, table};
 use crate::layout::{READER_GONE, RESET, SUSPENDED};
 use crate::sync::{Ordering, fence};
 use crate::{RingSide, copy};
@@ -97,7 +97,7 @@ impl ArenaMonitor {
     /// most that of the granted slots. A hostile client can give the same sequence number to several.
     pub fn scan(&self) -> Vec<SlotView> {
         let mut state = lock(&self.state);
-        state.changes = self.changes();
+        state.changes = changes::counters(self.words());
         let gone = state.gone;
         self.open_slots(gone)
             .map(|id| self.view(&mut state, id))
@@ -106,29 +106,22 @@ impl ArenaMonitor {
 
     /// The connections of which at least one end is open.
     fn open_slots(&self, gone: [bool; 2]) -> impl Iterator<Item = SlotId> + '_ {
-        (0..self.granted()).filter_map(move |slot| self.open_slot(slot, gone))
+        (0..self.granted()).filter_map(move |slot| {
+            let (client, server) = self.entries(slot);
+            let id = table::open_connection(client, server, slot, gone)?;
+            // A client that was killed while it opened a connection has not published it.
+            let is_known = !gone[0] || table::is_accepted(server, id.seq) || self.pending() != 0;
+            is_known.then_some(id)
+        })
     }
 
-    fn open_slot(&self, slot: u32, gone: [bool; 2]) -> Option<SlotId> {
-        let at = slot as usize % SLOTS;
-        let life = self.words().opened.0[at].life.load(Ordering::Acquire);
-        let seq = (life >> 32) as u32;
-        let is_open = match life & 0xFFFF_FFFF {
-            OPEN if !gone[0] => true,
-            OPEN | CLOSING => !gone[1] && !self.is_done(slot, seq),
-            _ => false,
-        };
-        (is_open && seq != 0).then_some(SlotId { slot, seq })
-    }
-
-    fn is_done(&self, slot: u32, seq: u32) -> bool {
-        let entry = &self.words().accepted.0[slot as usize % SLOTS];
-        entry.done.load(Ordering::Acquire) == seq
+    fn entries(&self, slot: u32) -> (&ClientEntry, &ServerEntry) {
+        let (words, at) = (self.words(), slot as usize % SLOTS);
+        (&words.opened.0[at], &words.accepted.0[at])
     }
 
     fn is_accepted(&self, id: SlotId) -> bool {
-        let entry = &self.words().accepted.0[id.slot as usize % SLOTS];
-        entry.accepted.load(Ordering::Acquire) == id.seq
+        table::is_accepted(self.entries(id.slot).1, id.seq)
     }
 
     fn view(&self, state: &mut State, id: SlotId) -> SlotView {
@@ -143,7 +136,7 @@ impl ArenaMonitor {
                 ..Claims::default()
             };
         }
-        let (words, slot) = (self.words(), self.slot(id.slot));
+        let slot = self.slot(id.slot);
         claims.accepted |= self.is_accepted(id);
         for side in [0, 1] {
             let direction = &slot.header.directions[side];
@@ -151,7 +144,7 @@ impl ArenaMonitor {
             claims.written[side] = claims.written[side].max(written);
             claims.ended[side] |= direction.close.0.ended.load(Ordering::Acquire) != 0;
         }
-        let (client, server) = (&words.opened.0[at], &words.accepted.0[at]);
+        let (client, server) = self.entries(id.slot);
         SlotView {
             id,
             accepted: claims.accepted,
@@ -256,18 +249,11 @@ impl ArenaMonitor {
     /// Closes every end of a side whose process is gone: as if each end had been dropped.
     pub fn close_end(&self, side: RingSide) {
         lock(&self.state).gone[side.index()] = true;
-        for slot in 0..self.granted() {
-            let life = self.words().opened.0[slot as usize]
-                .life
-                .load(Ordering::Acquire);
-            let (seq, state) = ((life >> 32) as u32, life & 0xFFFF_FFFF);
-            let was_open = match side {
-                RingSide::First => state == OPEN,
-                RingSide::Second => (state == OPEN || state == CLOSING) && !self.is_done(slot, seq),
-            };
-            if was_open && seq != 0 {
-                self.close_slot(SlotId { slot, seq }, side);
-            }
+        // As if the other process was gone: the slots in which this side's end is open.
+        let mut gone = [false; 2];
+        gone[side.other().index()] = true;
+        for id in self.open_slots(gone) {
+            self.close_slot(id, side);
         }
     }
 
@@ -292,26 +278,10 @@ impl ArenaMonitor {
     /// Asks the pair for a message at the next change. Returns `false` if something has changed since the
     /// last scan: scan again, and ask again later.
     pub fn request_changes(&self) -> bool {
-        let request = &self.words().broker_request.0;
-        request.swap(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        let is_unchanged = self.changes() == lock(&self.state).changes;
-        if !is_unchanged {
-            request.swap(0, Ordering::Relaxed);
-        }
-        is_unchanged
-    }
-
-    /// The counters of opened, taken and closed connections.
-    fn changes(&self) -> [u64; 4] {
-        let words = self.words();
-        let closed = |at: usize| words.totals[at].0.closed.load(Ordering::Acquire);
-        [
-            words.queue.published.0.load(Ordering::Acquire),
-            words.queue.taken.0.load(Ordering::Acquire),
-            closed(0),
-            closed(1),
-        ]
+        let (words, known) = (self.words(), lock(&self.state).changes);
+        changes::request(&words.broker_request.0, || {
+            changes::counters(words) == known
+        })
     }
 
     fn gone(&self) -> [bool; 2] {
@@ -328,8 +298,9 @@ impl ArenaMonitor {
     }
 
     fn wake(&self, slot: u32) {
-        for side in RingSide::BOTH {
-            wake_end_without_doorbell(self.words(), slot, side);
+        for at in RingSide::BOTH.map(RingSide::index) {
+            let wakeups = &self.slot(slot).wakeups[at].0;
+            wake_end_without_doorbell(wakeups, &self.words().ready[at], slot);
         }
     }
 }

@@ -11,10 +11,8 @@ use hvsock_sys::shared_memory::Mapping;
 
 use super::grant::GrantReader;
 use super::layout::ArenaLimits;
-use super::queue::take_request;
-use super::ready;
-use super::words::{ArenaWords, BY_FUTEX, BY_SIGNAL, ReadyWords, SLOTS, SlotWords};
-use crate::sync::{Ordering, fence};
+use super::words::{ArenaWords, ReadyWords, SLOTS, SlotWords};
+use super::{changes, ready, wakeups};
 use crate::waiters::Waiters;
 use crate::{Doorbells, RingSide, copy};
 
@@ -47,7 +45,8 @@ impl fmt::Debug for ArenaProcess {
 }
 
 impl ArenaProcess {
-    /// Maps an arena that the broker has created.
+    /// Maps an arena that the broker has created. Its length is computed from the grant page, which only
+    /// the broker can write.
     pub(crate) fn open(
         side: RingSide,
         memory: impl AsFd,
@@ -111,6 +110,15 @@ impl ArenaProcess {
         let _ = doorbell::notify(&self.doorbells.peer);
     }
 
+    /// Wakes the waiters of the other process in a slot, in the ways that it asked for.
+    pub(crate) fn wake_peer(&self, slot: u32) {
+        let side = self.side.other();
+        let wakeups = &self.slot(slot).wakeups[side.index()].0;
+        if wakeups::wake_end(wakeups, self.ready(side), slot) {
+            self.notify_peer();
+        }
+    }
+
     /// The waiters of this process in a slot, whatever the connection.
     pub(crate) fn waiters(&self, slot: u32) -> &Waiters {
         let slot = slot as usize % SLOTS;
@@ -153,50 +161,23 @@ impl ArenaProcess {
         is_open
     }
 
-    pub(crate) fn ready(&self, side: RingSide) -> &ReadyWords {
+    fn ready(&self, side: RingSide) -> &ReadyWords {
         &self.words().ready[side.index()]
     }
 
     /// Whether the broker asked for a message at this change. Whoever gets `true` sends it. A `SeqCst`
     /// fence precedes it.
     pub(crate) fn take_broker_request(&self) -> bool {
-        take_request(&self.words().broker_request.0)
+        changes::take_request(&self.words().broker_request.0)
     }
 
-    /// Counts a connection that this process has closed, and tells the broker if it asked for that.
+    /// Counts a connection that this process has closed.
     pub(crate) fn count_closed(&self, bytes: u64) {
         let totals = &self.words().totals[self.side.index()].0;
-        totals.closed_bytes.fetch_add(bytes, Ordering::Relaxed);
-        totals.closed.fetch_add(1, Ordering::Release);
-        fence(Ordering::SeqCst);
+        changes::count_closed(totals, bytes);
     }
 
     pub(crate) fn tell_broker(&self) {
         (self.tell_broker)();
     }
-}
-
-/// Wakes the waiters of one end of a slot. Returns whether that process must be notified by its doorbell.
-pub(crate) fn wake_end(words: &ArenaWords, slot: u32, side: RingSide) -> bool {
-    let modes = wake_futex(words, slot, side);
-    modes & BY_SIGNAL != 0 && ready::add(&words.ready[side.index()], slot)
-}
-
-/// As [`wake_end`], for the broker, which has no doorbell: the process drains its ready set when it gets the
-/// broker's next message.
-pub(crate) fn wake_end_without_doorbell(words: &ArenaWords, slot: u32, side: RingSide) {
-    if wake_futex(words, slot, side) & BY_SIGNAL != 0 {
-        ready::mark(&words.ready[side.index()], slot);
-    }
-}
-
-fn wake_futex(words: &ArenaWords, slot: u32, side: RingSide) -> u32 {
-    let wakeups = &words.slots.0[slot as usize % SLOTS].wakeups[side.index()].0;
-    // The end stores its modes before its wakeup request, which the caller has taken.
-    fence(Ordering::SeqCst);
-    let modes = wakeups.modes.load(Ordering::Relaxed);
-    if modes & BY_FUTEX != 0 {
-        wakeups.futex.wake();
-    }
-    modes
 }

@@ -3,7 +3,7 @@
 
 use super::words::{QueueWords, SEQUENCE, SLOTS};
 use super::{SlotId, Violation};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, fence};
 
 type Entries = [AtomicU64; SLOTS];
 
@@ -125,10 +125,4 @@ pub(crate) fn seq_of(number: u64) -> u32 {
 fn number_of(seq: u32) -> Option<u64> {
     let seq = u64::from(seq);
     (1..=SEQUENCE).contains(&seq).then(|| seq - 1)
-}
-
-/// Takes the request of a word that one side sets to 1. Returns whether to notify that side: only one
-/// thread takes a request. A `SeqCst` fence precedes it.
-pub(crate) fn take_request(word: &AtomicU32) -> bool {
-    word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
 }

@@ -50,6 +50,12 @@ pub(crate) const fn is_by_broker(state: u64) -> bool {
     state & RESET != 0 && matches!(ResetCause::of(state), ResetCause::Control)
 }
 
+/// Begins a connection in a slot that was used before. By a read-modify-write, as all changes of the word: so
+/// it is ordered with those of the broker for the connection before.
+pub(crate) fn begin(state: &AtomicU64, seq: u32) {
+    state.swap(u64::from(seq) << 32, Ordering::AcqRel);
+}
+
 /// Sets and clears flags of the state word of the connection `seq`, unless the word is another
 /// connection's by now. Returns the word before, if it was changed.
 ///

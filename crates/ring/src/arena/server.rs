@@ -13,9 +13,9 @@ use super::process::{ArenaProcess, TellBroker};
 use super::queue::Taker;
 use super::slot::{Finished, SlotLink, SlotOwner};
 use super::words::SLOTS;
-use super::{SlotId, Violation, reset};
+use super::{SlotId, Violation, reset, table};
 use crate::layout::RESET;
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering};
 use crate::{Doorbells, RingEnd, RingSide};
 
 /// The server's end of an arena. Clones are the same end, and each [`RingEnd`] keeps the memory mapped.
@@ -120,7 +120,8 @@ impl ArenaServer {
     /// caller may wait for it, and `false` if it must call [`ArenaServer::accept`] again now.
     pub fn arm_accept(&self) -> bool {
         let slots = lock(&self.0.slots);
-        slots.taker.arm(&self.0.process.words().queue) || !self.0.has_pending(&slots)
+        let is_armed = slots.taker.arm(&self.0.process.words().queue);
+        slots.violation.is_none() && (is_armed || !self.0.has_pending(&slots))
     }
 
     /// Drains the doorbell after it was readable, for a process that has no connections with signals.
@@ -191,13 +192,7 @@ impl Server {
                 return Err(Violation::Sequence);
             }
             let entry = &words.accepted.0[slot];
-            entry.keep.store(0, Ordering::Relaxed);
-            entry.accepted.store(id.seq, Ordering::Release);
-            // The broker stores the grant or resets the slot, then reads `accepted`. So it sees this, or
-            // the connection is not accepted.
-            fence(Ordering::SeqCst);
-            let is_reset = reset::is_by_broker(state.load(Ordering::Acquire));
-            if !is_reset && grant.grant() != Grant::Revoked {
+            if table::accept(entry, id.seq, state, grant.words()) {
                 slots.open[slot] = id.seq;
                 return Ok(Some(id));
             }
@@ -208,15 +203,11 @@ impl Server {
 
     /// Resets a connection that is not accepted, and returns its slot.
     fn discard(&self, id: SlotId) {
-        let words = self.process.words();
         let state = &self.process.slot(id.slot).header.state.0;
-        if reset::change(state, id.seq, RESET, 0).is_some()
-            && super::process::wake_end(words, id.slot, RingSide::First)
-        {
-            self.process.notify_peer();
+        if reset::change(state, id.seq, RESET, 0).is_some() {
+            self.process.wake_peer(id.slot);
         }
-        let done = &words.accepted.0[id.slot as usize].done;
-        done.store(id.seq, Ordering::Release);
+        table::finish(&self.process.words().accepted.0[id.slot as usize], id.seq);
         self.process.count_closed(0);
     }
 }
@@ -230,9 +221,7 @@ impl SlotOwner for Server {
         if let Some(open) = lock(&self.slots).open.get_mut(id.slot as usize) {
             *open = 0;
         }
-        let done = &self.process.words().accepted.0[id.slot as usize].done;
-        // The client may use the slot again after this.
-        done.store(id.seq, Ordering::Release);
+        table::finish(&self.process.words().accepted.0[id.slot as usize], id.seq);
         self.process.count_closed(finished.written);
         if self.process.take_broker_request() {
             self.process.tell_broker();

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::SlotId;
-use super::process::{ArenaProcess, wake_end};
+use super::process::ArenaProcess;
+use super::wakeups::{add_mode, remove_mode};
 use super::words::{BY_FUTEX, BY_SIGNAL, Wakeups};
 use crate::RingSide;
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering};
 use crate::waiters::{FutexGuard, Waiters};
 
 /// What an end in an arena belongs to.
@@ -89,10 +90,7 @@ impl SlotLink {
 
     /// Notifies the peer in the ways that it asked for.
     pub(crate) fn notify_peer(&self) {
-        let process = self.process();
-        if wake_end(process.words(), self.id.slot, self.side().other()) {
-            process.notify_peer();
-        }
+        self.process().wake_peer(self.id.slot);
     }
 
     /// Wakes every thread and task of this process that waits at this end.
@@ -115,10 +113,7 @@ impl SlotLink {
     pub(crate) fn set_signals(&self, on: bool) {
         match on {
             true => add_mode(self.wakeups(), BY_SIGNAL),
-            false => {
-                let modes = &self.wakeups().modes;
-                modes.fetch_and(!BY_SIGNAL, Ordering::Relaxed);
-            }
+            false => remove_mode(self.wakeups(), BY_SIGNAL),
         }
     }
 
@@ -130,14 +125,6 @@ impl SlotLink {
     /// Returns the slot.
     pub(crate) fn finish(&self, finished: Finished) {
         self.owner.finish(self.id, finished);
-    }
-}
-
-/// Adds a way to be woken. A notifier that takes a later wakeup request sees it.
-pub(crate) fn add_mode(wakeups: &Wakeups, mode: u32) {
-    if wakeups.modes.load(Ordering::Relaxed) & mode == 0 {
-        wakeups.modes.fetch_or(mode, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
     }
 }
 

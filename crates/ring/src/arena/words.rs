@@ -156,3 +156,88 @@ const _: () = {
     assert!(offset_of!(SlotWords, wakeups) == 1664);
     assert!(size_of::<ArenaWords>() == 0x20_F000);
 };
+
+#[cfg(loom)]
+mod loom_words {
+    //! New words in this process's own memory.
+
+    use super::*;
+
+    fn word() -> AtomicU32 {
+        AtomicU32::new(0)
+    }
+
+    fn long() -> AtomicU64 {
+        AtomicU64::new(0)
+    }
+
+    impl QueueWords {
+        pub(crate) fn new() -> Self {
+            Self {
+                published: CachePadded(long()),
+                taken: CachePadded(long()),
+                accept_request: CachePadded(word()),
+            }
+        }
+    }
+
+    impl ReadyWords {
+        pub(crate) fn new() -> Self {
+            Self {
+                pending: CachePadded(word()),
+                slots: CachePadded([(); SLOTS.div_ceil(64)].map(|()| long())),
+            }
+        }
+    }
+
+    impl ClientEntry {
+        pub(crate) fn new() -> Self {
+            Self {
+                life: long(),
+                opened_at: long(),
+                keep: word(),
+            }
+        }
+    }
+
+    impl ServerEntry {
+        pub(crate) fn new() -> Self {
+            Self {
+                accepted: word(),
+                done: word(),
+                keep: word(),
+            }
+        }
+    }
+
+    impl Wakeups {
+        pub(crate) fn new() -> Self {
+            Self {
+                futex: FutexWord::default(),
+                modes: word(),
+            }
+        }
+    }
+
+    impl GrantWords {
+        /// A page that grants every slot.
+        pub(crate) fn new() -> Self {
+            Self {
+                state: AtomicU32::new(1),
+                granted: AtomicU32::new(SLOTS as u32),
+                backlog: AtomicU32::new(SLOTS as u32),
+                ring: AtomicU32::new(4096),
+                slots: AtomicU32::new(SLOTS as u32),
+            }
+        }
+    }
+
+    impl EndTotals {
+        pub(crate) fn new() -> Self {
+            Self {
+                closed: long(),
+                closed_bytes: long(),
+            }
+        }
+    }
+}

@@ -186,7 +186,7 @@ fn explore_pair(
 }
 
 /// Explores the interleavings of a model with at most this many preemptions.
-fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(model);

@@ -1,4 +1,8 @@
 //! Connections of a pair in an arena.
 
 mod connections;
+mod hostile;
+mod model;
 mod pair;
+mod script;
+mod waking;

@@ -1,5 +1,6 @@
 //! A client, a server and a broker in one process.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,6 +14,8 @@ pub struct Pair {
     pub client: ArenaClient,
     pub server: ArenaServer,
     pub monitor: ArenaMonitor,
+    /// By which a hostile process writes anything.
+    pub memory: File,
     /// Messages to the broker by dropped ends.
     pub told: Arc<AtomicU32>,
 }
@@ -44,6 +47,7 @@ pub fn pair_at(slots: u32, granted: u32, backlog: u32, start: u64) -> Pair {
         client: ArenaClient::open_at(&memory, &grant, client, tell(), start).unwrap(),
         server: ArenaServer::open_at(&memory, &grant, server, tell(), start).unwrap(),
         monitor,
+        memory: File::from(memory),
         told,
     }
 }

@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn a_signal_is_eight_bytes_on_an_eventfd_and_on_a_unix_socket() {
         let (ours, theirs) = crate::stream::pair().unwrap();
-        let signal = Signal::new(ours.into()).unwrap();
+        let signal = Signal::new(ours).unwrap();
         signal.send();
         signal.send();
         let mut bytes = [0; 32];
