@@ -3,12 +3,16 @@
 
 use crate::Violation;
 use crate::layout::{Direction, RESET};
+use crate::memory::Place;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// The reader's private state. It never reads its own counter back from shared memory.
 #[derive(Debug)]
 pub(crate) struct Consumer {
+    /// The size of the ring.
     capacity: u64,
+    /// The part of the ring that the writer uses, from its start.
+    window: u64,
     /// Bytes ever read.
     tail: u64,
     /// Bytes ever written: the last value of the writer's counter that passed validation.
@@ -24,6 +28,7 @@ impl Consumer {
     pub(crate) fn new(capacity: u64, start: u64) -> Self {
         Self {
             capacity,
+            window: capacity,
             tail: start,
             head: start,
             limit: None,
@@ -37,6 +42,19 @@ impl Consumer {
         Self {
             armed: false,
             ..Self::new(capacity, 0)
+        }
+    }
+
+    /// The part of the ring that the writer uses, in bytes.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// The place of the next byte.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            position: self.tail,
+            window: self.window,
         }
     }
 
@@ -63,8 +81,15 @@ impl Consumer {
 
     fn load_head(&mut self, words: &Direction) -> Result<(), Violation> {
         let head = words.head.0.load(Ordering::Acquire);
+        // An honest writer changes the window only while all bytes were read and released, so the one
+        // loaded after `head` is that of every unread byte.
+        self.window = match u64::from(words.close.0.window.load(Ordering::Acquire)) {
+            0 => self.capacity,
+            window if window.is_power_of_two() && window <= self.capacity => window,
+            _ => return Err(Violation::Window),
+        };
         let ahead = head.wrapping_sub(self.tail);
-        if ahead > self.capacity || ahead < self.head.wrapping_sub(self.tail) {
+        if ahead > self.window || ahead < self.head.wrapping_sub(self.tail) {
             return Err(Violation::Head);
         }
         self.head = head;
@@ -106,8 +131,8 @@ impl Consumer {
         // The counter of a parked writer does not change. The next `load_head` detects an invalid
         // counter; a spurious notification does no harm.
         let head = words.head.0.load(Ordering::Relaxed);
-        let free = self.capacity.saturating_sub(head.wrapping_sub(self.tail));
-        free >= wanted.min(self.capacity) && space.swap(0, Ordering::Relaxed) != 0
+        let free = self.window.saturating_sub(head.wrapping_sub(self.tail));
+        free >= wanted.min(self.window) && space.swap(0, Ordering::Relaxed) != 0
     }
 
     /// Requests a wakeup for data, the end of the stream or a reset. Returns whether none of them

@@ -6,9 +6,10 @@
 //! ```text
 //! 0        state                         reset bit (an end or the broker), suspended bit (the broker)
 //! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space,
-//!                                        +512 ended, +516 closed
+//!                                        +512 ended, +516 closed, +520 window
 //! 768      second → first                likewise
-//! 1408     processor of the first end    its number plus 1; 0 is unknown; bit 31: it parks at once
+//! 1408     processor of the first end    its number plus 1; 0 is unknown; bit 31: it parks at once;
+//!                                        bit 30: as a reader it follows the window
 //! 1536     processor of the second end   likewise
 //! 4096     bytes of first → second       as many as the ring's size
 //! 4096+n   bytes of second → first
@@ -32,6 +33,8 @@ pub(crate) const SUSPENDED: u64 = 2;
 /// A bit of [`Header::processors`]: this end parks at once when it finds the ring full, so its reader need not
 /// spin.
 pub(crate) const PARKS: u32 = 1 << 31;
+/// A bit of [`Header::processors`]: as a reader this end follows [`CloseFlags::window`].
+pub(crate) const FOLLOWS: u32 = 1 << 30;
 
 /// The reader shut down this direction and is still open: a value of [`CloseFlags::closed`].
 pub(crate) const READER_SHUT: u32 = 1;
@@ -48,7 +51,7 @@ pub(crate) struct Header {
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
     /// The processor that last ran each end: its number plus 1; 0 is unknown. Each end updates its
-    /// own now and then. On the peer's processor, spinning cannot help. With [`PARKS`].
+    /// own now and then. On the peer's processor, spinning cannot help. With [`PARKS`] and [`FOLLOWS`].
     pub(crate) processors: [CachePadded<AtomicU32>; 2],
 }
 
@@ -68,11 +71,11 @@ pub(crate) struct Direction {
     /// requests a notification; 0 is no request. The thread that notifies it stores 0 first. A
     /// writer that withdraws its request stores 0, too.
     pub(crate) space: CachePadded<AtomicU64>,
-    /// Words that change once.
+    /// Words that change rarely.
     pub(crate) close: CachePadded<CloseFlags>,
 }
 
-/// How each side closed a direction.
+/// How each side closed a direction, and the part of the ring in use.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct CloseFlags {
@@ -80,6 +83,9 @@ pub(crate) struct CloseFlags {
     pub(crate) ended: AtomicU32,
     /// [`READER_SHUT`] or [`READER_GONE`]. Stored by the reader.
     pub(crate) closed: AtomicU32,
+    /// The bytes at the start of the ring that the writer uses: a power of two, or 0 for the whole ring.
+    /// Stored by the writer, while the reader has read all bytes and before the next one is published.
+    pub(crate) window: AtomicU32,
 }
 
 /// Gives a value its own pair of cache lines, which avoids false sharing.
@@ -126,6 +132,7 @@ impl Direction {
             close: CachePadded(CloseFlags {
                 ended: AtomicU32::new(0),
                 closed: AtomicU32::new(0),
+                window: AtomicU32::new(0),
             }),
         }
     }

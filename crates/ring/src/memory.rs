@@ -21,6 +21,23 @@ pub(crate) struct Memory {
     size: RingSize,
 }
 
+/// Where a byte of a direction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its number in the stream.
+    pub(crate) position: u64,
+    /// The part of the ring in use, in bytes.
+    pub(crate) window: u64,
+}
+
+impl Place {
+    /// The place of a byte behind this one.
+    pub(crate) fn after(self, count: u64) -> Self {
+        let position = self.position.wrapping_add(count);
+        Self { position, ..self }
+    }
+}
+
 impl Memory {
     /// The length in bytes of memory with rings of this size.
     pub(crate) fn len_for(size: RingSize) -> u64 {
@@ -73,35 +90,36 @@ impl Memory {
         copy::header(&self.mapping, self.header)
     }
 
-    /// The ranges of the memory that hold `count` bytes of a direction, from byte number `position`
-    /// on. They are two contiguous segments, because the bytes may wrap around the ring's end; the
+    /// The ranges of the memory that hold `count` bytes of a direction, from a place on. They are two contiguous segments, because the bytes may wrap around the ring's end; the
     /// second may be empty.
-    pub(crate) fn segments(
-        &self,
-        from: RingSide,
-        position: u64,
-        count: usize,
-    ) -> [Range<usize>; 2] {
+    pub(crate) fn segments(&self, from: RingSide, place: Place, count: usize) -> [Range<usize>; 2] {
         let size = self.size.bytes() as usize;
-        let count = count.min(size);
+        // The peer may have claimed any window. A power of two that is not too large is within the ring.
+        let window = place.window as usize;
+        let window = if window.is_power_of_two() && window < size {
+            window
+        } else {
+            size
+        };
+        let count = count.min(window);
         let base = self.rings + from.index() * size;
-        // The size is a power of two, so the mask stays right at the counter's wraparound.
-        let at = position as usize & (size - 1);
-        let first = count.min(size - at);
+        // A power of two, so the mask stays right at the counter's wraparound.
+        let at = place.position as usize & (window - 1);
+        let first = count.min(window - at);
         [base + at..base + at + first, base..base + count - first]
     }
 
     /// Copies `bytes` into the memory.
-    pub(crate) fn put(&self, from: RingSide, position: u64, bytes: &[u8]) {
-        let [first, second] = self.segments(from, position, bytes.len());
+    pub(crate) fn put(&self, from: RingSide, place: Place, bytes: &[u8]) {
+        let [first, second] = self.segments(from, place, bytes.len());
         let (a, b) = bytes.split_at(first.len());
         self.bytes(first).put(0, a);
         self.bytes(second).put(0, b);
     }
 
     /// Copies from the memory into `buffer`.
-    pub(crate) fn get(&self, from: RingSide, position: u64, buffer: &mut [u8]) {
-        let [first, second] = self.segments(from, position, buffer.len());
+    pub(crate) fn get(&self, from: RingSide, place: Place, buffer: &mut [u8]) {
+        let [first, second] = self.segments(from, place, buffer.len());
         let (a, b) = buffer.split_at_mut(first.len());
         self.bytes(first).get(0, a);
         self.bytes(second).get(0, b);

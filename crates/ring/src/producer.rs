@@ -8,12 +8,18 @@
 
 use crate::Violation;
 use crate::layout::{Direction, READER_GONE, RESET};
+use crate::memory::Place;
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// The writer's private state. It never reads its own counter back from shared memory.
 #[derive(Debug)]
 pub(crate) struct Producer {
+    /// The size of the ring.
     capacity: u64,
+    /// The part of the ring in use, from its start.
+    window: u64,
+    /// The part to use as soon as the ring is empty.
+    next_window: u64,
     /// Bytes ever written.
     head: u64,
     /// Bytes ever read: the last value of the reader's counter that passed validation.
@@ -28,11 +34,56 @@ impl Producer {
     pub(crate) fn new(capacity: u64, start: u64) -> Self {
         Self {
             capacity,
+            window: capacity,
+            next_window: capacity,
             head: start,
             tail: start,
             ended: false,
             armed: false,
         }
+    }
+
+    /// The part of the ring in use, in bytes.
+    pub(crate) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// The place of the next byte.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            position: self.head,
+            window: self.window,
+        }
+    }
+
+    /// Uses the first `bytes` of the ring as soon as it is empty, or all of a smaller one.
+    pub(crate) fn use_window(&mut self, bytes: u64) {
+        self.next_window = bytes.clamp(1, self.capacity).next_power_of_two();
+    }
+
+    /// Uses the whole ring as soon as it is empty.
+    pub(crate) fn use_whole(&mut self) {
+        self.next_window = self.capacity;
+    }
+
+    /// Whether another part of the ring is to be used as soon as it is empty.
+    pub(crate) fn is_changing_window(&self) -> bool {
+        self.next_window != self.window
+    }
+
+    /// Changes the part of the ring in use if it is empty and the reader follows.
+    pub(crate) fn change_window(&mut self, words: &Direction) -> Result<(), Violation> {
+        self.load_tail(words)?;
+        if self.head == self.tail && self.is_changing_window() {
+            self.window = self.next_window;
+            let word = match self.window == self.capacity {
+                true => 0,
+                false => u32::try_from(self.window).unwrap_or(0),
+            };
+            // The store of the next `head` orders it.
+            words.close.0.window.store(word, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// Bytes ever written.
@@ -48,12 +99,12 @@ impl Producer {
     /// The free space in bytes. Loads the reader's counter only if less than `wanted` is known to
     /// be free.
     pub(crate) fn free_space(&mut self, words: &Direction, wanted: u64) -> Result<u64, Violation> {
-        let known = self.capacity - self.head.wrapping_sub(self.tail);
+        let known = self.window - self.head.wrapping_sub(self.tail);
         if known >= wanted {
             return Ok(known);
         }
         self.load_tail(words)?;
-        Ok(self.capacity - self.head.wrapping_sub(self.tail))
+        Ok(self.window - self.head.wrapping_sub(self.tail))
     }
 
     fn load_tail(&mut self, words: &Direction) -> Result<(), Violation> {
@@ -91,7 +142,7 @@ impl Producer {
         state: &AtomicU64,
         wanted: u64,
     ) -> Result<bool, Violation> {
-        let wanted = wanted.clamp(1, self.capacity);
+        let wanted = wanted.clamp(1, self.window);
         // A swap, not a store: every write to this word is a read-modify-write, so exactly
         // one side takes each request.
         words.space.0.swap(wanted, Ordering::Relaxed);

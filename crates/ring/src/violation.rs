@@ -11,6 +11,9 @@ pub enum Violation {
     /// `tail` is ahead of `head`, or went back.
     #[error("the other end claims to have read bytes that were not written")]
     Tail,
+    /// `window` is no possible size of a part of the ring.
+    #[error("the other end claims to use an impossible part of the ring")]
+    Window,
     /// In an arena: a counter of the connect queue is impossible.
     #[error("the other end claims to have opened or accepted connections that it cannot have")]
     Queue,

@@ -20,6 +20,7 @@ use crate::consumer::Consumer;
 use crate::end::PeerProcessor;
 use crate::layout::{RESET, SUSPENDED};
 use crate::link::{Link, Pipes};
+use crate::memory::Place;
 use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
@@ -69,6 +70,10 @@ pub enum Woken {
 /// spin if the writer does not. One that has read less waits for a message.
 const STREAMED: u64 = 8;
 
+/// Bytes that were written with waits for space and without a pause, after which a stream is long: using
+/// more of the ring pays from then on.
+const LONG_STREAM: u64 = 32 << 20;
+
 /// The longest park of a thread that no other thread of its process can wake.
 const MAX_UNWAKEABLE_PARK: Duration = Duration::from_millis(20);
 
@@ -96,7 +101,7 @@ impl RingEnd {
         deadline: Option<Instant>,
     ) -> io::Result<Woken> {
         if interest == Interest::WRITE {
-            self.choose_mode();
+            self.found_full();
         }
         if self.spin(interest) {
             count(&self.counters.spins);
@@ -200,32 +205,36 @@ impl RingEnd {
         }
     }
 
-    /// Chooses how to wait for space. Without spinning there is no choice.
-    fn choose_mode(&self) {
-        if !self.spins[1].is_enabled() {
-            self.parks.store(false, Local::Relaxed);
-            return;
+    /// A writer waits for space: chooses how, and whether the stream is long enough for the whole ring.
+    fn found_full(&self) {
+        let (now, position) = (Instant::now(), self.written.load(Ordering::Relaxed));
+        let mut choice = lock(&self.choice);
+        let mode = choice.wait(now, position);
+        // Without spinning there is no choice.
+        let parks = mode == WaitMode::Park && self.spins[1].is_enabled();
+        self.parks.store(parks, Local::Relaxed);
+        if choice.streamed(position) >= LONG_STREAM {
+            self.outgoing().use_whole();
         }
-        let position = self.written.load(Ordering::Relaxed);
-        let mode = lock(&self.choice).wait(Instant::now(), position);
-        self.parks.store(mode == WaitMode::Park, Local::Relaxed);
     }
 
     /// The low watermark: the free space in bytes at which a writer that found none is woken.
-    fn low_watermark(&self) -> u64 {
-        let capacity = u64::from(self.size().bytes());
+    fn low_watermark(&self, outgoing: &Producer) -> u64 {
+        let window = outgoing.window();
         match self.parks.load(Local::Relaxed) {
-            true => capacity / 2,
-            false => capacity / 4,
+            // It changes while the ring is empty.
+            _ if outgoing.is_changing_window() && self.peer_follows() => window,
+            true => window / 2,
+            false => window / 4,
         }
     }
 
     /// Whether to spin, as far as the writer's mode decides. A wait for both directions always may.
-    /// `position` is how many bytes were read.
-    fn may_spin(&self, interest: Interest, peer: PeerProcessor, position: Option<u64>) -> bool {
-        let has_read_many = position.is_some_and(|position| {
+    /// `place` is that of the next byte to read.
+    fn may_spin(&self, interest: Interest, peer: PeerProcessor, place: Option<Place>) -> bool {
+        let has_read_many = place.is_some_and(|Place { position, window }| {
             let before = self.read_before.swap(position, Local::Relaxed);
-            position.wrapping_sub(before) >= u64::from(self.size().bytes()) / STREAMED
+            position.wrapping_sub(before) >= window / STREAMED
         });
         match interest {
             Interest::WRITE => !self.parks.load(Local::Relaxed),
@@ -241,14 +250,20 @@ impl RingEnd {
         // Locks only the direction to wait for: the caller may have borrowed bytes of the other one.
         let seen = interest.read.then(|| {
             let incoming = self.incoming();
-            (incoming.seen(), incoming.position())
+            (incoming.seen(), incoming.place())
         });
-        let (seen, position) = seen.unzip();
-        if state & SUSPENDED != 0 || !self.may_spin(interest, peer, position) {
+        let (seen, place) = seen.unzip();
+        if state & SUSPENDED != 0 || !self.may_spin(interest, peer, place) {
             return false;
         }
-        let (wanted, head) = (self.low_watermark(), self.written.load(Ordering::Relaxed));
-        let capacity = u64::from(self.size().bytes());
+        let head = self.written.load(Ordering::Relaxed);
+        let (window, wanted) = match interest.write {
+            true => {
+                let outgoing = self.outgoing();
+                (outgoing.window(), self.low_watermark(&outgoing))
+            }
+            false => (0, 0),
+        };
         let (read, write) = (self.words_in(), self.words_out());
         let has_data = || {
             Some(read.head.0.load(Ordering::Relaxed)) != seen
@@ -256,7 +271,7 @@ impl RingEnd {
         };
         let has_space = || {
             let unread = head.wrapping_sub(write.tail.0.load(Ordering::Relaxed));
-            capacity.saturating_sub(unread) >= wanted
+            window.saturating_sub(unread) >= wanted
                 || write.close.0.closed.load(Ordering::Relaxed) != 0
         };
         let spin = &self.spins[usize::from(!interest.read)];
@@ -353,7 +368,8 @@ impl RingEnd {
         if self.free_to_write(outgoing, 1) != Err(RingError::WouldBlock) {
             return false;
         }
-        self.request_space(outgoing, self.low_watermark())
+        let wanted = self.low_watermark(outgoing);
+        self.request_space(outgoing, wanted)
     }
 
     fn request_space(&self, outgoing: &mut Producer, free: u64) -> bool {
@@ -439,6 +455,11 @@ mod tests {
     use super::*;
     use crate::{RingSize, pair};
 
+    fn place(position: u64) -> Place {
+        let window = RingSize::MIN.bytes().into();
+        Place { position, window }
+    }
+
     /// What the reader sees after `parks` was chosen, and whether it spins after it has read `bytes`.
     fn spins_after(bytes: u32, parks: bool) -> bool {
         let (writer, reader) = pair(RingSize::MIN).unwrap();
@@ -446,7 +467,7 @@ mod tests {
         writer.publish_processor();
         let peer = reader.publish_processor();
         assert_eq!(peer.parks, parks);
-        reader.may_spin(Interest::READ, peer, Some(bytes.into()))
+        reader.may_spin(Interest::READ, peer, Some(place(bytes.into())))
     }
 
     #[test]
@@ -465,15 +486,15 @@ mod tests {
         writer.publish_processor();
         let peer = reader.publish_processor();
         let mut position = u64::from(RingSize::MIN.bytes());
-        assert!(!reader.may_spin(Interest::READ, peer, Some(position)));
+        assert!(!reader.may_spin(Interest::READ, peer, Some(place(position))));
         for _ in 0..3 {
             position += 64;
-            assert!(reader.may_spin(Interest::READ, peer, Some(position)));
+            assert!(reader.may_spin(Interest::READ, peer, Some(place(position))));
         }
         // The other direction and a wait for both are not concerned.
         assert!(reader.may_spin(Interest::WRITE, peer, None));
         position += u64::from(RingSize::MIN.bytes());
-        assert!(reader.may_spin(Interest::EITHER, peer, Some(position)));
+        assert!(reader.may_spin(Interest::EITHER, peer, Some(place(position))));
     }
 
     #[test]
@@ -504,7 +525,7 @@ mod tests {
         let (writer, _reader) = pair(RingSize::MIN).unwrap();
         writer.set_spin(Duration::ZERO);
         writer.parks.store(true, Local::Relaxed);
-        writer.choose_mode();
+        writer.found_full();
         assert!(!writer.parks.load(Local::Relaxed));
     }
 }

@@ -58,6 +58,8 @@ pub(crate) struct Choice {
     begin: Option<(Instant, u64)>,
     /// The time of the last wait.
     last: Option<Instant>,
+    /// The position at the last pause.
+    paused_at: u64,
     /// The time of the next trial.
     next_trial: Option<Instant>,
     /// The time between the last trial and the next one.
@@ -72,6 +74,7 @@ impl Choice {
             trial: None,
             begin: None,
             last: None,
+            paused_at: 0,
             next_trial: None,
             interval: FIRST_INTERVAL,
         }
@@ -83,6 +86,7 @@ impl Choice {
         let paused = self.last.is_none_or(|last| since(now, last) > PAUSE);
         self.last = Some(now);
         if paused {
+            self.paused_at = position;
             // Either the program has paused, or a trial has shown that the other mode is useless now.
             if self.trial.take().is_some() {
                 self.next_trial = Some(now + PAUSE * TRIAL_SHARE);
@@ -99,6 +103,11 @@ impl Choice {
             Some(_) => self.current.other(),
             None => self.current,
         }
+    }
+
+    /// Bytes written since the last pause, at a wait with the same position.
+    pub(crate) fn streamed(&self, position: u64) -> u64 {
+        position.wrapping_sub(self.paused_at)
     }
 
     fn restart(&mut self, now: Instant, position: u64) {
@@ -273,6 +282,7 @@ mod tests {
         let mut now = Instant::now();
         for position in 0..1000 {
             assert_eq!(choice.wait(now, position * RING), WaitMode::Spin);
+            assert_eq!(choice.streamed(position * RING), 0);
             now += PAUSE + MS(1);
         }
         assert_eq!(choice.rate, None);

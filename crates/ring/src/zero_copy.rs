@@ -96,8 +96,8 @@ impl Reserved<'_> {
     /// `InvalidInput` if they do not fit into the reserved space.
     pub fn put(&mut self, offset: usize, bytes: &[u8]) -> io::Result<()> {
         check_bounds(self.len, offset, bytes.len())?;
-        let position = self.outgoing.position().wrapping_add(offset as u64);
-        self.end.memory.put(self.end.side(), position, bytes);
+        let place = self.outgoing.place().after(offset as u64);
+        self.end.memory.put(self.end.side(), place, bytes);
         Ok(())
     }
 
@@ -108,11 +108,11 @@ impl Reserved<'_> {
     /// `InvalidInput` if they do not fit into the reserved space.
     pub fn put_shared(&mut self, offset: usize, bytes: SharedBytes<'_>) -> io::Result<()> {
         check_bounds(self.len, offset, bytes.len())?;
-        let position = self.outgoing.position().wrapping_add(offset as u64);
+        let place = self.outgoing.place().after(offset as u64);
         let segments = self
             .end
             .memory
-            .segments(self.end.side(), position, bytes.len());
+            .segments(self.end.side(), place, bytes.len());
         let [first, second] = segments.map(|range| self.end.memory.bytes(range));
         let copied = bytes.copy_to(first);
         bytes.part(copied, bytes.len()).copy_to(second);
@@ -127,9 +127,9 @@ impl Reserved<'_> {
     /// `InvalidInput` if `offset` is beyond the reserved space; otherwise the error of `readv`.
     pub fn read_from(&mut self, file: impl AsFd, offset: usize) -> io::Result<usize> {
         check_bounds(self.len, offset, 0)?;
-        let position = self.outgoing.position().wrapping_add(offset as u64);
+        let place = self.outgoing.place().after(offset as u64);
         let memory = &self.end.memory;
-        let free = memory.segments(self.end.side(), position, self.len - offset);
+        let free = memory.segments(self.end.side(), place, self.len - offset);
         memory.mapping().read_from(file, free)
     }
 
@@ -160,9 +160,9 @@ impl Filled<'_> {
     /// `InvalidInput` if the range ends beyond the readable bytes.
     pub fn get(&self, offset: usize, buffer: &mut [u8]) -> io::Result<()> {
         check_bounds(self.len, offset, buffer.len())?;
-        let position = self.incoming.position().wrapping_add(offset as u64);
+        let place = self.incoming.place().after(offset as u64);
         let from = self.end.side().other();
-        self.end.memory.get(from, position, buffer);
+        self.end.memory.get(from, place, buffer);
         Ok(())
     }
 
@@ -172,7 +172,7 @@ impl Filled<'_> {
         let memory = &self.end.memory;
         let from: RingSide = self.end.side().other();
         memory
-            .segments(from, self.incoming.position(), self.len)
+            .segments(from, self.incoming.place(), self.len)
             .map(|range| memory.bytes(range))
     }
 
@@ -183,9 +183,9 @@ impl Filled<'_> {
     /// `InvalidInput` if the range ends beyond the readable bytes.
     pub fn get_shared(&self, offset: usize, to: SharedBytes<'_>) -> io::Result<()> {
         check_bounds(self.len, offset, to.len())?;
-        let position = self.incoming.position().wrapping_add(offset as u64);
+        let place = self.incoming.place().after(offset as u64);
         let from = self.end.side().other();
-        let [first, second] = self.end.memory.segments(from, position, to.len());
+        let [first, second] = self.end.memory.segments(from, place, to.len());
         let copied = self.end.memory.bytes(first).copy_to(to);
         self.end
             .memory
@@ -202,9 +202,9 @@ impl Filled<'_> {
     /// `InvalidInput` if `offset` is beyond the readable bytes; otherwise the error of `writev`.
     pub fn write_to(&self, file: impl AsFd, offset: usize) -> io::Result<usize> {
         check_bounds(self.len, offset, 0)?;
-        let position = self.incoming.position().wrapping_add(offset as u64);
+        let place = self.incoming.place().after(offset as u64);
         let memory = &self.end.memory;
-        let bytes = memory.segments(self.end.side().other(), position, self.len - offset);
+        let bytes = memory.segments(self.end.side().other(), place, self.len - offset);
         memory.mapping().write_to(file, bytes)
     }
 

@@ -20,10 +20,10 @@ impl TransportPreference {
         self.transports.contains(transport) && (works_with_raw_fd || !self.raw_fd)
     }
 
-    fn ring_size(self) -> RingSize {
+    fn ring_size(self) -> Option<RingSize> {
         match self.ring_size {
-            0 => RingSize::DEFAULT,
-            bytes => RingSize::at_least(bytes),
+            0 => None,
+            bytes => Some(RingSize::at_least(bytes)),
         }
     }
 }
@@ -49,7 +49,11 @@ impl ChosenTransport {
         let both = [connecting, listening];
         let common = |transport| both.iter().all(|one| one.supports(transport));
         if may_share && common(Transport::Ring) {
-            let size = connecting.ring_size().max(listening.ring_size());
+            let size = match (connecting.ring_size(), listening.ring_size()) {
+                (None, None) => RingSize::DEFAULT,
+                (Some(size), None) | (None, Some(size)) => size.max(RingSize::SMALL),
+                (Some(first), Some(second)) => first.max(second),
+            };
             Some(ChosenTransport::Ring(size))
         } else if common(Transport::Descriptor) {
             Some(ChosenTransport::Descriptor)
@@ -146,7 +150,7 @@ mod tests {
     fn the_larger_ring_size_request_wins_within_bounds() {
         for (a, b, want) in [
             (0, 0, RingSize::DEFAULT.bytes()),
-            (0, 4096, RingSize::DEFAULT.bytes()),
+            (0, 4096, RingSize::SMALL.bytes()),
             (1, 4096, 4096),
             (5000, 1, 8192),
             (1 << 20, 0, 1 << 20),

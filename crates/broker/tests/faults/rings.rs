@@ -237,7 +237,7 @@ fn the_larger_requested_size_decides_within_bounds() {
     };
     let usual = RingSize::DEFAULT.bytes();
     for (connecting, listening, want) in [
-        (None, Some(4096), usual),
+        (None, Some(4096), RingSize::SMALL.bytes()),
         (Some(0), None, usual),
         (Some(1), Some(2), 4096),
         (Some(4097), Some(4096), 8192),

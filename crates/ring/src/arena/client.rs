@@ -284,6 +284,7 @@ pub(crate) fn initialise(slot: &SlotWords, seq: u32) {
         words.space.0.store(0, Ordering::Relaxed);
         words.close.0.ended.store(0, Ordering::Relaxed);
         words.close.0.closed.store(0, Ordering::Relaxed);
+        words.close.0.window.store(0, Ordering::Relaxed);
     }
     for wakeups in &slot.wakeups {
         wakeups.0.modes.store(0, Ordering::Relaxed);

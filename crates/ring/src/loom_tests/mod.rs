@@ -8,6 +8,7 @@
 mod closing;
 mod threads;
 mod wakeup_requests;
+mod window;
 
 use std::sync::atomic::{AtomicU8, Ordering as StdOrdering};
 
@@ -76,7 +77,8 @@ impl Writer {
     fn write(&mut self, count: u64) {
         for i in 0..count {
             self.next += 1;
-            let at = self.producer.position().wrapping_add(i) % CAPACITY;
+            let place = self.producer.place().after(i);
+            let at = place.position % place.window;
             let byte = &self.shared.bytes[at as usize];
             byte.access.with_mut(|_| ());
             byte.value.store(self.next, StdOrdering::Relaxed);
@@ -112,7 +114,8 @@ impl Reader {
     fn read(&mut self, count: u64) {
         for i in 0..count {
             self.next += 1;
-            let at = self.consumer.position().wrapping_add(i) % CAPACITY;
+            let place = self.consumer.place().after(i);
+            let at = place.position % place.window;
             let byte = &self.shared.bytes[at as usize];
             byte.access.with(|_| ());
             assert_eq!(byte.value.load(StdOrdering::Relaxed), self.next);

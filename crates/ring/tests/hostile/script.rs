@@ -28,6 +28,7 @@ pub const AWAKE: u64 = 384;
 pub const SPACE: u64 = 512;
 pub const ENDED: u64 = 640;
 pub const CLOSED: u64 = 644;
+pub const WINDOW: u64 = 648;
 /// The distance to the words of the other direction.
 pub const BACK: u64 = 640;
 pub const BYTES: u64 = 4096;
@@ -83,7 +84,8 @@ impl HostileStore {
                 let which = usize::from(which) - 1;
                 words[which % 6] + BACK * (which as u64 / 6)
             }
-            13 | 14 => u64::from(script.byte()) * 16,
+            13 => WINDOW + BACK * u64::from(script.byte() & 1),
+            14 => u64::from(script.byte()) * 16,
             _ => BYTES + script.count() as u64 % (2 * CAPACITY - 8),
         };
         let (value, adds) = match script.byte() % 12 {

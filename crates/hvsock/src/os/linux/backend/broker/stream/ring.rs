@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Doorbells, Filled, Reserved, ResetCause, RingEnd, RingError, RingSide, Woken};
+use hvsock_ring::{
+    Doorbells, Filled, Reserved, ResetCause, RingEnd, RingError, RingSide, RingSize, Woken,
+};
 use hvsock_sys::event;
 
 use super::super::arena::SlotReadiness;
@@ -77,6 +79,10 @@ impl Ring {
     }
 
     fn with(end: RingEnd, readiness: RingReadiness) -> Self {
+        // Nobody has asked for a size: only a long stream uses all of it.
+        if end.size() == RingSize::DEFAULT {
+            end.set_window(RingSize::SMALL.bytes());
+        }
         Self {
             readiness,
             end,
