@@ -14,6 +14,7 @@ mod demo;
 mod guest_failures;
 mod guest_programs;
 mod guests;
+mod guests_uml;
 mod help;
 mod listen_connect;
 mod log;
