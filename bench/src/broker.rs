@@ -94,8 +94,10 @@ pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
     let handle = broker.handle();
     for number in 0..vms {
         let (name, cid) = (vm_name(number), BrokerProcess::cid(number));
-        let vm = json!({ "name": name, "cid": cid, "groups": ["bench"] });
-        handle.add_vm(serde_json::from_value(vm)?)?;
+        // User-mode Linux cannot seal its memory.
+        let unsealed =
+            json!({ "name": name, "cid": cid, "unsealed_memory": true, "groups": ["bench"] });
+        handle.add_vm(serde_json::from_value(unsealed)?)?;
     }
     if vms > 0 {
         let ports = [GuestLaneKind::Ring, GuestLaneKind::Descriptor].map(GuestLaneKind::port);

@@ -16,10 +16,10 @@ use hvsock_bench::vm::concurrent;
 use hvsock_bench::vm::device::{GuestConfig, TestBed};
 use hvsock_bench::vm::host;
 use hvsock_bench::vm::lane::Lane;
-use hvsock_bench::vm::measure::{self, Effort, Measured};
+use hvsock_bench::vm::measure::{self, Effort, Measured, Paced};
 use hvsock_bench::vm::report::{ConnectionRow, Report};
 use hvsock_bench::vm::scale::{self, ScaleOptions};
-use hvsock_bench::vm::{Direction, GuestLaneKind};
+use hvsock_bench::vm::{Direction, GuestLaneKind, uml};
 use hvsock_bench::{cpu, plot};
 
 /// Throughput, round trips and connects of a guest, against vhost-device-vsock.
@@ -53,6 +53,9 @@ struct Arguments {
     /// Idle VMs.
     #[arg(long, value_name = "N", value_parser = positive, default_value = "256")]
     machines: usize,
+    /// Measure guests in User-mode Linux instead, whose kernel is a real one; saved as vm-uml.*.
+    #[arg(long, conflicts_with_all = ["queue", "spin", "scale", "only_scale"])]
+    uml: bool,
     /// Path of vhost-device-vsock, by default where cargo xtask installs it.
     #[arg(long, value_name = "PROGRAM", default_value = PEER, hide_default_value = true)]
     peer: PathBuf,
@@ -109,6 +112,7 @@ fn main() -> anyhow::Result<()> {
     match words.as_slice() {
         [broker::ROLE, folder, vms] => return broker::serve(Path::new(folder), vms.parse()?),
         [host::ROLE, rest @ ..] => return host::serve(rest),
+        [uml::ROLE] => return uml::serve(),
         _ => {}
     }
     let arguments = Arguments::parse();
@@ -119,11 +123,15 @@ fn main() -> anyhow::Result<()> {
         std::process::exit(1);
     });
     hvsock_sys::limits::raise_descriptors()?;
+    if arguments.uml {
+        return measure_uml(&arguments.peer, effort, &arguments.out);
+    }
     let lanes = !arguments.only_scale;
     let mut report = if lanes {
         measure(&arguments.peer, effort, config)?
     } else {
-        Report::new(Machine::current(), &[], 0, effort, config)
+        let none: [Measured; 0] = [];
+        Report::new(Machine::current(), &none, 0, effort, config.queue)
     };
     if arguments.scale || arguments.only_scale {
         report.scale = Some(scale::measure(arguments.scale_options(), config)?);
@@ -135,6 +143,21 @@ fn main() -> anyhow::Result<()> {
         draw(&arguments.out.join("vm.svg"), &report)?;
     }
     println!("\nsaved in {}", arguments.out.display());
+    Ok(())
+}
+
+/// Measures guests in User-mode Linux.
+fn measure_uml(peer: &Path, effort: Effort, out: &Path) -> anyhow::Result<()> {
+    let mut report = uml::measure(peer, effort, |turn| match turn {
+        0 => eprint!("\rwarming up "),
+        turn => eprint!("\rturn {turn} of {} ", effort.turns),
+    })?;
+    eprintln!();
+    report.judge();
+    report.print();
+    save(&out.join("vm-uml.json"), &report)?;
+    draw(&out.join("vm-uml.svg"), &report)?;
+    println!("\nsaved in {}", out.display());
     Ok(())
 }
 
@@ -150,10 +173,8 @@ fn measure(peer: &Path, effort: Effort, config: GuestConfig) -> anyhow::Result<R
     };
     let mut lanes = Vec::new();
     for over in GuestLaneKind::ALL {
-        lanes.push(Measured::new(
-            over,
-            Lane::connect(&test_bed(over).guest, over)?,
-        ));
+        let lane = Lane::connect(&test_bed(over).guest, over)?;
+        lanes.push(Measured::new(over, Paced::new(lane)));
     }
     let machine = Machine::current();
     let processes = [hvsock.processes(), peer.processes()].concat();
@@ -168,7 +189,7 @@ fn measure(peer: &Path, effort: Effort, config: GuestConfig) -> anyhow::Result<R
         turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(machine, &lanes, turns, effort, config);
+    let mut report = Report::new(machine, &lanes, turns, effort, config.queue);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     drop(lanes);
@@ -244,7 +265,12 @@ fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
             let points = points.map(|row| (row.write as f64, row.gb_per_s));
             (over.name().to_owned(), points.collect())
         };
-        GuestLaneKind::ALL.into_iter().map(line).collect()
+        let measured = |over: &GuestLaneKind| {
+            let mut rows = report.throughput.iter();
+            rows.any(|row| row.over == *over)
+        };
+        let overs = GuestLaneKind::ALL.into_iter().filter(measured);
+        overs.map(line).collect()
     };
     plot::lines(
         path,

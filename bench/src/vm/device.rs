@@ -94,13 +94,13 @@ impl TestBed {
 
 /// A running vhost-device-vsock. Dropping it kills the process.
 #[derive(Debug)]
-struct VhostDeviceVsock {
+pub(super) struct VhostDeviceVsock {
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl VhostDeviceVsock {
-    fn start(program: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(program: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvp").tempdir()?;
         let child = Command::new(program)
             .args(["--guest-cid", &PEER_CID.to_string()])
@@ -115,11 +115,16 @@ impl VhostDeviceVsock {
         Ok(Self { child, folder })
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.folder.path().join("v")
     }
 
-    fn base(&self) -> PathBuf {
+    /// The process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn base(&self) -> PathBuf {
         self.folder.path().join("u")
     }
 }

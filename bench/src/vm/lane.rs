@@ -34,8 +34,8 @@ pub fn connect(guest: &Guest, port: u32) -> std::io::Result<GuestStream> {
 
 /// A connection to the host program.
 #[derive(Debug)]
-pub struct Lane {
-    stream: GuestStream,
+pub struct Lane<S = GuestStream> {
+    stream: S,
 }
 
 impl Lane {
@@ -45,6 +45,13 @@ impl Lane {
         stream.set_read_timeout(Some(IO_TIMEOUT));
         stream.set_write_timeout(Some(IO_TIMEOUT));
         Ok(Self { stream })
+    }
+}
+
+impl<S: Read + Write> Lane<S> {
+    /// A lane over a stream that is connected to the host program.
+    pub fn new(stream: S) -> Self {
+        Self { stream }
     }
 
     /// Transfers `count` writes of `size` bytes. Returns the seconds until the receiver has read them all.
@@ -132,7 +139,7 @@ impl Lane {
     }
 
     /// The connection.
-    pub fn stream(&self) -> &GuestStream {
+    pub fn stream(&self) -> &S {
         &self.stream
     }
 

@@ -1,6 +1,9 @@
 //! Measures lanes in alternating turns, like [`stream::measure`](crate::stream::measure).
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
+
+use hvsock_testkit::guest::GuestStream;
 
 use super::lane::Lane;
 use super::{Direction, GuestLaneKind, SIZES};
@@ -17,36 +20,40 @@ pub struct Effort {
     pub limit: Duration,
 }
 
-/// A lane and its results.
+/// A lane that can be measured.
+pub trait Measurable {
+    /// Bytes per second in this direction, with writes of the size `SIZES[at]`, over about `slice`.
+    fn throughput(
+        &mut self,
+        direction: Direction,
+        at: usize,
+        slice: Duration,
+    ) -> anyhow::Result<f64>;
+
+    /// Median and 99th percentile of round trips in microseconds, over about `slice`.
+    fn round_trips(&mut self, slice: Duration) -> anyhow::Result<[f64; 2]>;
+}
+
+/// A lane with what it did before, from which the count of the next writes follows.
 #[derive(Debug)]
-pub struct Measured {
-    /// The kind of lane.
-    pub over: GuestLaneKind,
-    lane: Lane,
-    /// Bytes per second of each turn, by [`Direction`] and index of [`SIZES`].
-    pub rates: [[Vec<f64>; SIZES.len()]; 2],
-    /// Median of the round trips in microseconds, by turn.
-    pub p50_us: Vec<f64>,
-    /// 99th percentile in microseconds, by turn.
-    pub p99_us: Vec<f64>,
+pub struct Paced<S = GuestStream> {
+    lane: Lane<S>,
     paces: [[f64; SIZES.len()]; 2],
     trips: f64,
 }
 
-impl Measured {
-    /// A lane without results.
-    pub fn new(over: GuestLaneKind, lane: Lane) -> Self {
+impl<S> Paced<S> {
+    /// A lane that has not been measured.
+    pub fn new(lane: Lane<S>) -> Self {
         Self {
-            over,
             lane,
-            rates: Default::default(),
-            p50_us: Vec::new(),
-            p99_us: Vec::new(),
             paces: Default::default(),
             trips: 0.0,
         }
     }
+}
 
+impl<S: Read + Write> Measurable for Paced<S> {
     fn throughput(
         &mut self,
         direction: Direction,
@@ -66,18 +73,50 @@ impl Measured {
         }
     }
 
-    fn round_trips(&mut self, slice: Duration) -> anyhow::Result<Vec<f64>> {
+    fn round_trips(&mut self, slice: Duration) -> anyhow::Result<[f64; 2]> {
         let count = (self.trips * slice.as_secs_f64()).ceil().max(64.0) as u64;
         let start = Instant::now();
-        let each_us = self.lane.round_trips(count)?;
+        let mut each_us = self.lane.round_trips(count)?;
         self.trips = count as f64 / start.elapsed().as_secs_f64();
-        Ok(each_us)
+        Ok([0.5, 0.99].map(|p| percentile(&mut each_us, p)))
+    }
+}
+
+/// A lane and its results.
+#[derive(Debug)]
+pub struct Measured<L = Paced> {
+    /// The kind of lane.
+    pub over: GuestLaneKind,
+    lane: L,
+    /// Bytes per second of each turn, by [`Direction`] and index of [`SIZES`].
+    pub rates: [[Vec<f64>; SIZES.len()]; 2],
+    /// Median of the round trips in microseconds, by turn.
+    pub p50_us: Vec<f64>,
+    /// 99th percentile in microseconds, by turn.
+    pub p99_us: Vec<f64>,
+}
+
+impl<L> Measured<L> {
+    /// A lane without results.
+    pub fn new(over: GuestLaneKind, lane: L) -> Self {
+        Self {
+            over,
+            lane,
+            rates: Default::default(),
+            p50_us: Vec::new(),
+            p99_us: Vec::new(),
+        }
+    }
+
+    /// The lane.
+    pub fn lane(&mut self) -> &mut L {
+        &mut self.lane
     }
 }
 
 /// Measures all lanes in turns. Returns the count of turns without the warm-up.
-pub fn run(
-    lanes: &mut [Measured],
+pub fn run<L: Measurable>(
+    lanes: &mut [Measured<L>],
     effort: Effort,
     mut progress: impl FnMut(usize),
 ) -> anyhow::Result<usize> {
@@ -92,7 +131,7 @@ pub fn run(
             for at in 0..SIZES.len() {
                 for place in 0..count {
                     let lane = &mut lanes[(turn + at + place) % count];
-                    let rate = lane.throughput(direction, at, effort.slice);
+                    let rate = lane.lane.throughput(direction, at, effort.slice);
                     let rate = rate.map_err(|error| {
                         let (name, size) = (lane.over.name(), SIZES[at]);
                         error.context(format!("{name}, {size} bytes {}", direction.name()))
@@ -105,10 +144,10 @@ pub fn run(
         }
         for place in 0..count {
             let lane = &mut lanes[(turn + place) % count];
-            let mut each_us = lane.round_trips(effort.slice)?;
+            let [p50, p99] = lane.lane.round_trips(effort.slice)?;
             if turn > 0 {
-                lane.p50_us.push(percentile(&mut each_us, 0.5));
-                lane.p99_us.push(percentile(&mut each_us, 0.99));
+                lane.p50_us.push(p50);
+                lane.p99_us.push(p99);
             }
         }
     }

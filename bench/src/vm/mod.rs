@@ -4,7 +4,8 @@
 //! process. It uses hvsock streams behind hvsock's device and Unix sockets behind the other. A
 //! [`Lane`](lane::Lane) is one connection between guest and host program. [`measure`] measures lanes in
 //! alternating turns, [`concurrent`] opens many connections, [`scale`] measures idle connections, idle
-//! VMs and fairness, and [`report`] computes ratios.
+//! VMs and fairness, and [`report`] computes ratios. [`uml`] measures guests with a real kernel, in User-mode
+//! Linux.
 
 pub mod concurrent;
 pub mod device;
@@ -13,6 +14,8 @@ pub mod lane;
 pub mod measure;
 pub mod report;
 pub mod scale;
+pub mod uml;
+mod uml_adapter;
 
 use serde::Serialize;
 
