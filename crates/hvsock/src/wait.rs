@@ -17,8 +17,13 @@ pub(crate) fn accept<T>(
             result => return result,
         }
         if !wait()? {
-            let text = "no connection arrived before the timeout";
-            return Err(error::new(io::ErrorKind::TimedOut, text));
+            return Err(no_connection());
         }
     }
+}
+
+/// The error of an accept whose timeout has elapsed.
+pub(crate) fn no_connection() -> io::Error {
+    let text = "no connection arrived before the timeout";
+    error::new(io::ErrorKind::TimedOut, text)
 }

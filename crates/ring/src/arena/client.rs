@@ -169,7 +169,7 @@ impl ArenaClient {
     }
 
     /// Drains the doorbell, and calls `each` with the slots that became ready since the last call. It may
-    /// name slots that are not. Returns whether the server's end of the doorbell is open.
+    /// name slots that are not. Returns `false` if the doorbell was empty and the server's end is closed.
     ///
     /// Also to be called after each message of the broker about this arena.
     pub fn drain_ready(&self, each: impl FnMut(u32)) -> bool {

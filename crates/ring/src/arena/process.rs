@@ -147,11 +147,11 @@ impl ArenaProcess {
         }
     }
 
-    /// Drains the doorbell and the ready set. Returns whether the other process still has its end of the
-    /// doorbell open.
+    /// Drains the doorbell, usually with one system call, and the ready set. Returns `false` if the doorbell
+    /// was empty and the other process has closed its end.
     pub(crate) fn drain_ready(&self, mut each: impl FnMut(u32)) -> bool {
         // An error is reported by the next poll.
-        let is_open = doorbell::drain(&self.doorbells.own).unwrap_or(true);
+        let is_open = doorbell::drain_or_hung_up(&self.doorbells.own).unwrap_or(true);
         let slots = self.limits().slots;
         ready::drain(self.ready(self.side), |slot| {
             if slot < slots {

@@ -74,6 +74,19 @@ pub fn drain_few(doorbell: impl AsFd) -> io::Result<()> {
     }
 }
 
+/// As [`drain_few`]. Returns `false` if the write end is closed and nothing was pending; after the last
+/// notifications, that takes another call.
+///
+/// # Errors
+///
+/// Those of `read` and `poll`.
+pub fn drain_or_hung_up(doorbell: impl AsFd) -> io::Result<bool> {
+    match drain_up_to(&doorbell, FEW)? {
+        Some(FEW) => drain(doorbell),
+        drained => Ok(drained.is_some()),
+    }
+}
+
 /// Notifications that [`drain_few`] drains with one call.
 const FEW: usize = 16;
 /// Maximum number of reads in [`drain`].
@@ -173,7 +186,14 @@ mod tests {
             (0..notifications).for_each(|_| assert!(notify(&writer).unwrap()));
             drain_few(&reader).unwrap();
             assert!(!is_pending(&reader), "{notifications}");
+            (0..notifications).for_each(|_| assert!(notify(&writer).unwrap()));
+            assert!(drain_or_hung_up(&reader).unwrap());
+            assert!(!is_pending(&reader), "{notifications}");
         }
+        assert!(notify(&writer).unwrap());
+        drop(writer);
+        assert!(drain_or_hung_up(&reader).unwrap());
+        assert!(!drain_or_hung_up(&reader).unwrap());
     }
 
     #[test]

@@ -110,33 +110,53 @@ impl Listener {
     /// Accepts a connection. Waits until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         let may_wait = !self.nonblocking.load(Ordering::Relaxed);
-        let accept = || match &self.arenas {
-            Some(arenas) if may_wait => self.accept_spinning(arenas),
-            _ => self.accept_now(),
-        };
-        wait::accept(may_wait, accept, || self.wait(deadline))
+        match &self.arenas {
+            Some(arenas) if may_wait => self.accept_waiting(arenas, deadline),
+            _ => wait::accept(may_wait, || self.accept_now(), || self.wait(deadline)),
+        }
     }
 
-    /// As [`accept_now`](Self::accept_now), for a thread that waits for a connection next.
-    fn accept_spinning(&self, arenas: &AcceptingArenas) -> io::Result<Stream> {
-        if self.is_turn_of_arenas(arenas) {
-            let accepted = arenas.accept().or_else(|| arenas.accept_spinning());
-            if let Some(stream) = accepted.and_then(|(arena, end)| Stream::in_arena(&arena, end)) {
-                return Ok(stream);
+    /// Accepts a connection, waiting at the endpoint and at the arenas. The endpoint is looked at only if
+    /// it is ready or has its turn.
+    fn accept_waiting(
+        &self,
+        arenas: &AcceptingArenas,
+        deadline: Option<Instant>,
+    ) -> io::Result<Stream> {
+        let mut at_endpoint = arenas.is_empty();
+        loop {
+            if at_endpoint || !self.is_turn_of_arenas(arenas) {
+                match self.accept_anywhere() {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return result,
+                }
+            } else {
+                let accepted = arenas.accept().or_else(|| arenas.accept_spinning());
+                let stream = accepted.and_then(|(arena, end)| Stream::in_arena(&arena, end));
+                if let Some(stream) = stream {
+                    return Ok(stream);
+                }
+            }
+            match self.park(arenas, deadline)? {
+                Parked::TimedOut => return Err(wait::no_connection()),
+                woken => at_endpoint = woken == Parked::AtEndpoint,
             }
         }
-        self.accept_anywhere()
+    }
+
+    fn park(&self, arenas: &AcceptingArenas, deadline: Option<Instant>) -> io::Result<Parked> {
+        let has_pending_acks = !self.state().pending_acks.is_empty();
+        arenas.watch_space(&self.socket, has_pending_acks)?;
+        arenas.park(deadline)
     }
 
     /// Waits until [`Listener::accept_now`] can make progress, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        let has_pending_acks = !self.state().pending_acks.is_empty();
         if let Some(arenas) = &self.arenas {
-            arenas.watch_space(&self.socket, has_pending_acks)?;
-            return Ok(arenas.park(deadline)? == Parked::Ready);
+            return Ok(self.park(arenas, deadline)? != Parked::TimedOut);
         }
         let mut flags = PollFlags::IN;
-        flags.set(PollFlags::OUT, has_pending_acks);
+        flags.set(PollFlags::OUT, !self.state().pending_acks.is_empty());
         ready(&self.socket, flags, deadline)
     }
 

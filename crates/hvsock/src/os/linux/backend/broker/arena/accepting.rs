@@ -82,8 +82,10 @@ struct AcceptingState {
 /// How a wait for a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parked {
-    /// There may be a connection.
-    Ready,
+    /// There may be a connection in an arena.
+    InArena,
+    /// There may be a message at the endpoint, or a connection anywhere.
+    AtEndpoint,
     TimedOut,
 }
 
@@ -161,11 +163,13 @@ impl AcceptingArenas {
         None
     }
 
+    /// Returns true if there is no arena.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.arenas().is_empty()
+    }
+
     /// Accepts a connection that arrives within some microseconds.
     pub(crate) fn accept_spinning(&self) -> Option<(Arc<Arena>, RingEnd)> {
-        if self.shared.arenas().is_empty() {
-            return None;
-        }
         let found = self.spin.until(|| {
             let arenas = self.shared.arenas();
             arenas.iter().any(Accepting::has_pending)
@@ -226,19 +230,19 @@ impl AcceptingArenas {
         loop {
             // This thread is one of those that wait.
             if !shared.prepare(1) {
-                return Ok(Parked::Ready);
+                return Ok(Parked::InArena);
             }
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             shared.set.wait(&mut ready, left)?;
             if shared.handle(&ready) {
-                return Ok(Parked::Ready);
+                return Ok(Parked::AtEndpoint);
             }
             if shared.arenas().iter().any(Accepting::has_pending) {
                 // This thread has drained the doorbell, and need not accept.
                 if shared.has_waiters(1) {
                     shared.signal(true);
                 }
-                return Ok(Parked::Ready);
+                return Ok(Parked::InArena);
             }
             if left.is_some_and(|left| left.is_zero()) {
                 return Ok(Parked::TimedOut);
