@@ -35,6 +35,12 @@
 //! doorbell. After moving a counter, the other side checks for a wakeup request and notifies.
 //! `docs/endpoint.md` specifies the memory layout for implementations in other languages.
 //!
+//! # Many connections of a pair
+//!
+//! Two processes that open many connections share an [`arena`]: memory, doorbells and mappings are made
+//! once, and each connection is a slot of it. Opening and accepting one makes no system call, and its ends
+//! are [`RingEnd`]s like all others, whose threads park on futexes.
+//!
 //! # Trust
 //!
 //! The peer is hostile: either process may write any value anywhere in the memory at any time.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use hvsock_sys::clock;
 use hvsock_sys::sync::lock;
@@ -141,15 +141,19 @@ impl ArenaClient {
         })
     }
 
-    /// The number of slots in use: of open connections, and of those that only the server has open.
+    /// The number of slots in use: of open connections, and of those that only the server has open. Slots
+    /// that the server has closed meanwhile become free by this call and give their pages back.
     pub fn in_use(&self) -> u32 {
-        lock(&self.0.slots).in_use()
+        self.0.reclaim().in_use()
     }
 
     /// Whether more than three quarters of the granted slots are in use, and more could be granted.
     pub fn wants_more_slots(&self) -> bool {
         let granted = self.0.process.grant().granted();
-        granted < self.limits().slots && u64::from(self.in_use()) * 4 > u64::from(granted) * 3
+        let is_much = |in_use: u32| u64::from(in_use) * 4 > u64::from(granted) * 3;
+        granted < self.limits().slots
+            && is_much(lock(&self.0.slots).in_use())
+            && is_much(self.in_use())
     }
 
     /// Whether the broker allows new connections.
@@ -211,6 +215,14 @@ impl Client {
         table::open(&words.opened.0[id.slot as usize], id.seq, now);
         slots.publisher.publish(&words.queue, &words.entries.0, id);
         Ok(id)
+    }
+
+    /// Finds the slots that the server has closed.
+    fn reclaim(&self) -> MutexGuard<'_, ClientSlots> {
+        let mut slots = lock(&self.slots);
+        let server = &self.process.words().accepted.0;
+        slots.reclaim_all(server, |freed| self.free(freed));
+        slots
     }
 
     fn valid<T>(

@@ -125,6 +125,13 @@ impl ClientSlots {
         }
     }
 
+    /// Finds every slot that the server has closed as well.
+    pub(crate) fn reclaim_all(&mut self, server: &[ServerEntry; SLOTS], freed: impl FnMut(Freed)) {
+        if let Err(violation) = self.reclaim(server, usize::MAX, freed) {
+            self.violated(violation);
+        }
+    }
+
     /// Looks whether the server has closed its ends of the slots that were closed here.
     fn reclaim(
         &mut self,
@@ -189,5 +196,96 @@ impl ClientSlots {
             }
         }
         is_unique
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::arena::queue::Taker;
+    use crate::arena::words::QueueWords;
+    use crate::layout::CachePadded;
+    use crate::sync::{AtomicU32, AtomicU64};
+
+    fn server() -> [ServerEntry; SLOTS] {
+        std::array::from_fn(|_| ServerEntry {
+            accepted: AtomicU32::new(0),
+            done: AtomicU32::new(0),
+            keep: AtomicU32::new(0),
+        })
+    }
+
+    fn take(slots: &mut ClientSlots, server: &[ServerEntry; SLOTS]) -> SlotId {
+        slots.take(server, 4, |_| {}).unwrap().unwrap()
+    }
+
+    fn close(slots: &mut ClientSlots, server: &[ServerEntry; SLOTS], id: SlotId) {
+        let done = &server[id.slot as usize].done;
+        done.store(id.seq, Ordering::Release);
+        slots.close(server, id.slot, false, |_| {});
+    }
+
+    #[test]
+    fn open_connections_keep_their_sequence_numbers_to_themselves() {
+        let (mut slots, server) = (ClientSlots::new(0), server());
+        let words = QueueWords {
+            published: CachePadded(AtomicU64::new(0)),
+            taken: CachePadded(AtomicU64::new(0)),
+            accept_request: CachePadded(AtomicU32::new(0)),
+        };
+        let entries = std::array::from_fn(|_| AtomicU64::new(0));
+        let mut taker = Taker::new(0);
+        let mut open = |slots: &mut ClientSlots| {
+            let id = take(slots, &server);
+            slots.publisher.publish(&words, &entries, id);
+            // The server follows.
+            assert_eq!(taker.take(&words, &entries, 4), Ok(Some(id)));
+            id
+        };
+        let kept = [1, 2, 3].map(|seq| {
+            let id = open(&mut slots);
+            assert_eq!(id.seq, seq);
+            id
+        });
+        let mut expected = 4;
+        // Twice around.
+        for _ in 0..2 * SEQUENCE {
+            let id = open(&mut slots);
+            assert_eq!((id.slot, u64::from(id.seq)), (3, expected));
+            close(&mut slots, &server, id);
+            expected = match expected {
+                SEQUENCE => 4,
+                seq => seq + 1,
+            };
+        }
+        for id in kept {
+            close(&mut slots, &server, id);
+        }
+        assert_eq!(slots.in_use(), 0);
+    }
+
+    #[test]
+    fn the_slot_that_was_used_last_is_used_next() {
+        let (mut slots, server) = (ClientSlots::new(0), server());
+        let ids = [(); 4].map(|()| take(&mut slots, &server));
+        assert_eq!(ids.map(|id| id.slot), [0, 1, 2, 3]);
+        assert!(slots.take(&server, 4, |_| {}).unwrap().is_none());
+        for slot in [1, 3, 0] {
+            close(&mut slots, &server, ids[slot]);
+        }
+        assert_eq!(slots.in_use(), 1);
+        let again = [(); 3].map(|()| take(&mut slots, &server));
+        assert_eq!(again.map(|id| id.slot), [0, 3, 1]);
+    }
+
+    /// A slot's last sequence number comes round again exactly at the slot's next connection.
+    #[test]
+    fn a_slot_never_gets_its_last_sequence_number_again() {
+        let (mut slots, server) = (ClientSlots::new(0), server());
+        let id = take(&mut slots, &server);
+        close(&mut slots, &server, id);
+        slots.number = SEQUENCE;
+        assert_eq!(seq_of(slots.number), id.seq);
+        assert_eq!(take(&mut slots, &server), SlotId { slot: 0, seq: 2 });
     }
 }

@@ -140,11 +140,9 @@ impl ArenaProcess {
     /// Ends the arena in this process: every connection reads as reset.
     pub(crate) fn mark_ended(&self) {
         self.ended.store(true, Local::SeqCst);
-        for (group, first) in self.waiters.iter().zip((0..).step_by(GROUP)) {
-            if group.get().is_some() {
-                (first..first + GROUP as u32).for_each(|slot| self.wake_waiters(slot, None));
-            }
-        }
+        // Of all slots: the lock of each, and of its allocation, orders this with a thread that registers
+        // and then checks.
+        (0..self.limits().slots).for_each(|slot| self.wake_waiters(slot, None));
     }
 
     /// Drains the doorbell, usually with one system call, and the ready set. Returns `false` if the doorbell

@@ -5,4 +5,5 @@ mod hostile;
 mod model;
 mod pair;
 mod script;
+mod slots;
 mod waking;

@@ -320,8 +320,7 @@ impl Reference {
             assert!(view.opened_at > 0);
         }
         assert_eq!(self.pair.monitor.pending() as usize, self.pending());
-        // The client notices later that the server has closed its end.
-        assert!(self.pair.client.in_use() as usize >= self.connections.len());
+        assert_eq!(self.pair.client.in_use() as usize, self.connections.len());
         let totals = self.pair.monitor.totals();
         assert_eq!(totals.opened, self.opened);
         assert!(

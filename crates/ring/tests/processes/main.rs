@@ -1,8 +1,9 @@
-//! Rings between processes: a peer that is killed, and ten thousand connections at once.
+//! Rings and arenas between processes: a peer that is killed, and ten thousand connections at once.
 //!
 //! A child process is this test program again, with [`ROLE`] in its environment and a socket as
 //! its stdin, over which it receives its descriptors of each connection.
 
+mod arenas;
 mod kills;
 mod many;
 
@@ -29,6 +30,8 @@ fn role() {
         "write" => kills::write_until_killed(&socket),
         "read" => kills::read_until_killed(&socket),
         "echo" => kills::echo_until_killed(&socket),
+        "arena-echo" => arenas::echo_until_killed(&socket),
+        "arena-connect" => arenas::connect_until_killed(&socket),
         "many" => many::one_side(&socket),
         other => panic!("{other}"),
     }

@@ -1,5 +1,7 @@
 //! The connect queue, and slots that are used again.
 
+use std::sync::atomic::AtomicU32 as StdAtomicU32;
+
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
@@ -16,8 +18,8 @@ use crate::sync::{AtomicU64, Ordering, fence};
 struct Queue {
     words: QueueWords,
     entries: [AtomicU64; SLOTS],
-    /// The words of each slot's connection. Loom reports an access that nothing orders.
-    slots: [UnsafeCell<u32>; SLOTS],
+    /// The words of each slot's connection.
+    slots: [Cell; SLOTS],
     /// The server's doorbell.
     doorbell: Doorbell,
 }
@@ -27,14 +29,14 @@ impl Queue {
         Arc::new(Self {
             words: QueueWords::new(),
             entries: [(); SLOTS].map(|()| AtomicU64::new(0)),
-            slots: [(); SLOTS].map(|()| UnsafeCell::new(0)),
+            slots: Default::default(),
             doorbell: Doorbell::default(),
         })
     }
 
     /// As `ArenaClient::connect`.
     fn publish(&self, publisher: &mut Publisher, slot: u32, seq: u32) {
-        write(&self.slots[slot as usize], seq);
+        self.slots[slot as usize].write(seq);
         publisher.publish(&self.words, &self.entries, SlotId { slot, seq });
         fence(Ordering::SeqCst);
         if changes::take_request(&self.words.accept_request.0) {
@@ -48,7 +50,7 @@ impl Queue {
             let slots = SLOTS as u32;
             let taken = taker.take(&self.words, &self.entries, slots);
             if let Some(id) = taken.unwrap() {
-                assert_eq!(read(&self.slots[id.slot as usize]), id.seq);
+                assert_eq!(self.slots[id.slot as usize].read(), id.seq);
                 return id;
             }
             if taker.arm(&self.words) {
@@ -58,24 +60,23 @@ impl Queue {
     }
 }
 
-fn write(cell: &UnsafeCell<u32>, value: u32) {
-    cell.with_mut(|cell| {
-        // SAFETY: loom checks that no other thread accesses the cell at this time.
-        #[allow(unsafe_code, reason = "how loom's cells are written")]
-        unsafe {
-            *cell = value;
-        }
-    });
+/// Memory that one side at a time accesses. Loom reports an access that nothing orders.
+#[derive(Default)]
+struct Cell {
+    access: UnsafeCell<()>,
+    value: StdAtomicU32,
 }
 
-fn read(cell: &UnsafeCell<u32>) -> u32 {
-    cell.with(|cell| {
-        // SAFETY: as above.
-        #[allow(unsafe_code, reason = "how loom's cells are read")]
-        unsafe {
-            *cell
-        }
-    })
+impl Cell {
+    fn write(&self, value: u32) {
+        self.access.with_mut(|_| ());
+        self.value.store(value, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> u32 {
+        self.access.with(|_| ());
+        self.value.load(Ordering::Relaxed)
+    }
 }
 
 #[test]
@@ -116,19 +117,19 @@ fn the_client_never_counts_fewer_pending_connections_than_there_are() {
 fn a_slot_is_used_again_after_both_ends_are_closed() {
     explore(None, || {
         let server = || [(); SLOTS].map(|()| ServerEntry::new());
-        let shared = Arc::new((server(), UnsafeCell::new(0)));
+        let shared = Arc::new((server(), Cell::default()));
         let mut slots = ClientSlots::new(0);
         let first = slots.take(&shared.0, 1, |_| {}).unwrap().unwrap();
         let other = Arc::clone(&shared);
         let closes = thread::spawn(move || {
-            write(&other.1, 1);
+            other.1.write(1);
             table::finish(&other.0[first.slot as usize], first.seq);
         });
         slots.close(&shared.0, first.slot, true, |_| {});
         let mut freed = 0;
         if let Some(second) = slots.take(&shared.0, 1, |_| freed += 1).unwrap() {
             assert_eq!(second, SlotId { slot: 0, seq: 2 });
-            write(&shared.1, 2);
+            shared.1.write(2);
         }
         closes.join().unwrap();
         assert!(freed <= 1);
