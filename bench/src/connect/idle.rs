@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use hvsock::{HvListener, HvStream, Lease, ServiceId, VmId};
+use hvsock::{HvListener, HvStream, Lease, PartitionRef, ServiceId, VmId};
 use hvsock_client::Client;
 use hvsock_client::model::{ConnectionState, NewContainer, PartitionState};
 use hvsock_testkit::usage;
@@ -138,14 +138,71 @@ impl Pair {
     }
 }
 
+/// Connections of a container, which can be suspended. Fields are dropped in this order.
+struct Sample {
+    pair: Pair,
+    service: ServiceId,
+    container: PartitionRef,
+    _lease: Lease,
+}
+
+impl Sample {
+    fn connect(client: &Client, root: &Path) -> anyhow::Result<Self> {
+        let service = ServiceId::random();
+        let lease = Lease::register_at(&root.to_owned().into(), "Idle Benchmark", service, "")?;
+        let container: NewContainer = serde_json::from_value(json!({ "name": "bench-idle" }))?;
+        let container = client.add_container(&container)?;
+        let endpoint = container.endpoint.context("a container without endpoint")?;
+        let listening = (root, VmId::CHILDREN);
+        let calling = (endpoint.as_path(), VmId::PARENT);
+        let pair = Pair::connect(service, listening, calling, SUSPENDED)?;
+        if let Some(why) = &pair.why_not_more {
+            anyhow::bail!("{why}");
+        }
+        Ok(Self {
+            pair,
+            service,
+            container: container.id.into(),
+            _lease: lease,
+        })
+    }
+
+    /// Suspends all and resumes them. Returns how many moved a byte then.
+    fn suspend(&mut self, client: &Client) -> anyhow::Result<usize> {
+        let in_state = |wanted: ConnectionState| -> anyhow::Result<usize> {
+            let all = client.connections()?;
+            let its = all.iter().filter(|connection| {
+                connection.service == self.service && connection.state == wanted
+            });
+            Ok(its.count())
+        };
+        client.set_state(&self.container, PartitionState::Paused)?;
+        until(|| Ok(in_state(ConnectionState::Suspended)? == SUSPENDED))?;
+        Pair::number(&mut self.pair.connecting, "send")?;
+        let early = Pair::number(&mut self.pair.accepting, "received")?;
+        ensure!(early == 0, "{early} suspended connections moved bytes");
+        client.set_state(&self.container, PartitionState::Running)?;
+        until(|| Ok(in_state(ConnectionState::Open)? == SUSPENDED))?;
+        let mut resumed = 0;
+        until(|| {
+            Pair::number(&mut self.pair.connecting, "send")?;
+            resumed = Pair::number(&mut self.pair.accepting, "received")?;
+            Ok(resumed == SUSPENDED)
+        })?;
+        Ok(resumed)
+    }
+}
+
 /// Holds `wanted` idle connections on a new broker.
 pub fn measure(wanted: usize) -> anyhow::Result<Idle> {
     let broker = BrokerProcess::start()?;
     let root = broker.endpoint();
     let own = (root.as_path(), VmId::LOOPBACK);
     let pair = |count| Pair::connect(ServiceId::random(), own, own, count);
-    // The first pair has one-time costs, so the baseline includes it.
+    let client = Client::new(broker.control())?;
+    // The baseline includes both, and so what a broker pays once.
     let first = pair(1)?;
+    let mut sample = Sample::connect(&client, &root)?;
     let bytes = usage::resident_bytes(broker.pid());
     let descriptors = usage::descriptors(broker.pid()) as u64;
     let mut failures = Vec::new();
@@ -177,7 +234,10 @@ pub fn measure(wanted: usize) -> anyhow::Result<Idle> {
         listed: 0,
         list_ms: f64::NAN,
         closed: Checked::default(),
-        suspended: Checked::default(),
+        suspended: Checked {
+            right: 0,
+            of: SUSPENDED,
+        },
         failures,
     };
     let used = cpu::used_by(broker.pid())?;
@@ -185,26 +245,32 @@ pub fn measure(wanted: usize) -> anyhow::Result<Idle> {
     let used = cpu::used_by(broker.pid())?.saturating_sub(used);
     idle.broker_cpu_ms = used.as_secs_f64() * 1e3;
 
-    let client = Client::new(broker.control())?;
     pairs.push(first);
-    if let Err(error) = idle.close_some(&client, &mut pairs) {
+    if let Err(error) = idle.close_some(&client, &mut pairs, sample.service) {
         idle.failures.push(format!("close: {error:#}"));
     }
-    if let Err(error) = idle.suspend_some(&client, &broker) {
-        idle.failures.push(format!("suspend: {error:#}"));
+    match sample.suspend(&client) {
+        Ok(resumed) => idle.suspended.right = resumed,
+        Err(error) => idle.failures.push(format!("suspend: {error:#}")),
     }
     Ok(idle)
 }
 
 impl Idle {
-    /// Lists the connections, and closes some of them.
-    fn close_some(&mut self, client: &Client, pairs: &mut [Pair]) -> anyhow::Result<()> {
+    /// Lists the connections but those of the service `other`, and closes some of them.
+    fn close_some(
+        &mut self,
+        client: &Client,
+        pairs: &mut [Pair],
+        other: ServiceId,
+    ) -> anyhow::Result<()> {
         let start = Instant::now();
         let listed = client.connections()?;
         self.list_ms = start.elapsed().as_secs_f64() * 1e3;
         let listed = listed
             .into_iter()
-            .filter(|connection| connection.state == ConnectionState::Open);
+            .filter(|connection| connection.state == ConnectionState::Open)
+            .filter(|connection| connection.service != other);
         let ids: Vec<u64> = listed.map(|connection| connection.id).collect();
         // Without the connection of the baseline.
         self.listed = ids.iter().collect::<HashSet<_>>().len().saturating_sub(1);
@@ -243,43 +309,6 @@ impl Idle {
         );
         self.closed.right = sample.len();
         Ok(())
-    }
-
-    /// Suspends the connections of a container while all others are open, and resumes them.
-    fn suspend_some(&mut self, client: &Client, broker: &BrokerProcess) -> anyhow::Result<()> {
-        let service = ServiceId::random();
-        let root = broker.endpoint();
-        let _lease = Lease::register_at(&root.clone().into(), "Idle Benchmark", service, "")?;
-        let container: NewContainer = serde_json::from_value(json!({ "name": "bench-idle" }))?;
-        let container = client.add_container(&container)?;
-        let endpoint = container.endpoint.context("a container without endpoint")?;
-        let reference = container.name.to_string().parse()?;
-        self.suspended.of = SUSPENDED;
-        let listening = (root.as_path(), VmId::CHILDREN);
-        let calling = (endpoint.as_path(), VmId::PARENT);
-        let mut pair = Pair::connect(service, listening, calling, SUSPENDED)?;
-        if let Some(why) = &pair.why_not_more {
-            anyhow::bail!("{why}");
-        }
-        let in_state = |wanted: ConnectionState| -> anyhow::Result<usize> {
-            let all = client.connections()?;
-            let its = all
-                .iter()
-                .filter(|connection| connection.service == service && connection.state == wanted);
-            Ok(its.count())
-        };
-        client.set_state(&reference, PartitionState::Paused)?;
-        until(|| Ok(in_state(ConnectionState::Suspended)? == SUSPENDED))?;
-        Pair::number(&mut pair.connecting, "send")?;
-        let early = Pair::number(&mut pair.accepting, "received")?;
-        ensure!(early == 0, "{early} suspended connections moved bytes");
-        client.set_state(&reference, PartitionState::Running)?;
-        until(|| Ok(in_state(ConnectionState::Open)? == SUSPENDED))?;
-        until(|| {
-            Pair::number(&mut pair.connecting, "send")?;
-            self.suspended.right = Pair::number(&mut pair.accepting, "received")?;
-            Ok(self.suspended.right == SUSPENDED)
-        })
     }
 
     /// Prints the results.
