@@ -21,6 +21,11 @@ use crate::kit::Kit;
 /// Device id of a vsock device (virtio 1.2 §5).
 const VSOCK_DEVICE: u32 = 19;
 
+/// The guest's memory is a file in the folder that one of these names. On a disk, the kernel would write it
+/// back all the time.
+const TEMPORARY: [&str; 3] = ["TMPDIR", "TMP", "TEMP"];
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// `$@` becomes the kernel, under the process id that the caller knows.
 const START: &str = "exec 3<&0; ( ( read -r _ <&3; kill -KILL 0 ) & ); exec \"$@\" </dev/null 3<&-";
 
@@ -50,7 +55,21 @@ pub fn command(kit: &Kit, config: &Config, folder: &Path, ports: &[OwnedFd]) -> 
     command.args(["-c", START, "sh"]).arg(&kit.kernel.image);
     command.args(arguments(config, folder, ports));
     command.stdin(Stdio::piped()).process_group(0);
+    if has_space(config) {
+        for variable in TEMPORARY {
+            command.env(variable, SHARED_MEMORY);
+        }
+    }
     command
+}
+
+/// Whether the guest's memory fits into the folder of shared memory, which a container may limit.
+fn has_space(config: &Config) -> bool {
+    let space = rustix::fs::statvfs(SHARED_MEMORY);
+    space.is_ok_and(|space| {
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        free >= u64::from(config.memory_mib) << 20
+    })
 }
 
 fn arguments(config: &Config, folder: &Path, ports: &[OwnedFd]) -> Vec<String> {
