@@ -11,7 +11,7 @@ use hvsock_sys::sync::lock;
 
 use crate::arena::{Finished, ResetCause, SlotId, SlotLink};
 use crate::consumer::Consumer;
-use crate::layout::{Direction, FOLLOWS, PARKS, READER_GONE, READER_SHUT, RESET, SUSPENDED};
+use crate::layout::{Direction, FOLLOWS, READER_GONE, READER_SHUT, RESET, SUSPENDED};
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::producer::{self, Producer};
@@ -39,10 +39,10 @@ pub struct RingEnd {
     pub(crate) link: Link,
     /// The high half of the state word: 0, or the sequence number of a connection in an arena.
     epoch: u64,
-    /// How to wait for free space.
-    pub(crate) choice: Mutex<Choice>,
-    /// The result of the last choice: this end parks at once when it finds the ring full.
-    pub(crate) parks: AtomicBool,
+    /// How to wait for bytes of a stream, and for free space.
+    pub(crate) choices: [Mutex<Choice>; 2],
+    /// The results of the last choices: this end parks at once when it finds the ring empty, or full.
+    pub(crate) parks: [AtomicBool; 2],
     /// Bytes ever read when this end last waited for more.
     pub(crate) read_before: AtomicU64,
     /// This end shut down reading.
@@ -57,20 +57,11 @@ pub struct RingEnd {
 }
 
 /// The bits of a processor's word that are its number plus 1.
-const NUMBER: u32 = !(PARKS | FOLLOWS);
+const NUMBER: u32 = !FOLLOWS;
 
 /// The largest number of bytes copied before they are published or freed.
-fn chunk(window: u64) -> u64 {
+pub(crate) fn chunk(window: u64) -> u64 {
     (window / 8).clamp(4096, 64 * 1024)
-}
-
-/// What the peer has published with its processor. It is a hint: a false one costs time only.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PeerProcessor {
-    /// It last ran on the processor that runs this thread.
-    pub(crate) is_same: bool,
-    /// It parks at once when it finds the ring full.
-    pub(crate) parks: bool,
 }
 
 impl RingEnd {
@@ -136,8 +127,8 @@ impl RingEnd {
             memory,
             link,
             epoch,
-            choice: Mutex::new(Choice::new()),
-            parks: AtomicBool::new(false),
+            choices: [Mutex::new(Choice::new()), Mutex::new(Choice::new())],
+            parks: [AtomicBool::new(false), AtomicBool::new(false)],
             read_before: AtomicU64::new(0),
             read_shut: AtomicBool::new(false),
             has_published: AtomicBool::new(false),
@@ -216,7 +207,7 @@ impl RingEnd {
     pub fn set_window(&self, bytes: u32) {
         // As a reader it follows the window of the other end.
         self.has_published.store(true, Local::Relaxed);
-        self.publish_processor();
+        self.shares_processor();
         self.outgoing()
             .use_window(bytes.max(RingSize::MIN.bytes()).into());
     }
@@ -487,7 +478,7 @@ impl RingEnd {
     ) -> Result<u64, RingError> {
         if !self.has_published.load(Local::Relaxed) {
             self.has_published.store(true, Local::Relaxed);
-            self.publish_processor();
+            self.shares_processor();
         }
         // Loaded first: the loads below then see every store that the peer made before it hung up.
         let hung_up = self.has_hung_up();
@@ -587,7 +578,7 @@ impl RingEnd {
 
     fn notify_peer(&self) {
         count(&self.counters.notifications);
-        self.publish_processor();
+        self.shares_processor();
         if !self.link.notify()
             && let Link::Pipes(pipes) = &self.link
         {
@@ -602,23 +593,16 @@ impl RingEnd {
         peer.load(Ordering::Relaxed) & FOLLOWS != 0
     }
 
-    /// Publishes which processor runs this end and how it waits for space, and returns what the peer has
-    /// published.
-    pub(crate) fn publish_processor(&self) -> PeerProcessor {
+    /// Publishes which processor runs this end, and returns whether the peer published the same one.
+    pub(crate) fn shares_processor(&self) -> bool {
         let here = processor::current().map_or(0, |here| here.wrapping_add(1) & NUMBER);
-        let parks = self.parks.load(Local::Relaxed);
-        let word = here | FOLLOWS | if parks { PARKS } else { 0 };
         let processors = &self.memory.header().processors;
         let own = &processors[self.side.index()].0;
-        if own.load(Ordering::Relaxed) != word {
-            own.store(word, Ordering::Relaxed);
+        if own.load(Ordering::Relaxed) != here | FOLLOWS {
+            own.store(here | FOLLOWS, Ordering::Relaxed);
         }
         let peer = &processors[self.side.other().index()].0;
-        let peer = peer.load(Ordering::Relaxed);
-        PeerProcessor {
-            is_same: here != 0 && peer & NUMBER == here,
-            parks: peer & PARKS != 0,
-        }
+        here != 0 && peer.load(Ordering::Relaxed) & NUMBER == here
     }
 
     /// Whether the peer's process has closed its end of this end's doorbell. Never of a connection in an

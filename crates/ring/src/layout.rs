@@ -8,8 +8,8 @@
 //! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space,
 //!                                        +512 ended, +516 closed, +520 window
 //! 768      second → first                likewise
-//! 1408     processor of the first end    its number plus 1; 0 is unknown; bit 31: it parks at once;
-//!                                        bit 30: as a reader it follows the window
+//! 1408     processor of the first end    its number plus 1; 0 is unknown; bit 31: as a reader it
+//!                                        follows the window
 //! 1536     processor of the second end   likewise
 //! 4096     bytes of first → second       as many as the ring's size
 //! 4096+n   bytes of second → first
@@ -30,11 +30,8 @@ pub(crate) const RESET: u64 = 1;
 /// The connection is suspended: a bit of [`Header::state`].
 pub(crate) const SUSPENDED: u64 = 2;
 
-/// A bit of [`Header::processors`]: this end parks at once when it finds the ring full, so its reader need not
-/// spin.
-pub(crate) const PARKS: u32 = 1 << 31;
 /// A bit of [`Header::processors`]: as a reader this end follows [`CloseFlags::window`].
-pub(crate) const FOLLOWS: u32 = 1 << 30;
+pub(crate) const FOLLOWS: u32 = 1 << 31;
 
 /// The reader shut down this direction and is still open: a value of [`CloseFlags::closed`].
 pub(crate) const READER_SHUT: u32 = 1;
@@ -51,7 +48,7 @@ pub(crate) struct Header {
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
     /// The processor that last ran each end: its number plus 1; 0 is unknown. Each end updates its
-    /// own now and then. On the peer's processor, spinning cannot help. With [`PARKS`] and [`FOLLOWS`].
+    /// own now and then. On the peer's processor, spinning cannot help. With [`FOLLOWS`].
     pub(crate) processors: [CachePadded<AtomicU32>; 2],
 }
 

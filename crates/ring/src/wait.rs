@@ -17,7 +17,7 @@ use hvsock_sys::sync::lock;
 
 use crate::arena::SlotLink;
 use crate::consumer::Consumer;
-use crate::end::PeerProcessor;
+use crate::end::chunk;
 use crate::layout::{RESET, SUSPENDED};
 use crate::link::{Link, Pipes};
 use crate::memory::Place;
@@ -66,9 +66,9 @@ pub enum Woken {
     TimedOut,
 }
 
-/// A reader that has read a ring divided by this since its last wait reads a stream, for which it need not
-/// spin if the writer does not. One that has read less waits for a message.
-const STREAMED: u64 = 8;
+/// Indices of the directions.
+const READING: usize = 0;
+const WRITING: usize = 1;
 
 /// Bytes that were written with waits for space and without a pause, after which a stream is long: using
 /// more of the ring pays from then on.
@@ -100,9 +100,6 @@ impl RingEnd {
         watch: Option<BorrowedFd<'_>>,
         deadline: Option<Instant>,
     ) -> io::Result<Woken> {
-        if interest == Interest::WRITE {
-            self.found_full();
-        }
         if self.spin(interest) {
             count(&self.counters.spins);
             return Ok(Woken::Ready);
@@ -208,20 +205,23 @@ impl RingEnd {
     /// A writer waits for space: chooses how, and whether the stream is long enough for the whole ring.
     fn found_full(&self) {
         let (now, position) = (Instant::now(), self.written.load(Ordering::Relaxed));
-        let mut choice = lock(&self.choice);
-        let mode = choice.wait(now, position);
-        // Without spinning there is no choice.
-        let parks = mode == WaitMode::Park && self.spins[1].is_enabled();
-        self.parks.store(parks, Local::Relaxed);
-        if choice.streamed(position) >= LONG_STREAM {
+        self.choose(WRITING, now, position);
+        if lock(&self.choices[WRITING]).streamed(position) >= LONG_STREAM {
             self.outgoing().use_whole();
         }
+    }
+
+    /// Chooses how to wait in one direction. Without spinning there is no choice.
+    fn choose(&self, direction: usize, now: Instant, position: u64) {
+        let mode = lock(&self.choices[direction]).wait(now, position);
+        let parks = mode == WaitMode::Park && self.spins[direction].is_enabled();
+        self.parks[direction].store(parks, Local::Relaxed);
     }
 
     /// The low watermark: the free space in bytes at which a writer that found none is woken.
     fn low_watermark(&self, outgoing: &Producer) -> u64 {
         let window = outgoing.window();
-        match self.parks.load(Local::Relaxed) {
+        match self.parks[WRITING].load(Local::Relaxed) {
             // It changes while the ring is empty.
             _ if outgoing.is_changing_window() && self.peer_follows() => window,
             true => window / 2,
@@ -229,16 +229,23 @@ impl RingEnd {
         }
     }
 
-    /// Whether to spin, as far as the writer's mode decides. A wait for both directions always may.
-    /// `place` is that of the next byte to read.
-    fn may_spin(&self, interest: Interest, peer: PeerProcessor, place: Option<Place>) -> bool {
-        let has_read_many = place.is_some_and(|Place { position, window }| {
+    /// Chooses how to wait for space or for more of a stream. Returns whether to spin. A wait for both
+    /// directions always may. `place` is that of the next byte to read. A reader that has read less than a
+    /// chunk since its last wait waits for a message, for which it spins; otherwise it reads a stream.
+    fn may_spin(&self, interest: Interest, place: Option<Place>) -> bool {
+        let reads_stream = place.is_some_and(|Place { position, window }| {
             let before = self.read_before.swap(position, Local::Relaxed);
-            position.wrapping_sub(before) >= window / STREAMED
+            position.wrapping_sub(before) >= chunk(window)
         });
-        match interest {
-            Interest::WRITE => !self.parks.load(Local::Relaxed),
-            Interest::READ => !(peer.parks && has_read_many),
+        match (interest, place) {
+            (Interest::WRITE, _) => {
+                self.found_full();
+                !self.parks[WRITING].load(Local::Relaxed)
+            }
+            (Interest::READ, Some(place)) if reads_stream => {
+                self.choose(READING, Instant::now(), place.position);
+                !self.parks[READING].load(Local::Relaxed)
+            }
             _ => true,
         }
     }
@@ -246,14 +253,14 @@ impl RingEnd {
     /// Spins until the end may be ready. Returns whether it may be.
     fn spin(&self, interest: Interest) -> bool {
         let state = self.state();
-        let peer = self.publish_processor();
+        let same_processor = self.shares_processor();
         // Locks only the direction to wait for: the caller may have borrowed bytes of the other one.
         let seen = interest.read.then(|| {
             let incoming = self.incoming();
             (incoming.seen(), incoming.place())
         });
         let (seen, place) = seen.unzip();
-        if state & SUSPENDED != 0 || !self.may_spin(interest, peer, place) {
+        if state & SUSPENDED != 0 || !self.may_spin(interest, place) {
             return false;
         }
         let head = self.written.load(Ordering::Relaxed);
@@ -275,7 +282,7 @@ impl RingEnd {
                 || write.close.0.closed.load(Ordering::Relaxed) != 0
         };
         let spin = &self.spins[usize::from(!interest.read)];
-        spin.until(peer.is_same, || {
+        spin.until(same_processor, || {
             seen.is_some() && has_data()
                 || interest.write && has_space()
                 || self.state_differs(state)
@@ -460,41 +467,44 @@ mod tests {
         Place { position, window }
     }
 
-    /// What the reader sees after `parks` was chosen, and whether it spins after it has read `bytes`.
-    fn spins_after(bytes: u32, parks: bool) -> bool {
-        let (writer, reader) = pair(RingSize::MIN).unwrap();
-        writer.parks.store(parks, Local::Relaxed);
-        writer.publish_processor();
-        let peer = reader.publish_processor();
-        assert_eq!(peer.parks, parks);
-        reader.may_spin(Interest::READ, peer, Some(place(bytes.into())))
+    /// An end whose choice in one direction is to park at once.
+    fn parks(end: &RingEnd, direction: usize) {
+        let mut now = Instant::now();
+        let mut choice = lock(&end.choices[direction]);
+        let mut position = 0;
+        // Spinning moves 1 MiB in a millisecond, parking 4.
+        for _ in 0..1000 {
+            let moved = match choice.wait(now, position) {
+                WaitMode::Spin => 1 << 20,
+                WaitMode::Park => 4 << 20,
+            };
+            position += moved;
+            now += Duration::from_millis(1);
+        }
     }
 
     #[test]
-    fn a_reader_parks_at_once_only_while_its_writer_does_and_it_reads_a_stream() {
-        let (few, many) = (64, RingSize::MIN.bytes() / 2);
-        assert!(spins_after(few, false));
-        assert!(spins_after(many, false));
-        assert!(spins_after(few, true), "a message");
-        assert!(!spins_after(many, true));
-    }
-
-    #[test]
-    fn a_message_after_a_stream_is_waited_for_by_spinning_again() {
-        let (writer, reader) = pair(RingSize::MIN).unwrap();
-        writer.parks.store(true, Local::Relaxed);
-        writer.publish_processor();
-        let peer = reader.publish_processor();
+    fn a_reader_that_has_chosen_to_park_parks_for_a_stream_and_spins_for_a_message() {
+        let (_writer, reader) = pair(RingSize::MIN).unwrap();
+        parks(&reader, READING);
         let mut position = u64::from(RingSize::MIN.bytes());
-        assert!(!reader.may_spin(Interest::READ, peer, Some(place(position))));
+        assert!(!reader.may_spin(Interest::READ, Some(place(position))));
         for _ in 0..3 {
             position += 64;
-            assert!(reader.may_spin(Interest::READ, peer, Some(place(position))));
+            assert!(reader.may_spin(Interest::READ, Some(place(position))));
         }
         // The other direction and a wait for both are not concerned.
-        assert!(reader.may_spin(Interest::WRITE, peer, None));
+        assert!(reader.may_spin(Interest::WRITE, None));
         position += u64::from(RingSize::MIN.bytes());
-        assert!(reader.may_spin(Interest::EITHER, peer, Some(place(position))));
+        assert!(reader.may_spin(Interest::EITHER, Some(place(position))));
+    }
+
+    #[test]
+    fn a_writer_that_has_chosen_to_park_does_not_spin() {
+        let (writer, _reader) = pair(RingSize::MIN).unwrap();
+        assert!(writer.may_spin(Interest::WRITE, None));
+        parks(&writer, WRITING);
+        assert!(!writer.may_spin(Interest::WRITE, None));
     }
 
     #[test]
@@ -502,7 +512,7 @@ mod tests {
         let (writer, reader) = pair(RingSize::MIN).unwrap();
         let capacity = RingSize::MIN.bytes() as usize;
         for (parks, wanted) in [(false, capacity / 4), (true, capacity / 2)] {
-            writer.parks.store(parks, Local::Relaxed);
+            writer.parks[WRITING].store(parks, Local::Relaxed);
             let filled = writer.try_write(&vec![0; capacity]).unwrap_or(0);
             assert_eq!(
                 writer.try_write(&[0]),
@@ -515,17 +525,28 @@ mod tests {
             assert_eq!(reader.stats().notifications, before);
             reader.try_read(&mut [0]).unwrap();
             assert_eq!(reader.stats().notifications, before + 1);
-            let peer = writer.publish_processor();
-            assert_eq!(writer.may_spin(Interest::WRITE, peer, None), !parks);
         }
+    }
+
+    #[test]
+    fn a_reader_measures_streams_and_not_messages() {
+        let (_writer, reader) = pair(RingSize::MIN).unwrap();
+        // A choice that was never made counts from the first byte.
+        let measured_from = |position| position - lock(&reader.choices[READING]).streamed(position);
+        for position in [64, 128, 4000, 8000] {
+            assert!(reader.may_spin(Interest::READ, Some(place(position))));
+            assert_eq!(measured_from(position), 0);
+        }
+        assert!(reader.may_spin(Interest::READ, Some(place(20_000))));
+        assert_eq!(measured_from(20_000), 20_000);
     }
 
     #[test]
     fn a_writer_that_never_spins_makes_no_choice() {
         let (writer, _reader) = pair(RingSize::MIN).unwrap();
         writer.set_spin(Duration::ZERO);
-        writer.parks.store(true, Local::Relaxed);
+        writer.parks[WRITING].store(true, Local::Relaxed);
         writer.found_full();
-        assert!(!writer.parks.load(Local::Relaxed));
+        assert!(!writer.parks[WRITING].load(Local::Relaxed));
     }
 }

@@ -1,25 +1,26 @@
-//! Chooses how a writer waits that finds the ring full, and with it how its reader waits for bytes.
+//! Chooses how a writer waits that finds the ring full, and a reader that finds it empty, while they move a
+//! stream.
 //!
 //! Two ways move bytes fast, and which of them is the faster one depends on the machine and on what else
 //! runs on it:
 //!
 //! - [`WaitMode::Spin`]: both ends run on two processors and spin. The bytes cross from one cache to the
 //!   other, at a rate that a busy neighbour can lower several-fold.
-//! - [`WaitMode::Park`]: both ends park at once. The writer is woken when half of the ring is free. Where the
-//!   scheduler puts both ends on one processor, they alternate, and the bytes stay in its cache.
+//! - [`WaitMode::Park`]: the end that waits parks at once. Where the scheduler wakes it on the processor of the
+//!   other end, they alternate, and the bytes stay in that processor's cache: from then on neither spins.
 //!
-//! Nobody can tell in advance, so a writer measures: it compares the rates of both while it writes faster
-//! than its reader reads, keeps the better one, and tries the other one again now and then. An idle connection
-//! and one whose ring does not fill are never measured.
+//! Nobody can tell in advance, so the faster end, which is the one that waits, measures: it compares the rates
+//! of both, keeps the better one, and tries the other one again now and then. An idle connection, and one that
+//! moves messages, is never measured.
 
 use std::time::{Duration, Instant};
 
-/// How a writer waits that finds the ring full.
+/// How an end waits for the other one to move on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitMode {
-    /// Spins before it parks, as does its reader.
+    /// Spins before it parks.
     Spin,
-    /// Parks at once, as does its reader, until half of the ring is free.
+    /// Parks at once; a writer until half of the ring is free.
     Park,
 }
 
@@ -33,20 +34,20 @@ impl WaitMode {
 }
 
 /// The shortest time over which a rate is measured.
-const WINDOW: Duration = Duration::from_millis(1);
+const WINDOW: Duration = Duration::from_micros(500);
 /// A longer time between two waits is a pause of the program, over which no rate is measured.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest time between two trials, unless a trial takes long.
 const INTERVAL: Duration = Duration::from_millis(64);
 /// The time before the first trial, and before the one after a change.
 const FIRST_INTERVAL: Duration = Duration::from_millis(8);
-/// A trial may take one part in so many of the time.
-const TRIAL_SHARE: u32 = 64;
+/// A trial may take one part in so many of the time. Both ends of a stream may make trials.
+const TRIAL_SHARE: u32 = 128;
 /// The other mode is taken if its rate is higher by this factor, twice in sequence. Smaller differences
 /// are within the noise.
 const BETTER: f64 = 1.15;
 
-/// The choice of one writer.
+/// The choice of one end for one direction.
 #[derive(Debug)]
 pub(crate) struct Choice {
     current: WaitMode,
@@ -80,8 +81,7 @@ impl Choice {
         }
     }
 
-    /// The writer is about to wait, after it has written `position` bytes in all, modulo 2^64. Returns how to
-    /// wait.
+    /// The end is about to wait, after it has moved `position` bytes in all, modulo 2^64. Returns how to wait.
     pub(crate) fn wait(&mut self, now: Instant, position: u64) -> WaitMode {
         let paused = self.last.is_none_or(|last| since(now, last) > PAUSE);
         self.last = Some(now);
@@ -89,7 +89,7 @@ impl Choice {
             self.paused_at = position;
             // Either the program has paused, or a trial has shown that the other mode is useless now.
             if self.trial.take().is_some() {
-                self.next_trial = Some(now + PAUSE * TRIAL_SHARE);
+                self.next_trial = Some(now + PAUSE * 64);
             }
             self.restart(now, position);
         } else if let Some((begin, from)) = self.begin
@@ -105,7 +105,7 @@ impl Choice {
         }
     }
 
-    /// Bytes written since the last pause, at a wait with the same position.
+    /// Bytes moved since the last pause, at a wait with the same position.
     pub(crate) fn streamed(&self, position: u64) -> u64 {
         position.wrapping_sub(self.paused_at)
     }
@@ -243,16 +243,16 @@ mod tests {
         }
 
         #[test]
-        fn trials_of_the_worse_mode_take_at_most_2_percent_of_the_time(
+        fn trials_of_the_worse_mode_take_at_most_1_percent_of_the_time(
             rate in 1e9..20e9,
-            factor in 1.3..25.0,
+            factor in 1.3..8.0,
             noise: u64,
         ) {
             let mut machine = Machine::new(noise, 5);
             machine.write(MS(500), rate, rate / factor);
             let used = machine.write(MS(4000), rate, rate / factor);
             prop_assert_eq!(used.switches, 0);
-            prop_assert!(used.park.as_secs_f64() / 4.0 < 0.02, "{:?}", used.park);
+            prop_assert!(used.park.as_secs_f64() / 4.0 < 0.01, "{:?}", used.park);
         }
 
         #[test]
