@@ -20,6 +20,7 @@ pub mod guest_link;
 mod guests;
 mod handle;
 mod links;
+mod loop_waker;
 mod process;
 mod pump;
 mod reply;

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use hvsock_fabric::Refusal;
 use hvsock_registry::store::Loaded;
 use hvsock_sys::limits::is_shortage;
-use mio::{Events, Poll, Waker};
+use mio::{Events, Poll};
 
 use super::reports::{ReportQueue, ThreadReport};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
+use crate::loop_waker::LoopWaker;
 use crate::{BrokerConfig, StartError};
 
 /// Delay before the next poll when the kernel lacks memory for one.
@@ -30,7 +31,7 @@ pub(crate) enum CoreCall {
 #[derive(Clone)]
 pub(crate) struct CoreLink {
     calls: Sender<CoreCall>,
-    waker: Arc<Waker>,
+    waker: Arc<LoopWaker>,
 }
 
 /// The core thread has ended.
@@ -41,7 +42,7 @@ impl CoreLink {
     /// Queues a call.
     pub(crate) fn send(&self, call: CoreCall) -> Result<(), CoreGone> {
         self.calls.send(call).map_err(|_| CoreGone)?;
-        let _ = self.waker.wake();
+        self.waker.wake();
         Ok(())
     }
 }
@@ -50,6 +51,7 @@ impl CoreLink {
 pub(crate) struct Loop {
     core: Core,
     poll: Poll,
+    waker: Arc<LoopWaker>,
     calls: Receiver<CoreCall>,
     reports: Receiver<ThreadReport>,
 }
@@ -61,7 +63,7 @@ impl Loop {
         loaded: Loaded,
     ) -> Result<(Self, CoreLink), StartError> {
         let poll = Poll::new().map_err(StartError::io("create an epoll descriptor"))?;
-        let waker = Waker::new(poll.registry(), WAKE)
+        let waker = LoopWaker::new(poll.registry(), WAKE)
             .map(Arc::new)
             .map_err(StartError::io("create an eventfd"))?;
         let registry = poll
@@ -76,6 +78,7 @@ impl Loop {
         let event_loop = Self {
             core,
             poll,
+            waker: Arc::clone(&waker),
             calls: queue,
             reports,
         };
@@ -88,7 +91,10 @@ impl Loop {
         let mut stopping = false;
         while !stopping {
             self.core.data_threads.preallocate();
-            let timeout = self.timeout();
+            let timeout = match self.waker.prepare_park() {
+                true => self.timeout(),
+                false => Some(Duration::ZERO),
+            };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -110,6 +116,8 @@ impl Loop {
                     Source::Session(index) => self.core.session_event(index),
                 }
             }
+            // Before the queues are drained: what is queued later wakes the loop again.
+            self.waker.take();
             while let Ok(report) = self.reports.try_recv() {
                 match report {
                     ThreadReport::Data(report) => self.core.handle_report(report),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use hvsock_fabric::PartitionKey;
-use mio::Waker;
 
 use crate::data_path::ReportSender;
 use crate::guest_link::{EventSender, LinkEvent};
+use crate::loop_waker::LoopWaker;
 use crate::pump::Report;
 
 /// A report of one of the other threads.
@@ -23,12 +23,12 @@ pub(super) enum ThreadReport {
 #[derive(Debug)]
 pub(super) struct ReportQueue {
     queue: Sender<ThreadReport>,
-    waker: Arc<Waker>,
+    waker: Arc<LoopWaker>,
 }
 
 impl ReportQueue {
     /// A new queue, and its receiving side. `waker` wakes the core thread.
-    pub(super) fn new(waker: Arc<Waker>) -> (Self, Receiver<ThreadReport>) {
+    pub(super) fn new(waker: Arc<LoopWaker>) -> (Self, Receiver<ThreadReport>) {
         let (queue, reports) = std::sync::mpsc::channel();
         (Self { queue, waker }, reports)
     }
@@ -51,7 +51,7 @@ impl ReportQueue {
         ReportSender::new(move |report| {
             // Sending fails only after the core thread has ended.
             if queue.send(wrap(report)).is_ok() {
-                let _ = waker.wake();
+                waker.wake();
             }
         })
     }

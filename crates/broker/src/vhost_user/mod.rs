@@ -22,12 +22,12 @@ use std::sync::mpsc::{self, Sender};
 
 use hvsock_sys::stream;
 use hvsock_virtio::{Cid, Config, GuestCid};
-use mio::Waker;
 
 use crate::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
     LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind, Source,
 };
+use crate::loop_waker::LoopWaker;
 use crate::{StartError, folders};
 use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 
@@ -96,7 +96,7 @@ struct Device {
     socket: PathBuf,
     state: DeviceState,
     commands: Sender<Command>,
-    waker: Arc<Waker>,
+    waker: Arc<LoopWaker>,
     vmm: vmm::VmmThread,
     worker: Option<std::thread::JoinHandle<()>>,
 }
@@ -143,7 +143,7 @@ impl Device {
     fn command(&self, command: Command) {
         // The send fails only if the thread has ended, with all its connections.
         if self.commands.send(command).is_ok() {
-            let _ = self.waker.wake();
+            self.waker.wake();
         }
     }
 }

@@ -19,7 +19,6 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::sync::lock;
 use hvsock_virtio::features;
 use hvsock_virtio::queue::Layout;
-use mio::Waker;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -35,6 +34,7 @@ use super::command::{Command, DeviceSettings};
 use super::mem_table;
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::queues::{QUEUES, QueueCommand};
+use crate::loop_waker::LoopWaker;
 
 /// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout
 /// keeps a fault in it from blocking the VMM for ever.
@@ -52,7 +52,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub(super) struct WorkerHandle {
     pub(super) commands: Sender<Command>,
-    pub(super) waker: Arc<Waker>,
+    pub(super) waker: Arc<LoopWaker>,
 }
 
 /// The owner's handle of the VMM thread.
@@ -252,7 +252,7 @@ fn send_command(worker: &WorkerHandle, command: QueueCommand) -> std::result::Re
         .commands
         .send(Command::Vmm(command, reply))
         .map_err(|_| gone())?;
-    worker.waker.wake().map_err(|error| error.to_string())?;
+    worker.waker.wake();
     replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| gone())?
 }
 

@@ -4,20 +4,20 @@ use std::sync::{Arc, Mutex};
 
 use hvsock_fabric::ConnectionId;
 use hvsock_sys::sync::lock;
-use mio::Waker;
 
 use crate::guest_link::WakePeer;
+use crate::loop_waker::LoopWaker;
 
 /// The connections with siblings whose state has changed and that a data thread has to update.
 /// They are named by connection id, which stays valid until both guests have removed the link.
 #[derive(Debug)]
 pub(super) struct WakeQueue {
     due: Mutex<Vec<ConnectionId>>,
-    waker: Arc<Waker>,
+    waker: Arc<LoopWaker>,
 }
 
 impl WakeQueue {
-    pub(super) fn new(waker: Arc<Waker>) -> Self {
+    pub(super) fn new(waker: Arc<LoopWaker>) -> Self {
         Self {
             due: Mutex::default(),
             waker,
@@ -32,13 +32,7 @@ impl WakeQueue {
 
 impl WakePeer for WakeQueue {
     fn wake(&self, connection: ConnectionId) {
-        let mut due = lock(&self.due);
-        let first = due.is_empty();
-        due.push(connection);
-        drop(due);
-        // Only the first entry needs a wakeup: the thread drains the whole queue.
-        if first {
-            let _ = self.waker.wake();
-        }
+        lock(&self.due).push(connection);
+        self.waker.wake();
     }
 }

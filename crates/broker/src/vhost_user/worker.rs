@@ -18,7 +18,7 @@ use hvsock_virtio::{
     self as virtio, Cid, Config, Event as MuxerEvent, HEADER_LEN, Handle, Header, Key, Muxer,
     Received, Transmit,
 };
-use mio::{Events, Poll, Token, Waker};
+use mio::{Events, Poll, Token};
 
 use super::command::{Command, ConnectCommand, DeviceState};
 use super::links::{Links, MAX_WATCHED};
@@ -28,6 +28,7 @@ use crate::guest_link::{
     ConnectionId, DeliverError, Destination, EventSender, FillOutcome, GuestRequest, LinkEnd,
     LinkEvent, MessageEnd, RequestId, Service, SocketKind,
 };
+use crate::loop_waker::LoopWaker;
 
 /// The local ports of the host's connections to the guest: IANA's dynamic ports (RFC 6335), above
 /// the ports of services.
@@ -51,7 +52,7 @@ const SHORT_PARK: Duration = Duration::from_micros(60);
 /// The data thread's state.
 pub(super) struct Worker {
     poll: Poll,
-    waker: Arc<Waker>,
+    waker: Arc<LoopWaker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
     events: EventSender,
@@ -83,7 +84,7 @@ impl Worker {
         events: EventSender,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let waker = Arc::new(LoopWaker::new(poll.registry(), WAKE)?);
         let wake_queue = Arc::new(WakeQueue::new(Arc::clone(&waker)));
         let links = Links::new(poll.registry().try_clone()?, Arc::clone(&wake_queue));
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -109,7 +110,7 @@ impl Worker {
         })
     }
 
-    pub(super) fn waker(&self) -> Arc<Waker> {
+    pub(super) fn waker(&self) -> Arc<LoopWaker> {
         Arc::clone(&self.waker)
     }
 
@@ -118,6 +119,7 @@ impl Worker {
         let mut events = Events::with_capacity(256);
         let mut awake = true;
         while !self.stopping {
+            awake = awake || !self.waker.prepare_park();
             let timeout = if awake {
                 Some(Duration::ZERO)
             } else {
@@ -135,14 +137,10 @@ impl Worker {
                 self.adapt_spin(now.duration_since(parked));
             }
             for event in &events {
-                match event.token() {
-                    WAKE => self.handle_commands(now),
-                    token if Links::owns(token) => {
-                        if let Some(slot) = self.links.record_readiness(event) {
-                            self.links.update(slot, &mut self.mux, now);
-                        }
-                    }
-                    _ => {}
+                if Links::owns(event.token())
+                    && let Some(slot) = self.links.record_readiness(event)
+                {
+                    self.links.update(slot, &mut self.mux, now);
                 }
             }
             self.mux.handle_timeout(now);
@@ -188,6 +186,10 @@ impl Worker {
     /// Runs one turn of the event loop. Returns whether there was work.
     fn turn(&mut self, now: Instant) -> bool {
         let mut busy = false;
+        if self.waker.take() {
+            self.handle_commands(now);
+            busy = true;
+        }
         match self.process_tx() {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(TX, fault),
@@ -445,7 +447,8 @@ impl Worker {
         let until = Instant::now() + self.spin_limit;
         loop {
             for _ in 0..8 {
-                if self.may_receive() && self.queues.has_available(TX)
+                if self.waker.is_requested()
+                    || self.may_receive() && self.queues.has_available(TX)
                     || self.mux.has_transmit() && self.queues.has_available(RX)
                     || self.poll_links()
                 {
