@@ -47,6 +47,9 @@ struct Arguments {
     /// Measure scale only.
     #[arg(long)]
     only_scale: bool,
+    /// Measure connects only.
+    #[arg(long, conflicts_with = "only_scale")]
+    only_connects: bool,
     /// Idle connections.
     #[arg(long, value_name = "N", value_parser = positive, default_value = "10000")]
     connections: usize,
@@ -128,7 +131,7 @@ fn main() -> anyhow::Result<()> {
     }
     let lanes = !arguments.only_scale;
     let mut report = if lanes {
-        measure(&arguments.peer, effort, config)?
+        measure(&arguments, effort, config)?
     } else {
         let none: [Measured; 0] = [];
         Report::new(Machine::current(), &none, 0, effort, config.queue)
@@ -139,7 +142,7 @@ fn main() -> anyhow::Result<()> {
     report.judge();
     report.print();
     save(&arguments.out.join("vm.json"), &report)?;
-    if lanes {
+    if lanes && !arguments.only_connects {
         draw(&arguments.out.join("vm.svg"), &report)?;
     }
     println!("\nsaved in {}", arguments.out.display());
@@ -161,9 +164,9 @@ fn measure_uml(peer: &Path, effort: Effort, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(peer: &Path, effort: Effort, config: GuestConfig) -> anyhow::Result<Report> {
+fn measure(arguments: &Arguments, effort: Effort, config: GuestConfig) -> anyhow::Result<Report> {
     let hvsock = TestBed::hvsock(config)?;
-    let peer = TestBed::vhost_device_vsock(peer, config)?;
+    let peer = TestBed::vhost_device_vsock(&arguments.peer, config)?;
     let test_bed = |over: GuestLaneKind| {
         if over == GuestLaneKind::Peer {
             &peer
@@ -172,7 +175,8 @@ fn measure(peer: &Path, effort: Effort, config: GuestConfig) -> anyhow::Result<R
         }
     };
     let mut lanes = Vec::new();
-    for over in GuestLaneKind::ALL {
+    let overs = GuestLaneKind::ALL.into_iter();
+    for over in overs.filter(|_| !arguments.only_connects) {
         let lane = Lane::connect(&test_bed(over).guest, over)?;
         lanes.push(Measured::new(over, Paced::new(lane)));
     }
