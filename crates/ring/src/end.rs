@@ -614,6 +614,12 @@ impl RingEnd {
         }
     }
 
+    /// Whether the peer has closed its end, and neither reads nor writes any more. Known only of a
+    /// connection in an arena, and by signals ([`RingEnd::set_signals`]) as soon as it is so.
+    pub fn is_peer_closed(&self) -> bool {
+        producer::is_reader_gone(self.words_out())
+    }
+
     /// Closes an end in an arena, as the broker does for a process that is gone: without
     /// [`RingEnd::shutdown_write`] the peer sees a reset, and so it does if bytes were left unread.
     fn leave_slot(&mut self) {
@@ -625,6 +631,9 @@ impl RingEnd {
             self.reset_for(ResetCause::PeerGone);
         }
         self.close(READER_GONE);
+        if let Link::Slot(slot) = &self.link {
+            slot.signal_peer();
+        }
         // Loaded after the close: the writer sees that, or these are all its bytes.
         let received = self.words_in().head.0.load(Ordering::Acquire);
         if received != self.incoming().position() {

@@ -15,7 +15,7 @@ use super::layout::ArenaLimits;
 use super::process::{ArenaProcess, TellBroker};
 use super::slot::{Finished, SlotLink, SlotOwner};
 use super::words::{SLOTS, SlotWords};
-use super::{SlotId, Violation, reset, table};
+use super::{SlotId, Violation, ready, reset, table};
 use crate::layout::RESET;
 use crate::memory::Memory;
 use crate::sync::{AtomicU32, Ordering};
@@ -178,6 +178,26 @@ impl ArenaClient {
     /// Also to be called after each message of the broker about this arena.
     pub fn drain_ready(&self, each: impl FnMut(u32)) -> bool {
         self.0.process.drain_ready(each)
+    }
+
+    /// Whether slots became ready since they were last drained or taken.
+    pub fn has_ready(&self) -> bool {
+        let process = &self.0.process;
+        ready::has_any(process.ready(process.side()))
+    }
+
+    /// Calls `each` with the slots that became ready since the last call. For a loop that polls: the server
+    /// notifies at most once until [`arm_ready`](Self::arm_ready) or
+    /// [`drain_ready`](Self::drain_ready) is called, and not before each look.
+    pub fn take_ready(&self, each: impl FnMut(u32)) {
+        self.0.process.take_ready(each);
+    }
+
+    /// Requests a notification by the doorbell when the next slot becomes ready. Returns `true` if the
+    /// caller may wait for it, and `false` if it must look again now.
+    pub fn arm_ready(&self) -> bool {
+        let process = &self.0.process;
+        ready::arm(process.ready(process.side()))
     }
 
     /// Ends the arena in this process, after the control connection was lost: wakes all waiters, and every

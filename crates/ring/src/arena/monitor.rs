@@ -104,6 +104,14 @@ impl ArenaMonitor {
             .collect()
     }
 
+    /// One connection, unless both of its ends are closed.
+    pub fn connection(&self, id: SlotId) -> Option<SlotView> {
+        let mut state = lock(&self.state);
+        let (client, server) = self.entries(id.slot);
+        let open = table::open_connection(client, server, id.slot, state.gone)?;
+        (open == id).then(|| self.view(&mut state, id))
+    }
+
     /// The connections of which at least one end is open.
     fn open_slots(&self, gone: [bool; 2]) -> impl Iterator<Item = SlotId> + '_ {
         (0..self.granted()).filter_map(move |slot| {

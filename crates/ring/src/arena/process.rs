@@ -119,6 +119,15 @@ impl ArenaProcess {
         }
     }
 
+    /// Notifies the other process of a slot if it wants signals, whether or not it has made a wakeup request.
+    pub(crate) fn signal_peer(&self, slot: u32) {
+        let side = self.side.other();
+        let wakeups = &self.slot(slot).wakeups[side.index()].0;
+        if wakeups::signal_end(wakeups, self.ready(side), slot) {
+            self.notify_peer();
+        }
+    }
+
     /// The waiters of this process in a slot, whatever the connection.
     pub(crate) fn waiters(&self, slot: u32) -> &Waiters {
         let slot = slot as usize % SLOTS;
@@ -159,7 +168,18 @@ impl ArenaProcess {
         is_open
     }
 
-    fn ready(&self, side: RingSide) -> &ReadyWords {
+    /// As [`drain_ready`](Self::drain_ready), for a loop that looks again before it waits: reads no
+    /// doorbell and requests no further notification.
+    pub(crate) fn take_ready(&self, mut each: impl FnMut(u32)) {
+        let slots = self.limits().slots;
+        ready::take(self.ready(self.side), |slot| {
+            if slot < slots {
+                each(slot);
+            }
+        });
+    }
+
+    pub(crate) fn ready(&self, side: RingSide) -> &ReadyWords {
         &self.words().ready[side.index()]
     }
 

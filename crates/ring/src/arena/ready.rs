@@ -16,10 +16,28 @@ pub(crate) fn mark(words: &ReadyWords, slot: u32) {
     fence(Ordering::SeqCst);
 }
 
-/// Empties the set, and calls `each` for every slot that was in it. Called after the doorbell was drained.
-pub(crate) fn drain(words: &ReadyWords, mut each: impl FnMut(u32)) {
+/// Whether a slot is in the set.
+pub(crate) fn has_any(words: &ReadyWords) -> bool {
+    let slots = &words.slots.0;
+    slots.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+}
+
+/// Requests a notification for the next slot. Returns whether there is none yet.
+pub(crate) fn arm(words: &ReadyWords) -> bool {
     words.pending.0.swap(0, Ordering::AcqRel);
     fence(Ordering::SeqCst);
+    !has_any(words)
+}
+
+/// Empties the set, and calls `each` for every slot that was in it. Called after the doorbell was drained.
+pub(crate) fn drain(words: &ReadyWords, each: impl FnMut(u32)) {
+    words.pending.0.swap(0, Ordering::AcqRel);
+    fence(Ordering::SeqCst);
+    take(words, each);
+}
+
+/// As [`drain`], without a request for further notifications.
+pub(crate) fn take(words: &ReadyWords, mut each: impl FnMut(u32)) {
     for (word, first) in words.slots.0.iter().zip((0..).step_by(64)) {
         if word.load(Ordering::Relaxed) == 0 {
             continue;

@@ -93,6 +93,12 @@ impl SlotLink {
         self.process().wake_peer(self.id.slot);
     }
 
+    /// Notifies the peer that this end is closed, if it wants signals. It has made no wakeup request
+    /// for that.
+    pub(crate) fn signal_peer(&self) {
+        self.process().signal_peer(self.id.slot);
+    }
+
     /// Wakes every thread and task of this process that waits at this end.
     pub(crate) fn wake_waiters(&self, except_task: Option<usize>) {
         self.process().wake_waiters(self.id.slot, except_task);

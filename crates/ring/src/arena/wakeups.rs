@@ -25,6 +25,12 @@ pub(crate) fn wake_end(wakeups: &Wakeups, ready: &ReadyWords, slot: u32) -> bool
     wake_threads(wakeups) & BY_SIGNAL != 0 && ready::add(ready, slot)
 }
 
+/// As [`wake_end`], for a process that wants signals, whatever its wakeup requests are.
+pub(crate) fn signal_end(wakeups: &Wakeups, ready: &ReadyWords, slot: u32) -> bool {
+    fence(Ordering::SeqCst);
+    wakeups.modes.load(Ordering::Relaxed) & BY_SIGNAL != 0 && ready::add(ready, slot)
+}
+
 /// As [`wake_end`], for the broker, which has no doorbell: the process drains its ready set when it gets the
 /// broker's next message.
 pub(crate) fn wake_end_without_doorbell(wakeups: &Wakeups, ready: &ReadyWords, slot: u32) {
