@@ -321,7 +321,10 @@ impl Handle {
         let (sender, result) = sync_channel(1);
         let call = Box::new(move |core: &mut Core| {
             // The caller may have timed out.
-            let _ = sender.send(work(core));
+            let result = work(core);
+            // Standing verdicts end before the caller learns that the change is made.
+            core.judge_arenas();
+            let _ = sender.send(result);
         });
         let sent = self.link.send(CoreCall::Run(call));
         sent.map_err(|_gone| ControlError::Stopped)?;

@@ -65,6 +65,7 @@ impl Core {
     /// Forgets a connection that its owner has closed.
     pub(super) fn closed(&mut self, id: ConnectionId, reason: Option<&Refusal>) {
         self.fabric.close_connection(id);
+        self.closed_in_arena(id);
         let Some(record) = self.connections.remove(id) else {
             return;
         };
@@ -92,6 +93,7 @@ impl Core {
                     link.close(id, refusal);
                 }
             }
+            None if self.guest_arenas.contains(id) => self.close_guest_arena(id, refusal),
             None => self.abort_pending(id, &refusal),
         }
     }
@@ -107,6 +109,7 @@ impl Core {
                     link.suspend(id, suspended);
                 }
             }
+            None if self.guest_arenas.contains(id) => self.suspend_guest_arena(id, suspended),
             None => {}
         }
     }
@@ -124,6 +127,7 @@ impl Core {
     pub(super) fn remove_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
         self.fabric.close_listener(id);
         self.offers.remove(id);
+        self.orphan_guest_arenas(id);
         let Some(record) = self.listeners.remove(id) else {
             return;
         };

@@ -16,6 +16,10 @@ use super::tokens::{Source, WAKE};
 use crate::loop_waker::LoopWaker;
 use crate::{BrokerConfig, StartError};
 
+/// Most reports of other threads that are handled in one turn, so that one thread that reports all the time
+/// does not stop the others' work.
+const MAX_REPORTS: usize = 1024;
+
 /// Delay before the next poll when the kernel lacks memory for one.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -118,12 +122,7 @@ impl Loop {
             }
             // Before the queues are drained: what is queued later wakes the loop again.
             self.waker.take();
-            while let Ok(report) = self.reports.try_recv() {
-                match report {
-                    ThreadReport::Data(report) => self.core.handle_report(report),
-                    ThreadReport::Link(vm, event) => self.core.handle_link_event(vm, event),
-                }
-            }
+            self.drain_reports();
             self.core.accept_clients();
             self.core.resume_sessions();
             self.core.data_threads.run_turns();
@@ -134,6 +133,7 @@ impl Loop {
             self.core.check_shortage(now);
             self.core.retry_parked(now);
             self.core.in_flight.sweep(now);
+            self.core.judge_arenas();
             stopping = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
@@ -144,6 +144,19 @@ impl Loop {
             cause: "the broker has stopped".into(),
         });
         self.core.endpoints.close_all();
+    }
+
+    /// Handles queued reports, at most [`MAX_REPORTS`].
+    fn drain_reports(&mut self) {
+        for _ in 0..MAX_REPORTS {
+            match self.reports.try_recv() {
+                Ok(ThreadReport::Data(report)) => self.core.handle_report(report),
+                Ok(ThreadReport::Link(vm, event)) => self.core.handle_link_event(vm, event),
+                Err(_) => return,
+            }
+        }
+        // The rest is for the next turn.
+        self.waker.wake();
     }
 
     /// Runs the queued calls. Returns whether the loop ends.

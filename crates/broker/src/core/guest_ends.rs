@@ -16,8 +16,8 @@ use crate::guest_link::Peer;
 
 /// Buffer bytes of all connections of one VM, each way. Each connection gets an equal share, but at
 /// least [`MIN_BUFFER`].
-const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
-const MIN_BUFFER: u32 = 16 * 1024;
+pub(super) const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
+pub(super) const MIN_BUFFER: u32 = 16 * 1024;
 /// Largest buffer of one connection, and so the largest ring of a process's connection to a guest.
 const MAX_BUFFER: u32 = 1024 * 1024;
 /// Largest buffer of a connection without a requested size: the default of Linux guests.

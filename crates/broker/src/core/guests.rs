@@ -52,7 +52,17 @@ impl Core {
     pub(super) fn handle_link_event(&mut self, vm: PartitionKey, event: LinkEvent) {
         match event {
             LinkEvent::State(state) => self.link_state(vm, state),
-            LinkEvent::Request(id, request) => self.guest_connects(vm, id, request),
+            LinkEvent::Request(id, request) => self.guest_requests(vm, id, request),
+            LinkEvent::NoSlot(id, request) => self.guest_connects(vm, id, request),
+            LinkEvent::Refused(request, refusal) => {
+                let address = self.address_for(vm, &request).ok();
+                self.refuse_guest(vm, &request, address, &refusal);
+            }
+            LinkEvent::Opened(opened) => self.guest_opened(vm, opened),
+            LinkEvent::WantsSlots(arena) => {
+                self.grow_guest_arena(vm, arena);
+            }
+            LinkEvent::ArenaEnded(arena) => self.guest_arena_ended(vm, arena),
             // A link is believed about its own connections only.
             LinkEvent::Connected(id, socket) if self.awaits(vm, id) => {
                 self.guest_accepted(vm, id, socket);
@@ -96,6 +106,25 @@ impl Core {
     pub(super) fn capabilities(&self, vm: PartitionKey) -> Capabilities {
         let link = self.vms.link(vm);
         link.map_or_else(Capabilities::default, |link| link.capabilities())
+    }
+
+    /// Has a guest's request answered in an arena, or judges it.
+    fn guest_requests(&mut self, vm: PartitionKey, id: RequestId, request: GuestRequest) {
+        let answered = match self.address_for(vm, &request) {
+            Ok(address) => self.connect_in_arena(vm, id, &request, address),
+            Err(_) => Ok(false),
+        };
+        match answered {
+            Ok(true) => {}
+            Ok(false) => self.guest_connects(vm, id, request),
+            Err(refusal) => {
+                if let Some(link) = self.vms.link(vm) {
+                    link.refuse(id, None);
+                }
+                let address = self.address_for(vm, &request).ok();
+                self.refuse_guest(vm, &request, address, &refusal);
+            }
+        }
     }
 
     /// Connects a guest to the requested address, or has its connect refused.
@@ -438,7 +467,7 @@ fn caller_of(request: &GuestRequest, capabilities: Capabilities) -> Caller {
 }
 
 /// What access rules see of a guest's process. Its users and groups have no names here.
-fn principal_of(caller: Caller) -> Principal {
+pub(super) fn principal_of(caller: Caller) -> Principal {
     let is_known = caller.gid != Caller::UNKNOWN.gid;
     Principal {
         uid: caller.uid,

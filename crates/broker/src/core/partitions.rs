@@ -183,6 +183,7 @@ impl Core {
             let _ = std::fs::remove_file(socket);
         }
         drop(removed);
+        self.forget_guest_arenas(key);
         // A link that is dropped resets its connections without events. Those that it did report are
         // still in the queue, and then name connections that are gone.
         for id in self.connections.owned_by(ConnectionOwner::Link(key)) {

@@ -20,7 +20,13 @@ impl TransportPreference {
         self.transports.contains(transport) && (works_with_raw_fd || !self.raw_fd)
     }
 
-    fn ring_size(self) -> Option<RingSize> {
+    /// Whether the process can open, or accept, connections in an arena.
+    pub(super) fn takes_arenas(self) -> bool {
+        self.supports(Transport::Arena)
+    }
+
+    /// The requested ring size.
+    pub(super) fn ring_size(self) -> Option<RingSize> {
         match self.ring_size {
             0 => None,
             bytes => Some(RingSize::at_least(bytes)),

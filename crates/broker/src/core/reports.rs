@@ -48,9 +48,10 @@ impl ReportQueue {
         wrap: impl Fn(T) -> ThreadReport + Send + Sync + 'static,
     ) -> ReportSender<T> {
         let (queue, waker) = (self.queue.clone(), Arc::clone(&self.waker));
-        ReportSender::new(move |report| {
+        ReportSender::to_queue(move |report, wakes| {
             // Sending fails only after the core thread has ended.
-            if queue.send(wrap(report)).is_ok() {
+            let is_sent = report.is_none_or(|report| queue.send(wrap(report)).is_ok());
+            if is_sent && wakes {
                 waker.wake();
             }
         })

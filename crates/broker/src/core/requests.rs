@@ -126,6 +126,7 @@ impl Core {
                         .is_some_and(|c| c.destination() == Destination::Listener(listener))
                 {
                     self.fabric.accepted(id);
+                    self.guest_accepted_by(listener, id);
                 }
                 SessionState::Open(session)
             }

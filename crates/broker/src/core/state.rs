@@ -13,6 +13,7 @@ use mio::Registry;
 use super::connections::Connections;
 use super::data_threads::DataThreads;
 use super::endpoints::Endpoints;
+use super::guest_arenas::GuestArenas;
 use super::in_flight::InFlight;
 use super::leases::Leases;
 use super::left_folders::LeftFolders;
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(super) connections: Connections<PendingConnect>,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
+    pub(super) guest_arenas: GuestArenas,
     /// Where the link of a new VM reports to.
     pub(super) reports: ReportQueue,
     pub(super) liveness: Liveness,
@@ -140,6 +142,7 @@ impl Core {
             connections: Connections::default(),
             data_threads,
             vms: Vms::default(),
+            guest_arenas: GuestArenas::default(),
             reports,
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),

@@ -313,12 +313,24 @@ impl Core {
             ..
         } = self.connections.get(id)?;
         let (sent, received) = (counters.sent(), counters.received());
-        let state = self.fabric.connection(id)?;
-        let (waiting, suspended) = (state.is_waiting(), state.is_suspended());
-        let suspend = [
-            state.connected_suspend(ConnectionEnd::Client),
-            state.connected_suspend(ConnectionEnd::Server),
-        ];
+        let in_arena = self.guest_arenas.view(id);
+        let state = self
+            .fabric
+            .connection(in_arena.map_or(id, |(arena, _)| arena))?;
+        let (waiting, suspended) = match in_arena {
+            Some((_, slot)) => (
+                slot.is_some_and(|slot| !slot.accepted),
+                state.is_suspended(),
+            ),
+            None => (state.is_waiting(), state.is_suspended()),
+        };
+        let suspend = match in_arena {
+            Some((_, slot)) => slot.map_or([false; 2], |slot| slot.keep),
+            None => [
+                state.connected_suspend(ConnectionEnd::Client),
+                state.connected_suspend(ConnectionEnd::Server),
+            ],
+        };
         Some(Connection {
             id: id.as_u64(),
             service,
@@ -406,7 +418,8 @@ impl Core {
             .fabric
             .listener(id)
             .map_or(0, |listener| listener.waiting().len());
-        u32::try_from(waiting).unwrap_or(u32::MAX)
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        waiting.saturating_add(self.guest_arenas.waiting(id))
     }
 
     /// A user's name, or the uid if it has none.

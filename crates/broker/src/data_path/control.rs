@@ -40,11 +40,7 @@ impl ControlConnection {
 
     /// Sends a message to the process. Never blocks, so a process with a full receive queue misses it.
     pub(crate) fn send(&self, message: &BrokerMessage) {
-        // A message that is not read in time would make those before it look unread.
-        self.socket.settle();
-        let mut bytes = Vec::with_capacity(64);
-        message.encode(&mut bytes);
-        let _ = message::send(&self.socket, &bytes, &[]);
+        self.socket.send(message);
     }
 
     /// Reads at most [`MESSAGES_PER_TURN`] messages. A protocol violation is an error.

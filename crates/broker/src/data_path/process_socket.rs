@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
+use hvsock_endpoint::BrokerMessage;
 use hvsock_sys::message;
 use hvsock_sys::sync::lock;
 
@@ -15,7 +16,7 @@ use crate::budget::Charge;
 /// The kernel keeps unread messages after the sender has closed. So a socket that is dropped while its
 /// process has yet to receive descriptors is shut down and kept among the [`UnreadSockets`], and with
 /// it the charge, until the process reads or closes. The process sees the same end in both cases.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ProcessSocket(Arc<Inner>);
 
 /// A reference to a [`ProcessSocket`] that does not keep it open.
@@ -109,6 +110,15 @@ impl ProcessSocket {
             in_flight.charge = None;
         }
         is_open
+    }
+
+    /// Sends a message without descriptors. Never blocks, so a process with a full receive queue misses it.
+    pub(crate) fn send(&self, message: &BrokerMessage) {
+        // A message that is not read in time would make those before it look unread.
+        self.settle();
+        let mut bytes = Vec::with_capacity(64);
+        message.encode(&mut bytes);
+        let _ = message::send(self, &bytes, &[]);
     }
 
     pub(crate) fn downgrade(&self) -> WeakProcessSocket {

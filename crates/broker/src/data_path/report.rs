@@ -4,17 +4,38 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Sends reports of type `T` of a thread with connections to the core thread, and wakes it.
-pub struct ReportSender<T>(Arc<dyn Fn(T) + Send + Sync>);
+pub struct ReportSender<T>(Arc<Queue<T>>);
+
+/// Queues a report, if there is one, and wakes the core thread if that is set.
+type Queue<T> = dyn Fn(Option<T>, bool) + Send + Sync;
 
 impl<T> ReportSender<T> {
     /// A sender that passes each report to `send`, which must not block.
+    #[cfg(test)]
     pub(crate) fn new(send: impl Fn(T) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(send))
+        Self::to_queue(move |report, _| report.into_iter().for_each(&send))
+    }
+
+    /// A sender to a queue. `queue` adds a report, if there is one, and wakes the core thread if the flag is
+    /// set. It must not block.
+    pub(crate) fn to_queue(queue: impl Fn(Option<T>, bool) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(queue))
     }
 
     /// Sends a report. Does nothing once the core thread has ended.
     pub fn send(&self, report: T) {
-        (self.0)(report);
+        (self.0)(Some(report), true);
+    }
+
+    /// Queues a report, which the core thread reads when it runs next: at the latest after
+    /// [`flush`](Self::flush).
+    pub(crate) fn post(&self, report: T) {
+        (self.0)(Some(report), false);
+    }
+
+    /// Wakes the core thread for what was posted.
+    pub(crate) fn flush(&self) {
+        (self.0)(None, true);
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
 
+use super::arena::ArenaOpened;
 use super::values::{GuestRequest, RequestId};
 use crate::data_path::ReportSender;
 
@@ -30,6 +31,25 @@ pub enum LinkEvent {
     ConnectedSuspend(ConnectionId, bool),
     /// A connection is closed. The reason is set unless both ends closed cleanly.
     Closed(ConnectionId, Option<Refusal>),
+    /// The link has refused a request of the guest by itself, in an [arena](super::GuestArena).
+    Refused(GuestRequest, Refusal),
+    /// The link has opened a connection in an arena.
+    Opened(ArenaOpened),
+    /// A request that was to be [answered in an arena](super::GuestLink::connect_in_arena) could not be:
+    /// the core decides about it alone.
+    NoSlot(RequestId, GuestRequest),
+    /// Most slots of an arena are in use.
+    WantsSlots(ConnectionId),
+    /// An arena has ended. All of its connections are reported as closed before this event.
+    ArenaEnded(ConnectionId),
     /// A fault of the guest or of its VMM, for the log.
     Fault(String),
+}
+
+impl LinkEvent {
+    /// Whether somebody waits for what the core does about it. The core may handle others some
+    /// milliseconds later, several at once.
+    pub(crate) fn is_urgent(&self) -> bool {
+        !matches!(self, Self::Opened(_) | Self::Closed(..))
+    }
 }

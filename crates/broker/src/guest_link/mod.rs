@@ -77,6 +77,8 @@
 //! A guest is untrusted. The link bounds what a guest can make it keep: requests without an answer,
 //! connections ([`LinkSettings::max_connections`]) and buffered bytes ([`LinkEnd::buffer`]).
 
+mod arena;
+mod arena_slot;
 mod capabilities;
 mod event;
 mod outcome;
@@ -89,6 +91,8 @@ use std::path::Path;
 pub use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionState, Refusal};
 
 pub use crate::data_path::ControlConnection;
+pub(crate) use arena::Unrecorded;
+pub use arena::{ArenaConnection, ArenaOpened, ArenaState, GuestArena, NotOpened};
 pub use capabilities::Capabilities;
 pub use event::{EventSender, LinkEvent};
 pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
@@ -141,6 +145,23 @@ pub trait GuestLink: Send {
 
     /// Suspends or resumes a connection's data.
     fn suspend(&self, connection: ConnectionId, suspended: bool);
+
+    /// Whether the link can open connections by itself, in [arenas](GuestArena).
+    fn takes_arenas(&self) -> bool {
+        false
+    }
+
+    /// Hands over an arena. From then on the link opens connections in it by itself, for requests of its
+    /// port at the host. Called only if [`takes_arenas`](Self::takes_arenas).
+    fn open_arena(&self, _arena: GuestArena) {}
+
+    /// Answers a request of the guest with a connection in an arena that is for its port. If there is none,
+    /// the link asks again ([`LinkEvent::NoSlot`]).
+    fn connect_in_arena(&self, _request: RequestId) {}
+
+    /// Ends an arena, and resets its connections with the reason. The link sends
+    /// [`LinkEvent::ArenaEnded`] after the events of its connections.
+    fn close_arena(&self, _arena: ConnectionId, _refusal: Refusal) {}
 }
 
 /// The settings of a VM's link.

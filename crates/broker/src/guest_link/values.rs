@@ -153,6 +153,11 @@ impl LinkCounters {
         }
     }
 
+    /// The counters, which the core reads.
+    pub(crate) fn shared(self) -> Arc<ByteCounters> {
+        self.counters
+    }
+
     /// Counts bytes from the guest that the peer's buffer has accepted.
     pub fn add_from_guest(&self, bytes: usize) {
         self.counters.add(self.from_guest, bytes);

@@ -9,7 +9,7 @@ use hvsock_virtio::{Cid, GuestCid};
 
 use super::queues::{QueueCommand, QueueReply};
 use crate::guest_link::{
-    ConnectionId, ControlConnection, LinkEnd, PartitionState, Refusal, RequestId,
+    ConnectionId, ControlConnection, GuestArena, LinkEnd, PartitionState, Refusal, RequestId,
 };
 
 /// A command to a VM's data thread.
@@ -26,6 +26,12 @@ pub(super) enum Command {
     Close(ConnectionId, Refusal),
     /// Suspends or resumes a connection's data.
     Suspend(ConnectionId, bool),
+    /// Opens connections in an arena from now on.
+    OpenArena(Box<GuestArena>),
+    /// Accepts the guest's request in an arena.
+    AcceptInArena(RequestId),
+    /// Ends an arena and resets its connections.
+    CloseArena(ConnectionId, Refusal),
     /// A request of the VMM that concerns the virtqueues.
     Vmm(QueueCommand, Sender<QueueReply>),
     /// Resets all connections and ends the thread.

@@ -17,12 +17,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
+use super::arenas::{self, Arenas, Place};
+use super::lingering::Lingering;
 use super::wake::WakeQueue;
 use crate::data_path::unread_data;
-use crate::guest_link::{LinkCounters, LinkEnd, LinkEvent, Peer, Readiness};
+use crate::guest_link::{LinkCounters, LinkEnd, LinkEvent, NotOpened, Peer, Readiness};
 
 /// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
-const FIRST: usize = 16;
+const FIRST: usize = arenas::END;
 /// The bit position of the generation in a token. A stale event of a removed link has another
 /// generation than the next link in the same slot and is dropped.
 const GENERATION: u32 = 32;
@@ -60,12 +62,15 @@ pub(super) struct Link {
     pub(super) idle: bool,
     /// It is in the list of links polled for credit.
     low_credit: bool,
+    /// Where it is in an arena, if it is in one.
+    place: Option<Place>,
 }
 
 /// All connections of one guest.
 pub(super) struct Links {
     registry: Registry,
     wake_queue: Arc<WakeQueue>,
+    pub(super) arenas: Arenas,
     slab: Slab<Link>,
     next_generation: usize,
     by_id: HashMap<ConnectionId, usize>,
@@ -73,6 +78,9 @@ pub(super) struct Links {
     by_handle: Vec<Option<usize>>,
     /// Links whose guest has low credit and that are polled, not armed for a wakeup.
     low_credit: Vec<usize>,
+    lingering: Lingering,
+    /// Links of arenas that are being updated.
+    ready: Vec<usize>,
     /// Links whose control socket had more messages than one read handles.
     unread_controls: Vec<usize>,
     events: Vec<LinkEvent>,
@@ -142,15 +150,18 @@ fn is_low(window: Window) -> bool {
 }
 
 impl Links {
-    pub(super) fn new(registry: Registry, wake_queue: Arc<WakeQueue>) -> Self {
+    pub(super) fn new(registry: Registry, wake_queue: Arc<WakeQueue>, arenas: Arenas) -> Self {
         Self {
             registry,
             wake_queue,
+            arenas,
             slab: Slab::new(),
             next_generation: 0,
             by_id: HashMap::new(),
             by_handle: Vec::new(),
             low_credit: Vec::new(),
+            lingering: Lingering::default(),
+            ready: Vec::new(),
             unread_controls: Vec::new(),
             events: Vec::new(),
         }
@@ -273,6 +284,7 @@ impl Links {
             finished: false,
             idle: false,
             low_credit: false,
+            place: None,
         });
         let index = handle.index();
         if self.by_handle.len() <= index {
@@ -281,6 +293,72 @@ impl Links {
         self.by_handle[index] = Some(slot);
         self.by_id.insert(id, slot);
         slot
+    }
+
+    /// Opens a connection for a request of the guest in an arena for `port`, and accepts it. `None` if the
+    /// core has to decide.
+    ///
+    /// # Errors
+    ///
+    /// The refusal of the request, which is left to the caller.
+    pub(super) fn connect_in_arena(
+        &mut self,
+        handle: Handle,
+        port: u32,
+        mux: &mut Muxer,
+    ) -> Option<Result<usize, Refusal>> {
+        if self.lingering.are_many() {
+            self.sweep(Instant::now());
+        }
+        let (connection, place) = match self.arenas.connect(port)? {
+            Ok(connected) => connected,
+            Err(NotOpened::BacklogFull) => return Some(Err(Refusal::BacklogFull)),
+            Err(NotOpened::AskCore) => return None,
+        };
+        let alloc = connection.end.buffer;
+        let (id, end) = (connection.connection, connection.end);
+        let slot = self.insert(handle, SocketKind::Stream, id, end, true);
+        if let Some(link) = self.slab.get_mut(slot) {
+            link.place = Some(place);
+        }
+        self.events.push(LinkEvent::Opened(connection.opened));
+        if let Some(arena) = self.arenas.opened(place, slot) {
+            self.events.push(LinkEvent::WantsSlots(arena));
+        }
+        mux.accept(handle, alloc);
+        Some(Ok(slot))
+    }
+
+    /// Handles a readiness event of an arena.
+    pub(super) fn arena_ready(&mut self, token: Token, mux: &mut Muxer, now: Instant) {
+        let (links, ended) = self.arenas.ready(token);
+        for slot in links {
+            self.update(slot, mux, now);
+        }
+        self.events.extend(ended.map(LinkEvent::ArenaEnded));
+    }
+
+    /// Updates the connections in arenas that are ready. Returns whether there were any.
+    pub(super) fn poll_arenas(&mut self, mux: &mut Muxer, now: Instant) -> bool {
+        if !self.arenas.have_ready() {
+            return false;
+        }
+        let mut links = std::mem::take(&mut self.ready);
+        self.arenas.take_ready(&mut links);
+        for slot in links.drain(..) {
+            self.update(slot, mux, now);
+        }
+        self.ready = links;
+        true
+    }
+
+    /// Ends an arena and resets its connections with the reason.
+    pub(super) fn close_arena(&mut self, id: ConnectionId, refusal: &Refusal, mux: &mut Muxer) {
+        for slot in self.arenas.end(id) {
+            self.reset(slot, mux, refusal);
+        }
+        let ended = self.arenas.remove_empty(id);
+        self.events.extend(ended.map(LinkEvent::ArenaEnded));
     }
 
     /// Registers a link's descriptors with epoll, and attaches a sibling's wake queue.
@@ -505,6 +583,8 @@ impl Links {
                 };
                 if is_gone && link.peer.is_flushed() {
                     self.remove(slot, None);
+                } else if link.place.is_some() {
+                    self.linger(slot);
                 }
                 return;
             }
@@ -519,6 +599,39 @@ impl Links {
         }
         self.send_reset(slot, &refusal, false);
         self.remove(slot, Some(refusal));
+    }
+
+    /// Looks at a connection in an arena now and then until its process closes it.
+    fn linger(&mut self, slot: usize) {
+        if let Some(link) = self.slab.get(slot)
+            && self.lingering.add(slot, link.id)
+        {
+            link.peer.set_signals(false);
+        }
+    }
+
+    /// When to call [`sweep`](Self::sweep).
+    pub(super) fn next_sweep(&self) -> Option<Instant> {
+        self.lingering.next()
+    }
+
+    /// Removes the connections that the guest has closed and whose processes have closed meanwhile.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        for (entry, is_last) in self.lingering.take(now) {
+            let link = self.slab.get(entry.link);
+            let Some(link) = link.filter(|link| link.id == entry.id) else {
+                continue;
+            };
+            if is_last {
+                link.peer.set_signals(true);
+            }
+            // After the request for signals: the process notifies of a close that this does not see.
+            if link.peer.is_closed() {
+                self.remove(entry.link, None);
+            } else if !is_last {
+                self.lingering.put_back(entry, now);
+            }
+        }
     }
 
     /// Handles a connect that was not accepted: by the guest, or by its sibling before the guest gave
@@ -594,6 +707,10 @@ impl Links {
         }
         if link.reports {
             self.events.push(LinkEvent::Closed(link.id, reason));
+        }
+        if let Some(place) = link.place {
+            let ended = self.arenas.closed(place, slot);
+            self.events.extend(ended.map(LinkEvent::ArenaEnded));
         }
     }
 }

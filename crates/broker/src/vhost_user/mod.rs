@@ -6,11 +6,15 @@
 //! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
 //! blocks, and it owns its connections outright. The core's calls become [`Command`]s to it.
 
+mod arenas;
 mod command;
+mod lingering;
 mod links;
 mod mem_table;
 mod memory;
 mod queues;
+mod reports;
+mod spin;
 mod vmm;
 mod wake;
 mod worker;
@@ -24,8 +28,9 @@ use hvsock_sys::stream;
 use hvsock_virtio::{Cid, Config, GuestCid};
 
 use crate::guest_link::{
-    Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
-    LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind, Source,
+    Capabilities, ConnectionId, ControlConnection, EventSender, GuestArena, GuestConnect,
+    GuestLink, LinkEnd, LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind,
+    Source,
 };
 use crate::loop_waker::LoopWaker;
 use crate::{StartError, folders};
@@ -203,6 +208,22 @@ impl GuestLink for Device {
 
     fn suspend(&self, connection: ConnectionId, suspended: bool) {
         self.command(Command::Suspend(connection, suspended));
+    }
+
+    fn takes_arenas(&self) -> bool {
+        true
+    }
+
+    fn open_arena(&self, arena: GuestArena) {
+        self.command(Command::OpenArena(Box::new(arena)));
+    }
+
+    fn connect_in_arena(&self, request: RequestId) {
+        self.command(Command::AcceptInArena(request));
+    }
+
+    fn close_arena(&self, arena: ConnectionId, refusal: Refusal) {
+        self.command(Command::CloseArena(arena, refusal));
     }
 }
 

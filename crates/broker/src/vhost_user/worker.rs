@@ -20,9 +20,12 @@ use hvsock_virtio::{
 };
 use mio::{Events, Poll, Token};
 
+use super::arenas::Arenas;
 use super::command::{Command, ConnectCommand, DeviceState};
 use super::links::{Links, MAX_WATCHED};
 use super::queues::{QueueCommand, Queues, RX, TX};
+use super::reports::Reports;
+use super::spin::SpinLimit;
 use super::wake::WakeQueue;
 use crate::guest_link::{
     ConnectionId, DeliverError, Destination, EventSender, FillOutcome, GuestRequest, LinkEnd,
@@ -44,18 +47,13 @@ const BATCH: usize = 128;
 /// The most requests of the guest that may await the core's answer. With that many the thread
 /// stops reading the tx queue (backpressure).
 const MAX_PENDING_REQUESTS: usize = 256;
-/// The longest that the thread spins before it parks.
-const MAX_SPIN: Duration = Duration::from_micros(20);
-/// After a park shorter than this the thread spins longer the next time.
-const SHORT_PARK: Duration = Duration::from_micros(60);
-
 /// The data thread's state.
 pub(super) struct Worker {
     poll: Poll,
     waker: Arc<LoopWaker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
-    events: EventSender,
+    reports: Reports,
     queues: Queues,
     mux: Muxer,
     links: Links,
@@ -68,10 +66,7 @@ pub(super) struct Worker {
     /// Links without bytes for the guest that are polled and not armed for a wakeup.
     idle: Vec<usize>,
     chain: Chain,
-    /// How long to spin before the next park; adapts to how long the last parks were.
-    spin_limit: Duration,
-    /// Spinning needs a second processor on which the guest or process can run meanwhile.
-    may_spin: bool,
+    spin_limit: SpinLimit,
     invalid_chains_reported: u64,
     stopping: bool,
 }
@@ -86,14 +81,16 @@ impl Worker {
         let poll = Poll::new()?;
         let waker = Arc::new(LoopWaker::new(poll.registry(), WAKE)?);
         let wake_queue = Arc::new(WakeQueue::new(Arc::clone(&waker)));
-        let links = Links::new(poll.registry().try_clone()?, Arc::clone(&wake_queue));
+        let registry = || poll.registry().try_clone();
+        let arenas = Arenas::new(registry()?);
+        let links = Links::new(registry()?, Arc::clone(&wake_queue), arenas);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             poll,
             waker,
             wake_queue,
             commands,
-            events,
+            reports: Reports::new(events),
             queues: Queues::default(),
             mux: Muxer::new(config),
             links,
@@ -103,8 +100,7 @@ impl Worker {
             next_port: FIRST_PORT,
             idle: Vec::new(),
             chain: Chain::default(),
-            spin_limit: Duration::ZERO,
-            may_spin: processors > 1,
+            spin_limit: SpinLimit::new(processors > 1),
             invalid_chains_reported: 0,
             stopping: false,
         })
@@ -134,16 +130,22 @@ impl Worker {
             }
             let now = Instant::now();
             if !awake {
-                self.adapt_spin(now.duration_since(parked));
+                self.resume(now.duration_since(parked));
             }
             for event in &events {
-                if Links::owns(event.token())
+                if Arenas::owns(event.token()) {
+                    self.links.arena_ready(event.token(), &mut self.mux, now);
+                } else if Links::owns(event.token())
                     && let Some(slot) = self.links.record_readiness(event)
                 {
                     self.links.update(slot, &mut self.mux, now);
                 }
             }
             self.mux.handle_timeout(now);
+            if self.links.next_sweep().is_some_and(|at| at <= now) {
+                self.links.sweep(now);
+            }
+            self.reports.flush_due(now);
             // Up to 16 turns for one epoll_wait, so that the system call costs little.
             for _ in 0..16 {
                 awake = self.turn(now);
@@ -161,21 +163,24 @@ impl Worker {
         for slot in self.links.slots() {
             self.links.reset(slot, &mut self.mux, &refusal);
         }
+        self.close_arenas(&refusal);
         self.report();
+        self.reports.flush();
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let at = self.mux.poll_timeout()?;
+        let timers = [
+            self.mux.poll_timeout(),
+            self.reports.next_flush(),
+            self.links.next_sweep(),
+        ];
+        let at = timers.into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Doubles the spin limit after a short park and halves it after a long one. Disables kicks.
-    fn adapt_spin(&mut self, parked: Duration) {
-        if parked < SHORT_PARK {
-            self.spin_limit = (self.spin_limit * 2).clamp(Duration::from_micros(2), MAX_SPIN);
-        } else {
-            self.spin_limit /= 2;
-        }
+    /// Adapts the spin limit after a park. Disables kicks.
+    fn resume(&mut self, parked: Duration) {
+        self.spin_limit.parked(parked);
         for queue in [RX, TX] {
             if let Err(fault) = self.queues.disable_notification(queue) {
                 self.fault(queue, fault);
@@ -195,6 +200,7 @@ impl Worker {
             Err(fault) => self.fault(TX, fault),
         }
         busy |= self.links.poll_controls(&mut self.mux, now);
+        busy |= self.links.poll_arenas(&mut self.mux, now);
         busy |= self.process_events();
         busy |= self.poll_links();
         match self.process_rx(now) {
@@ -441,13 +447,19 @@ impl Worker {
 
     /// Busy-polls for up to the spin limit. Returns whether there is work.
     fn spin(&mut self) -> bool {
-        if !self.may_spin || self.spin_limit.is_zero() {
+        let Some(limit) = self.spin_limit.get() else {
             return false;
-        }
-        let until = Instant::now() + self.spin_limit;
+        };
+        let found = self.spin_until(Instant::now() + limit);
+        self.spin_limit.spun(found);
+        found
+    }
+
+    fn spin_until(&mut self, until: Instant) -> bool {
         loop {
             for _ in 0..8 {
                 if self.waker.is_requested()
+                    || self.links.arenas.have_ready()
                     || self.may_receive() && self.queues.has_available(TX)
                     || self.mux.has_transmit() && self.queues.has_available(RX)
                     || self.poll_links()
@@ -470,6 +482,7 @@ impl Worker {
     fn prepare_park(&mut self) -> bool {
         let mut found = self.arm_idle_links();
         found |= self.links.arm_credit(&mut self.mux);
+        found |= !self.links.arenas.arm();
         if self.may_receive() {
             match self.queues.enable_notification(TX) {
                 Ok(available) => found |= available,
@@ -498,16 +511,46 @@ impl Worker {
     fn on_event(&mut self, event: MuxerEvent) {
         match event {
             MuxerEvent::Request { handle, key } => {
-                self.next_request += 1;
-                let id = RequestId(self.next_request);
-                self.requests.insert(id, handle);
-                self.events.send(LinkEvent::Request(id, request_of(&key)));
+                if !self.accept_in_arena(handle, &key) {
+                    self.next_request += 1;
+                    let id = RequestId(self.next_request);
+                    self.requests.insert(id, handle);
+                    self.send(LinkEvent::Request(id, request_of(&key)));
+                }
             }
             MuxerEvent::Connected { handle } => self.links.connected(handle, &mut self.mux),
             MuxerEvent::Finished { handle } => self.links.guest_finished(handle),
             MuxerEvent::ClosedRead { handle } => self.links.guest_closed_read(handle),
             MuxerEvent::Closed { handle, reason } => self.links.closed(handle, reason),
         }
+    }
+
+    /// Answers a request in an arena. Returns `false` if the core has to decide.
+    fn accept_in_arena(&mut self, handle: Handle, key: &Key) -> bool {
+        if key.peer != Cid::HOST || key.kind != virtio::SocketKind::Stream {
+            return false;
+        }
+        let port = key.peer_port;
+        match self.links.connect_in_arena(handle, port, &mut self.mux) {
+            None => return false,
+            Some(Ok(slot)) => self.watch_idle(slot),
+            Some(Err(refusal)) => {
+                self.mux.refuse(handle);
+                self.send(LinkEvent::Refused(request_of(key), refusal));
+            }
+        }
+        true
+    }
+
+    fn close_arenas(&mut self, refusal: &Refusal) {
+        for arena in self.links.arenas.ids() {
+            self.links.close_arena(arena, refusal, &mut self.mux);
+        }
+    }
+
+    /// Sends an event to the core, after those of the links.
+    fn send(&mut self, event: LinkEvent) {
+        self.reports.send(self.links.drain().chain([event]));
     }
 
     /// Updates the notified sibling links and handles the core's commands.
@@ -539,6 +582,29 @@ impl Worker {
                 if let Some(handle) = self.requests.remove(&request) {
                     self.mux.refuse(handle);
                 }
+            }
+            Command::OpenArena(arena) => {
+                if let Err((arena, error)) = self.links.arenas.add(*arena) {
+                    let which = format!("arenas of one guest ({error})");
+                    arena.end(&Refusal::LimitReached { which });
+                    self.send(LinkEvent::ArenaEnded(arena.id()));
+                }
+            }
+            Command::AcceptInArena(request) => {
+                let handle = self.requests.get(&request).copied();
+                let key = handle.and_then(|handle| Some((handle, self.mux.key(handle)?)));
+                match key {
+                    Some((handle, key)) if !self.accept_in_arena(handle, &key) => {
+                        self.send(LinkEvent::NoSlot(request, request_of(&key)));
+                    }
+                    // Accepted or refused, or the guest has reset it meanwhile.
+                    _ => {
+                        self.requests.remove(&request);
+                    }
+                }
+            }
+            Command::CloseArena(arena, refusal) => {
+                self.links.close_arena(arena, &refusal, &mut self.mux);
             }
             Command::Connect(connect) => self.connect(*connect, now),
             Command::Establish(connection, control) => {
@@ -600,7 +666,7 @@ impl Worker {
                 let refusal = Refusal::LimitReached { which };
                 end.peer.reset(&refusal, true);
                 if end.reports {
-                    self.events.send(LinkEvent::Failed(connection, refusal));
+                    self.send(LinkEvent::Failed(connection, refusal));
                 }
             }
         }
@@ -632,8 +698,7 @@ impl Worker {
             let refusal = Refusal::Reset { cause };
             end.peer.reset(&refusal, true);
             if end.reports {
-                self.events
-                    .send(LinkEvent::Closed(connection, Some(refusal)));
+                self.send(LinkEvent::Closed(connection, Some(refusal)));
             }
             return;
         };
@@ -663,6 +728,7 @@ impl Worker {
                 self.links
                     .reset(slot, &mut self.mux, &Refusal::PartitionOff);
             }
+            self.close_arenas(&Refusal::PartitionOff);
         }
         if self.queues.take_driver_restarted() {
             self.mux.forget_all();
@@ -677,7 +743,7 @@ impl Worker {
         };
         if state != old {
             self.state.set(state);
-            self.events.send(LinkEvent::State(state));
+            self.send(LinkEvent::State(state));
         }
     }
 
@@ -685,18 +751,16 @@ impl Worker {
     fn fault(&mut self, queue: usize, fault: QueueFault) {
         self.queues.mark_broken(queue);
         let name = if queue == RX { "rx" } else { "tx" };
-        self.events.send(LinkEvent::Fault(format!(
+        self.send(LinkEvent::Fault(format!(
             "the guest's {name} queue is stopped until its driver is reset: {fault}"
         )));
     }
 
     fn report(&mut self) {
-        for event in self.links.drain() {
-            self.events.send(event);
-        }
+        self.reports.send(self.links.drain());
         if self.invalid_chains_reported == 0 && self.queues.invalid_chains > 0 {
             self.invalid_chains_reported = self.queues.invalid_chains;
-            self.events.send(LinkEvent::Fault(
+            self.send(LinkEvent::Fault(
                 "the guest's driver makes invalid descriptor chains available; they are returned \
                  unprocessed"
                     .into(),

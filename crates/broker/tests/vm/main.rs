@@ -2,6 +2,7 @@
 //! and messages, all queue layouts, fairness, pauses, restarts and killed machines, and hostile
 //! guests and VMMs.
 
+mod arenas;
 mod chains;
 mod churn;
 mod hostile;

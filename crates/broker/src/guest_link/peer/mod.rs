@@ -16,6 +16,7 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Interest, RingEnd};
 use hvsock_sys::shared_memory::SharedBytes;
 
+use super::arena_slot::ArenaSlot;
 use super::outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
 use super::pipe::PipeEnd;
 use crate::data_path::ControlConnection;
@@ -54,7 +55,22 @@ enum End {
 impl Peer {
     /// A process that owns the other end of a ring.
     pub(crate) fn ring(end: RingEnd) -> Self {
-        Self::new(End::Ring(Box::new(Ring { end })))
+        Self::new(End::Ring(Box::new(Ring { end, slot: None })))
+    }
+
+    /// A process that owns the other end of a slot of an arena.
+    pub(super) fn slot(end: RingEnd, slot: ArenaSlot) -> Self {
+        let slot = Some(slot);
+        Self::new(End::Ring(Box::new(Ring { end, slot })))
+    }
+
+    /// The slot of an arena, if the connection is in one. Its end has neither a descriptor nor a control
+    /// connection of its own: the [arena](super::GuestArena) says when it is ready.
+    fn arena_end(&self) -> Option<&RingEnd> {
+        match &self.end {
+            End::Ring(ring) => ring.slot.as_ref().map(|_| &ring.end),
+            End::Socket(_) | End::Sibling(_) => None,
+        }
     }
 
     /// A process that owns the other end of a socket. With `raw_fd` it sends no SHUTDOWN message:
@@ -84,6 +100,7 @@ impl Peer {
     /// [`watches_writable`](Self::watches_writable), writable.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.end {
+            End::Ring(ring) if ring.slot.is_some() => None,
             End::Ring(ring) => Some(ring.end.doorbell()),
             End::Socket(socket) => Some(socket.data.as_fd()),
             End::Sibling(_) => None,
@@ -107,7 +124,7 @@ impl Peer {
 
     /// Whether the other end is there: bytes may be moved to the guest.
     pub fn is_established(&self) -> bool {
-        self.control.is_some() || matches!(self.end, End::Sibling(_))
+        self.control.is_some() || matches!(self.end, End::Sibling(_)) || self.arena_end().is_some()
     }
 
     /// Records a readiness event of the descriptor.
@@ -151,6 +168,7 @@ impl Peer {
     pub fn is_closed(&self) -> bool {
         match &self.end {
             End::Sibling(end) => end.poll_peer().closed,
+            End::Ring(ring) if ring.slot.is_some() => ring.end.is_peer_closed(),
             End::Ring(_) | End::Socket(_) => {
                 self.control.as_ref().is_some_and(|control| control.closed)
             }
@@ -290,6 +308,14 @@ impl Peer {
         }
     }
 
+    /// Requests or withdraws the notifications of a process in an [arena](super::GuestArena), which it sends
+    /// as well when it closes its end. They are requested at first.
+    pub fn set_signals(&self, on: bool) {
+        if let Some(end) = self.arena_end() {
+            end.set_signals(on);
+        }
+    }
+
     /// Passes on that the guest reads no more.
     pub fn close_read(&mut self) {
         match &mut self.end {
@@ -317,7 +343,7 @@ impl Peer {
         }
         // After the message, so that a process that sees the abort finds the reason queued.
         match &mut self.end {
-            End::Ring(ring) => ring.end.reset(),
+            End::Ring(ring) => ring.reset(refusal),
             End::Socket(_) => {}
             End::Sibling(sibling) => sibling.abort(refusal.clone(), discard),
         }

@@ -5,15 +5,27 @@ use hvsock_ring::{RingEnd, RingError};
 use hvsock_sys::shared_memory::SharedBytes;
 
 use crate::data_path::{peer_died, unread_data};
+use crate::guest_link::arena_slot::{ArenaSlot, refusal_of_reset};
 use crate::guest_link::outcome::{DeliverError, FillOutcome, MessageEnd};
 
 /// One end of a ring.
 #[derive(Debug)]
 pub(super) struct Ring {
     pub(super) end: RingEnd,
+    /// Its slot in an arena. `None` for a ring of its own.
+    pub(super) slot: Option<ArenaSlot>,
 }
 
 impl Ring {
+    /// Resets the connection for the process. In an arena the process gets the reason first; for a ring of
+    /// its own the caller has sent it.
+    pub(super) fn reset(&self, refusal: &Refusal) {
+        if let Some(slot) = &self.slot {
+            slot.server.reset(slot.id, refusal);
+        }
+        self.end.reset();
+    }
+
     pub(super) fn deliver(
         &mut self,
         chunks: &[SharedBytes<'_>],
@@ -45,7 +57,7 @@ impl Ring {
             Ok(filled) => filled,
             Err(RingError::WouldBlock) => return FillOutcome::Empty,
             Err(RingError::EndOfStream) => return FillOutcome::Ended,
-            Err(stop) => return FillOutcome::Failed(refusal_of(stop)),
+            Err(stop) => return FillOutcome::Failed(self.refusal_of(stop)),
         };
         let (mut count, all) = (0, filled.len());
         for chunk in chunks {
@@ -74,17 +86,18 @@ impl Ring {
             Ok(count) => FillOutcome::Bytes(count, MessageEnd::default(), self.end.is_readable()),
             Err(RingError::WouldBlock) => FillOutcome::Empty,
             Err(RingError::EndOfStream) => FillOutcome::Ended,
-            Err(stop) => FillOutcome::Failed(refusal_of(stop)),
+            Err(stop) => FillOutcome::Failed(self.refusal_of(stop)),
         }
     }
-}
 
-fn refusal_of(stop: RingError) -> Refusal {
-    match stop {
-        RingError::PeerGone => peer_died(),
-        RingError::UnreadData => unread_data(),
-        other => Refusal::Reset {
-            cause: other.to_string(),
-        },
+    fn refusal_of(&self, stop: RingError) -> Refusal {
+        match stop {
+            RingError::PeerGone => peer_died(),
+            RingError::UnreadData => unread_data(),
+            RingError::Reset if self.slot.is_some() => refusal_of_reset(self.end.reset_cause()),
+            other => Refusal::Reset {
+                cause: other.to_string(),
+            },
+        }
     }
 }
