@@ -22,7 +22,8 @@ mod worker;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use hvsock_sys::stream;
 use hvsock_virtio::{Cid, Config, GuestCid};
@@ -38,6 +39,10 @@ use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
 const VMM_BACKLOG: u32 = 128;
+
+/// How long the core waits for the end of a data thread. It never blocks, unless its VMM has made an eventfd
+/// blocking and full.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the device can do. Virtio-vsock has no reasons and no users, and a reset is an `RST`.
 const CAPABILITIES: Capabilities = Capabilities {
@@ -104,6 +109,8 @@ struct Device {
     waker: Arc<LoopWaker>,
     vmm: vmm::VmmThread,
     worker: Option<std::thread::JoinHandle<()>>,
+    /// Disconnected when the data thread has ended.
+    worker_end: Receiver<()>,
 }
 
 impl Device {
@@ -123,7 +130,11 @@ impl Device {
         let worker = worker::Worker::new(config, state.clone(), queue, events)?;
         let waker = worker.waker();
         let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
-        let worker = thread.spawn(move || worker.run())?;
+        let (running, worker_end) = mpsc::channel();
+        let worker = thread.spawn(move || {
+            worker.run();
+            drop(running);
+        })?;
         let link = vmm::WorkerHandle {
             commands: commands.clone(),
             waker: Arc::clone(&waker),
@@ -140,6 +151,7 @@ impl Device {
             waker,
             vmm: vmm::VmmThread::none(),
             worker: Some(worker),
+            worker_end,
         };
         started.vmm = vmm?;
         Ok(started)
@@ -231,6 +243,12 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.vmm.stop();
         self.command(Command::Stop);
+        if self.worker_end.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            // Both threads end as soon as the VMM lets them: the VMM thread may wait for the other.
+            let socket = self.socket.display();
+            tracing::error!(%socket, "the VMM blocks its VM's data thread, which is left behind");
+            return;
+        }
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }

@@ -11,8 +11,8 @@ use hvsock_virtio::features;
 use serde_json::json;
 
 use crate::traffic::{exchange, ping};
-use hvsock_testkit::wait::TIMEOUT;
-use hvsock_testkit::world::{PORT, WEB, World, bounded};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PORT, WEB, World, bounded, partition_ref};
 
 const BOUND: Duration = Duration::from_secs(5);
 
@@ -117,6 +117,42 @@ fn a_call_socket_that_is_full_or_closed_blocks_neither_its_machine_nor_others() 
     let guest = guest(&world);
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
+}
+
+#[test]
+fn a_vmm_that_blocks_its_data_thread_is_removed_within_a_bounded_time() {
+    let world = World::with_web(|_| ());
+    world.vm("good", 77, &[]);
+    let good = world.guest_of("good", Options::new(77));
+    let (inside, outside) = world.pair(&good, &world.listen());
+    let mut driver = world.driver(Options::new(WEB));
+    // Full: the next signal blocks, because the VMM shares the descriptor's mode.
+    let call = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+    rustix::io::write(&call, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    let number = 0_u64.to_ne_bytes();
+    let set = driver.vmm().unwrap();
+    set.send_acked(request::SET_VRING_CALL, &number, &[call.as_fd()])
+        .unwrap();
+    hvsock_sys::set_nonblocking(&call, false).unwrap();
+    let host = world.host();
+    let web = world.partition("web").id;
+    // Its packet to the guest makes the device signal.
+    std::thread::spawn(move || host.connect(web, PORT));
+    eventually("the device sends a packet", || {
+        driver.poll_receive().is_some()
+    });
+
+    let handle = world.handle();
+    let (removed, result) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let gone = handle.remove_partition(&partition_ref("web"));
+        let _ = removed.send(gone.is_ok());
+    });
+    assert_eq!(result.recv_timeout(BOUND), Ok(true));
+    ping(&inside, &outside);
+    assert!(world.handle().partition(&partition_ref("web")).is_err());
+    // The thread ends when the VMM reads its eventfd.
+    rustix::io::read(&call, &mut [0; 8]).unwrap();
 }
 
 fn negotiated(world: &World) -> Vmm {
