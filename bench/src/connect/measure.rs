@@ -125,10 +125,13 @@ impl TestBed {
         for client in &mut *clients {
             client.start_rate(over, threads, slice)?;
         }
+        let mut last = String::new();
         for client in clients {
-            client.made()?;
+            last = client.made()?.1;
         }
         let count = self.server.accepted(over)?.saturating_sub(before);
+        let name = load.name();
+        anyhow::ensure!(count > 0, "{name}: no connection was accepted: {last}");
         Ok(count as f64 / start.elapsed().as_secs_f64())
     }
 
