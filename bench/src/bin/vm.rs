@@ -29,7 +29,7 @@ struct Arguments {
     /// Measure everything N times in alternating turns (9).
     #[arg(long, value_name = "N", value_parser = positive)]
     turns: Option<usize>,
-    /// Measure each lane for MS milliseconds per size and turn (60).
+    /// Measure each lane for MS milliseconds per size and turn (60; 150 with --uml).
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     slice: Option<Duration>,
     /// 3 turns with slices of 20 ms, as a smoke test.
@@ -71,7 +71,12 @@ const PEER: &str = "target/vhost-device-vsock/bin/vhost-device-vsock";
 
 impl Arguments {
     fn effort(&self) -> Effort {
-        let (turns, slice) = if self.quick { (3, 20) } else { (9, 60) };
+        let (turns, slice) = match (self.quick, self.uml) {
+            (true, _) => (3, 20),
+            (false, false) => (9, 60),
+            // A guest's processes switch for every system call, so short slices vary more.
+            (false, true) => (9, 150),
+        };
         Effort {
             turns: self.turns.unwrap_or(turns),
             slice: self.slice.unwrap_or(Duration::from_millis(slice)),
