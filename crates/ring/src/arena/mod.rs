@@ -73,8 +73,9 @@
 //! sequence number that its last connection had.
 //!
 //! 1. Check the grant, and that `published - taken` is less than the backlog.
-//! 2. Take a slot below *granted*. Initialise its header: head, tail, space, ended and closed of both
-//!    directions 0, awake 1 (no wakeup request), both modes 0; then exchange state for the sequence number.
+//! 2. Take a slot below *granted*. Initialise its header: head, tail, space, ended, closed and window of both
+//!    directions 0, awake 1 (no wakeup request), both modes 0; then exchange state for the sequence number. The
+//!    processor words, which are hints, stay.
 //! 3. Store opened_at, keep and `life`; store the entry of the queue; store `published` (release).
 //! 4. **Full fence.** Load the grant again. If it is not granted any more, set the reset bit, close the slot as
 //!    below, and give up.
