@@ -320,11 +320,11 @@ impl Handle {
         let _ = (self.about.calls).fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (sender, result) = sync_channel(1);
         let call = Box::new(move |core: &mut Core| {
-            // The caller may have timed out.
-            let result = work(core);
-            // Standing verdicts end before the caller learns that the change is made.
+            let answer = work(core);
+            // What the call has forbidden must not be possible any more when the caller knows it.
             core.judge_arenas();
-            let _ = sender.send(result);
+            // The caller may have timed out.
+            let _ = sender.send(answer);
         });
         let sent = self.link.send(CoreCall::Run(call));
         sent.map_err(|_gone| ControlError::Stopped)?;

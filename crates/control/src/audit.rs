@@ -18,8 +18,8 @@ pub struct AuditRecord {
     pub time_ms: u64,
     /// What kind of action it is about.
     pub category: AuditCategory,
-    /// What was done: `connect`, `disconnect`, `listen`, `lease`, `look_up`, `edit_file`, or the operation
-    /// of the control API, such as `change_service`.
+    /// What was done: `connect`, `disconnect`, `grant`, `grant_ended`, `listen`, `lease`, `look_up`,
+    /// `edit_file`, or the operation of the control API, such as `change_service`.
     pub action: String,
     /// What became of it.
     pub outcome: AuditOutcome,
@@ -47,7 +47,8 @@ pub struct AuditRecord {
     /// Of a connection that has ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<AuditEnd>,
-    /// How many records of this kind, from the same source, the rate limit left out before this one.
+    /// How many records of this kind, from the same source, were left out before this one: by the rate
+    /// limit, and for connections of an arena that the broker did not see.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u64,
 }

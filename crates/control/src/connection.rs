@@ -79,13 +79,19 @@ pub struct Connection {
     pub from: ConnectionEnd,
     /// The end that accepted.
     pub to: ConnectionEnd,
-    /// Its transport: `ring`, directly between its ends, or `descriptor`, through the broker.
+    /// Its transport: `ring`, directly between its ends, `arena`, likewise and opened by them without the
+    /// broker, or `descriptor`, through the broker.
     pub transport: String,
+    /// The arena that it is in. Connections with the same number share one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arena: Option<u64>,
     /// Its state.
     pub state: ConnectionState,
-    /// Bytes from the connecting end to the accepting end. With a ring, the sender's own counter.
+    /// Bytes from the connecting end to the accepting end. With a ring or an arena, the sender's own
+    /// counter.
     pub bytes_sent: u64,
-    /// Bytes from the accepting end to the connecting end. With a ring, the sender's own counter.
+    /// Bytes from the accepting end to the connecting end. With a ring or an arena, the sender's own
+    /// counter.
     pub bytes_received: u64,
     /// Its age in seconds.
     pub age_seconds: f64,

@@ -91,6 +91,18 @@ pub enum EventKind {
         /// The reason, if it was reset.
         reason: Option<String>,
     },
+    /// Connections of a pair of processes that share an arena opened and closed again before the broker
+    /// saw them.
+    ConnectionsCounted {
+        /// Their service.
+        service: String,
+        /// The partition that they came from.
+        from: String,
+        /// The partition that they led to.
+        to: String,
+        /// How many, as the pair claims.
+        connections: u64,
+    },
     /// A connection opened.
     ConnectionOpened {
         /// Its number.

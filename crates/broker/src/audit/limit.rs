@@ -58,21 +58,31 @@ impl Limits {
     }
 
     /// Allows one more record, and returns how many were left out before it. `None` leaves it out.
-    pub(crate) fn allow(&mut self, mut key: Key, now: Instant) -> Option<u64> {
+    pub(crate) fn allow(&mut self, key: Key, now: Instant) -> Option<u64> {
+        let bucket = self.bucket(key, now);
+        let full_at = bucket.full_at.map_or(now, |at| at.max(now)) + INTERVAL;
+        if full_at - now > INTERVAL * BURST {
+            bucket.left_out = bucket.left_out.saturating_add(1);
+            return None;
+        }
+        bucket.full_at = Some(full_at);
+        Some(std::mem::take(&mut bucket.left_out))
+    }
+
+    /// Counts records that nobody made. They take nothing from the bucket.
+    pub(crate) fn leave_out(&mut self, key: Key, records: u64, now: Instant) {
+        let bucket = self.bucket(key, now);
+        bucket.left_out = bucket.left_out.saturating_add(records);
+    }
+
+    fn bucket(&mut self, mut key: Key, now: Instant) -> &mut Bucket {
         if !self.buckets.contains_key(&key) && self.buckets.len() >= self.max {
             self.forget_idle(now);
             if self.buckets.len() >= self.max {
                 key.source = None;
             }
         }
-        let bucket = self.buckets.entry(key).or_default();
-        let full_at = bucket.full_at.map_or(now, |at| at.max(now)) + INTERVAL;
-        if full_at - now > INTERVAL * BURST {
-            bucket.left_out += 1;
-            return None;
-        }
-        bucket.full_at = Some(full_at);
-        Some(std::mem::take(&mut bucket.left_out))
+        self.buckets.entry(key).or_default()
     }
 
     /// Forgets the buckets that are full. What was left out of them is reported with the next record of
@@ -86,12 +96,14 @@ impl Limits {
                     source: None,
                     ..*key
                 };
-                *carried.entry(shared).or_default() += bucket.left_out;
+                let left_out = carried.entry(shared).or_default();
+                *left_out = left_out.saturating_add(bucket.left_out);
             }
             !idle
         });
         for (key, left_out) in carried {
-            self.buckets.entry(key).or_default().left_out += left_out;
+            let shared = self.buckets.entry(key).or_default();
+            shared.left_out = shared.left_out.saturating_add(left_out);
         }
     }
 

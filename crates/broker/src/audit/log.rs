@@ -63,6 +63,23 @@ impl AuditLog {
         admitted
     }
 
+    /// Counts records of `source` that nobody made, of what was allowed.
+    pub(crate) fn leave_out(
+        &mut self,
+        source: Source,
+        category: AuditCategory,
+        records: u64,
+        now: Instant,
+    ) {
+        let key = Key {
+            source: Some(source),
+            category,
+            refused: false,
+        };
+        self.limits.leave_out(key, records, now);
+        self.left_out = self.left_out.saturating_add(records);
+    }
+
     /// Adds a record and numbers it. The oldest of its category is dropped if there are too many.
     pub(crate) fn append(&mut self, mut record: AuditRecord) -> Arc<AuditRecord> {
         self.last += 1;

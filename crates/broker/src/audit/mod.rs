@@ -74,6 +74,12 @@ impl Audit {
         self.log.admit(source, category, outcome, Instant::now())
     }
 
+    /// Counts records of `source` that nobody made.
+    pub(crate) fn leave_out(&mut self, source: Source, category: AuditCategory, records: u64) {
+        self.log
+            .leave_out(source, category, records, Instant::now());
+    }
+
     /// Adds a record: gives it its number and time, and queues it for writing.
     pub(crate) fn append(&mut self, mut record: AuditRecord) -> Arc<AuditRecord> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);

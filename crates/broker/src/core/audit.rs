@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_control::{
@@ -13,12 +14,25 @@ use hvsock_fabric::{ConnectionId, Partition, PartitionKey, PartitionKind, Refusa
 use hvsock_registry::Principal;
 use hvsock_registry::store::{Change, Entry, Origin};
 
-use super::connections::{ConnectionRecord, EndRecord};
+use super::connections::EndRecord;
 use super::labels::{partition_label, service_label};
 use super::state::Core;
 use crate::audit::{MAX_TEXT, Source, claimed_result, visible};
 use crate::callers::Caller;
 use crate::process;
+
+/// The actions of the records of an arena, which has a record beside those of its connections.
+pub(super) const GRANT: &str = "grant";
+const GRANT_ENDED: &str = "grant_ended";
+
+/// A connection that has ended.
+pub(super) struct EndedConnection<'a> {
+    /// What the connecting process says about it.
+    pub(super) result: Option<&'a str>,
+    pub(super) duration: Duration,
+    /// From the connecting end, and from the accepting end.
+    pub(super) bytes: [u64; 2],
+}
 
 /// Most edits of files that get a record of their own at once.
 const MAX_EDITS: usize = 64;
@@ -66,15 +80,19 @@ impl Core {
     /// its end is to be recorded, too.
     pub(super) fn audit_connected(
         &mut self,
+        action: &str,
         id: ConnectionId,
-        record: &ConnectionRecord,
+        service: ServiceId,
+        from: EndRecord,
+        target: PartitionKey,
+        claim: Option<&Claim>,
     ) -> Option<Arc<AuditRecord>> {
-        let EndRecord { partition, caller } = record.from;
-        if partition == record.to.partition {
+        let EndRecord { partition, caller } = from;
+        if partition == target {
             return None;
         }
         let acts_in_child = partition == self.fabric.root();
-        let category = self.audit.category(record.service, acts_in_child);
+        let category = self.audit.category(service, acts_in_child);
         let source = self.audit_source(partition, caller);
         let outcome = AuditOutcome::Allowed;
         // What an operator does in a guest is never left out.
@@ -89,13 +107,13 @@ impl Core {
         let actor = self.actor(partition, caller);
         Some(self.append_record(AuditRecord {
             category,
-            action: "connect".into(),
+            action: action.into(),
             outcome,
             actor: Some(actor),
-            service: Some(service_label(&self.fabric, record.service)),
-            target: Some(partition_label(&self.fabric, record.to.partition)),
+            service: Some(service_label(&self.fabric, service)),
+            target: Some(partition_label(&self.fabric, target)),
             connection: Some(id.as_u64()),
-            claim: record.claim.as_deref().cloned(),
+            claim: claim.cloned(),
             left_out,
             ..AuditRecord::default()
         }))
@@ -103,10 +121,12 @@ impl Core {
 
     /// Records the end of a connection whose beginning was recorded. Names are those of the beginning: the
     /// partition, the service and the process may be gone.
-    pub(super) fn audit_closed(&mut self, record: &ConnectionRecord, reason: Option<&Refusal>) {
-        let Some(began) = &record.audited else {
-            return;
-        };
+    pub(super) fn audit_closed(
+        &mut self,
+        began: &AuditRecord,
+        end: &EndedConnection<'_>,
+        reason: Option<&Refusal>,
+    ) {
         let AuditRecord {
             category,
             ref actor,
@@ -114,15 +134,18 @@ impl Core {
             ref target,
             connection,
             ..
-        } = **began;
+        } = *began;
         let mut claim = began.claim.clone();
-        if let Some(result) = &record.claimed_result {
-            claim.get_or_insert_default().result = Some(result.clone());
+        if let Some(result) = end.result {
+            claim.get_or_insert_default().result = Some(result.to_owned());
         }
-        let duration = record.started.elapsed().as_millis();
+        let action = match began.action.as_str() {
+            GRANT => GRANT_ENDED,
+            _ => "disconnect",
+        };
         self.append_record(AuditRecord {
             category,
-            action: "disconnect".into(),
+            action: action.into(),
             outcome: AuditOutcome::Ended,
             reason: reason.map(|reason| visible(&reason.to_string(), MAX_TEXT)),
             actor: actor.clone(),
@@ -131,12 +154,29 @@ impl Core {
             connection,
             claim,
             ended: Some(AuditEnd {
-                duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
-                bytes_sent: record.counters.sent(),
-                bytes_received: record.counters.received(),
+                duration_ms: u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
+                bytes_sent: end.bytes[0],
+                bytes_received: end.bytes[1],
             }),
             ..AuditRecord::default()
         });
+    }
+
+    /// Counts connections that were opened and closed between two scans of an arena. The next record of
+    /// the same source has their number.
+    pub(super) fn audit_unseen(
+        &mut self,
+        service: ServiceId,
+        from: EndRecord,
+        target: PartitionKey,
+        unseen: u64,
+    ) {
+        if unseen > 0 && from.partition != target {
+            let acts_in_child = from.partition == self.fabric.root();
+            let category = self.audit.category(service, acts_in_child);
+            let source = self.audit_source(from.partition, from.caller);
+            self.audit.leave_out(source, category, unseen);
+        }
     }
 
     /// Records a refused connect or listen.

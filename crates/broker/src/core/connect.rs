@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_endpoint::{BrokerMessage, Connect, Connected};
+use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport};
 use hvsock_fabric::{Audience, ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
+use super::in_flight::MessageKind;
 use super::limits::in_flight_limit;
 use super::listeners::ListenerRecord;
 use super::offering::{NotNow, Placement};
@@ -24,6 +25,17 @@ use crate::budget::{Charge, Owner};
 use crate::data_path::ProcessSocket;
 use crate::pump::Adopted;
 use crate::reply::refused;
+
+/// What a connection's processes and the broker get.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) transport: Transport,
+    pub(super) kind: MessageKind,
+    /// The broker's descriptors, without the endpoint connection of the connecting process.
+    pub(super) own: u64,
+    /// Those of the accepting process, which the broker has until it takes them.
+    pub(super) offered: u64,
+}
 
 /// An established connection's resources of the broker.
 struct Joined {
@@ -65,6 +77,12 @@ impl Core {
             let explanation = self.fabric.explain_connect(&request, Audience::Requester);
             self.explain(&session, &explanation);
             return Ok(());
+        }
+        if let Some(plan) = self.plan_arena(&session, connect, &request) {
+            match self.try_arena(session, connect, &request, plan) {
+                None => return Ok(()),
+                Some(back) => session = back,
+            }
         }
         let route = match self.route(&request) {
             Ok(route) => route,
@@ -137,7 +155,6 @@ impl Core {
     ) -> Result<Joined, NotNow> {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
         let accepting = listener.preference;
-        let id = route.destination.listener().ok_or(Refusal::NoListener)?;
         let connecting = TransportPreference {
             transports: connect.transports,
             raw_fd: connect.flags.raw_fd,
@@ -146,12 +163,43 @@ impl Core {
         let chosen =
             ChosenTransport::between(connecting, accepting, self.data_threads.may_share_memory());
         let chosen = chosen.ok_or(Refusal::NotSupported)?;
+        let terms = Terms {
+            transport: chosen.transport(),
+            kind: MessageKind::Offer,
+            own: chosen.descriptors(),
+            offered: chosen.offered_descriptors(),
+        };
+        let make = |core: &mut Self| core.data_threads.resources(chosen);
+        let (part, charge) = self.hand_over(session, route, terms, make)?;
+        Ok(Joined {
+            chosen,
+            part,
+            charge,
+        })
+    }
+
+    /// Creates the resources of a connection, sends the connecting process its own, and offers the
+    /// listener the others. Returns the broker's, with the charge for its descriptors.
+    pub(super) fn hand_over(
+        &mut self,
+        session: &Session<ProcessSocket>,
+        route: &Route,
+        terms: Terms,
+        make: impl FnOnce(&mut Self) -> Result<ConnectionResources, Refusal>,
+    ) -> Result<(BrokerPart, Charge), NotNow> {
+        let id = route.destination.listener().ok_or(Refusal::NoListener)?;
+        let Terms {
+            transport,
+            kind,
+            own,
+            offered,
+        } = terms;
         let reply = self.reserve_reply(session.partition, session.caller)?;
-        let placement = self.place_offer(id, session.partition)?;
+        let placement = self.place_offer(id, session.partition, kind)?;
         let (charge, held) = self.charge_connection(
             self.owner(session.partition, session.caller),
-            chosen.descriptors(),
-            chosen.offered_descriptors(),
+            own,
+            offered,
             &placement,
         )?;
         let ConnectionResources {
@@ -159,12 +207,12 @@ impl Core {
             server,
             client,
             ..
-        } = self.data_threads.resources(chosen)?;
+        } = make(self)?;
 
-        let transport = chosen.transport();
         let message = self.incoming(route, transport, session.partition, session.caller)?;
         let offer = Offer {
             connection: route.connection,
+            kind,
             message,
             descriptors: server,
             _charge: held,
@@ -197,11 +245,7 @@ impl Core {
         if !is_passed {
             self.hold_offer(id, offer);
         }
-        Ok(Joined {
-            chosen,
-            part: broker,
-            charge,
-        })
+        Ok((broker, charge))
     }
 
     /// Charges an owner for `own` descriptors of a connection, and for the `offered` ones while an

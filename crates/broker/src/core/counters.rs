@@ -30,8 +30,9 @@ impl ServiceCounters {
 }
 
 impl MetricsCounters {
-    pub(super) fn opened(&mut self, service: Option<ServiceId>) {
-        self.services.entry(service).or_default().connections += 1;
+    pub(super) fn opened(&mut self, service: Option<ServiceId>, connections: u64) {
+        let counters = self.services.entry(service).or_default();
+        counters.connections = counters.connections.saturating_add(connections);
     }
 
     pub(super) fn closed(&mut self, service: Option<ServiceId>, sent: u64, received: u64) {
@@ -47,7 +48,7 @@ impl MetricsCounters {
     pub(super) fn retire(&mut self, service: ServiceId) {
         if let Some(gone) = self.services.remove(&Some(service)) {
             let rest = self.services.entry(None).or_default();
-            rest.connections += gone.connections;
+            rest.connections = rest.connections.saturating_add(gone.connections);
             rest.add(gone.sent, gone.received);
         }
     }

@@ -1,12 +1,13 @@
 //! The threads that own connections between processes, and the resources of new ones.
 //!
-//! A connection starts in the core thread's own set: those through a ring stay there, and those that
+//! A connection starts in the core thread's own set: rings and arenas stay there, and those that
 //! the broker relays until they have moved [`PROMOTE_AFTER`] bytes.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_ring::SlotId;
 use mio::Registry;
 use mio::event::Event;
 
@@ -77,7 +78,10 @@ impl DataThreads {
         &mut self,
         transport: ChosenTransport,
     ) -> Result<ConnectionResources, Refusal> {
-        match self.spare.take_if(|spare| spare.transport == transport) {
+        match self
+            .spare
+            .take_if(|spare| spare.transport == Some(transport))
+        {
             Some(spare) => Ok(spare),
             None => ConnectionResources::new(transport),
         }
@@ -115,6 +119,11 @@ impl DataThreads {
             Place::Core => self.core_set.reset(id, refusal),
             Place::Thread(thread) => self.threads[thread].reset(id, refusal),
         }
+    }
+
+    /// Resets one connection of an arena, which the core thread owns.
+    pub(super) fn reset_slot(&mut self, arena: ConnectionId, id: SlotId, refusal: &Refusal) {
+        self.core_set.reset_slot(arena, id, refusal);
     }
 
     /// Suspends or resumes a connection.

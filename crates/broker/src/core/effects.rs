@@ -3,6 +3,7 @@
 
 use hvsock_fabric::{ConnectionId, Effect, ListenerId, Refusal};
 
+use super::audit::EndedConnection;
 use super::connections::{ConnectionOwner, ConnectionRecord};
 use super::labels::{partition_label, registered, service_label};
 use super::state::Core;
@@ -20,12 +21,15 @@ impl Core {
                 Effect::CloseListener { id, refusal } => self.reset_listener(id, &refusal),
             }
         }
+        self.judge_arenas();
     }
 
     /// Records an established connection, counts it, and publishes an event.
     pub(super) fn record_connection(&mut self, id: ConnectionId, mut record: ConnectionRecord) {
-        record.audited = self.audit_connected(id, &record);
         let service = record.service;
+        let target = record.to.partition;
+        let claim = record.claim.as_deref();
+        record.audited = self.audit_connected("connect", id, service, record.from, target, claim);
         self.telemetry
             .count_opened(registered(&self.fabric, service));
         self.telemetry.publish(|| EventKind::ConnectionOpened {
@@ -49,6 +53,7 @@ impl Core {
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
+            Report::Arena { connection, news } => self.handle_arena_news(connection, news),
         }
         self.apply_effects();
     }
@@ -67,10 +72,18 @@ impl Core {
         self.fabric.close_connection(id);
         self.closed_in_arena(id);
         let Some(record) = self.connections.remove(id) else {
+            self.arena_closed(id, reason);
             return;
         };
-        self.audit_closed(&record, reason);
         let (sent, received) = (record.counters.sent(), record.counters.received());
+        if let Some(began) = &record.audited {
+            let end = EndedConnection {
+                result: record.claimed_result.as_deref(),
+                duration: record.started.elapsed(),
+                bytes: [sent, received],
+            };
+            self.audit_closed(began, &end, reason);
+        }
         let service = registered(&self.fabric, record.service);
         self.telemetry.count_closed(service, sent, received);
         self.telemetry.publish(|| EventKind::ConnectionClosed {
@@ -94,6 +107,7 @@ impl Core {
                 }
             }
             None if self.guest_arenas.contains(id) => self.close_guest_arena(id, refusal),
+            None if self.reset_in_arena(id, &refusal) => {}
             None => self.abort_pending(id, &refusal),
         }
     }
@@ -110,7 +124,7 @@ impl Core {
                 }
             }
             None if self.guest_arenas.contains(id) => self.suspend_guest_arena(id, suspended),
-            None => {}
+            None => self.suspend_arena(id, suspended),
         }
     }
 
@@ -128,6 +142,7 @@ impl Core {
         self.fabric.close_listener(id);
         self.offers.remove(id);
         self.orphan_guest_arenas(id);
+        self.arenas.peers.remove(id);
         let Some(record) = self.listeners.remove(id) else {
             return;
         };

@@ -132,6 +132,7 @@ impl Loop {
             self.core.expire_pending(now);
             self.core.check_shortage(now);
             self.core.retry_parked(now);
+            self.core.scan_due_arenas(now);
             self.core.in_flight.sweep(now);
             self.core.judge_arenas();
             stopping = self.run_calls();
@@ -163,7 +164,10 @@ impl Loop {
     fn run_calls(&mut self) -> bool {
         loop {
             match self.calls.try_recv() {
-                Ok(CoreCall::Run(call)) => call(&mut self.core),
+                Ok(CoreCall::Run(call)) => {
+                    call(&mut self.core);
+                    self.core.judge_arenas();
+                }
                 Err(TryRecvError::Empty) => return false,
                 Ok(CoreCall::Stop) | Err(TryRecvError::Disconnected) => return true,
             }
@@ -184,6 +188,7 @@ impl Loop {
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
             core.parked.next_try(),
+            core.arenas.next_scan(),
             core.in_flight.next_sweep(),
         ];
         let next = deadlines.into_iter().flatten().min()?;

@@ -27,6 +27,7 @@ use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_arenas::ArenaRecord;
 use super::guest_ends::{BUFFER_BUDGET, MIN_BUFFER};
 use super::guests::principal_of;
+use super::in_flight::MessageKind;
 use super::limits::{descriptor_limit, mmap_limit};
 use super::offering::{NotNow, Placement};
 use super::offers::Offer;
@@ -133,7 +134,7 @@ impl Core {
         if !preference.takes_arenas() {
             return Err(Refusal::NotSupported);
         }
-        let placement = self.place_offer(listener, vm);
+        let placement = self.place_offer(listener, vm, MessageKind::ArenaOffer);
         let placement = placement.map_err(NotNow::into_refusal)?;
         if matches!(placement, Placement::Hold) {
             return Err(Refusal::BacklogFull);
@@ -167,6 +168,7 @@ impl Core {
             let server = parts.server;
             let offer = Offer {
                 connection: id,
+                kind: MessageKind::ArenaOffer,
                 message,
                 descriptors: vec![
                     parts.memory,
@@ -429,14 +431,8 @@ impl Core {
         }
     }
 
-    /// Judges the standing verdicts again, if a change of the fabric may have altered one.
-    pub(crate) fn judge_arenas(&mut self) {
-        let changes = self.fabric.take_changes();
-        self.judge_guest_arenas(&changes);
-    }
-
     /// Judges the arenas of guests again.
-    fn judge_guest_arenas(&self, changes: &Changes) {
+    pub(super) fn judge_guest_arenas(&self, changes: &Changes) {
         if *changes == Changes::None {
             return;
         }

@@ -22,6 +22,7 @@ use hvsock_virtio::GuestCid;
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_connects::GUEST_END;
 use super::guest_ends::{DEFAULT_BUFFER, make_ends, make_socket, takes_socket};
+use super::in_flight::MessageKind;
 use super::labels::partition_label;
 use super::limits::descriptor_limit;
 use super::offering::NotNow;
@@ -260,7 +261,8 @@ impl Core {
             caller,
         };
         let id = route.destination.listener().ok_or(Refusal::NoListener)?;
-        let placement = self.place_offer(id, vm).map_err(NotNow::into_refusal)?;
+        let placement = self.place_offer(id, vm, MessageKind::Offer);
+        let placement = placement.map_err(NotNow::into_refusal)?;
         let charged = self.charge_connection(Owner::Partition(vm), GUEST_END, OFFERED, &placement);
         let (charge, held) = charged?;
         let capabilities = self.capabilities(vm);
@@ -292,6 +294,7 @@ impl Core {
         let message = self.incoming(route, transport, vm, Caller::UNKNOWN)?;
         let offer = Offer {
             connection: route.connection,
+            kind: MessageKind::Offer,
             message,
             descriptors,
             _charge: held,

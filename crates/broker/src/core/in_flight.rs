@@ -25,6 +25,18 @@ pub(super) enum MessageKind {
     Reply,
     /// A connection for a listener.
     Offer,
+    /// An arena for a listener: it has more descriptors than other messages.
+    ArenaOffer,
+}
+
+impl MessageKind {
+    /// The messages that it counts as.
+    pub(super) const fn messages(self) -> u64 {
+        match self {
+            Self::Reply | Self::Offer => 1,
+            Self::ArenaOffer => 2,
+        }
+    }
 }
 
 /// The messages in flight, by owner.
@@ -71,14 +83,15 @@ impl InFlight {
     }
 
     fn charge(&self, owner: Owner, kind: MessageKind) -> Result<Charge, Shortage> {
-        if kind == MessageKind::Offer {
+        let messages = kind.messages();
+        if kind != MessageKind::Reply {
             let (used, limit) = self.budget.usage(owner);
             let limit = limit - limit / 4;
-            if used >= limit {
+            if used + messages > limit {
                 return Err(Shortage { owner, used, limit });
             }
         }
-        self.budget.charge(owner, 1)
+        self.budget.charge(owner, messages)
     }
 
     /// Records that the message of `charge` was sent on `socket`.

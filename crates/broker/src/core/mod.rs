@@ -11,6 +11,7 @@
 //!
 //! - [`sessions`]: clients that are not connections yet, listen, or hold a lease;
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
+//! - [`arenas`]: pairs of processes that open connections by themselves, and what was seen of those;
 //! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
 //! - [`left_folders`]: the folders of removed containers;
 //! - [`vms`]: the run state and CIDs of VMs;
@@ -32,6 +33,8 @@
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
+//! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
+//!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
 //! - [`share_refusals`]: refuses what a share does not allow;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
@@ -40,6 +43,10 @@
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
 
+mod arena_connects;
+mod arena_grants;
+mod arena_scans;
+mod arenas;
 mod audit;
 mod clients;
 mod connect;

@@ -74,6 +74,7 @@ impl Core {
         &mut self,
         listener: ListenerId,
         from: PartitionKey,
+        kind: MessageKind,
     ) -> Result<Placement, NotNow> {
         let record = self.listeners.get(listener).ok_or(Refusal::NoListener)?;
         let (partition, caller, backlog) = (record.partition, record.caller, record.backlog);
@@ -93,7 +94,7 @@ impl Core {
             socket.settle();
             self.offers.all_read(listener);
         }
-        match self.in_flight.reserve(owner, MessageKind::Offer) {
+        match self.in_flight.reserve(owner, kind) {
             Ok(charge) => Ok(Placement::Pass(charge)),
             Err(_) if socket.in_flight() > 0 => Ok(Placement::Hold),
             Err(shortage) => {
@@ -227,9 +228,12 @@ impl Core {
             {
                 break;
             }
-            let charge = kept.map(|mut kept| kept.split(1));
+            let Some(kind) = self.offers.next_kind(listener) else {
+                break;
+            };
+            let charge = kept.map(|mut kept| kept.split(kind.messages()));
             let charge = charge.or_else(|| {
-                let reserved = self.in_flight.reserve(owner, MessageKind::Offer);
+                let reserved = self.in_flight.reserve(owner, kind);
                 reserved.ok()
             });
             let Some(charge) = charge else { break };

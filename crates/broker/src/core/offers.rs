@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 
 use hvsock_fabric::{ConnectionId, ListenerId};
 
+use super::in_flight::MessageKind;
 use crate::budget::Charge;
 
 /// The offers by listener.
@@ -29,6 +30,7 @@ struct Queue {
 #[derive(Debug)]
 pub(super) struct Offer {
     pub(super) connection: ConnectionId,
+    pub(super) kind: MessageKind,
     /// The encoded message.
     pub(super) message: Vec<u8>,
     /// The descriptors that go with it, in the order of the endpoint protocol.
@@ -95,6 +97,11 @@ impl Offers {
             .push_back(offer);
     }
 
+    /// The kind of message that the oldest held offer is.
+    pub(super) fn next_kind(&self, listener: ListenerId) -> Option<MessageKind> {
+        Some(self.queues.get(&listener)?.held.front()?.kind)
+    }
+
     /// Takes the oldest held offer.
     pub(super) fn next(&mut self, listener: ListenerId) -> Option<Offer> {
         let next = self.queues.get_mut(&listener)?.held.pop_front();
@@ -146,6 +153,7 @@ mod tests {
     fn offer(number: u64) -> Offer {
         Offer {
             connection: id(number),
+            kind: MessageKind::Offer,
             message: Vec::new(),
             descriptors: Vec::new(),
             _charge: None,

@@ -15,9 +15,18 @@ pub(super) struct TransportPreference {
 }
 
 impl TransportPreference {
-    fn supports(self, transport: Transport) -> bool {
+    pub(super) fn supports(self, transport: Transport) -> bool {
         let works_with_raw_fd = transport == Transport::Descriptor;
         self.transports.contains(transport) && (works_with_raw_fd || !self.raw_fd)
+    }
+
+    /// The size of the rings of a connection with `listening`.
+    pub(super) fn ring_size_with(self, listening: Self) -> RingSize {
+        match (self.ring_size(), listening.ring_size()) {
+            (None, None) => RingSize::DEFAULT,
+            (Some(size), None) | (None, Some(size)) => size.max(RingSize::SMALL),
+            (Some(first), Some(second)) => first.max(second),
+        }
     }
 
     /// Whether the process can open, or accept, connections in an arena.
@@ -55,12 +64,7 @@ impl ChosenTransport {
         let both = [connecting, listening];
         let common = |transport| both.iter().all(|one| one.supports(transport));
         if may_share && common(Transport::Ring) {
-            let size = match (connecting.ring_size(), listening.ring_size()) {
-                (None, None) => RingSize::DEFAULT,
-                (Some(size), None) | (None, Some(size)) => size.max(RingSize::SMALL),
-                (Some(first), Some(second)) => first.max(second),
-            };
-            Some(ChosenTransport::Ring(size))
+            Some(ChosenTransport::Ring(connecting.ring_size_with(listening)))
         } else if common(Transport::Descriptor) {
             Some(ChosenTransport::Descriptor)
         } else {

@@ -127,6 +127,10 @@ impl Core {
                 {
                     self.fabric.accepted(id);
                     self.guest_accepted_by(listener, id);
+                    if let Some(from) = self.connections.get(id).map(|record| record.from) {
+                        let peers = &mut self.arenas.peers;
+                        peers.accepted(listener, from.partition, from.caller);
+                    }
                 }
                 SessionState::Open(session)
             }
@@ -315,6 +319,8 @@ impl Core {
             backlog,
             listener: id.as_u64(),
         };
+        // Connects that reach this listener from now on must not reach another one in an arena.
+        self.judge_arenas();
         self.session_io.send(&session.socket, &reply(listening));
         SessionState::Open(session)
     }

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Doorbells, Monitor, Parts};
+use hvsock_ring::{ArenaLimits, ArenaMonitor, ArenaParts, Doorbells, Grant, Monitor, Parts};
 use hvsock_sys::{seqpacket, set_nonblocking, stream};
 
 use super::limits::{descriptor_limit, mmap_limit};
@@ -20,7 +20,8 @@ use crate::pump::{Connection, RelayEnd, SEND_BUFFER};
 
 /// The resources of a connection before its processes have received theirs.
 pub(super) struct ConnectionResources {
-    pub(super) transport: ChosenTransport,
+    /// `None` for an arena.
+    pub(super) transport: Option<ChosenTransport>,
     pub(super) broker: BrokerPart,
     /// The processes' descriptors. The broker closes its copies once they are sent: a ring end
     /// detects a dead peer by the hang-up of its doorbell, which needs all other copies closed.
@@ -34,6 +35,8 @@ pub(super) enum ClientPart {
     Descriptor(OwnedFd),
     /// The memory is the accepting process's first descriptor.
     Ring(Doorbells),
+    /// The memory and the grant page are the accepting process's first descriptors.
+    Arena(Doorbells),
 }
 
 /// The broker's part of a connection. Its descriptors are non-blocking.
@@ -46,12 +49,38 @@ pub(super) struct BrokerPart {
 enum BrokerData {
     Descriptor { client: OwnedFd, server: OwnedFd },
     Ring(Monitor),
+    Arena(ArenaMonitor),
 }
 
 impl ConnectionResources {
+    /// Those of an arena.
+    pub(super) fn of_arena(
+        limits: ArenaLimits,
+        granted: u32,
+        backlog: u32,
+    ) -> Result<Self, Refusal> {
+        let (control, control_sent) = control_pair()?;
+        let parts = ArenaParts::new(limits, granted, backlog);
+        let ArenaParts {
+            memory,
+            grant,
+            client,
+            server,
+            monitor,
+        } = parts.map_err(|error| descriptor_limit(&error))?;
+        Ok(Self {
+            transport: None,
+            broker: BrokerPart {
+                control,
+                data: BrokerData::Arena(monitor),
+            },
+            client: ClientPart::Arena(client),
+            server: vec![memory, grant, server.own, server.peer, control_sent],
+        })
+    }
+
     pub(super) fn new(transport: ChosenTransport) -> Result<Self, Refusal> {
-        let (control, control_sent) = seqpacket::pair().map_err(|e| descriptor_limit(&e))?;
-        set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
+        let (control, control_sent) = control_pair()?;
         let (data, client, server) = match transport {
             ChosenTransport::Descriptor => {
                 let (data, client, server) =
@@ -76,7 +105,7 @@ impl ConnectionResources {
             }
         };
         Ok(Self {
-            transport,
+            transport: Some(transport),
             broker: BrokerPart { control, data },
             client,
             server,
@@ -94,6 +123,12 @@ impl ClientPart {
                 let memory = server.first().map(AsFd::as_fd);
                 let doorbells = [doorbells.own.as_fd(), doorbells.peer.as_fd()];
                 memory.into_iter().chain(doorbells).collect()
+            }
+            ClientPart::Arena(doorbells) => {
+                let shared = server.iter().take(2).map(AsFd::as_fd);
+                shared
+                    .chain([doorbells.own.as_fd(), doorbells.peer.as_fd()])
+                    .collect()
             }
         }
     }
@@ -119,15 +154,43 @@ impl BrokerPart {
                 let controls = [client_control, self.control.into()];
                 (Connection::ring(controls, monitor), Arc::new(counters))
             }
+            BrokerData::Arena(monitor) => {
+                let controls = [client_control, self.control.into()];
+                let connection = Connection::arena(controls, Arc::new(monitor));
+                (connection, Arc::default())
+            }
         }
+    }
+
+    /// Builds an arena and its monitor; `None` for a connection.
+    pub(super) fn arena(
+        self,
+        client_control: ProcessSocket,
+    ) -> Option<(Connection, Arc<ArenaMonitor>)> {
+        let BrokerData::Arena(monitor) = self.data else {
+            return None;
+        };
+        let monitor = Arc::new(monitor);
+        let controls = [client_control, self.control.into()];
+        let connection = Connection::arena(controls, Arc::clone(&monitor));
+        Some((connection, monitor))
     }
 
     /// Resets a ring for a process that has received its part and the reason.
     pub(super) fn reset(&self) {
-        if let BrokerData::Ring(monitor) = &self.data {
-            monitor.reset();
+        match &self.data {
+            BrokerData::Descriptor { .. } => {}
+            BrokerData::Ring(monitor) => monitor.reset(),
+            BrokerData::Arena(monitor) => monitor.set_grant(Grant::Revoked),
         }
     }
+}
+
+/// The control connection of an accepting process: the broker's end, and its own.
+fn control_pair() -> Result<(OwnedFd, OwnedFd), Refusal> {
+    let (control, sent) = seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
+    set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
+    Ok((control, sent))
 }
 
 /// The broker's two descriptors, the connecting process's, and the accepting one's.

@@ -10,6 +10,7 @@ use hvsock_fabric::{Fabric, PartitionKey, PartitionKind, RegisterError, RootSpec
 use hvsock_registry::store::Loaded;
 use mio::Registry;
 
+use super::arenas::Arenas;
 use super::connections::Connections;
 use super::data_threads::DataThreads;
 use super::endpoints::Endpoints;
@@ -30,12 +31,15 @@ use super::stored::Stored;
 use super::telemetry::Telemetry;
 use super::vms::Vms;
 use crate::audit::Audit;
-use crate::budget::{Budget, Charge, DescriptorPlan, Owner};
+use crate::budget::{Budget, Charge, DescriptorPlan, Owner, Shares};
 use crate::callers::{Caller, Callers};
 use crate::data_path::ProcessSocket;
 use crate::guest_link::GuestLink;
 use crate::model::ProblemKind;
 use crate::{BrokerConfig, StartError};
+
+/// Connections of one partition that arenas leave to others.
+const CONNECTIONS_WITHOUT_ARENA: usize = 16_384;
 
 /// The owners of the core's state. Each keeps its own tables consistent and knows none of the others;
 /// the methods of `Core`, in the files beside this one, coordinate them.
@@ -55,6 +59,7 @@ pub(crate) struct Core {
     /// Wakes the thread that tries again what has failed.
     pub(super) retries: Option<Wakeup>,
     pub(super) connections: Connections<PendingConnect>,
+    pub(super) arenas: Arenas,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
     pub(super) guest_arenas: GuestArenas,
@@ -69,6 +74,8 @@ pub(crate) struct Core {
     /// The broker's descriptors.
     pub(super) descriptors: Budget,
     pub(super) in_flight: InFlight,
+    /// The slots of arenas, of the limit on connections.
+    pub(super) arena_slots: Budget,
     /// For the endpoints of containers and the links of VMs.
     pub(super) partition_charges: HashMap<PartitionKey, Charge>,
 }
@@ -98,6 +105,10 @@ impl Core {
         };
         let built_in = config.built_in.iter().map(|one| one.id).collect::<Vec<_>>();
         let broker_uid = rustix::process::geteuid().as_raw();
+        // The rest is for connections without an arena.
+        let slots = config.limits.connections_per_partition;
+        let slots = slots.saturating_sub(CONNECTIONS_WITHOUT_ARENA) as u64;
+        let arena_slots = Shares::new(slots, slots / 8);
         let mut fabric = Fabric::with_operators(root, config.limits, operators);
         let (mut registrations, mut stored) = (hvsock_registry::Registry::new(), Stored::default());
         registrations.set_defaults(loaded.defaults);
@@ -140,6 +151,7 @@ impl Core {
             problems,
             retries: None,
             connections: Connections::default(),
+            arenas: Arenas::default(),
             data_threads,
             vms: Vms::default(),
             guest_arenas: GuestArenas::default(),
@@ -151,6 +163,7 @@ impl Core {
             broker_uid,
             descriptors: Budget::new(plan.shared()),
             in_flight: InFlight::new(Budget::new(in_flight)),
+            arena_slots: Budget::new(arena_slots),
             partition_charges: HashMap::new(),
         })
     }

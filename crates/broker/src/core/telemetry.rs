@@ -35,7 +35,18 @@ impl Telemetry {
 
     /// Counts an established connection of a service, `None` for an unregistered one.
     pub(super) fn count_opened(&mut self, service: Option<ServiceId>) {
-        self.counters.opened(service);
+        self.counters.opened(service, 1);
+    }
+
+    /// Counts what a pair of processes did in its arena: connections opened, and bytes each way.
+    pub(super) fn count_in_arena(
+        &mut self,
+        service: Option<ServiceId>,
+        opened: u64,
+        [sent, received]: [u64; 2],
+    ) {
+        self.counters.opened(service, opened);
+        self.counters.closed(service, sent, received);
     }
 
     /// Counts the bytes of a closed connection.

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_endpoint::Transport;
 use hvsock_fabric::{ConnectionEnd, ConnectionId, ListenerId, PartitionKey};
 use hvsock_registry::{Policy, Registration, Registry};
 
+use super::arenas::{SeenConnection, connection_id};
 use super::connections::ConnectionRecord;
 use super::labels::{partition_label, registered, service_name};
 use super::listeners::ListenerRecord;
@@ -156,6 +158,7 @@ impl Core {
 
     /// Counts registrations, partitions, listeners and connections, and lists problems.
     pub(crate) fn summary(&mut self) -> Summary {
+        self.scan_arenas();
         let services = self.registry().map_or(0, Registry::len);
         let [descriptors, unread_messages] = self.shared_resources();
         Summary {
@@ -165,7 +168,7 @@ impl Core {
             problems: self.problems.list(Instant::now()),
             partitions: self.fabric.partitions().count(),
             listeners: self.listeners.len(),
-            connections: self.connections.len(),
+            connections: self.connections.len() + self.arenas.connections(),
         }
     }
 
@@ -206,15 +209,23 @@ impl Core {
         for connection in self.connections.records() {
             usage.entry(connection.service).or_default().connections += 1;
         }
+        for (_, arena) in self.arenas.iter() {
+            usage.entry(arena.request.service).or_default().connections += arena.len();
+        }
         usage
     }
 
     /// Every partition, the broker's own first.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
-        let (listeners, connections) = (
-            self.listeners.by_partition(),
-            self.connections.by_partition(),
-        );
+        let listeners = self.listeners.by_partition();
+        let mut connections = self.connections.by_partition();
+        for (_, arena) in self.arenas.iter() {
+            let (from, to) = (arena.from.partition, arena.to.partition);
+            *connections.entry(from).or_default() += arena.len();
+            if to != from {
+                *connections.entry(to).or_default() += arena.len();
+            }
+        }
         let count = |of: &HashMap<_, usize>, key| of.get(&key).copied().unwrap_or(0);
         let now = Instant::now();
         let mut partitions: Vec<Partition> = self
@@ -294,15 +305,33 @@ impl Core {
 
     /// Every connection, oldest first.
     pub(crate) fn connections(&mut self) -> Vec<Connection> {
-        self.connections
-            .ids()
-            .into_iter()
-            .filter_map(|id| self.connection(id))
-            .collect()
+        self.scan_arenas();
+        let mut in_arenas = Vec::with_capacity(self.arenas.connections());
+        for (arena, found) in self.arenas.iter() {
+            in_arenas.extend(found.connections().map(|seen| (arena, seen.clone())));
+        }
+        let mut all: Vec<Connection> = Vec::with_capacity(in_arenas.len());
+        for id in self.connections.ids() {
+            all.extend(self.connection_without_arena(id));
+        }
+        for (arena, seen) in in_arenas {
+            all.extend(self.connection_in_arena(arena, &seen));
+        }
+        all.sort_by_key(|connection| connection.id);
+        all
     }
 
     /// One connection.
     pub(crate) fn connection(&mut self, id: ConnectionId) -> Option<Connection> {
+        let Some((arena, seq)) = self.arenas.of_connection(id) else {
+            return self.connection_without_arena(id);
+        };
+        self.scan_arena(arena, Instant::now());
+        let seen = self.arenas.get(arena)?.connection(seq)?.clone();
+        self.connection_in_arena(arena, &seen)
+    }
+
+    fn connection_without_arena(&mut self, id: ConnectionId) -> Option<Connection> {
         let &ConnectionRecord {
             service,
             from,
@@ -338,6 +367,7 @@ impl Core {
             from: self.end(from.partition, from.caller, suspend[0])?,
             to: self.end(to.partition, to.caller, suspend[1])?,
             transport: transport.name().into(),
+            arena: None,
             state: match (suspended, waiting) {
                 (true, _) => ConnectionState::Suspended,
                 (false, true) => ConnectionState::Waiting,
@@ -349,8 +379,44 @@ impl Core {
         })
     }
 
+    /// A connection of an arena, as it was at the last scan.
+    fn connection_in_arena(
+        &mut self,
+        arena: ConnectionId,
+        seen: &SeenConnection,
+    ) -> Option<Connection> {
+        let found = self.arenas.get(arena)?;
+        let (service, from, to) = (found.request.service, found.from, found.to);
+        let SeenConnection {
+            since,
+            accepted,
+            keep,
+            written,
+            ..
+        } = *seen;
+        let suspended = self.fabric.connection(arena)?.is_suspended();
+        Some(Connection {
+            id: connection_id(arena, seen.id).as_u64(),
+            service,
+            service_name: service_name(&self.fabric, service).cloned(),
+            from: self.end(from.partition, from.caller, keep[0])?,
+            to: self.end(to.partition, to.caller, keep[1])?,
+            transport: Transport::Arena.name().into(),
+            arena: Some(arena.as_u64()),
+            state: match (suspended, accepted) {
+                (true, _) => ConnectionState::Suspended,
+                (false, false) => ConnectionState::Waiting,
+                (false, true) => ConnectionState::Open,
+            },
+            bytes_sent: written[0],
+            bytes_received: written[1],
+            age_seconds: since.elapsed().as_secs_f64(),
+        })
+    }
+
     /// The counters of every service, including the bytes of established connections.
-    pub(crate) fn service_metrics(&self) -> Vec<ServiceMetrics> {
+    pub(crate) fn service_metrics(&mut self) -> Vec<ServiceMetrics> {
+        self.scan_arenas();
         let mut by_service: HashMap<Option<ServiceId>, ServiceMetrics> = HashMap::new();
         for (service, counters) in self.telemetry.services() {
             let metrics = by_service.entry(*service).or_default();
@@ -365,6 +431,11 @@ impl Core {
             let (sent, received) = (connection.counters.sent(), connection.counters.received());
             metrics.sent_bytes = metrics.sent_bytes.saturating_add(sent);
             metrics.received_bytes = metrics.received_bytes.saturating_add(received);
+        }
+        // Their bytes are counted at each scan.
+        for (_, arena) in self.arenas.iter() {
+            let service = registered(&self.fabric, arena.request.service);
+            by_service.entry(service).or_default().connections += arena.len() as u64;
         }
         for service in self.listeners.services() {
             let service = registered(&self.fabric, service);
@@ -418,7 +489,10 @@ impl Core {
             .fabric
             .listener(id)
             .map_or(0, |listener| listener.waiting().len());
+        let in_arenas = self.arenas.iter().filter(|(_, arena)| arena.listener == id);
+        let pending = in_arenas.map(|(_, arena)| arena.monitor.pending());
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let waiting = pending.fold(waiting, u32::saturating_add);
         waiting.saturating_add(self.guest_arenas.waiting(id))
     }
 

@@ -24,6 +24,12 @@ pub struct ControlConnection {
     pub(crate) readable: bool,
     /// A new value of `HVSOCKET_CONNECTED_SUSPEND`, until it is taken.
     pub(crate) option: Option<bool>,
+    /// It belongs to an arena, whose messages it may send.
+    in_arena: bool,
+    /// Connections were opened or closed in the arena, until it is taken.
+    pub(crate) arena_changed: bool,
+    /// The arena needs more slots, until it is taken.
+    pub(crate) arena_grow: bool,
 }
 
 impl ControlConnection {
@@ -35,6 +41,17 @@ impl ControlConnection {
             // Registering the descriptor in epoll reports messages that are already there.
             readable: false,
             option: None,
+            in_arena: false,
+            arena_changed: false,
+            arena_grow: false,
+        }
+    }
+
+    /// The control connection of one end of an arena.
+    pub(crate) fn of_arena(socket: impl Into<ProcessSocket>) -> Self {
+        Self {
+            in_arena: true,
+            ..Self::new(socket)
         }
     }
 
@@ -58,6 +75,8 @@ impl ControlConnection {
                 Ok(received) if received.len == 0 => self.close(),
                 Ok(received) => match ClientMessage::decode(&buffer[..received.len]) {
                     Ok(ClientMessage::Shutdown) => self.announced = true,
+                    Ok(ClientMessage::ArenaChanged) if self.in_arena => self.arena_changed = true,
+                    Ok(ClientMessage::ArenaGrow) if self.in_arena => self.arena_grow = true,
                     Ok(ClientMessage::SetOption {
                         option: which,
                         value,

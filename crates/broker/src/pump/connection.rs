@@ -1,14 +1,15 @@
-//! A connection of a set: relayed or ring.
+//! A connection of a set: relayed, ring, or an arena with many.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::{ConnectionEnd, Refusal};
-use hvsock_ring::Monitor;
+use hvsock_ring::{ArenaMonitor, Monitor, SlotId};
 use mio::Interest;
 use mio::event::Event;
 
+use super::arena::{ArenaNews, MonitoredArena};
 use super::buffers::Buffers;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
@@ -25,6 +26,8 @@ pub(crate) enum Connection {
     Relay(Relay),
     /// Its ends share memory; the broker monitors it.
     Ring(MonitoredRing),
+    /// Its ends share memory for many connections; the broker monitors it.
+    Arena(MonitoredArena),
 }
 
 impl Connection {
@@ -36,6 +39,11 @@ impl Connection {
     /// A ring connection, with the control descriptors of the client and of the server.
     pub(crate) fn ring(controls: [ProcessSocket; 2], monitor: Arc<Monitor>) -> Self {
         Self::Ring(MonitoredRing::new(controls, monitor))
+    }
+
+    /// An arena, with the control descriptors of the client and of the server.
+    pub(crate) fn arena(controls: [ProcessSocket; 2], monitor: Arc<ArenaMonitor>) -> Self {
+        Self::Arena(MonitoredArena::new(controls, monitor))
     }
 
     /// Whether the broker relays its bytes, so that moving it to a data thread is useful.
@@ -50,7 +58,7 @@ impl Connection {
                 let end = &relay.ends()[side];
                 Some((end.data.as_fd(), interest(end.watches_writable)))
             }
-            Self::Ring(_) => None,
+            Self::Ring(_) | Self::Arena(_) => None,
         };
         let control = |side: usize| Some((self.control(side)?.as_fd(), Interest::READABLE));
         let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
@@ -63,7 +71,7 @@ impl Connection {
     pub(super) fn newly_full(&mut self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
         let ends = match self {
             Self::Relay(relay) => relay.ends_mut().as_mut_slice(),
-            Self::Ring(_) => &mut [],
+            Self::Ring(_) | Self::Arena(_) => &mut [],
         };
         ends.iter_mut().enumerate().filter_map(|(index, end)| {
             let is_new = end.is_full() && !end.watches_writable;
@@ -90,6 +98,7 @@ impl Connection {
         match self {
             Self::Relay(relay) => relay.turn(buffers, counters),
             Self::Ring(ring) => ring.turn(),
+            Self::Arena(arena) => arena.turn(),
         }
     }
 
@@ -98,6 +107,7 @@ impl Connection {
         match self {
             Self::Relay(relay) => relay.suspend(suspended),
             Self::Ring(ring) => ring.suspend(suspended),
+            Self::Arena(arena) => arena.suspend(suspended),
         }
     }
 
@@ -108,9 +118,26 @@ impl Connection {
         for control in (0..2).filter_map(|side| self.control(side)) {
             control.send(&message);
         }
-        if let Self::Ring(ring) = self {
-            // After the messages, so that an end that sees the reset can read the reason.
-            ring.reset();
+        // After the messages, so that an end that sees the reset can read the reason.
+        match self {
+            Self::Relay(_) => {}
+            Self::Ring(ring) => ring.reset(),
+            Self::Arena(arena) => arena.reset(),
+        }
+    }
+
+    /// Resets one connection of an arena and sends both ends the reason.
+    pub(super) fn reset_slot(&self, id: SlotId, refusal: &Refusal) {
+        if let Self::Arena(arena) = self {
+            arena.reset_slot(id, refusal);
+        }
+    }
+
+    /// Takes what the ends of an arena have reported.
+    pub(super) fn take_news(&mut self) -> ArenaNews {
+        match self {
+            Self::Arena(arena) => arena.take_news(),
+            Self::Relay(_) | Self::Ring(_) => ArenaNews::default(),
         }
     }
 
@@ -118,7 +145,7 @@ impl Connection {
     pub(super) fn buffered(&self) -> usize {
         match self {
             Self::Relay(relay) => relay.buffered(),
-            Self::Ring(_) => 0,
+            Self::Ring(_) | Self::Arena(_) => 0,
         }
     }
 
@@ -134,6 +161,7 @@ impl Connection {
         match self {
             Self::Relay(relay) => relay.ends()[side & 1].control.as_ref(),
             Self::Ring(ring) => Some(&ring.controls[side & 1]),
+            Self::Arena(arena) => Some(&arena.controls[side & 1]),
         }
     }
 
@@ -141,6 +169,7 @@ impl Connection {
         match self {
             Self::Relay(relay) => relay.ends_mut()[side & 1].control.as_mut(),
             Self::Ring(ring) => Some(&mut ring.controls[side & 1]),
+            Self::Arena(arena) => Some(&mut arena.controls[side & 1]),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Established connections between processes: those that the broker relays ([`relay`]), and those
-//! whose ends share a ring, which the broker only monitors ([`ring`]).
+//! Established connections between processes: those that the broker relays ([`relay`]), those whose
+//! ends share a ring, which the broker only monitors ([`ring`]), and arenas, in which two processes have
+//! many connections ([`arena`]).
 //!
 //! A [`ConnectionSet`] holds [`Connection`]s on one epoll descriptor. A connection starts in the
 //! core thread's own set, so that a short or quiet one needs no thread switch. A relayed
@@ -8,6 +9,7 @@
 //! commands to data threads and receives [`Report`]s. A set never blocks, gives every ready
 //! connection a turn of bounded length (fairness), and never logs: its reports go to the core.
 
+mod arena;
 mod buffers;
 mod connection;
 #[cfg(test)]
@@ -25,6 +27,7 @@ mod tests;
 mod thread;
 mod turn;
 
+pub(crate) use arena::ArenaNews;
 pub(crate) use connection::Connection;
 pub(crate) use relay::{RelayEnd, SEND_BUFFER};
 pub(crate) use set::{Adopted, ConnectionSet, Report};

@@ -232,6 +232,7 @@ impl World {
             match report {
                 Report::Closed { reason, .. } => self.reports.push(reason),
                 Report::Busy { .. } => panic!("a ring was reported as busy"),
+                Report::Arena { .. } => panic!("a ring was reported as an arena"),
                 Report::ConnectedSuspend { .. } => {}
             }
         }

@@ -6,10 +6,12 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
+use hvsock_ring::SlotId;
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use slab::Slab;
 
+use super::arena::ArenaNews;
 use super::buffers::Buffers;
 use super::connection::{Connection, SLOTS};
 use super::turn::Turn;
@@ -48,6 +50,11 @@ pub(crate) enum Report {
     },
     /// A connection has moved enough bytes to be promoted to a data thread.
     Busy { connection: ConnectionId },
+    /// The ends of an arena have reported something.
+    Arena {
+        connection: ConnectionId,
+        news: ArenaNews,
+    },
 }
 
 struct Entry {
@@ -165,6 +172,13 @@ impl ConnectionSet {
         }
     }
 
+    /// Resets one connection of an arena and sends both ends the reason.
+    pub(crate) fn reset_slot(&mut self, arena: ConnectionId, id: SlotId, refusal: &Refusal) {
+        if let Some(&index) = self.by_id.get(&arena) {
+            self.entries[index].connection.reset_slot(id, refusal);
+        }
+    }
+
     /// Suspends or resumes a connection.
     pub(crate) fn suspend(&mut self, id: ConnectionId, suspended: bool) {
         if let Some(&index) = self.by_id.get(&id) {
@@ -230,6 +244,13 @@ impl ConnectionSet {
                 connection: id,
                 end,
                 value,
+            });
+        }
+        let news = entry.connection.take_news();
+        if news != ArenaNews::default() {
+            self.reports.push_back(Report::Arena {
+                connection: id,
+                news,
             });
         }
         let busy = moved > self.busy_after;

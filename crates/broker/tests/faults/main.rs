@@ -3,6 +3,8 @@
 //! descriptors. Each test also checks that other connections are unaffected. A test that kills a
 //! broker or counts its descriptors runs it as a child process ([`child`]).
 
+mod arena_changes;
+mod arenas;
 mod audit;
 mod child;
 mod closed;

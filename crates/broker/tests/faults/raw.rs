@@ -127,6 +127,11 @@ impl Raw {
         assert_eq!(self.recv_with_fds().map(|(message, _)| message), None);
     }
 
+    /// Ends the connection, also where it was duplicated.
+    pub fn hang_up(&self) {
+        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both).expect("a socket");
+    }
+
     /// Whether the connection is open and no message is queued on it.
     pub fn is_silent(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];

@@ -61,6 +61,8 @@ pub struct SlotView {
     pub written: [u64; 2],
     /// Whether each side shut down its writing direction.
     pub ended: [bool; 2],
+    /// Whether each side has closed its end. What it wrote is then in the [`Totals`].
+    pub closed: [bool; 2],
     /// It is suspended.
     pub suspended: bool,
     /// Whether each side wants it to be kept while a partition is suspended.
@@ -159,12 +161,19 @@ impl ArenaMonitor {
             opened_at: client.opened_at.load(Ordering::Relaxed),
             written: claims.written,
             ended: claims.ended,
+            closed: [table::is_closed(client), table::is_finished(server, id.seq)],
             suspended: slot.header.state.0.load(Ordering::Relaxed) & SUSPENDED != 0,
             keep: [
                 client.keep.load(Ordering::Relaxed) != 0,
                 server.keep.load(Ordering::Relaxed) != 0,
             ],
         }
+    }
+
+    /// Whether the client uses a slot that is not granted.
+    pub fn exceeds_grant(&self) -> bool {
+        let ungranted = &self.words().opened.0[self.granted() as usize..];
+        ungranted.iter().any(table::is_in_use)
     }
 
     /// What the pair claims about all connections so far. No value decreases.

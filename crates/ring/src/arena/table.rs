@@ -68,6 +68,25 @@ pub(crate) fn is_accepted(server: &ServerEntry, seq: u32) -> bool {
     server.accepted.load(Ordering::Acquire) == seq
 }
 
+/// Whether the client has closed its end.
+pub(crate) fn is_closed(entry: &ClientEntry) -> bool {
+    state(entry) == CLOSING
+}
+
+/// Whether the server has closed its end of a connection.
+pub(crate) fn is_finished(entry: &ServerEntry, seq: u32) -> bool {
+    entry.done.load(Ordering::Acquire) == seq
+}
+
+/// Whether the client uses the slot.
+pub(crate) fn is_in_use(entry: &ClientEntry) -> bool {
+    state(entry) != FREE
+}
+
+fn state(entry: &ClientEntry) -> u64 {
+    entry.life.load(Ordering::Acquire) & u64::from(u32::MAX)
+}
+
 fn life(seq: u32, state: u64) -> u64 {
     u64::from(seq) << 32 | state
 }

@@ -74,7 +74,10 @@ fn list(context: &Context, json: Json) -> Result<()> {
             end(&connection.from),
             end(&connection.to),
             state(connection.state).to_owned(),
-            connection.transport,
+            match connection.arena {
+                Some(arena) => format!("{} {arena}", connection.transport),
+                None => connection.transport,
+            },
             format::bytes(connection.bytes_sent),
             format::bytes(connection.bytes_received),
             format::age(connection.age_seconds),

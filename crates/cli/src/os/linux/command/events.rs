@@ -106,6 +106,14 @@ fn sentence(what: &EventKind) -> String {
             let because = because(reason);
             format!("listener {listener} of `{service}` in {partition} closed{because}")
         }
+        EventKind::ConnectionsCounted {
+            service,
+            from,
+            to,
+            connections,
+        } => format!(
+            "{connections} short connections of `{service}` opened and closed, {from} → {to}"
+        ),
         EventKind::ConnectionOpened {
             connection,
             service,

@@ -1,0 +1,289 @@
+//! What withdraws the grant of an arena, and what that does to its connections: changes of the registry, of
+//! access rules, of partitions and of listeners. Withdrawn means when the call has returned, and also for a
+//! client that ignores the grant page.
+
+use std::time::{Duration, Instant};
+
+use hvsock::{Refusal, VmId};
+use hvsock_broker::model::{AccessChange, ConnectionState, PartitionState};
+use hvsock_endpoint::{BrokerMessage, Transport};
+use hvsock_ring::{OpenError, Opened, RingError};
+use hvsock_testkit::wait::{eventually, until_ok};
+use hvsock_testkit::world::{PartitionEndpoint, World, partition_ref, service_ref};
+
+use crate::arenas::{ANY, PORT, Pair, read_all, request};
+use crate::raw::{Raw, listen_by};
+
+/// A container's process with an arena to a service of the host.
+struct Fixture {
+    world: World,
+    web: PartitionEndpoint,
+    pair: Pair,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let world = World::new();
+        world.register(PORT);
+        let (host, web) = (world.host(), world.container("web", None));
+        let pair = Pair::new(&world, &web, VmId::PARENT, &host, VmId::CHILDREN);
+        Self { world, web, pair }
+    }
+
+    fn allow(&self, allow: bool) {
+        let change = AccessChange {
+            allow,
+            bind: false,
+            users: vec![],
+            groups: vec![],
+            partitions: vec!["*".into()],
+            any_partition_user: false,
+            vm: None,
+            everywhere: false,
+        };
+        let handle = self.world.handle();
+        handle.change_access(&service_ref(PORT), &change).unwrap();
+    }
+
+    fn set_state(&self, state: PartitionState) {
+        let handle = self.world.handle();
+        handle.set_state(&partition_ref("web"), state).unwrap();
+    }
+
+    /// What a further connect of this process gets from the broker.
+    #[track_caller]
+    fn asks_again(&self) -> Result<Transport, Refusal> {
+        let client = Raw::new(&self.web);
+        client.send(&crate::raw::connect_by(VmId::PARENT, PORT, ANY, false));
+        match client.recv_with_fds() {
+            Some((BrokerMessage::Connected(connected), _)) => Ok(connected.transport),
+            Some((BrokerMessage::Refused(refused), _)) => {
+                Err(Refusal::from_wire(refused.code, &refused.detail))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Nothing that a client opens now is accepted, whether it honours the grant or not.
+#[track_caller]
+fn nothing_connects(pair: &Pair, why: &str) {
+    let refused = pair.client.connect();
+    assert!(
+        matches!(refused, Err(OpenError::Revoked | OpenError::Suspended)),
+        "{why}: {refused:?}"
+    );
+    let hostile = pair.hostile_client(1024, 16);
+    // It begins with the first sequence number, which the queue may be past.
+    let opened: Vec<Opened> = std::iter::from_fn(|| hostile.connect().ok())
+        .take(4)
+        .collect();
+    match pair.server.accept() {
+        Ok(None) | Err(_) => {}
+        Ok(Some(accepted)) => panic!("{why}: {accepted:?} of {opened:?}"),
+    }
+}
+
+#[test]
+fn no_connect_in_an_arena_succeeds_once_a_call_that_forbids_it_has_returned() {
+    type Change = fn(&Fixture);
+    let changes: [(&str, Change); 7] = [
+        ("the service is disabled", |it| {
+            let handle = it.world.handle();
+            handle.set_enabled(&service_ref(PORT), false, None).unwrap();
+        }),
+        ("it is disabled for the partition", |it| {
+            let handle = it.world.handle();
+            let web = partition_ref("web");
+            handle
+                .set_enabled(&service_ref(PORT), false, Some(&web))
+                .unwrap();
+        }),
+        ("it is unregistered", |it| {
+            it.world.handle().unregister(&service_ref(PORT)).unwrap();
+        }),
+        ("a rule denies the partition", |it| it.allow(false)),
+        ("the partition is paused", |it| {
+            it.set_state(PartitionState::Paused);
+        }),
+        ("the partition is removed", |it| {
+            it.world
+                .handle()
+                .remove_partition(&partition_ref("web"))
+                .unwrap();
+        }),
+        ("another listener is nearer", |it| {
+            let other = Raw::new(&it.world.host());
+            let web = it.world.partition("web").id;
+            other.send(&listen_by(web, PORT, 8, ANY, false));
+            assert!(matches!(other.recv(), BrokerMessage::Listening(_)));
+            // It stays open.
+            std::mem::forget(other);
+        }),
+    ];
+    for (why, change) in changes {
+        let fixture = Fixture::new();
+        let pair = &fixture.pair;
+        change(&fixture);
+        nothing_connects(pair, why);
+    }
+}
+
+#[test]
+fn what_closes_connections_resets_all_of_an_arena_with_the_reason() {
+    let fixture = Fixture::new();
+    let (client, server, _) = fixture.pair.connect();
+    client.try_write(b"before").unwrap();
+    let handle = fixture.world.handle();
+    handle.set_enabled(&service_ref(PORT), false, None).unwrap();
+    assert!(handle.connections().unwrap().is_empty());
+    for control in [&fixture.pair.client_control, &fixture.pair.server_control] {
+        let BrokerMessage::Reset(reset) = control.recv() else {
+            panic!("no RESET");
+        };
+        let refusal = Refusal::from_wire(reset.code, &reset.detail);
+        assert!(matches!(refusal, Refusal::Disabled { .. }), "{refusal:?}");
+        control.recv_end();
+    }
+    assert_eq!(read_all(&server), (b"before".to_vec(), RingError::Reset));
+    assert_eq!(read_all(&client), (vec![], RingError::Reset));
+}
+
+#[test]
+fn a_rule_governs_new_connections_and_grants_again_what_it_denied() {
+    let fixture = Fixture::new();
+    let (client, server, _) = fixture.pair.connect();
+    fixture.allow(false);
+    assert!(matches!(
+        fixture.pair.client.connect(),
+        Err(OpenError::Revoked)
+    ));
+    assert!(matches!(fixture.asks_again(), Err(Refusal::Denied { .. })));
+    // Established ones stay.
+    client.try_write(b"on").unwrap();
+    assert_eq!(server.try_read(&mut [0; 8]), Ok(2));
+    assert_eq!(fixture.world.handle().connections().unwrap().len(), 1);
+    fixture.allow(true);
+    assert!(fixture.pair.client.is_granted());
+    assert_eq!(fixture.asks_again(), Ok(Transport::Arena));
+}
+
+#[test]
+fn a_pause_resets_what_no_end_wants_to_keep_and_suspends_the_rest_until_it_ends() {
+    let fixture = Fixture::new();
+    let (pair, world) = (&fixture.pair, &fixture.world);
+    let (lost, lost_server, _) = pair.connect();
+    let (kept, kept_server, kept_id) = pair.connect();
+    let (by_server, _by_server, _) = pair.connect();
+    kept.set_connected_suspend(true);
+    _by_server.set_connected_suspend(true);
+    kept.try_write(b"later").unwrap();
+    fixture.set_state(PartitionState::Paused);
+    let BrokerMessage::StreamReset(reset) = pair.client_control.recv() else {
+        panic!("no STREAM_RESET");
+    };
+    assert_eq!(reset.seq, lost.slot().unwrap().seq);
+    let refusal = Refusal::from_wire(reset.reason.code, &reset.reason.detail);
+    assert_eq!(refusal, Refusal::PartitionPaused);
+    for end in [&lost, &lost_server] {
+        assert_eq!(read_all(end), (vec![], RingError::Reset));
+    }
+    let listed = world.handle().connections().unwrap();
+    assert_eq!(listed.len(), 2);
+    assert!(
+        listed
+            .iter()
+            .all(|one| one.state == ConnectionState::Suspended)
+    );
+    assert_eq!(listed[0].id, kept_id);
+    assert!(listed[0].from.connected_suspend && !listed[0].to.connected_suspend);
+    assert_eq!(
+        kept_server.try_read(&mut [0; 8]),
+        Err(RingError::WouldBlock)
+    );
+    assert!(matches!(pair.client.connect(), Err(OpenError::Suspended)));
+    fixture.set_state(PartitionState::Running);
+    assert_eq!(kept_server.try_read(&mut [0; 8]), Ok(5));
+    by_server.try_write(b"x").unwrap();
+    assert!(pair.client.is_granted());
+    let messages = std::iter::from_fn(|| {
+        (!pair.client_control.is_silent()).then(|| pair.client_control.recv())
+    });
+    let messages = messages.collect::<Vec<_>>();
+    let resumed = BrokerMessage::Suspended { on: false };
+    assert_eq!(messages.last(), Some(&resumed), "{messages:?}");
+}
+
+#[test]
+fn a_closed_listener_resets_what_it_had_not_accepted_and_nothing_else() {
+    let fixture = Fixture::new();
+    let Fixture { world, web, pair } = fixture;
+    let (kept, kept_server, _) = pair.connect();
+    let waiting = pair.open();
+    let Pair {
+        listener,
+        client,
+        client_control,
+        server: _server,
+        server_control: _server_control,
+        ..
+    } = pair;
+    drop(listener);
+    let BrokerMessage::StreamReset(reset) = client_control.recv() else {
+        panic!("no STREAM_RESET");
+    };
+    assert_eq!((reset.slot, reset.seq), (waiting.id.slot, waiting.id.seq));
+    assert_eq!(reset.reason.code, Refusal::NoListener.code());
+    assert_eq!(read_all(&waiting.end), (vec![], RingError::Reset));
+    assert!(matches!(client.connect(), Err(OpenError::Revoked)));
+    kept.try_write(b"on").unwrap();
+    assert_eq!(kept_server.try_read(&mut [0; 8]), Ok(2));
+    assert_eq!(world.handle().connections().unwrap().len(), 1);
+    // A new listener is a new pair.
+    let again = Raw::new(&world.host());
+    again.send(&listen_by(VmId::CHILDREN, PORT, 8, ANY, false));
+    assert!(matches!(again.recv(), BrokerMessage::Listening(_)));
+    assert!(!client.is_granted());
+    let other = Raw::new(&web);
+    assert_eq!(request(&other, VmId::PARENT).0.transport, Transport::Ring);
+}
+
+#[test]
+fn an_arena_that_its_listener_has_not_taken_ends_with_the_listener() {
+    let world = World::new();
+    let host = world.host();
+    let pair = Pair::looped(&world);
+    let client = Raw::new(&host);
+    let (connected, _fds) = request(&client, VmId::LOOPBACK);
+    assert_eq!(connected.transport, Transport::Arena);
+    drop(pair.listener);
+    let BrokerMessage::Reset(reset) = client.recv() else {
+        panic!("no RESET");
+    };
+    assert_eq!(reset.code, Refusal::NoListener.code());
+    // The one that was taken lives on without its grant.
+    until_ok("the grant is revoked", || match pair.client.is_granted() {
+        true => Err("not yet"),
+        false => Ok(()),
+    });
+    assert!(pair.client_control.is_silent());
+}
+
+#[test]
+fn an_idle_pair_is_not_scanned_and_its_next_change_is_told_once() {
+    let world = World::new();
+    let pair = Pair::looped(&world);
+    // Each connection is a change, so the pair is left alone for some scans before the next one.
+    let mut last = Instant::now();
+    eventually("the broker asks for a message", || {
+        if last.elapsed() < Duration::from_millis(400) {
+            return false;
+        }
+        last = Instant::now();
+        let opened = pair.client.connect().unwrap();
+        drop(pair.server.accept().unwrap());
+        opened.tell_broker
+    });
+    // Whoever was asked sends it; until then nobody else is.
+    assert!(!pair.client.connect().unwrap().tell_broker);
+}
