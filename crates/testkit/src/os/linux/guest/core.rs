@@ -215,7 +215,10 @@ impl Core {
             Operation::CreditUpdate => {}
             Operation::CreditRequest => reply = Some(Operation::CreditUpdate),
         }
-        connection.changed.notify_all();
+        // Without a follower nobody waits for it, and the notification of a packet would be a system call.
+        if self.followers > 0 {
+            connection.changed.notify_all();
+        }
         let released = connection.released;
         let closed = connection.close_reason.is_some();
         let ended = connection.shutdown_received & shutdown::BOTH == shutdown::BOTH;
