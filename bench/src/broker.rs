@@ -31,8 +31,13 @@ impl BrokerProcess {
 
     /// Starts a broker with `count` VMs and the services that their guests use.
     pub fn with_vms(count: usize) -> anyhow::Result<Self> {
+        Self::of_build(&std::env::current_exe()?, count)
+    }
+
+    /// As [`with_vms`](Self::with_vms), of this build of the bench.
+    pub fn of_build(build: &Path, count: usize) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvb").tempdir()?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(build)
             .arg(ROLE)
             .arg(folder.path())
             .arg(count.to_string())

@@ -1,5 +1,5 @@
-//! Measures throughput, round trips and connects of a guest on hvsock's device, against vhost-device-vsock in
-//! alternating turns.
+//! Measures throughput, round trips and connects of a guest on hvsock's device, against vhost-device-vsock or
+//! another build of hvsock in alternating turns.
 
 #![forbid(unsafe_code)]
 
@@ -62,6 +62,10 @@ struct Arguments {
     /// Path of vhost-device-vsock, by default where cargo xtask installs it.
     #[arg(long, value_name = "PROGRAM", default_value = PEER, hide_default_value = true)]
     peer: PathBuf,
+    /// Measure against another build of hvsock and not against vhost-device-vsock: the broker and the
+    /// host program of this program, which is an earlier build of this bench.
+    #[arg(long, value_name = "PROGRAM", conflicts_with_all = ["peer", "uml"])]
+    against: Option<PathBuf>,
     /// Folder for vm.json and vm.svg.
     #[arg(long, value_name = "FOLDER", default_value = OUT)]
     out: PathBuf,
@@ -70,6 +74,14 @@ struct Arguments {
 const PEER: &str = "target/vhost-device-vsock/bin/vhost-device-vsock";
 
 impl Arguments {
+    /// What is measured, the baseline last.
+    fn overs(&self) -> &'static [GuestLaneKind] {
+        match self.against {
+            None => &GuestLaneKind::WITH_PEER,
+            Some(_) => &GuestLaneKind::WITH_OTHER_BUILD,
+        }
+    }
+
     fn effort(&self) -> Effort {
         let (turns, slice) = match (self.quick, self.uml) {
             (true, _) => (3, 20),
@@ -171,22 +183,25 @@ fn measure_uml(peer: &Path, effort: Effort, out: &Path) -> anyhow::Result<()> {
 
 fn measure(arguments: &Arguments, effort: Effort, config: GuestConfig) -> anyhow::Result<Report> {
     let hvsock = TestBed::hvsock(config)?;
-    let peer = TestBed::vhost_device_vsock(&arguments.peer, config)?;
+    let baseline = match &arguments.against {
+        None => TestBed::vhost_device_vsock(&arguments.peer, config)?,
+        Some(build) => TestBed::hvsock_of(build, config)?,
+    };
+    let overs = arguments.overs();
     let test_bed = |over: GuestLaneKind| {
-        if over == GuestLaneKind::Peer {
-            &peer
+        if over.is_baseline() {
+            &baseline
         } else {
             &hvsock
         }
     };
     let mut lanes = Vec::new();
-    let overs = GuestLaneKind::ALL.into_iter();
-    for over in overs.filter(|_| !arguments.only_connects) {
+    for &over in overs.iter().filter(|_| !arguments.only_connects) {
         let lane = Lane::connect(&test_bed(over).guest, over)?;
         lanes.push(Measured::new(over, Paced::new(lane)));
     }
     let machine = Machine::current();
-    let processes = [hvsock.processes(), peer.processes()].concat();
+    let processes = [hvsock.processes(), baseline.processes()].concat();
     let others = || -> std::io::Result<Duration> {
         let here = std::iter::once(std::process::id()).chain(processes.iter().copied());
         let here = here.map(cpu::used_by).sum::<std::io::Result<Duration>>()?;
@@ -202,8 +217,8 @@ fn measure(arguments: &Arguments, effort: Effort, config: GuestConfig) -> anyhow
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     drop(lanes);
-    report.connections = connections(test_bed, effort);
-    for test_bed in [&hvsock, &peer] {
+    report.connections = connections(test_bed, overs, effort);
+    for test_bed in [&hvsock, &baseline] {
         for violation in test_bed.guest.protocol_violations() {
             eprintln!(
                 "the device of process {}: {violation}",
@@ -217,9 +232,11 @@ fn measure(arguments: &Arguments, effort: Effort, config: GuestConfig) -> anyhow
 /// Measures connects over both devices in alternating turns. A failure is reported in the device's row.
 fn connections<'a>(
     test_bed: impl Fn(GuestLaneKind) -> &'a TestBed,
+    overs: &[GuestLaneKind],
     effort: Effort,
 ) -> Vec<ConnectionRow> {
-    let overs = [GuestLaneKind::Ring, GuestLaneKind::Peer];
+    let baseline = overs.iter().copied().find(|over| over.is_baseline());
+    let overs = [GuestLaneKind::Ring, baseline.unwrap_or(GuestLaneKind::Peer)];
     let mut rates = [const { Vec::new() }; 2];
     let mut concurrent_runs = [const { Vec::new() }; 2];
     let mut failed = [const { None }; 2];

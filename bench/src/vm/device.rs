@@ -52,8 +52,14 @@ enum Device {
 impl TestBed {
     /// Starts hvsock's device in a new broker.
     pub fn hvsock(config: GuestConfig) -> anyhow::Result<Self> {
-        let broker = BrokerProcess::with_vms(1)?;
-        let host = Host::start(
+        Self::hvsock_of(&std::env::current_exe()?, config)
+    }
+
+    /// As [`hvsock`](Self::hvsock), with the broker and the host program of this build of the bench.
+    pub fn hvsock_of(build: &Path, config: GuestConfig) -> anyhow::Result<Self> {
+        let broker = BrokerProcess::of_build(build, 1)?;
+        let host = Host::start_of(
+            build,
             &[GuestLaneKind::Ring, GuestLaneKind::Descriptor],
             &broker.endpoint(),
         )?;

@@ -26,16 +26,29 @@ impl Host {
     /// Starts this program as the host program, on the ports of these lanes. `at` is an endpoint of hvsock,
     /// or the prefix of the paths of Unix sockets.
     pub fn start(over: &[GuestLaneKind], at: &Path) -> anyhow::Result<Self> {
+        Self::start_of(&std::env::current_exe()?, over, at)
+    }
+
+    /// As [`start`](Self::start), of this build of the bench.
+    pub fn start_of(build: &Path, over: &[GuestLaneKind], at: &Path) -> anyhow::Result<Self> {
         let listeners: Vec<_> = over.iter().map(|over| (*over, over.port())).collect();
-        Self::start_on(&listeners, at)
+        Self::start_program(build, &listeners, at)
     }
 
     /// Starts the host program on these ports.
     pub fn start_on(listeners: &[(GuestLaneKind, u32)], at: &Path) -> anyhow::Result<Self> {
+        Self::start_program(&std::env::current_exe()?, listeners, at)
+    }
+
+    fn start_program(
+        build: &Path,
+        listeners: &[(GuestLaneKind, u32)],
+        at: &Path,
+    ) -> anyhow::Result<Self> {
         let words = listeners
             .iter()
             .map(|(over, port)| format!("{}:{port}", word(*over)));
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut child = Command::new(build)
             .arg(ROLE)
             .arg(at)
             .args(words)
@@ -69,7 +82,7 @@ impl Drop for Host {
 
 fn word(over: GuestLaneKind) -> &'static str {
     match over {
-        GuestLaneKind::Ring => "ring",
+        GuestLaneKind::Ring | GuestLaneKind::OtherBuild => "ring",
         GuestLaneKind::Descriptor => "descriptor",
         GuestLaneKind::Peer => "unix",
     }

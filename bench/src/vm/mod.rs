@@ -1,4 +1,5 @@
-//! The VM bench: the same guest at native speed on hvsock's device and on vhost-device-vsock.
+//! The VM bench: the same guest at native speed on hvsock's device and on vhost-device-vsock, or on the
+//! devices of two builds of hvsock.
 //!
 //! This process is the guest and its VMM. Behind each device runs a host program ([`host`]) in a separate
 //! process. It uses hvsock streams behind hvsock's device and Unix sockets behind the other. A
@@ -35,11 +36,24 @@ pub enum GuestLaneKind {
     Descriptor,
     /// vhost-device-vsock, and a Unix socket to the host program.
     Peer,
+    /// The device and the host program of another build of hvsock, and a ring between them.
+    OtherBuild,
 }
 
 impl GuestLaneKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Ring, Self::Descriptor, Self::Peer];
+    pub const ALL: [Self; 4] = [Self::Ring, Self::Descriptor, Self::Peer, Self::OtherBuild];
+
+    /// The kinds of a run against vhost-device-vsock.
+    pub const WITH_PEER: [Self; 3] = [Self::Ring, Self::Descriptor, Self::Peer];
+
+    /// The kinds of a run against another build.
+    pub const WITH_OTHER_BUILD: [Self; 2] = [Self::Ring, Self::OtherBuild];
+
+    /// Whether it is what the others are compared with.
+    pub fn is_baseline(self) -> bool {
+        matches!(self, Self::Peer | Self::OtherBuild)
+    }
 
     /// The name in tables.
     pub fn name(self) -> &'static str {
@@ -47,13 +61,14 @@ impl GuestLaneKind {
             Self::Ring => "hvsock, ring",
             Self::Descriptor => "hvsock, descriptor",
             Self::Peer => "vhost-device-vsock",
+            Self::OtherBuild => "the other build",
         }
     }
 
     /// The port on which the host program listens.
     pub fn port(self) -> u32 {
         match self {
-            Self::Ring | Self::Peer => 7001,
+            Self::Ring | Self::Peer | Self::OtherBuild => 7001,
             Self::Descriptor => 7002,
         }
     }

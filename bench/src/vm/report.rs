@@ -57,7 +57,7 @@ pub struct ThroughputRow {
     pub over: GuestLaneKind,
     /// 10⁹ bytes per second.
     pub gb_per_s: Spread,
-    /// Ratio to vhost-device-vsock, turn by turn.
+    /// Ratio to the baseline, turn by turn.
     pub to_peer: Spread,
 }
 
@@ -70,7 +70,7 @@ pub struct TripRow {
     pub p50_us: Spread,
     /// 99th percentile in microseconds.
     pub p99_us: Spread,
-    /// Ratio of the medians to vhost-device-vsock, turn by turn.
+    /// Ratio of the medians to the baseline, turn by turn.
     pub p50_to_peer: Spread,
 }
 
@@ -100,7 +100,7 @@ impl Report {
         effort: Effort,
         queue: u16,
     ) -> Self {
-        let peer = lanes.iter().find(|lane| lane.over == GuestLaneKind::Peer);
+        let peer = lanes.iter().find(|lane| lane.over.is_baseline());
         let mut throughput = Vec::new();
         for direction in Direction::BOTH {
             for (at, &write) in SIZES.iter().enumerate() {
@@ -148,7 +148,10 @@ impl Report {
             return;
         }
         let mut goals = Vec::new();
-        let ways = if self.turns > 0 {
+        // The goals are ratios to vhost-device-vsock.
+        let mut rows = self.throughput.iter();
+        let has_peer = rows.any(|row| row.over == GuestLaneKind::Peer);
+        let ways = if self.turns > 0 && has_peer {
             &Direction::BOTH[..]
         } else {
             &[]
@@ -161,7 +164,7 @@ impl Report {
         let trips = self
             .round_trips
             .iter()
-            .find(|row| row.over == GuestLaneKind::Ring);
+            .find(|row| has_peer && row.over == GuestLaneKind::Ring);
         goals.extend(trips.map(|row| Goal {
             goal: "round trip of 64 bytes in at most 0.7 times its time".to_owned(),
             met: Some(row.p50_to_peer.median <= 0.7),
@@ -229,7 +232,7 @@ impl Report {
                     _ => String::new(),
                 };
                 let rate = format!("{:.3}", row.gb_per_s);
-                let ratio = ratio(row.over, &row.to_peer);
+                let ratio = self.ratio(row.over, &row.to_peer);
                 let line = format!("  {size:<8} {:<20} {rate:<26} {ratio}", row.over.name());
                 println!("{}", line.trim_end());
             }
@@ -237,7 +240,7 @@ impl Report {
         println!("\nround trips of 64 bytes, µs: p50, p99");
         for row in &self.round_trips {
             let [p50, p99] = [row.p50_us, row.p99_us].map(|time| format!("{time:.1}"));
-            let ratio = ratio(row.over, &row.p50_to_peer);
+            let ratio = self.ratio(row.over, &row.p50_to_peer);
             let line = format!("  {:<20} {p50:<24} {p99:<26} {ratio}", row.over.name());
             println!("{}", line.trim_end());
         }
@@ -269,11 +272,14 @@ impl Report {
             }
         }
     }
-}
 
-fn ratio(over: GuestLaneKind, ratio: &Spread) -> String {
-    match over {
-        GuestLaneKind::Peer => String::new(),
-        _ => format!("{ratio:.2} × vhost-device-vsock"),
+    fn ratio(&self, over: GuestLaneKind, ratio: &Spread) -> String {
+        let mut rows = self.round_trips.iter();
+        match rows.find(|row| row.over.is_baseline()) {
+            Some(baseline) if baseline.over != over => {
+                format!("{ratio:.2} × {}", baseline.over.name())
+            }
+            _ => String::new(),
+        }
     }
 }
