@@ -82,7 +82,10 @@ impl RingEnd {
     }
 }
 
-#[allow(clippy::len_without_is_empty, reason = "neither is ever empty")]
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "it is empty only once all of it was published"
+)]
 impl Reserved<'_> {
     /// The number of reserved bytes.
     pub fn len(&self) -> usize {
@@ -140,13 +143,27 @@ impl Reserved<'_> {
     /// `InvalidInput` if `count` is more than was reserved; `BrokenPipe` if the peer closed without
     /// reading the bytes.
     pub fn commit(mut self, count: usize) -> io::Result<()> {
+        self.publish(count)
+    }
+
+    /// As [`commit`](Self::commit), and keeps the rest of the space: offset 0 is then the byte after
+    /// the published ones. For bytes that the peer is to read while further ones are copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`commit`](Self::commit).
+    pub fn publish(&mut self, count: usize) -> io::Result<()> {
         check_bounds(self.len, 0, count)?;
+        self.len -= count;
         self.end.publish(&mut self.outgoing, count as u64);
         self.end.check_not_closed().map_err(Into::into)
     }
 }
 
-#[allow(clippy::len_without_is_empty, reason = "neither is ever empty")]
+#[allow(
+    clippy::len_without_is_empty,
+    reason = "it is empty only once all of it was released"
+)]
 impl Filled<'_> {
     /// The number of readable bytes.
     pub fn len(&self) -> usize {
@@ -214,7 +231,18 @@ impl Filled<'_> {
     ///
     /// `InvalidInput` if `count` exceeds [`Filled::len`].
     pub fn consume(mut self, count: usize) -> io::Result<()> {
+        self.release(count)
+    }
+
+    /// As [`consume`](Self::consume), and keeps the rest of the bytes: offset 0 is then the byte after
+    /// the freed ones. For space that the peer is to fill while further bytes are copied.
+    ///
+    /// # Errors
+    ///
+    /// As [`consume`](Self::consume).
+    pub fn release(&mut self, count: usize) -> io::Result<()> {
         check_bounds(self.len, 0, count)?;
+        self.len -= count;
         self.end.release(&mut self.incoming, count as u64);
         Ok(())
     }

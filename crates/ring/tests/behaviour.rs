@@ -111,6 +111,36 @@ fn a_reset_takes_effect_after_the_bytes_already_written() {
 }
 
 #[test]
+fn a_part_of_borrowed_space_or_bytes_can_be_handed_over_while_the_rest_is_kept() {
+    let (a, b) = small();
+    let mut reserved = a.try_reserve(4096).unwrap();
+    reserved.put(0, &[1; 100]).unwrap();
+    reserved.publish(100).unwrap();
+    assert_eq!(reserved.len(), 3996);
+    assert_eq!(read(&b).unwrap(), [1; 100]);
+    // Offsets count from the first byte that is not published.
+    reserved.put(0, &[2; 3996]).unwrap();
+    assert!(reserved.put(1, &[2; 3996]).is_err());
+    assert!(reserved.publish(3997).is_err());
+    reserved.publish(3996).unwrap();
+    assert_eq!(reserved.len(), 0);
+    drop(reserved);
+    assert_eq!(a.try_write(&[3; 200]), Ok(100));
+
+    let mut filled = b.try_fill().unwrap();
+    assert_eq!(filled.len(), 4096);
+    filled.release(1000).unwrap();
+    assert_eq!(filled.len(), 3096);
+    assert_eq!(a.try_write(&[4; 2000]), Ok(1000));
+    let mut last = [0; 101];
+    filled.get(2995, &mut last).unwrap();
+    assert_eq!(last[..2], [2, 3]);
+    assert!(filled.release(3097).is_err());
+    filled.consume(3096).unwrap();
+    assert_eq!(read(&b).unwrap(), [4; 1000]);
+}
+
+#[test]
 fn bytes_can_be_written_and_read_zero_copy() {
     let (a, b) = small();
     // So that the bytes wrap and both segments are used.

@@ -228,7 +228,9 @@ impl Model {
                     assert_eq!(count, wanted.min(self.free_space(at)));
                     reserved.put(0, &bytes[..count]).unwrap();
                     if commit <= count {
-                        reserved.commit(commit).unwrap();
+                        reserved.publish(commit / 2).unwrap();
+                        assert_eq!(reserved.len(), count - commit / 2);
+                        reserved.commit(commit - commit / 2).unwrap();
                         commit
                     } else {
                         assert!(reserved.commit(commit).is_err());
@@ -241,10 +243,15 @@ impl Model {
                 }
             }
             Op::Fill { consume } => {
-                let got = end.try_fill().map(|filled| {
+                let got = end.try_fill().map(|mut filled| {
                     let mut bytes = vec![0; filled.len()];
                     filled.get(0, &mut bytes).unwrap();
-                    filled.consume(consume.min(bytes.len())).unwrap();
+                    let (count, first) = (consume.min(bytes.len()), consume.min(bytes.len()) / 2);
+                    filled.release(first).unwrap();
+                    let mut rest = vec![0; filled.len()];
+                    filled.get(0, &mut rest).unwrap();
+                    assert!(rest == bytes[first..]);
+                    filled.consume(count - first).unwrap();
                     bytes
                 });
                 self.check_read(at, usize::MAX, &got, consume);

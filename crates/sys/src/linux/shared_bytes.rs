@@ -39,6 +39,16 @@ impl<'a> SharedBytes<'a> {
         }
     }
 
+    /// No bytes.
+    #[inline]
+    pub const fn empty() -> Self {
+        Self {
+            start: NonNull::dangling(),
+            len: 0,
+            mapping: PhantomData,
+        }
+    }
+
     /// Length in bytes.
     #[inline]
     pub fn len(self) -> usize {
