@@ -96,7 +96,7 @@ pub use arena::{ArenaConnection, ArenaOpened, ArenaState, GuestArena, NotOpened}
 pub use capabilities::Capabilities;
 pub use event::{EventSender, LinkEvent};
 pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
-pub use peer::Peer;
+pub use peer::{FillRun, Peer};
 pub use pipe::{PeerState, PipeEnd, WakePeer};
 pub use values::{
     Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, PeerIdentity, RequestId,

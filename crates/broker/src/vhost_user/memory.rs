@@ -1,6 +1,7 @@
 //! A guest's memory, mapped from the regions of the memory table that its VMM shares.
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -121,7 +122,7 @@ impl Ram {
         segments: &[Segment],
         mut skip: usize,
         mut len: usize,
-        to: &mut Vec<SharedBytes<'a>>,
+        to: &mut Chunks<'a>,
     ) -> bool {
         for segment in segments {
             let whole = segment.len as usize;
@@ -193,12 +194,12 @@ impl Ram {
     /// Fills `to` from the start of `segments`. Returns whether all of it is inside guest memory.
     #[cold]
     pub(super) fn read_segments(&self, segments: &[Segment], to: &mut [u8]) -> bool {
-        let mut chunks = Vec::new();
+        let mut chunks = Chunks::new();
         if !self.gather(segments, 0, to.len(), &mut chunks) {
             return false;
         }
         let mut done = 0;
-        for chunk in chunks {
+        for chunk in chunks.iter() {
             done += chunk.get(0, &mut to[done..]);
         }
         done == to.len()
@@ -207,15 +208,61 @@ impl Ram {
     /// Copies `from` to the start of `segments`. Returns whether all of it is inside guest memory.
     #[cold]
     pub(super) fn write_segments(&self, segments: &[Segment], from: &[u8]) -> bool {
-        let mut chunks = Vec::new();
+        let mut chunks = Chunks::new();
         if !self.gather(segments, 0, from.len(), &mut chunks) {
             return false;
         }
         let mut done = 0;
-        for chunk in chunks {
+        for chunk in chunks.iter() {
             done += chunk.put(0, &from[done..]);
         }
         done == from.len()
+    }
+}
+
+/// The number of segments that [`Chunks`] hold without allocating.
+const INLINE: usize = 4;
+
+/// Segments of guest memory, in order. Few are kept in place: most packets have one or two, and the data
+/// path allocates nothing for them.
+#[derive(Debug)]
+pub(super) struct Chunks<'a> {
+    inline: [SharedBytes<'a>; INLINE],
+    len: usize,
+    /// All of them, if they are more than [`INLINE`].
+    all: Vec<SharedBytes<'a>>,
+}
+
+impl<'a> Chunks<'a> {
+    pub(super) fn new() -> Self {
+        Self {
+            inline: [SharedBytes::empty(); INLINE],
+            len: 0,
+            all: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, bytes: SharedBytes<'a>) {
+        if let Some(place) = self.inline.get_mut(self.len) {
+            *place = bytes;
+            self.len += 1;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend(self.inline);
+        }
+        self.all.push(bytes);
+    }
+}
+
+impl<'a> Deref for Chunks<'a> {
+    type Target = [SharedBytes<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        match self.all.as_slice() {
+            [] => &self.inline[..self.len],
+            all => all,
+        }
     }
 }
 
@@ -263,11 +310,26 @@ mod tests {
         assert_eq!(&back, b"12345678");
         assert!(ram.read(0x1000, &mut back[..4]));
         assert_eq!(&back[..4], b"5678");
-        let mut chunks = Vec::new();
+        let mut chunks = Chunks::new();
         let segments = [segment(0xff0, 0x20), segment(0x10_0000, 0x10)];
         assert!(ram.gather(&segments, 4, 0x2c, &mut chunks));
         let lens: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         assert_eq!(lens, [12, 16, 16]);
+    }
+
+    #[test]
+    fn chunks_keep_their_order_whatever_their_number() {
+        let ram = ram();
+        for count in 0..3 * INLINE {
+            let segments: Vec<Segment> = (0..count)
+                .map(|at| segment(0x100 * at as u64, 1 + at))
+                .collect();
+            let len = segments.iter().map(|segment| segment.len as usize).sum();
+            let mut chunks = Chunks::new();
+            assert!(ram.gather(&segments, 0, len, &mut chunks));
+            let lens = chunks.iter().map(|chunk| chunk.len());
+            assert!(lens.eq(1..=count), "{count}");
+        }
     }
 
     #[test]
@@ -291,9 +353,9 @@ mod tests {
         assert_eq!(ram.load(0x2000), None);
         assert_eq!(ram.store(0x1ffe, 7), Some(()));
         assert_eq!(ram.load(0x1ffe), Some(7));
-        let mut chunks = Vec::new();
+        let mut chunks = Chunks::new();
         assert!(!ram.gather(&[segment(0x1000, 0x1001)], 0, 0x1001, &mut chunks));
-        chunks.clear();
+        let mut chunks = Chunks::new();
         assert!(!ram.gather(&[segment(0x1000, 4)], 0, 5, &mut chunks));
     }
 

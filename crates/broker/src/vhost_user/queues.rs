@@ -175,16 +175,15 @@ impl Queues {
         ring.add_used(&self.ram, chain.head(), written)
     }
 
-    /// Publishes the used index of each queue, and signals its call eventfd unless the driver
-    /// suppresses notifications.
-    pub(super) fn publish(&mut self) -> Result<(), (usize, QueueFault)> {
-        for (index, vring) in self.vrings.iter_mut().enumerate() {
-            if let Some(ring) = vring.ring()
-                && ring.has_unpublished()
-                && ring.publish(&self.ram).map_err(|fault| (index, fault))?
-            {
-                vring.notify();
-            }
+    /// Publishes the used index of a queue, and signals its call eventfd unless the driver suppresses
+    /// notifications.
+    pub(super) fn publish(&mut self, queue: usize) -> Result<(), QueueFault> {
+        let vring = &mut self.vrings[queue];
+        if let Some(ring) = vring.ring()
+            && ring.has_unpublished()
+            && ring.publish(&self.ram)?
+        {
+            vring.notify();
         }
         Ok(())
     }

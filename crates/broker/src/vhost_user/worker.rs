@@ -12,7 +12,6 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::{PartitionState, Refusal};
-use hvsock_sys::shared_memory::SharedBytes;
 use hvsock_virtio::queue::{Chain, GuestMemory, QueueFault};
 use hvsock_virtio::{
     self as virtio, Cid, Config, Event as MuxerEvent, HEADER_LEN, Handle, Header, Key, Muxer,
@@ -23,6 +22,7 @@ use mio::{Events, Poll, Token};
 use super::arenas::Arenas;
 use super::command::{Command, ConnectCommand, DeviceState};
 use super::links::{Links, MAX_WATCHED};
+use super::memory::Chunks;
 use super::queues::{QueueCommand, Queues, RX, TX};
 use super::reports::Reports;
 use super::spin::SpinLimit;
@@ -44,6 +44,9 @@ const KICKS: [Token; 2] = [Token(1), Token(2)];
 
 /// Packets processed in one direction before the other direction gets its turn.
 const BATCH: usize = 128;
+/// Bytes of data in one direction that are written to the rx queue before they are published, so that the
+/// guest reads them while the next ones are written.
+const PUBLISH: usize = 16 * 1024;
 /// The most requests of the guest that may await the core's answer. With that many the thread
 /// stops reading the tx queue (backpressure).
 const MAX_PENDING_REQUESTS: usize = 256;
@@ -207,8 +210,10 @@ impl Worker {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(RX, fault),
         }
-        if let Err((queue, fault)) = self.queues.publish() {
-            self.fault(queue, fault);
+        for queue in [RX, TX] {
+            if let Err(fault) = self.queues.publish(queue) {
+                self.fault(queue, fault);
+            }
         }
         self.report();
         busy
@@ -256,7 +261,7 @@ impl Worker {
             self.mux.reset(handle);
             return;
         };
-        let mut chunks: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
+        let mut chunks = Chunks::new();
         let segments = self.chain.readable();
         if !self
             .queues
@@ -287,103 +292,127 @@ impl Worker {
 
     /// Writes up to [`BATCH`] packets to the rx queue. Returns whether there were any.
     fn process_rx(&mut self, now: Instant) -> Result<bool, QueueFault> {
-        let mut sent = 0;
-        while sent < BATCH && self.mux.has_transmit() {
+        let mut left = BATCH;
+        while left > 0 && self.mux.has_transmit() {
             if !self.queues.peek(RX, &mut self.chain)? {
                 break;
             }
-            sent += 1;
-            let max_payload = self.chain.writable_len() as usize - HEADER_LEN;
-            match self.mux.poll_transmit(max_payload) {
-                None => {
-                    // The buffer holds a header only, and all pending packets have data.
-                    if max_payload == 0 {
-                        self.queues.add_used(RX, &self.chain, 0)?;
-                        continue;
+            left -= 1;
+            let space = max_payload(&self.chain);
+            let mut next = self.mux.poll_transmit(space);
+            if next.is_none() && space > 0 {
+                break;
+            }
+            if next.is_none() {
+                // The buffer holds a header only, and all pending packets have data.
+                self.queues.add_used(RX, &self.chain, 0)?;
+            }
+            while let Some(transmit) = next {
+                next = match transmit {
+                    Transmit::Packet(header) => {
+                        write_packet(&mut self.queues, &self.chain, &header)?;
+                        None
                     }
-                    break;
-                }
-                Some(Transmit::Packet(header)) => self.write_packet(&header, 0)?,
-                Some(Transmit::Data { handle, max, .. }) => match self.fill_chain(handle, max, now)
-                {
-                    Some(header) => self.write_packet(&header, header.len)?,
-                    None => continue,
-                },
-            }
-        }
-        Ok(sent > 0)
-    }
-
-    /// Writes a header in front of `len` bytes of payload and adds the chain to the used ring.
-    fn write_packet(&mut self, header: &Header, len: u32) -> Result<(), QueueFault> {
-        let raw = header.encode();
-        let ram = &self.queues.ram;
-        let is_written = match self.chain.writable() {
-            [first, ..] if first.len as usize >= HEADER_LEN => ram.write(first.address, &raw),
-            segments => ram.write_segments(segments, &raw),
-        };
-        // The driver loses the packet if its buffer is outside guest memory.
-        let written = if is_written {
-            HEADER_LEN as u32 + len
-        } else {
-            0
-        };
-        self.queues.add_used(RX, &self.chain, written)
-    }
-
-    /// Fills the chain with payload for the guest. Returns the header to write in front of it, or
-    /// `None` if there was nothing to send.
-    fn fill_chain(&mut self, handle: Handle, max: usize, now: Instant) -> Option<Header> {
-        let slot = self.links.slot_of(handle).filter(|slot| {
-            let link = self.links.at(*slot);
-            link.is_some_and(|link| link.may_fill())
-        });
-        let Some(slot) = slot else {
-            self.mux.nothing_to_send(handle);
-            return None;
-        };
-        let mut chunks: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
-        let segments = self.chain.writable();
-        if !self
-            .queues
-            .ram
-            .gather(segments, HEADER_LEN, max, &mut chunks)
-        {
-            let cause = "the guest supplied a buffer outside its memory".into();
-            let refusal = Refusal::Reset { cause };
-            self.links.reset(slot, &mut self.mux, &refusal);
-            return None;
-        }
-        let link = self.links.at(slot)?;
-        let in_messages = link.in_messages;
-        match link.peer.fill(&chunks, in_messages) {
-            FillOutcome::Bytes(0, end, _) if !end.message => None,
-            FillOutcome::Bytes(count, end, more) => {
-                link.count_filled(count);
-                if !more {
-                    self.watch_idle(slot);
-                }
-                let end = virtio::MessageEnd {
-                    message: end.message,
-                    record: end.record,
+                    Transmit::Data { handle, max, .. } => {
+                        self.fill_run(handle, max, &mut left, now)?
+                    }
                 };
-                self.mux.sent(handle, count, end, more)
             }
-            FillOutcome::Empty => {
-                self.mux.nothing_to_send(handle);
-                self.watch_idle(slot);
-                None
+        }
+        Ok(left < BATCH)
+    }
+
+    /// Fills the chain that was read last with data of a connection, and further chains while it is the
+    /// connection's turn. `left` counts the packets down. Returns what is to be sent in the chain that was
+    /// read last, if that is not of the connection.
+    fn fill_run(
+        &mut self,
+        handle: Handle,
+        mut max: usize,
+        left: &mut usize,
+        now: Instant,
+    ) -> Result<Option<Transmit>, QueueFault> {
+        let slot = self.links.slot_of(handle);
+        let link = slot.and_then(|slot| Some((slot, self.links.at(slot)?)));
+        let Some((slot, link)) = link.filter(|(_, link)| link.may_fill()) else {
+            self.mux.nothing_to_send(handle);
+            return Ok(None);
+        };
+        let in_messages = link.in_messages;
+        let mut run = link.peer.fill_run();
+        let (mut filled, mut unpublished) = (0, 0);
+        let end = loop {
+            let mut chunks = Chunks::new();
+            let (ram, segments) = (&self.queues.ram, self.chain.writable());
+            if !ram.gather(segments, HEADER_LEN, max, &mut chunks) {
+                break Ok(RunEnd::OutsideMemory);
             }
-            FillOutcome::Ended => {
+            let (count, end, more) = match run.fill(&chunks, in_messages) {
+                FillOutcome::Bytes(0, end, _) if !end.message => break Ok(RunEnd::Next(None)),
+                FillOutcome::Bytes(count, end, more) => (count, end, more),
+                stopped => break Ok(RunEnd::Stopped(stopped)),
+            };
+            filled += count;
+            unpublished += count;
+            let end = virtio::MessageEnd {
+                message: end.message,
+                record: end.record,
+            };
+            let Some(header) = self.mux.sent(handle, count, end, more) else {
+                break Ok(RunEnd::Next(None));
+            };
+            if let Err(fault) = write_packet(&mut self.queues, &self.chain, &header) {
+                break Err(fault);
+            }
+            if unpublished >= PUBLISH {
+                unpublished = 0;
+                if let Err(fault) = self.queues.publish(RX) {
+                    break Err(fault);
+                }
+            }
+            if !more {
+                break Ok(RunEnd::Idle);
+            }
+            if *left == 0 {
+                break Ok(RunEnd::Next(None));
+            }
+            match self.queues.peek(RX, &mut self.chain) {
+                Ok(true) => *left -= 1,
+                Ok(false) => break Ok(RunEnd::Next(None)),
+                Err(fault) => break Err(fault),
+            }
+            match self.mux.poll_transmit(max_payload(&self.chain)) {
+                Some(Transmit::Data {
+                    handle: next,
+                    max: most,
+                    ..
+                }) if next == handle => max = most,
+                other => break Ok(RunEnd::Next(other)),
+            }
+        };
+        drop(run);
+        link.count_filled(filled);
+        match end? {
+            RunEnd::Next(transmit) => return Ok(transmit),
+            RunEnd::Idle => self.watch_idle(slot),
+            RunEnd::OutsideMemory => {
+                let cause = "the guest supplied a buffer outside its memory".into();
+                let refusal = Refusal::Reset { cause };
+                self.links.reset(slot, &mut self.mux, &refusal);
+            }
+            RunEnd::Stopped(FillOutcome::Failed(refusal)) => {
+                self.links.reset(slot, &mut self.mux, &refusal);
+            }
+            RunEnd::Stopped(FillOutcome::Ended) => {
                 self.mux.nothing_to_send(handle);
                 self.links.source_ended(slot, &mut self.mux, now);
-                None
             }
-            FillOutcome::Failed(refusal) => {
-                self.links.reset(slot, &mut self.mux, &refusal);
-                None
+            RunEnd::Stopped(_) => {
+                self.mux.nothing_to_send(handle);
+                self.watch_idle(slot);
             }
         }
+        Ok(None)
     }
 
     /// Polls a link for bytes from now on.
@@ -767,6 +796,39 @@ impl Worker {
             ));
         }
     }
+}
+
+/// Why a run of one connection's packets to the guest has ended.
+enum RunEnd {
+    /// It is the turn of another packet, which the chain that was read last is for, or of none.
+    Next(Option<Transmit>),
+    /// All bytes that the link had are sent.
+    Idle,
+    /// The link has no bytes; it is never [`FillOutcome::Bytes`].
+    Stopped(FillOutcome),
+    /// A buffer of the guest is outside its memory.
+    OutsideMemory,
+}
+
+/// Bytes of data that fit into a chain of the rx queue, which is long enough for a header.
+fn max_payload(chain: &Chain) -> usize {
+    chain.writable_len() as usize - HEADER_LEN
+}
+
+/// Writes a header in front of its payload and adds the chain to the used ring.
+fn write_packet(queues: &mut Queues, chain: &Chain, header: &Header) -> Result<(), QueueFault> {
+    let raw = header.encode();
+    let is_written = match chain.writable() {
+        [first, ..] if first.len as usize >= HEADER_LEN => queues.ram.write(first.address, &raw),
+        segments => queues.ram.write_segments(segments, &raw),
+    };
+    // The driver loses the packet if its buffer is outside guest memory.
+    let written = if is_written {
+        HEADER_LEN as u32 + header.len
+    } else {
+        0
+    };
+    queues.add_used(RX, chain, written)
 }
 
 fn message_end(end: virtio::MessageEnd) -> MessageEnd {
