@@ -119,6 +119,12 @@ impl Connection {
         }
     }
 
+    /// Updates the credit in the header of a packet that has waited.
+    pub(super) fn update_credit_of(&mut self, header: &mut Header) {
+        self.sent_fwd_cnt = self.fwd_cnt;
+        header.fwd_cnt = self.fwd_cnt;
+    }
+
     /// The credit: bytes that may be sent now.
     #[inline]
     pub(super) fn credit(&self) -> usize {

@@ -33,7 +33,7 @@ pub(super) struct Core {
     pub(super) connections: HashMap<Key, Connection>,
     pub(super) listeners: HashMap<(SocketKind, u32), ListenerState>,
     /// Packets to send once the TX queue has space.
-    tx_pending: VecDeque<Header>,
+    tx_pending: VecDeque<(Option<Key>, Header)>,
     /// Closed connections that wait for the peer's reset, with their deadlines, oldest first.
     closing: VecDeque<(Instant, Key)>,
     next_port: u32,
@@ -278,17 +278,23 @@ impl Core {
                 flags,
                 ..connection.header(cid, op)
             };
-            self.enqueue(header);
+            self.tx_pending.push_back((Some(key), header));
+            self.flush_pending();
         }
     }
 
+    /// Sends a packet of no connection.
     fn enqueue(&mut self, header: Header) {
-        self.tx_pending.push_back(header);
+        self.tx_pending.push_back((None, header));
         self.flush_pending();
     }
 
     fn flush_pending(&mut self) {
-        while let Some(header) = self.tx_pending.front() {
+        while let Some((key, header)) = self.tx_pending.front_mut() {
+            // While it waited for a slot, data packets may have passed it with newer counts.
+            if let Some(connection) = key.and_then(|key| self.connections.get_mut(&key)) {
+                connection.update_credit_of(header);
+            }
             if !self.driver.try_send(header, &[]) {
                 break;
             }
