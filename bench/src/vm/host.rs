@@ -4,13 +4,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{SendError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread;
 
 use anyhow::Context;
 use hvsock::{HvListener, ServiceId, VmId};
-use hvsock_sys::sync::lock;
 
 use super::GuestLaneKind;
 use crate::stream::blocking;
@@ -106,22 +103,14 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
         let port = port.parse()?;
         if kind == word(GuestLaneKind::Peer) {
             let listener = UnixListener::bind(socket_of(Path::new(at), port))?;
-            let servers = Servers::start();
-            thread::spawn(move || {
-                let streams = listener.incoming().flatten();
-                streams.for_each(|stream| servers.serve(stream));
-            });
+            thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         } else {
             let listener = HvListener::options()
                 .endpoint(PathBuf::from(at))
                 .backlog(1024)
                 .shared_memory(kind == word(GuestLaneKind::Ring))
                 .listen((VmId::CHILDREN, ServiceId::from_port(port)))?;
-            let servers = Servers::start();
-            thread::spawn(move || {
-                let streams = listener.incoming().flatten();
-                streams.for_each(|stream| servers.serve(stream));
-            });
+            thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         }
     }
     println!("ready");
@@ -129,43 +118,14 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Threads that serve connections. A thread serves the next connection after its last one: making a thread
-/// costs more than making a connection.
-struct Servers<S> {
-    idle: Mutex<Vec<SyncSender<S>>>,
-}
-
-impl<S: blocking::Stream> Servers<S> {
-    fn start() -> Arc<Self> {
-        Arc::new(Self {
-            idle: Mutex::default(),
-        })
-    }
-
-    fn serve(self: &Arc<Self>, stream: S) {
-        let idle = lock(&self.idle).pop();
-        let stream = match idle {
-            None => stream,
-            Some(thread) => match thread.send(stream) {
-                Ok(()) => return,
-                Err(SendError(stream)) => stream,
-            },
-        };
-        let (own, streams) = sync_channel(1);
-        let servers = Arc::clone(self);
-        // Small stacks, because there are thousands of threads.
-        let thread = thread::Builder::new().stack_size(256 << 10);
-        let serving = thread.spawn(move || {
-            let mut next = Some(stream);
-            while let Some(stream) = next {
-                // A guest may disconnect at the end of a measurement.
-                let _ = blocking::serve(stream);
-                lock(&servers.idle).push(own.clone());
-                next = streams.recv().ok();
-            }
-        });
-        if let Err(error) = serving {
-            eprintln!("host program: {error}");
-        }
+fn serve_one(stream: impl blocking::Stream) {
+    // Small stacks, because there are thousands of threads.
+    let thread = thread::Builder::new().stack_size(256 << 10);
+    let serving = thread.spawn(move || {
+        // A guest may disconnect at the end of a measurement.
+        let _ = blocking::serve(stream);
+    });
+    if let Err(error) = serving {
+        eprintln!("host program: {error}");
     }
 }
