@@ -51,6 +51,13 @@
 //! neither accepted, established, suspended nor closed through the link. The process gets a socket,
 //! never a ring. There are no siblings: a request for one is refused with `NotSupported`.
 //!
+//! **In an arena** the link opens connections from the guest by itself, if it
+//! [can](GuestLink::takes_arenas). The core hands over a [`GuestArena`] for a port of the host
+//! ([`open_arena`](GuestLink::open_arena)) and has a first request answered in it
+//! ([`connect_in_arena`](GuestLink::connect_in_arena)). From then on the link tries
+//! [`GuestArena::connect`] before it sends a request. It reports each connection that it opens
+//! ([`LinkEvent::Opened`]) before anything else about it, and then the connection is as any other.
+//!
 //! An answer of the core may name a request or connection that is gone on the link's side. The link
 //! then ignores `refuse`, `establish`, `suspend` and `close`, and answers `accept` with
 //! [`LinkEvent::Closed`]. After `close` of a connect that is not answered, it may still send one event

@@ -2,15 +2,19 @@
 //! itself, and each is judged, counted, listed, closed and suspended as any other.
 
 use std::io::{ErrorKind, Read, Write};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_broker::model::{Connection, EventKind, PartitionState};
 use hvsock_testkit::guest::{CloseReason, Guest, GuestStream, Options};
 
 use crate::traffic::{exchange, ping};
+use hvsock_testkit::process::{CapturedOutput, Running};
 use hvsock_testkit::wait::{TIMEOUT, eventually};
-use hvsock_testkit::world::{PORT, World, accept, bounded, partition_ref, service_ref};
+use hvsock_testkit::world::{
+    PORT, PartitionEndpoint, World, accept, bounded, partition_ref, service_ref,
+};
 
 /// Connections in an arena.
 const MANY: usize = 100;
@@ -269,4 +273,65 @@ fn a_guest_that_restarts_ends_its_connections_in_an_arena() {
     world.has_connections(0);
     let pair = world.pair(&guest, &listener);
     ping(&pair.0, &pair.1);
+}
+
+const ENDPOINT: &str = "HVSOCK_VM_ARENAS_ENDPOINT";
+
+/// The process of a listener, which holds the connections that it accepts.
+#[test]
+fn runs_the_role_of_a_listeners_process() {
+    // Without the variable this is not a child process but a run of all tests.
+    let Ok(endpoint) = std::env::var(ENDPOINT) else {
+        return;
+    };
+    let listener = PartitionEndpoint(endpoint.into()).listen(VmId::CHILDREN, PORT);
+    let listener = listener.unwrap();
+    println!("ready");
+    let mut held = Vec::new();
+    while let Ok((mut stream, _)) = listener.accept_timeout(4 * TIMEOUT) {
+        stream.write_all(b"!").unwrap();
+        held.push(stream);
+    }
+}
+
+#[test]
+fn a_killed_listeners_process_ends_its_connections_in_an_arena_within_a_second() {
+    let world = World::with_web(|_| ());
+    let guest = world.guest();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args([
+            "arenas::runs_the_role_of_a_listeners_process",
+            "--exact",
+            "--nocapture",
+        ])
+        .env(ENDPOINT, world.host().0)
+        .stdout(Stdio::piped());
+    let mut process = Running::start(&mut command).unwrap();
+    let output = CapturedOutput::from(process.take_stdout().unwrap());
+    output.wait_for("ready", TIMEOUT).unwrap();
+    let connect = || {
+        let stream = bounded(guest.connect(PORT).unwrap());
+        (&stream).read_exact(&mut [0]).unwrap();
+        stream
+    };
+    let mut held = vec![connect()];
+    eventually("connections share an arena", || {
+        held.push(connect());
+        arena_connections(&world).len() >= 20
+    });
+    process.kill().unwrap();
+    let killed = Instant::now();
+    for stream in &held {
+        let error = (&*stream).read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    // Longer than a second only on a machine that is busy with other tests.
+    assert!(killed.elapsed() < TIMEOUT / 3, "{:?}", killed.elapsed());
+    world.settles_at(0, 0);
+    assert_eq!(
+        guest.connect(PORT).unwrap_err().kind(),
+        ErrorKind::ConnectionRefused
+    );
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
