@@ -120,8 +120,9 @@ impl MonitoredArena {
 
     /// Closes every end of a process that is gone, and tells the other process to look.
     fn handle_gone(&mut self, side: RingSide, survivor: usize) {
-        self.monitor.set_grant(Grant::Revoked);
+        // What a client has left in the queue can be accepted after that, and nothing else.
         self.monitor.close_end(side);
+        self.monitor.set_grant(Grant::Revoked);
         self.news.changed = true;
         self.news.gone[1 - survivor] = true;
         let survivor = &self.controls[survivor];

@@ -65,6 +65,7 @@ impl GrantWriter {
             .granted
             .store(granted.min(limits.slots), Ordering::Relaxed);
         words.backlog.store(backlog, Ordering::Relaxed);
+        words.left.store(u64::MAX, Ordering::Relaxed);
         words
             .state
             .store(Grant::Granted.to_word(), Ordering::Release);
@@ -93,6 +94,14 @@ impl GrantWriter {
         let words = self.words();
         let granted = granted.min(words.slots.load(Ordering::Relaxed));
         words.granted.fetch_max(granted, Ordering::Release);
+    }
+
+    /// Stores how many connections the client has left in the queue, once.
+    pub(crate) fn set_left(&self, published: u64) {
+        let words = self.words();
+        if words.left.load(Ordering::Relaxed) == u64::MAX {
+            words.left.store(published, Ordering::Release);
+        }
     }
 
     pub(crate) fn set_backlog(&self, backlog: u32) {
@@ -139,6 +148,13 @@ impl GrantReader {
     pub(crate) fn granted(&self) -> u32 {
         let granted = self.words().granted.load(Ordering::Acquire);
         granted.min(self.limits.slots)
+    }
+
+    /// Whether the connection with this number in the queue is one that the client has left there when its
+    /// process ended.
+    pub(crate) fn is_left(&self, number: u64) -> bool {
+        let left = self.words().left.load(Ordering::Acquire);
+        left != u64::MAX && number < left
     }
 
     pub(crate) fn backlog(&self) -> u64 {

@@ -263,8 +263,13 @@ impl ArenaMonitor {
         }
     }
 
-    /// Closes every end of a side whose process is gone: as if each end had been dropped.
+    /// Closes every end of a side whose process is gone: as if each end had been dropped. The server can
+    /// still accept what the client has left in the queue, also after the grant is revoked.
     pub fn close_end(&self, side: RingSide) {
+        if side == RingSide::First {
+            let published = self.words().queue.published.0.load(Ordering::Acquire);
+            self.grant.set_left(published);
+        }
         lock(&self.state).gone[side.index()] = true;
         // As if the other process was gone: the slots in which this side's end is open.
         let mut gone = [false; 2];

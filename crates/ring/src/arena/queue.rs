@@ -108,6 +108,11 @@ impl Taker {
         Ok(Some(SlotId { slot, seq }))
     }
 
+    /// The number in the queue of the connection that was taken last, counted from 0.
+    pub(crate) fn last_number(&self) -> u64 {
+        self.taken.wrapping_sub(1)
+    }
+
     /// Requests a notification of the next connection. Returns whether there is none yet.
     pub(crate) fn arm(&self, words: &QueueWords) -> bool {
         words.accept_request.0.swap(1, Ordering::Relaxed);

@@ -192,7 +192,13 @@ impl Server {
                 return Err(Violation::Sequence);
             }
             let entry = &words.accepted.0[slot];
-            if table::accept(entry, id.seq, state, grant.words()) {
+            let is_allowed = table::accept(entry, id.seq, state, grant.words());
+            // After the end of its client an arena is revoked, and this was connected before.
+            let is_left = || {
+                grant.is_left(slots.taker.last_number())
+                    && !reset::is_by_broker(state.load(Ordering::Acquire))
+            };
+            if is_allowed || is_left() {
                 slots.open[slot] = id.seq;
                 return Ok(Some(id));
             }

@@ -132,6 +132,9 @@ pub(crate) struct GrantWords {
     pub(crate) ring: AtomicU32,
     /// The most slots that may ever be granted. Never changes.
     pub(crate) slots: AtomicU32,
+    /// The number of connections in the queue, ever, when the client's process was found gone; the
+    /// largest number before. The server accepts those also after the grant is revoked.
+    pub(crate) left: AtomicU64,
 }
 
 /// Lets a table begin at a page.
@@ -228,6 +231,7 @@ mod loom_words {
                 backlog: AtomicU32::new(SLOTS as u32),
                 ring: AtomicU32::new(4096),
                 slots: AtomicU32::new(SLOTS as u32),
+                left: AtomicU64::new(u64::MAX),
             }
         }
     }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use hvsock_ring::{OpenError, ResetCause, RingError};
+use hvsock_ring::{Grant, OpenError, ResetCause, RingError, RingSide};
 
 use crate::pair::pair;
 
@@ -96,4 +96,46 @@ fn an_end_that_is_dropped_without_its_end_of_data_is_a_reset() {
     drop(server);
     assert_eq!(client.try_write(b"x"), Err(RingError::Reset));
     assert_eq!(client.reset_cause(), ResetCause::UnreadData);
+}
+
+#[test]
+fn what_a_client_left_in_the_queue_is_accepted_after_its_process_is_gone() {
+    let pair = pair(8, 8, 8);
+    let (open, open_peer, _) = pair.connect();
+    let (first, second) = (
+        pair.client.connect().unwrap(),
+        pair.client.connect().unwrap(),
+    );
+    (&first.end).write_all(b"left").unwrap();
+    first.end.shutdown_write();
+    drop(first);
+    (&second.end).write_all(b"cut").unwrap();
+    pair.monitor.close_end(RingSide::First);
+    pair.monitor.set_grant(Grant::Revoked);
+    // A process that still has the memory can add to the queue. The broker does not see that any more.
+    pair.monitor.set_grant(Grant::Granted);
+    let late = pair.client.connect().unwrap();
+    pair.monitor.set_grant(Grant::Revoked);
+    let mut buffer = [0; 9];
+    for (text, end) in [
+        (&b"left"[..], RingError::EndOfStream),
+        (&b"cut"[..], RingError::Reset),
+    ] {
+        let accepted = pair.server.accept().unwrap().unwrap().end;
+        assert_eq!(accepted.try_read(&mut buffer), Ok(text.len()));
+        assert_eq!(&buffer[..text.len()], text);
+        assert_eq!(accepted.try_read(&mut buffer), Err(end));
+    }
+    assert!(pair.server.accept().unwrap().is_none());
+    assert_eq!(open_peer.try_read(&mut buffer), Err(RingError::Reset));
+    drop((open, late, second));
+}
+
+#[test]
+fn a_revoked_arena_accepts_nothing_that_waits() {
+    let pair = pair(8, 8, 8);
+    let waiting = pair.client.connect().unwrap();
+    pair.monitor.set_grant(Grant::Revoked);
+    assert!(pair.server.accept().unwrap().is_none());
+    assert_eq!(waiting.end.try_read(&mut [0]), Err(RingError::Reset));
 }
