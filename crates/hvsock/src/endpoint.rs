@@ -114,6 +114,15 @@ impl Endpoint {
         &self.paths
     }
 
+    /// An endpoint with several paths.
+    #[cfg(test)]
+    pub(crate) fn with_paths(paths: Vec<PathBuf>) -> Self {
+        Self {
+            paths,
+            vsock: UseVsock::Never,
+        }
+    }
+
     pub(crate) fn vsock(&self) -> UseVsock {
         self.vsock
     }

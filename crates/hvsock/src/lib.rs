@@ -64,6 +64,16 @@
 //! On Linux the bytes of a connection go through shared memory (zero-copy rings with a doorbell
 //! for wakeups) or through a Unix socket pair. [`HvStream::transport`] returns which.
 //!
+//! A process that connects to a service of another process again gets an arena from the broker:
+//! shared memory for up to 1024 connections of these two. It opens later connections there by
+//! itself, for as long as the broker's rules permit. The broker still lists, counts, closes and
+//! suspends each one. The streams of [`tokio`], and those with `raw_fd`, `describe` or
+//! `shared_memory(false)`, are made one by one.
+//!
+//! The first arena of a process starts a thread, `hvsock-arenas`. It blocks all signals and sleeps
+//! unless the broker sends a message or a connection is watched as a descriptor. A child that was
+//! forked without exec has arenas of its own.
+//!
 //! # In a virtual machine
 //!
 //! A Linux guest reaches its host without a broker. If no endpoint socket exists, neither variable

@@ -31,7 +31,12 @@ use crate::{Endpoint, HvStream, backend};
 /// # Readiness
 ///
 /// The descriptor of `AsFd` (on Windows the socket of `AsSocket`) is readable when there is a
-/// connection to accept, or an error.
+/// connection to accept, or an error. On Linux it may be watched level- or edge-triggered, and stays the
+/// same for the listener's life: it stands for the broker's messages and for the
+/// [arenas](HvStream#readiness) in which clients connect without the broker.
+///
+/// Connections of one client are accepted in the order in which it made them, as long as all are in
+/// one arena or none is.
 #[doc(alias = "TcpListener")]
 #[doc(alias = "vsock")]
 #[doc(alias = "hvsocket")]

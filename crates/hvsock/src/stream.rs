@@ -20,7 +20,7 @@ use crate::{Interest, Peer, Readiness, RingStats, Transport};
 ///   returns the reason. Only `AF_VSOCK` ([in a virtual machine](crate#in-a-virtual-machine))
 ///   cannot distinguish the two.
 /// - A read or write timeout is an error of kind `TimedOut` on every system.
-/// - [`HvStream::try_clone`] shares the descriptor, its mode and its timeouts. Dropping the last
+/// - [`HvStream::try_clone`] shares the connection, its mode and its timeouts. Dropping the last
 ///   handle closes the connection; the peer still receives everything that was written.
 ///
 /// The type is `Send` and `Sync`. `Read` and `Write` are implemented for `&HvStream` as well, so
@@ -63,6 +63,13 @@ use crate::{Interest, Peer, Readiness, RingStats, Transport};
 /// writing, as for any socket. With `AF_VSOCK` that covers free buffer space only: if the peer
 /// stops reading while the buffer is full, [`HvStream::poll`] reports it and the descriptor does
 /// not.
+///
+/// From the second connection of two processes on, a connection to the same service shares memory,
+/// control connection and doorbells with the others, in an *arena*. Connecting, accepting and dropping
+/// then take a few microseconds and no descriptor. The first `AsFd` creates a descriptor for that
+/// connection, and a thread of the library signals it; it is the same one until the connection is
+/// dropped. If the process has no free descriptor it is one that is always readable, so that nothing is
+/// missed.
 ///
 /// After the last byte, the broker may need a moment to report whether this is a clean end or a
 /// reset. In the meantime reading in non-blocking mode fails with `WouldBlock`.

@@ -53,7 +53,7 @@ impl HvSocket {
     /// | state | descriptor | ready |
     /// |---|---|---|
     /// | neither listens nor connects | none: `ENOTCONN` | |
-    /// | listens | its endpoint, or its `AF_VSOCK` socket | readable: accept |
+    /// | listens | its events, or its `AF_VSOCK` socket | readable: accept |
     /// | connects, non-blocking | its endpoint, or one for the connect | readable: the connect has completed or failed |
     /// | connected, descriptor or vsock | its data | readable: receive; writable: send |
     /// | connected, ring | its events | readable: retry what returned `WouldBlock` |

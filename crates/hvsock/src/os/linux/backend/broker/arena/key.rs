@@ -93,3 +93,111 @@ impl Key {
             && *self.path == *other.path
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use hvsock_endpoint::Flags;
+
+    use super::*;
+    use crate::ToHvAddr as _;
+    use crate::backend::Description;
+
+    fn request(address: &str) -> Request {
+        Request {
+            address: address.to_hv_addr().unwrap(),
+            kind: RequestKind::Connect { timeout_ms: 2000 },
+            settings: Settings::default(),
+            flags: Flags::default(),
+            description: None,
+        }
+    }
+
+    #[test]
+    fn whatever_the_broker_judges_by_makes_another_key() {
+        let folder = std::env::temp_dir().join(format!("hvsock-key-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let socket = folder.join("endpoint");
+        fs::write(&socket, "").unwrap();
+        let endpoint = Endpoint::at(&*socket);
+        let usual = request("hvsock://parent/web");
+        let key = KeyRef::new(&endpoint, &usual).unwrap().to_key();
+        assert!(key.is(&KeyRef::new(&endpoint, &usual).unwrap()));
+
+        // Another service, partition or setting.
+        let mut others = vec![
+            request("hvsock://parent/other"),
+            request("hvsock://web/web"),
+        ];
+        let settings: [fn(&mut Settings); 4] = [
+            |settings| settings.container_passthru = true,
+            |settings| settings.connected_suspend = true,
+            |settings| settings.high_vtl = true,
+            |settings| settings.ring_size = 4096,
+        ];
+        for change in settings {
+            let mut other = usual.clone();
+            change(&mut other.settings);
+            others.push(other);
+        }
+        for other in &others {
+            assert!(
+                !key.is(&KeyRef::new(&endpoint, other).unwrap()),
+                "{other:?}"
+            );
+        }
+        // Another process or user.
+        let identities: [fn(&mut Identity); 3] = [
+            |identity| identity.pid += 1,
+            |identity| identity.uid += 1,
+            |identity| identity.gid += 1,
+        ];
+        for change in identities {
+            let mut other = KeyRef::new(&endpoint, &usual).unwrap();
+            change(&mut other.identity);
+            assert!(!key.is(&other), "{other:?}");
+        }
+        // Another endpoint, also one at the same path.
+        let none = Endpoint::at(folder.join("none"));
+        assert!(KeyRef::new(&none, &usual).is_none());
+        let tried = [folder.join("none"), socket.clone()];
+        assert!(key.is(&KeyRef::new(&paths(&tried), &usual).unwrap()));
+        fs::remove_file(&socket).unwrap();
+        fs::write(folder.join("keeps-the-inode-in-use"), "").unwrap();
+        fs::write(&socket, "").unwrap();
+        assert!(!key.is(&KeyRef::new(&endpoint, &usual).unwrap()));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    /// An endpoint with several paths.
+    fn paths(paths: &[PathBuf]) -> Endpoint {
+        Endpoint::with_paths(paths.to_vec())
+    }
+
+    #[test]
+    fn a_connect_with_a_purpose_of_its_own_is_in_no_arena() {
+        let endpoint = Endpoint::at("/");
+        let usual = request("hvsock://parent/web");
+        assert!(KeyRef::new(&endpoint, &usual).is_some());
+        let changes: [fn(&mut Request); 6] = [
+            |request| request.kind = RequestKind::Listen { backlog: 1 },
+            |request| request.flags.raw_fd = true,
+            |request| request.flags.dry_run = true,
+            |request| request.settings.descriptor_only = true,
+            |request| request.settings.own_memory = true,
+            |request| {
+                let (action, detail) = ("exec".into(), "true".into());
+                request.description = Some(std::sync::Arc::new(Description { action, detail }));
+            },
+        ];
+        for change in changes {
+            let mut other = usual.clone();
+            change(&mut other);
+            assert!(KeyRef::new(&endpoint, &other).is_none(), "{other:?}");
+        }
+        let mut explained = usual;
+        explained.flags.explain = true;
+        assert!(KeyRef::new(&endpoint, &explained).is_some());
+    }
+}

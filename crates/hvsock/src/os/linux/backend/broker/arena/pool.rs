@@ -110,19 +110,18 @@ pub(crate) fn attempt(endpoint: &Endpoint, request: &Request) -> Attempt {
         let state = OfferState::First(key.to_key());
         return Attempt::Other(Some(Offer { pid, state }));
     };
-    match entry.connect() {
-        Some(Ok((arena, end))) => {
+    let is_growing = match entry.connect() {
+        Ok((arena, end)) => {
             end.set_connected_suspend(request.settings.connected_suspend);
-            Attempt::Connected(arena, end)
+            return Attempt::Connected(arena, end);
         }
-        Some(Err(refusal)) => Attempt::Refused(refusal),
-        None => {
-            // One at a time: many threads that connect at once need one arena.
-            let offers = !entry.is_offering.swap(true, Ordering::AcqRel);
-            let state = OfferState::Later(entry);
-            Attempt::Other(offers.then_some(Offer { pid, state }))
-        }
-    }
+        Err(OpenError::BacklogFull) => return Attempt::Refused(Refusal::BacklogFull),
+        Err(error) => error == OpenError::NoSlot,
+    };
+    // One at a time: many threads that connect at once need one arena. And none if one is growing.
+    let offers = !is_growing && !entry.is_offering.swap(true, Ordering::AcqRel);
+    let state = OfferState::Later(entry);
+    Attempt::Other(offers.then_some(Offer { pid, state }))
 }
 
 /// Drops the arenas that nobody has used for a while. For the watcher.
@@ -179,17 +178,19 @@ impl Entry {
         unpoisoned(self.arenas.write())
     }
 
-    /// Opens a connection. `None` if the broker must be asked.
-    fn connect(&self) -> Option<Result<(Arc<Arena>, RingEnd), Refusal>> {
+    /// Opens a connection. [`OpenError::NoSlot`] if there is none now, and the broker was asked for more.
+    fn connect(&self) -> Result<(Arc<Arena>, RingEnd), OpenError> {
         let arenas = self.arenas();
+        let mut result = OpenError::Revoked;
         for pooled in arenas.iter() {
             match pooled.connect() {
-                Ok(end) => return Some(Ok((Arc::clone(&pooled.arena), end))),
-                Err(OpenError::BacklogFull) => return Some(Err(Refusal::BacklogFull)),
+                Ok(end) => return Ok((Arc::clone(&pooled.arena), end)),
+                Err(OpenError::BacklogFull) => return Err(OpenError::BacklogFull),
+                Err(OpenError::NoSlot) if pooled.may_grow() => result = OpenError::NoSlot,
                 Err(_) => {}
             }
         }
-        None
+        Err(result)
     }
 
     fn add(&self, pooled: Pooled) {
@@ -243,6 +244,11 @@ impl Pooled {
         {
             self.arena.tell(&ClientMessage::ArenaGrow);
         }
+    }
+
+    /// Whether the broker may grant more slots.
+    fn may_grow(&self) -> bool {
+        self.client().is_some_and(ArenaClient::wants_more_slots)
     }
 
     fn is_usable(&self) -> bool {
