@@ -1,18 +1,18 @@
 //! The conformance suite with a broker: streams of the library within one partition and from a
-//! container to its host, each over a ring and over descriptors.
+//! container to its host, each over a ring of its own, in an arena and over descriptors.
 
 #[path = "../../hvsock/tests/blocking/mod.rs"]
 mod blocking;
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use hvsock::{Endpoint, HvListener, HvStream, Transport as Carrier, VmId};
+use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, Transport as StreamTransport, VmId};
 use hvsock_broker::Broker;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
@@ -42,20 +42,73 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let (Some(role), Ok(address)) = (Role::of_this_process(), env::var(PEER_OF)) {
-        let by_ring = env::var_os(PEER_BY).is_some_and(|by| by == Carrier::Ring.name());
-        let options = HvStream::options().shared_memory(by_ring);
-        let stream = options.connect(address.as_str()).expect("the test listens");
-        return role.run(&Socket(stream));
+        let carrier = env::var(PEER_BY).expect("the test says how");
+        let carrier = ALL_CARRIERS.into_iter().find(|by| by.name() == carrier);
+        let carrier = carrier.expect("the name of one");
+        return role.run(&Socket(connect_as_peer(carrier, &address)));
     }
     let routes = [Route::WithinAPartition, Route::FromAContainer];
-    let kinds = routes.into_iter().flat_map(|route| {
-        [Carrier::Ring, Carrier::Descriptor].map(|carrier| Kind { route, carrier })
-    });
+    let kinds = routes
+        .into_iter()
+        .flat_map(|route| ALL_CARRIERS.map(|carrier| Kind { route, carrier }));
     conformance::main(
         kinds
             .flat_map(|kind| conformance::trials(Brokered::new(kind)))
             .collect(),
     )
+}
+
+/// How the bytes are moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// A ring with memory of its own.
+    Ring,
+    /// A ring in an arena.
+    Arena,
+    Descriptor,
+}
+
+const ALL_CARRIERS: [Carrier; 3] = [Carrier::Ring, Carrier::Arena, Carrier::Descriptor];
+
+impl Carrier {
+    fn name(self) -> &'static str {
+        match self {
+            Carrier::Ring => "ring",
+            Carrier::Arena => "arena",
+            Carrier::Descriptor => "descriptor",
+        }
+    }
+
+    fn options(self) -> ConnectOptions {
+        HvStream::options()
+            .timeout(LONGEST_WAIT)
+            .shared_memory(self != Carrier::Descriptor)
+            .own_memory(self != Carrier::Arena)
+    }
+
+    /// Whether a connection is of this kind.
+    fn is_of(self, stream: &HvStream) -> bool {
+        let transport = match self {
+            Carrier::Descriptor => StreamTransport::Descriptor,
+            Carrier::Ring | Carrier::Arena => StreamTransport::Ring,
+        };
+        stream.transport() == transport && stream.is_in_arena() == (self == Carrier::Arena)
+    }
+}
+
+/// Connects until the connection is of the wanted kind. The test closes the others.
+fn connect_as_peer(carrier: Carrier, address: &str) -> HvStream {
+    loop {
+        let stream = carrier
+            .options()
+            .connect(address)
+            .expect("the test listens");
+        if carrier.is_of(&stream) {
+            return stream;
+        }
+        let end = (&stream).read(&mut [0]);
+        assert_eq!(end.expect("an end"), 0);
+    }
 }
 
 /// The partitions of the two ends.
@@ -97,14 +150,32 @@ impl Kind {
 
     /// Connects with a ring of `ring` bytes, if the variant uses rings.
     fn connect_sized(self, folder: &Path, port: u32, ring: u32) -> io::Result<Socket> {
-        let stream = HvStream::options()
+        let options = self.carrier.options();
+        options
             .endpoint(Endpoint::at(self.route.endpoint(folder)))
-            .timeout(LONGEST_WAIT)
-            .shared_memory(self.carrier == Carrier::Ring)
             .ring_size(ring)
-            .connect(address(self.route.target(), port))?;
-        assert_eq!(stream.transport(), self.carrier);
-        Ok(Socket(stream))
+            .connect(address(self.route.target(), port))
+            .map(Socket)
+    }
+
+    /// Makes a connection of this kind. The first one of a pair of processes is in no arena, and a broker
+    /// needs a moment to grant more slots.
+    fn pair(
+        self,
+        folder: &Path,
+        port: u32,
+        ring: u32,
+        listener: &HvListener,
+    ) -> io::Result<(Socket, Socket)> {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        loop {
+            let connector = self.connect_sized(folder, port, ring)?;
+            let acceptor = accept(listener, LONGEST_WAIT)?;
+            if self.carrier.is_of(&connector.0) && self.carrier.is_of(&acceptor.0) {
+                return Ok((connector, acceptor));
+            }
+            assert!(Instant::now() < deadline, "no connection of this kind");
+        }
     }
 }
 
@@ -178,6 +249,8 @@ impl Transport for Brokered {
         match (self.kind.route, self.kind.carrier) {
             (Route::WithinAPartition, Carrier::Ring) => "ring_within_a_partition",
             (Route::FromAContainer, Carrier::Ring) => "ring_from_a_container",
+            (Route::WithinAPartition, Carrier::Arena) => "arena_within_a_partition",
+            (Route::FromAContainer, Carrier::Arena) => "arena_from_a_container",
             (Route::WithinAPartition, _) => "descriptor_within_a_partition",
             (Route::FromAContainer, _) => "descriptor_from_a_container",
         }
@@ -185,12 +258,12 @@ impl Transport for Brokered {
 
     fn pair(&self) -> io::Result<(Socket, Socket)> {
         let listener = self.host.pairs.lock().expect("no pair failed");
-        let connector = self.kind.connect(self.host.folder.path(), FIRST_SERVICE)?;
-        Ok((connector, accept(&listener, LONGEST_WAIT)?))
+        let folder = self.host.folder.path();
+        self.kind.pair(folder, FIRST_SERVICE, 0, &listener)
     }
 
     fn small_pair(&self) -> Option<MakePair<Self>> {
-        if self.kind.carrier != Carrier::Ring {
+        if self.kind.carrier == Carrier::Descriptor {
             return None;
         }
         Some(|transport| {
@@ -202,8 +275,7 @@ impl Transport for Brokered {
                 .endpoint(Endpoint::in_dir(folder))
                 .ring_size(1)
                 .listen(address(VmId::WILDCARD, port))?;
-            let connector = transport.kind.connect_sized(folder, port, 1)?;
-            Ok((connector, accept(&listener, LONGEST_WAIT)?))
+            transport.kind.pair(folder, port, 1, &listener)
         })
     }
 
@@ -222,6 +294,10 @@ impl Transport for Brokered {
             register(&transport.host.broker, port);
             let (kind, folder) = (transport.kind, transport.host.folder.path().to_owned());
             let listener = listen(&folder, port, backlog)?;
+            if kind.carrier == Carrier::Arena {
+                // The case's connections are made in the arena that this one takes.
+                kind.pair(&folder, port, 0, &listener)?;
+            }
             Ok(Box::new(Listening {
                 listener,
                 kind,
@@ -246,7 +322,12 @@ impl Transport for Brokered {
             peer.env(PEER_BY, transport.kind.carrier.name());
             peer.env(PEER_OF, format!("hvsock://{target}/{FIRST_SERVICE}"));
             let peer = Running::start(&mut peer)?;
-            Ok((accept(&listener, LONGEST_WAIT)?, peer))
+            loop {
+                let acceptor = accept(&listener, LONGEST_WAIT)?;
+                if transport.kind.carrier.is_of(&acceptor.0) {
+                    return Ok((acceptor, peer));
+                }
+            }
         })
     }
 
@@ -259,8 +340,8 @@ impl Transport for Brokered {
             let stdout = broker.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
             CapturedOutput::from(stdout).wait_for("ready", LONGEST_WAIT)?;
             let listener = listen(folder.path(), FIRST_SERVICE, 1)?;
-            let connector = transport.kind.connect(folder.path(), FIRST_SERVICE)?;
-            let acceptor = accept(&listener, LONGEST_WAIT)?;
+            let kind = transport.kind;
+            let (connector, acceptor) = kind.pair(folder.path(), FIRST_SERVICE, 0, &listener)?;
             Ok(ThroughBroker {
                 connector,
                 acceptor,

@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod arenas;
 mod children;
 mod ring;
 mod world;
