@@ -46,7 +46,7 @@ const OFFERED: u64 = 5;
 /// Slots that a new arena is granted. Each further grant doubles them.
 const FIRST_SLOTS: u32 = 32;
 /// Bytes of the granted rings of one VM's arenas, each way, above which new arenas have the smallest
-/// rings and none is granted more slots.
+/// rings and only those are granted more slots.
 const GRANTED_BUDGET: u64 = 2 * BUFFER_BUDGET as u64;
 
 impl Core {
@@ -234,9 +234,11 @@ impl Core {
         let granted = arena.monitor.granted();
         let more = (granted * 2).min(arena.limits.slots);
         let bytes = u64::from(more - granted) * u64::from(arena.limits.ring.bytes());
+        // Such rings are bounded by the number of connections.
+        let is_smallest = arena.limits.ring.bytes() <= MIN_BUFFER;
         if arena.vm != vm
             || more <= granted
-            || used + bytes > GRANTED_BUDGET
+            || !is_smallest && used + bytes > GRANTED_BUDGET
             || arena.monitor.grant() != Grant::Granted
             || self.fabric.set_weight(id, more).is_err()
         {
