@@ -206,6 +206,8 @@ impl Worker {
         busy |= self.links.poll_arenas(&mut self.mux, now);
         busy |= self.process_events();
         busy |= self.poll_links();
+        // Before anything reaches the guest, so that the core knows a connection first.
+        self.report();
         match self.process_rx(now) {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(RX, fault),
