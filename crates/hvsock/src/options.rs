@@ -114,9 +114,10 @@ macro_rules! shared_options {
         ///
         /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
         /// ends applies. If neither asks, a ring has 2 MiB, of which a connection uses 256 KiB until it
-        /// becomes a long stream between blocking ends. A `hvsock::tokio` stream asks for 1 MiB. The kernel
-        /// allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the kernel's
-        /// receive buffer of this end.
+        /// becomes a long stream between blocking ends; with a guest it has 1 MiB, or less if the guest
+        /// has many connections. A `hvsock::tokio` stream asks for 1 MiB. The kernel allocates a page of
+        /// the ring when it is first used. With `AF_VSOCK` this sets the kernel's receive buffer of this
+        /// end.
         #[doc(alias = "SO_RCVBUF")]
         #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
         pub fn ring_size(mut self, bytes: u32) -> Self {

@@ -8,6 +8,7 @@ use hvsock_fabric::{ConnectionId, ListenerId, PartitionKey};
 use hvsock_ring::{ArenaLimits, ArenaMonitor, Grant, SlotId, SlotView};
 
 use super::connections::EndRecord;
+use super::guest_shares::granted_bytes;
 use crate::budget::Charge;
 use crate::guest_link::Unrecorded;
 
@@ -46,8 +47,8 @@ impl ArenaRecord {
     }
 
     /// Bytes of the granted rings, each way.
-    pub(super) fn bytes(&self) -> u64 {
-        u64::from(self.monitor.granted()) * u64::from(self.limits.ring.bytes())
+    fn bytes(&self) -> u64 {
+        granted_bytes(self.monitor.granted(), self.limits.ring.bytes())
     }
 }
 
@@ -86,8 +87,9 @@ impl GuestArenas {
         arenas.map(|(id, _)| *id).collect()
     }
 
-    /// The arenas of a guest.
-    pub(super) fn of_vm(&self, vm: PartitionKey) -> impl Iterator<Item = &ArenaRecord> {
-        self.arenas.values().filter(move |arena| arena.vm == vm)
+    /// Bytes of the granted rings of a guest's arenas, each way.
+    pub(super) fn granted_bytes(&self, vm: PartitionKey) -> u64 {
+        let arenas = self.arenas.values().filter(|arena| arena.vm == vm);
+        arenas.map(ArenaRecord::bytes).sum()
     }
 }

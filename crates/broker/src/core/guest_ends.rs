@@ -8,20 +8,12 @@ use hvsock_fabric::{PartitionKey, Refusal};
 use hvsock_ring::{Parts, RingEnd, RingSide, RingSize};
 use hvsock_sys::{set_nonblocking, stream};
 
+use super::guest_shares::{DEFAULT_BUFFER, GUEST_RING, MIN_BUFFER, share_of_buffers};
 use super::limits::{descriptor_limit, mmap_limit};
 use super::pending::ProcessPart;
 use super::preference::{ChosenTransport, TransportPreference};
 use super::state::Core;
 use crate::guest_link::Peer;
-
-/// Buffer bytes of all connections of one VM, each way. Each connection gets an equal share, but at
-/// least [`MIN_BUFFER`].
-pub(super) const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
-pub(super) const MIN_BUFFER: u32 = 16 * 1024;
-/// Largest buffer of one connection, and so the largest ring of a process's connection to a guest.
-const MAX_BUFFER: u32 = 1024 * 1024;
-/// Largest buffer of a connection without a requested size: the default of Linux guests.
-pub(super) const DEFAULT_BUFFER: u32 = 256 * 1024;
 
 /// Creates both ends of a transport: the process's, the link's, and the buffer size in bytes for
 /// data from the guest.
@@ -72,7 +64,10 @@ impl Core {
         let own = TransportPreference {
             transports: Transports::RING.union(Transports::DESCRIPTOR),
             raw_fd: false,
-            ring_size: RingSize::MIN.bytes(),
+            ring_size: match preference.ring_size {
+                0 => GUEST_RING,
+                _ => RingSize::MIN.bytes(),
+            },
         };
         match ChosenTransport::between(own, preference, true)? {
             ChosenTransport::Ring(size) => {
@@ -85,12 +80,7 @@ impl Core {
 
     /// The buffer bytes of one more connection of a VM, each way.
     pub(super) fn buffer_share(&self, vm: PartitionKey) -> u32 {
-        let share = BUFFER_BUDGET / (self.connections.with_guests(vm) + 1);
-        let share = u32::try_from(share)
-            .unwrap_or(MAX_BUFFER)
-            .clamp(MIN_BUFFER, MAX_BUFFER);
-        // Ring capacities are powers of two.
-        1 << share.ilog2()
+        share_of_buffers(self.connections.with_guests(vm))
     }
 }
 

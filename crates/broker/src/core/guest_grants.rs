@@ -20,12 +20,12 @@ use hvsock_fabric::{
     Block, Changes, ConnectRequest, ConnectionEnd, ConnectionId, Destination, ListenerId,
     PartitionKey, Refusal,
 };
-use hvsock_ring::{ArenaClient, ArenaLimits, ArenaParts, Grant, RingSize};
+use hvsock_ring::{ArenaClient, ArenaParts, Grant, RingSize};
 use hvsock_sys::{seqpacket, set_nonblocking};
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_arenas::ArenaRecord;
-use super::guest_ends::{BUFFER_BUDGET, MIN_BUFFER};
+use super::guest_shares::{GUEST_RING, first_slots, may_grow, share_of_arenas};
 use super::guests::principal_of;
 use super::in_flight::MessageKind;
 use super::limits::{descriptor_limit, mmap_limit};
@@ -43,11 +43,6 @@ use crate::guest_link::{
 const ARENA_DESCRIPTORS: u64 = 3;
 /// The descriptors that the listener's process gets.
 const OFFERED: u64 = 5;
-/// Slots that a new arena is granted. Each further grant doubles them.
-const FIRST_SLOTS: u32 = 32;
-/// Bytes of the granted rings of one VM's arenas, each way, above which new arenas have the smallest
-/// rings and only those are granted more slots.
-const GRANTED_BUDGET: u64 = 2 * BUFFER_BUDGET as u64;
 
 impl Core {
     /// Has a request of a guest answered by its link, in an arena, which is made if it is due. Returns
@@ -141,8 +136,13 @@ impl Core {
         }
         let owner = Owner::Partition(vm);
         let (charge, _) = self.charge_connection(owner, ARENA_DESCRIPTORS, OFFERED, &placement)?;
-        let limits = self.arena_limits(vm, preference.ring_size().unwrap_or(RingSize::SMALL));
-        let granted = FIRST_SLOTS.min(limits.slots);
+        let wanted = preference.ring_size();
+        let limits = share_of_arenas(
+            wanted.unwrap_or(RingSize::at_least(GUEST_RING)),
+            self.connections.with_guests(vm),
+            self.guest_arenas.granted_bytes(vm),
+        );
+        let granted = first_slots(limits.ring.bytes()).min(limits.slots);
         let parts = ArenaParts::new(limits, granted, backlog);
         let parts = parts.map_err(|error| descriptor_limit(&error))?;
         let client = ArenaClient::open(&parts.memory, &parts.grant, parts.client, Arc::new(|| {}));
@@ -209,36 +209,17 @@ impl Core {
         ))
     }
 
-    fn arena_limits(&self, vm: PartitionKey, wanted: RingSize) -> ArenaLimits {
-        let used: u64 = self.guest_arenas.of_vm(vm).map(ArenaRecord::bytes).sum();
-        let first = u64::from(FIRST_SLOTS) * u64::from(wanted.bytes());
-        let bytes = match used + first <= GRANTED_BUDGET {
-            true => wanted.bytes().min(self.buffer_share(vm)).max(MIN_BUFFER),
-            false => MIN_BUFFER,
-        };
-        let ring = RingSize::at_least(bytes);
-        let slots = BUFFER_BUDGET / ring.bytes() as usize;
-        let slots = u32::try_from(slots).unwrap_or(ArenaLimits::MAX_SLOTS);
-        ArenaLimits {
-            slots: slots.clamp(1, ArenaLimits::MAX_SLOTS),
-            ring,
-        }
-    }
-
     /// Grants an arena more slots, if there may be more connections. Returns whether it did.
     pub(super) fn grow_guest_arena(&mut self, vm: PartitionKey, id: ConnectionId) -> bool {
-        let used: u64 = self.guest_arenas.of_vm(vm).map(ArenaRecord::bytes).sum();
+        let bytes = self.guest_arenas.granted_bytes(vm);
         let Some(arena) = self.guest_arenas.arenas.get(&id) else {
             return false;
         };
         let granted = arena.monitor.granted();
         let more = (granted * 2).min(arena.limits.slots);
-        let bytes = u64::from(more - granted) * u64::from(arena.limits.ring.bytes());
-        // Such rings are bounded by the number of connections.
-        let is_smallest = arena.limits.ring.bytes() <= MIN_BUFFER;
         if arena.vm != vm
             || more <= granted
-            || !is_smallest && used + bytes > GRANTED_BUDGET
+            || !may_grow(arena.limits.ring.bytes(), more - granted, bytes)
             || arena.monitor.grant() != Grant::Granted
             || self.fabric.set_weight(id, more).is_err()
         {

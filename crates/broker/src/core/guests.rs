@@ -21,7 +21,8 @@ use hvsock_virtio::GuestCid;
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_connects::GUEST_END;
-use super::guest_ends::{DEFAULT_BUFFER, make_ends, make_socket, takes_socket};
+use super::guest_ends::{make_ends, make_socket, takes_socket};
+use super::guest_shares::DEFAULT_BUFFER;
 use super::in_flight::MessageKind;
 use super::labels::partition_label;
 use super::limits::descriptor_limit;

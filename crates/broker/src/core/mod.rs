@@ -42,6 +42,7 @@
 //! - [`audit`]: records of who did what;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
+//! - [`guest_shares`]: how a VM's connections share its buffer bytes.
 
 mod arena_connects;
 mod arena_grants;
@@ -61,6 +62,7 @@ mod guest_connects;
 mod guest_ends;
 mod guest_grants;
 mod guest_reports;
+mod guest_shares;
 mod guests;
 mod in_flight;
 mod labels;

@@ -5,6 +5,7 @@
 mod arenas;
 mod chains;
 mod churn;
+mod credit;
 mod hostile;
 mod machines;
 mod messages;
