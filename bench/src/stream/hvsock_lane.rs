@@ -20,6 +20,7 @@ fn name(transport: Transport) -> &'static str {
     match transport {
         Transport::Ring => "ring",
         Transport::Descriptor => "descriptor",
+        Transport::Direct => "direct",
         _ => "other",
     }
 }

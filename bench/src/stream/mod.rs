@@ -39,6 +39,8 @@ pub enum LaneKind {
     HvsockParked,
     /// hvsock without shared memory.
     HvsockDescriptor,
+    /// hvsock with one socket pair of both ends.
+    HvsockDirect,
     /// A Unix stream socket. Sockets from a listener and from a pair are equally fast.
     Unix,
     /// Like `Unix`, with a pause before each message, so that both ends are parked.

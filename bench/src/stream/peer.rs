@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::asynchronous::{self, Asynchronous};
 use super::blocking::{self, Blocking};
 use super::{Lane, LaneKind, hvsock_lane};
+use crate::broker::DIRECT_PORT;
 
 /// First argument that makes a bench's program run as a peer.
 pub const ROLE: &str = "role-peer";
@@ -105,7 +106,8 @@ impl Peer {
     fn blocking_lanes(&self) -> anyhow::Result<Vec<NamedLane>> {
         let unix = || UnixStream::connect(socket_in(self.folder.path()));
         let hvsock = |over: LaneKind, options: &ConnectOptions| -> anyhow::Result<NamedLane> {
-            let stream: HvStream = options.connect((VmId::LOOPBACK, self.service))?;
+            let service = self.service_of(over);
+            let stream: HvStream = options.connect((VmId::LOOPBACK, service))?;
             let state = match over {
                 LaneKind::HvsockNoSpin => ", no spin",
                 LaneKind::HvsockParked => ", both parked",
@@ -129,6 +131,7 @@ impl Peer {
             hvsock(LaneKind::Hvsock, &self.options)?,
             hvsock(LaneKind::HvsockNoSpin, &self.options)?,
             hvsock(LaneKind::HvsockDescriptor, &descriptor)?,
+            hvsock(LaneKind::HvsockDirect, &self.options)?,
             named(
                 "Unix socket, both parked",
                 LaneKind::UnixParked,
@@ -158,8 +161,9 @@ impl Peer {
         for (over, options) in [
             (LaneKind::Hvsock, &self.options),
             (LaneKind::HvsockDescriptor, &descriptor),
+            (LaneKind::HvsockDirect, &self.options),
         ] {
-            let address = (VmId::LOOPBACK, self.service);
+            let address = (VmId::LOOPBACK, self.service_of(over));
             let stream = runtime.block_on(async {
                 hvsock::tokio::HvStream::connect_with(options, address).await
             })?;
@@ -167,6 +171,14 @@ impl Peer {
             lanes.push(named(&name, over, Asynchronous::new(&runtime, stream)?));
         }
         Ok(lanes)
+    }
+
+    /// The service to which a lane connects.
+    fn service_of(&self, over: LaneKind) -> ServiceId {
+        match over {
+            LaneKind::HvsockDirect => direct_service(),
+            _ => self.service,
+        }
     }
 
     fn tcp(&self) -> std::io::Result<TcpStream> {
@@ -193,6 +205,11 @@ fn named(name: &str, over: LaneKind, lane: impl Lane + 'static) -> NamedLane {
     }
 }
 
+/// The service that the broker of a run has registered as direct.
+fn direct_service() -> ServiceId {
+    ServiceId::from_port(DIRECT_PORT)
+}
+
 fn socket_in(folder: &Path) -> PathBuf {
     folder.join("s")
 }
@@ -208,9 +225,12 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     let hvsock = HvListener::options()
         .endpoint(PathBuf::from(endpoint))
         .listen((VmId::LOOPBACK, service))?;
+    let direct = HvListener::options()
+        .endpoint(PathBuf::from(endpoint))
+        .listen((VmId::LOOPBACK, direct_service()))?;
     println!("{}", tcp.local_addr()?.port());
     if style == Style::Tokio.word() {
-        thread::spawn(move || print_error(serve_with_tokio(tcp, unix, hvsock)));
+        thread::spawn(move || print_error(serve_with_tokio(tcp, unix, [hvsock, direct])));
     } else {
         thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
@@ -219,7 +239,9 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
             }
         });
         thread::spawn(move || unix.incoming().flatten().for_each(serve_one));
-        thread::spawn(move || hvsock.incoming().flatten().for_each(serve_one));
+        for listener in [hvsock, direct] {
+            thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
+        }
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
@@ -232,14 +254,15 @@ fn serve_one(stream: impl blocking::Stream) {
 fn serve_with_tokio(
     tcp: TcpListener,
     unix: UnixListener,
-    hvsock: HvListener,
+    hvsock: [HvListener; 2],
 ) -> anyhow::Result<()> {
     tcp.set_nonblocking(true)?;
     unix.set_nonblocking(true)?;
     asynchronous::runtime()?.block_on(async {
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = tokio::net::UnixListener::from_std(unix)?;
-        let hvsock = hvsock::tokio::HvListener::from_std(hvsock)?;
+        let [hvsock, direct] = hvsock.map(hvsock::tokio::HvListener::from_std);
+        let (hvsock, direct) = (hvsock?, direct?);
         loop {
             tokio::select! {
                 accepted = tcp.accept() => {
@@ -249,6 +272,7 @@ fn serve_with_tokio(
                 }
                 accepted = unix.accept() => spawn(accepted?.0),
                 accepted = hvsock.accept() => spawn(accepted?.0),
+                accepted = direct.accept() => spawn(accepted?.0),
             }
         }
     })

@@ -1,5 +1,8 @@
 //! The conformance suite with a broker: streams of the library within one partition and from a
-//! container to its host, each over a ring of its own, in an arena and over descriptors.
+//! container to its host, each over a ring of its own, in an arena, over descriptors and with one socket
+//! pair of both ends.
+//!
+//! A direct connection outlives a killed broker, so the cases with one are reported as ignored for it.
 
 #[path = "../../hvsock/tests/blocking/mod.rs"]
 mod blocking;
@@ -14,6 +17,7 @@ use std::{env, thread};
 
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, Transport as StreamTransport, VmId};
 use hvsock_broker::Broker;
+use hvsock_broker::model::TransportSetting;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Reset,
@@ -30,8 +34,9 @@ const PEER_OF: &str = "HVSOCK_CONFORMANCE_PEER_OF";
 const PEER_BY: &str = "HVSOCK_CONFORMANCE_PEER_BY";
 /// The environment variable with the broker's folder, if this process is a broker.
 const BROKER_IN: &str = "HVSOCK_CONFORMANCE_BROKER_IN";
-/// The service that is registered with every broker.
+/// The services that are registered with every broker, for all transports but the direct one, and for it.
 const FIRST_SERVICE: u32 = 1;
+const DIRECT_SERVICE: u32 = 2;
 
 fn main() -> ExitCode {
     if let Some(folder) = env::var_os(BROKER_IN) {
@@ -66,9 +71,16 @@ enum Carrier {
     /// A ring in an arena.
     Arena,
     Descriptor,
+    /// One socket pair of both ends.
+    Direct,
 }
 
-const ALL_CARRIERS: [Carrier; 3] = [Carrier::Ring, Carrier::Arena, Carrier::Descriptor];
+const ALL_CARRIERS: [Carrier; 4] = [
+    Carrier::Ring,
+    Carrier::Arena,
+    Carrier::Descriptor,
+    Carrier::Direct,
+];
 
 impl Carrier {
     fn name(self) -> &'static str {
@@ -76,6 +88,7 @@ impl Carrier {
             Carrier::Ring => "ring",
             Carrier::Arena => "arena",
             Carrier::Descriptor => "descriptor",
+            Carrier::Direct => "direct",
         }
     }
 
@@ -90,6 +103,7 @@ impl Carrier {
     fn is_of(self, stream: &HvStream) -> bool {
         let transport = match self {
             Carrier::Descriptor => StreamTransport::Descriptor,
+            Carrier::Direct => StreamTransport::Direct,
             Carrier::Ring | Carrier::Arena => StreamTransport::Ring,
         };
         stream.transport() == transport && stream.is_in_arena() == (self == Carrier::Arena)
@@ -144,6 +158,14 @@ impl Route {
 }
 
 impl Kind {
+    /// The service that is registered with every broker.
+    fn first_service(self) -> u32 {
+        match self.carrier {
+            Carrier::Direct => DIRECT_SERVICE,
+            _ => FIRST_SERVICE,
+        }
+    }
+
     fn connect(self, folder: &Path, port: u32) -> io::Result<Socket> {
         self.connect_sized(folder, port, 0)
     }
@@ -183,12 +205,15 @@ fn start_broker(folder: &Path) -> Broker {
     let broker = Broker::start(config(folder)).expect("a broker");
     let added = broker.handle().add_container(container("web", &[]));
     added.expect("a container");
-    register(&broker, FIRST_SERVICE);
+    register(&broker, FIRST_SERVICE, Carrier::Ring);
+    register(&broker, DIRECT_SERVICE, Carrier::Direct);
     broker
 }
 
-fn register(broker: &Broker, port: u32) {
-    let registered = broker.handle().register(service(port), "tester".into());
+fn register(broker: &Broker, port: u32, carrier: Carrier) {
+    let mut service = service(port);
+    service.transport = (carrier == Carrier::Direct).then_some(TransportSetting::Direct);
+    let registered = broker.handle().register(service, "tester".into());
     registered.expect("registered");
 }
 
@@ -215,7 +240,10 @@ impl Brokered {
     fn new(kind: Kind) -> Self {
         Self {
             kind,
-            host: LazyLock::new(Host::start),
+            host: match kind.carrier {
+                Carrier::Direct => LazyLock::new(|| Host::start(DIRECT_SERVICE)),
+                _ => LazyLock::new(|| Host::start(FIRST_SERVICE)),
+            },
         }
     }
 }
@@ -229,14 +257,14 @@ struct Host {
 }
 
 impl Host {
-    fn start() -> Self {
+    fn start(first: u32) -> Self {
         let folder = TempFolder::new();
         let broker = start_broker(folder.path());
-        let pairs = listen(folder.path(), FIRST_SERVICE, 128).expect("a listener");
+        let pairs = listen(folder.path(), first, 128).expect("a listener");
         Self {
             folder,
             broker,
-            next_service: AtomicU32::new(FIRST_SERVICE + 1),
+            next_service: AtomicU32::new(DIRECT_SERVICE + 1),
             pairs: Mutex::new(pairs),
         }
     }
@@ -251,6 +279,8 @@ impl Transport for Brokered {
             (Route::FromAContainer, Carrier::Ring) => "ring_from_a_container",
             (Route::WithinAPartition, Carrier::Arena) => "arena_within_a_partition",
             (Route::FromAContainer, Carrier::Arena) => "arena_from_a_container",
+            (Route::WithinAPartition, Carrier::Direct) => "direct_within_a_partition",
+            (Route::FromAContainer, Carrier::Direct) => "direct_from_a_container",
             (Route::WithinAPartition, _) => "descriptor_within_a_partition",
             (Route::FromAContainer, _) => "descriptor_from_a_container",
         }
@@ -259,17 +289,18 @@ impl Transport for Brokered {
     fn pair(&self) -> io::Result<(Socket, Socket)> {
         let listener = self.host.pairs.lock().expect("no pair failed");
         let folder = self.host.folder.path();
-        self.kind.pair(folder, FIRST_SERVICE, 0, &listener)
+        self.kind
+            .pair(folder, self.kind.first_service(), 0, &listener)
     }
 
     fn small_pair(&self) -> Option<MakePair<Self>> {
-        if self.kind.carrier == Carrier::Descriptor {
+        if matches!(self.kind.carrier, Carrier::Descriptor | Carrier::Direct) {
             return None;
         }
         Some(|transport| {
             let host = &transport.host;
             let port = host.next_service.fetch_add(1, Ordering::Relaxed);
-            register(&host.broker, port);
+            register(&host.broker, port, transport.kind.carrier);
             let folder = host.folder.path();
             let listener = HvListener::options()
                 .endpoint(Endpoint::in_dir(folder))
@@ -291,7 +322,7 @@ impl Transport for Brokered {
     fn listen(&self) -> Option<Listen<Self>> {
         Some(|transport, backlog| {
             let port = transport.host.next_service.fetch_add(1, Ordering::Relaxed);
-            register(&transport.host.broker, port);
+            register(&transport.host.broker, port, transport.kind.carrier);
             let (kind, folder) = (transport.kind, transport.host.folder.path().to_owned());
             let listener = listen(&folder, port, backlog)?;
             if kind.carrier == Carrier::Arena {
@@ -314,13 +345,14 @@ impl Transport for Brokered {
                 Route::WithinAPartition => "loopback",
                 Route::FromAContainer => "parent",
             };
+            let service = transport.kind.first_service();
             let mut peer = role.command()?;
             peer.env(
                 "HVSOCK_ENDPOINT",
                 transport.kind.route.endpoint(transport.host.folder.path()),
             );
             peer.env(PEER_BY, transport.kind.carrier.name());
-            peer.env(PEER_OF, format!("hvsock://{target}/{FIRST_SERVICE}"));
+            peer.env(PEER_OF, format!("hvsock://{target}/{service}"));
             let peer = Running::start(&mut peer)?;
             loop {
                 let acceptor = accept(&listener, LONGEST_WAIT)?;
@@ -332,6 +364,10 @@ impl Transport for Brokered {
     }
 
     fn pair_through_broker(&self) -> Option<PairThroughBroker<Self>> {
+        // The ends of a direct connection do not need the broker.
+        if self.kind.carrier == Carrier::Direct {
+            return None;
+        }
         Some(|transport| {
             let folder = TempFolder::new();
             let mut command = Command::new(env::current_exe()?);

@@ -45,6 +45,7 @@ use model::{
     AccessChange, AccessChanged, AuditFilter, AuditRecord, Connection, ConnectionResult,
     ExplanationReport, GuestCommand, Imported, Listener, NewContainer, NewGuestCommand, NewService,
     NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
+    TransportChange,
 };
 
 /// The content types of requests.
@@ -174,6 +175,17 @@ impl Client {
             request = request.query("vm", &vm.to_string());
         }
         self.call(request)
+    }
+
+    /// Sets how the bytes of a service's new connections travel, for all partitions or for one child
+    /// partition.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the service or partition does not exist, 400 if the service
+    /// is a lease.
+    pub fn set_transport(&self, service: &ServiceRef, change: &TransportChange) -> Result<Service> {
+        let path = ["v1", "services", &service.to_string(), "transport"];
+        self.change(Call::new(Method::PUT, &path), change)
     }
 
     /// Removes a registration.

@@ -97,10 +97,13 @@ pub struct Claim {
 pub struct AuditEnd {
     /// How long it was open, in milliseconds.
     pub duration_ms: u64,
-    /// Bytes from the connecting end. With shared memory the ends count themselves.
-    pub bytes_sent: u64,
-    /// Bytes from the accepting end.
-    pub bytes_received: u64,
+    /// Bytes from the connecting end. With shared memory the ends count themselves. Absent for a direct
+    /// connection, whose bytes are not counted.
+    #[serde(default)]
+    pub bytes_sent: Option<u64>,
+    /// Bytes from the accepting end, likewise.
+    #[serde(default)]
+    pub bytes_received: Option<u64>,
 }
 
 /// The kinds of actions. Each has its own limits, so a flood of one kind displaces no record of another.
@@ -322,10 +325,13 @@ impl AuditRecord {
                 bytes_received,
             } = end;
             let seconds = *duration_ms as f64 / 1e3;
-            let _ = write!(
-                text,
-                " after {seconds:.3} s, {bytes_sent} bytes sent, {bytes_received} received"
-            );
+            let _ = write!(text, " after {seconds:.3} s, ");
+            let _ = match (bytes_sent, bytes_received) {
+                (Some(sent), Some(received)) => {
+                    write!(text, "{sent} bytes sent, {received} received")
+                }
+                _ => write!(text, "bytes not counted"),
+            };
         }
         if let Some(result) = self.claim.as_ref().and_then(|claim| claim.result.as_ref()) {
             let _ = write!(text, ", says: {result}");

@@ -80,19 +80,20 @@ pub struct Connection {
     /// The end that accepted.
     pub to: ConnectionEnd,
     /// Its transport: `ring`, directly between its ends, `arena`, likewise and opened by them without the
-    /// broker, or `descriptor`, through the broker.
+    /// broker, `descriptor`, through the broker, or `direct`, one socket pair of its ends.
     pub transport: String,
     /// The arena that it is in. Connections with the same number share one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arena: Option<u64>,
     /// Its state.
     pub state: ConnectionState,
-    /// Bytes from the connecting end to the accepting end. With a ring or an arena, the sender's own
-    /// counter.
-    pub bytes_sent: u64,
-    /// Bytes from the accepting end to the connecting end. With a ring or an arena, the sender's own
-    /// counter.
-    pub bytes_received: u64,
+    /// Bytes from the connecting end to the accepting end. With a ring or an arena, the sender's own counter. Absent
+    /// for a direct connection, whose bytes are not counted.
+    #[serde(default)]
+    pub bytes_sent: Option<u64>,
+    /// Bytes from the accepting end to the connecting end, likewise.
+    #[serde(default)]
+    pub bytes_received: Option<u64>,
     /// Its age in seconds.
     pub age_seconds: f64,
 }

@@ -120,10 +120,12 @@ pub enum EventKind {
         connection: u64,
         /// Its service.
         service: String,
-        /// Bytes from the connecting end.
-        bytes_sent: u64,
-        /// Bytes from the accepting end.
-        bytes_received: u64,
+        /// Bytes from the connecting end. Absent for a direct connection, whose bytes are not counted.
+        #[serde(default)]
+        bytes_sent: Option<u64>,
+        /// Bytes from the accepting end, likewise.
+        #[serde(default)]
+        bytes_received: Option<u64>,
         /// The reason, if it was reset.
         reason: Option<String>,
     },

@@ -40,7 +40,8 @@ pub use partition::{
 pub use problem::{Problem, ProblemKind};
 pub use service::{
     AccessChange, AccessChanged, AccessEntry, AccessInForce, AccessList, FlagRule, Imported,
-    NewService, RuleSource, Service, ServiceChange, ServiceOverride, ServiceRules,
+    NewService, RuleSource, Service, ServiceChange, ServiceOverride, ServiceRules, TransportChange,
+    TransportRule, TransportSetting,
 };
 pub use share::{Share, SharedResource};
 pub use status::{ErrorBody, Status};

@@ -9,7 +9,7 @@ use hvsock_registry::{
 
 use crate::{
     AccessInForce, AccessList, FlagRule, NewService, RuleSource, Service, ServiceOverride,
-    ServiceRules,
+    ServiceRules, TransportRule, TransportSetting,
 };
 
 impl NewService {
@@ -27,6 +27,7 @@ impl NewService {
             connect: self.connect.into(),
             allow_wildcard_binds: self.allow_wildcard_binds,
             only_root_binds: self.only_root_binds,
+            transport: self.transport.map(Into::into),
             vm: vm.collect::<Result<_, InvalidName>>()?,
             owner,
             creator: self.creator,
@@ -47,6 +48,7 @@ impl From<Registration> for NewService {
             connect: registration.connect.into(),
             allow_wildcard_binds: registration.allow_wildcard_binds,
             only_root_binds: registration.only_root_binds,
+            transport: registration.transport.map(Into::into),
             vm: overrides(registration.vm),
             creator: registration.creator,
             purpose: registration.purpose,
@@ -67,6 +69,7 @@ impl Service {
             connect: registration.connect.into(),
             allow_wildcard_binds: registration.allow_wildcard_binds,
             only_root_binds: registration.only_root_binds,
+            transport: registration.transport.map(Into::into),
             vm: overrides(registration.vm),
             owner: registration.owner,
             creator: registration.creator,
@@ -123,6 +126,10 @@ impl From<EffectiveRules<'_>> for ServiceRules {
             bind: access(rules.bind),
             allow_wildcard_binds: flag(rules.allow_wildcard_binds),
             only_root_binds: flag(rules.only_root_binds),
+            transport: TransportRule {
+                value: rules.transport.value.into(),
+                source: rules.transport.from.into(),
+            },
         }
     }
 }
@@ -136,6 +143,24 @@ impl From<hvsock_registry::RuleSource<'_>> for RuleSource {
             Source::BuiltIn => Self::BuiltIn,
             Source::Defaults => Self::Defaults,
             Source::None => Self::Unset,
+        }
+    }
+}
+
+impl From<TransportSetting> for hvsock_registry::TransportSetting {
+    fn from(transport: TransportSetting) -> Self {
+        match transport {
+            TransportSetting::Auto => Self::Auto,
+            TransportSetting::Direct => Self::Direct,
+        }
+    }
+}
+
+impl From<hvsock_registry::TransportSetting> for TransportSetting {
+    fn from(transport: hvsock_registry::TransportSetting) -> Self {
+        match transport {
+            hvsock_registry::TransportSetting::Auto => Self::Auto,
+            hvsock_registry::TransportSetting::Direct => Self::Direct,
         }
     }
 }
@@ -168,6 +193,7 @@ impl From<ServiceOverride> for Override {
             connect: o.connect.into(),
             allow_wildcard_binds: o.allow_wildcard_binds,
             only_root_binds: o.only_root_binds,
+            transport: o.transport.map(Into::into),
         }
     }
 }
@@ -180,6 +206,7 @@ impl From<Override> for ServiceOverride {
             connect: o.connect.into(),
             allow_wildcard_binds: o.allow_wildcard_binds,
             only_root_binds: o.only_root_binds,
+            transport: o.transport.map(Into::into),
         }
     }
 }
@@ -198,8 +225,8 @@ mod tests {
     fn a_registration_survives_a_round_trip_except_for_its_owner() {
         let text = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
             "enabled": false, "bind": {"users": ["alice"]}, "connect": {"partitions": []},
-            "allow_wildcard_binds": false, "only_root_binds": true, "creator": "tool", "purpose": "nightly",
-            "vm": {"web": {"enabled": true, "connect": {"groups": ["ops"]}}}}"#;
+            "allow_wildcard_binds": false, "only_root_binds": true, "transport": "direct", "creator": "tool", "purpose": "nightly",
+            "vm": {"web": {"enabled": true, "transport": "auto", "connect": {"groups": ["ops"]}}}}"#;
         let new: NewService = serde_json::from_str(text).unwrap();
         let registration = new.clone().registration(Some("bob".into())).unwrap();
         assert_eq!(registration.owner.as_deref(), Some("bob"));

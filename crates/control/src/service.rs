@@ -33,6 +33,9 @@ pub struct Service {
     /// Whether in a child only root may listen; if absent, the default.
     #[serde(default)]
     pub only_root_binds: Option<bool>,
+    /// How the bytes of its connections travel; if absent, the default.
+    #[serde(default)]
+    pub transport: Option<TransportSetting>,
     /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
@@ -75,6 +78,41 @@ pub struct ServiceRules {
     pub allow_wildcard_binds: FlagRule,
     /// Whether in a child only root may listen.
     pub only_root_binds: FlagRule,
+    /// How the bytes of connections travel.
+    #[serde(default)]
+    pub transport: TransportRule,
+}
+
+/// How the bytes of connections between two processes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum TransportSetting {
+    /// The best that both processes and the broker support.
+    #[default]
+    Auto,
+    /// Through one socket pair that both processes hold. The broker counts no bytes and cannot suspend
+    /// such a connection, but still closes it. With a guest as with `auto`.
+    Direct,
+}
+
+/// How bytes travel, and the level that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TransportRule {
+    /// The value.
+    pub value: TransportSetting,
+    /// The level that defines it.
+    pub source: RuleSource,
+}
+
+impl Default for TransportRule {
+    fn default() -> Self {
+        Self {
+            value: TransportSetting::Auto,
+            source: RuleSource::Unset,
+        }
+    }
 }
 
 /// A setting in force.
@@ -220,6 +258,9 @@ pub struct ServiceOverride {
     /// Replaces the service's `only_root_binds`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub only_root_binds: Option<bool>,
+    /// Replaces the service's `transport`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport: Option<TransportSetting>,
 }
 
 /// A service to register.
@@ -249,6 +290,9 @@ pub struct NewService {
     /// Whether in a child only root may listen.
     #[serde(default)]
     pub only_root_binds: Option<bool>,
+    /// How the bytes of its connections travel.
+    #[serde(default)]
+    pub transport: Option<TransportSetting>,
     /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
@@ -282,6 +326,20 @@ pub struct ServiceChange {
     /// Also for the child partitions with another setting of their own. Without `vm` only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub everywhere: bool,
+}
+
+/// A change to how the bytes of a service's new connections travel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct TransportChange {
+    /// The setting; if absent, there is none afterwards, and the level below applies.
+    #[serde(default)]
+    pub transport: Option<TransportSetting>,
+    /// Only for connections with this child partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub vm: Option<PartitionRef>,
 }
 
 /// The result of an import.

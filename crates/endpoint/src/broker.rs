@@ -368,7 +368,8 @@ mod tests {
         let transport = prop_oneof![
             Just(Transport::Descriptor),
             Just(Transport::Ring),
-            Just(Transport::Arena)
+            Just(Transport::Arena),
+            Just(Transport::Direct)
         ];
         prop_oneof![
             any::<[u8; 16]>().prop_map(|guid| BrokerMessage::Found { guid }),
@@ -453,7 +454,11 @@ mod tests {
         };
         let mut bytes = bytes(&connected(Transport::Descriptor));
         assert_eq!(bytes[4], 1);
-        for (bit, transport) in [(2, Transport::Ring), (4, Transport::Arena)] {
+        for (bit, transport) in [
+            (2, Transport::Ring),
+            (4, Transport::Arena),
+            (8, Transport::Direct),
+        ] {
             bytes[4] = bit;
             assert_eq!(BrokerMessage::decode(&bytes), Ok(connected(transport)));
         }

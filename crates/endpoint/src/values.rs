@@ -34,10 +34,12 @@ pub struct Flags {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
-    /// A Unix stream socket pair. The broker copies the bytes.
+    /// Two Unix stream socket pairs. The broker copies the bytes between them.
     Descriptor,
     /// Memory shared by both processes, and a doorbell for each. The broker copies nothing.
     Ring,
+    /// One Unix stream socket pair, of which each process has one end. The broker copies nothing.
+    Direct,
     /// A slot of an arena: memory that the processes share for many connections, which the
     /// connecting one opens without a request each.
     Arena,
@@ -52,6 +54,8 @@ impl Transports {
     pub const DESCRIPTOR: Transports = Transports(1);
     /// The ring transport, for clients that can map memory.
     pub const RING: Transports = Transports(2);
+    /// The direct transport, for clients that keep control open as long as data.
+    pub const DIRECT: Transports = Transports(8);
     /// The arena, for clients that can open connections in one.
     pub const ARENA: Transports = Transports(4);
 
@@ -94,6 +98,7 @@ impl Transport {
         match self {
             Transport::Descriptor => "descriptor",
             Transport::Ring => "ring",
+            Transport::Direct => "direct",
             Transport::Arena => "arena",
         }
     }
@@ -102,6 +107,7 @@ impl Transport {
         match self {
             Transport::Descriptor => Transports::DESCRIPTOR.0,
             Transport::Ring => Transports::RING.0,
+            Transport::Direct => Transports::DIRECT.0,
             Transport::Arena => Transports::ARENA.0,
         }
     }
@@ -123,6 +129,9 @@ pub enum SocketOption {
     HighVtl = 0x08,
     /// The requested ring size in bytes for each direction; 0 is the broker's default.
     RingSize = 0x100,
+    /// On a connection with [`Transport::Direct`]: this process has read the end of the data and asks
+    /// what it means. The broker answers with SHUTDOWN or RESET.
+    ConfirmEnd = 0x101,
 }
 
 impl SocketOption {
@@ -134,6 +143,7 @@ impl SocketOption {
             Self::ConnectedSuspend,
             Self::HighVtl,
             Self::RingSize,
+            Self::ConfirmEnd,
         ]
         .into_iter()
         .find(|option| *option as u32 == number)

@@ -168,6 +168,7 @@ impl<'a> Reader<'a> {
             bits if bits == Transport::Descriptor.bit() => Ok(Transport::Descriptor),
             bits if bits == Transport::Ring.bit() => Ok(Transport::Ring),
             bits if bits == Transport::Arena.bit() => Ok(Transport::Arena),
+            bits if bits == Transport::Direct.bit() => Ok(Transport::Direct),
             bits => Err(DecodeError::Value {
                 field: "transport",
                 value: bits.into(),

@@ -4,7 +4,7 @@
 //! that is a child. Between two siblings, both overrides apply and both must allow.
 
 use hvsock_address::ServiceId;
-use hvsock_registry::{Action, Decision, Policy, Registration, Requester, Rule};
+use hvsock_registry::{Action, Decision, Policy, Registration, Requester, Rule, TransportSetting};
 
 use crate::operators::Operators;
 use crate::partition::Partition;
@@ -134,6 +134,19 @@ impl<'a> BoundaryPolicy<'a> {
     /// Whether in a child only root may listen.
     pub(crate) fn only_root_binds(&self) -> bool {
         !self.both(Policy::any_user_binds).allowed
+    }
+
+    /// The rule by which connections are direct, if they are. Between siblings both policies must say so.
+    pub(crate) fn direct(&self) -> Option<Rule<'a>> {
+        let direct = |policy: &Policy<'a>| {
+            let (transport, rule) = policy.transport();
+            (transport == TransportSetting::Direct).then_some(rule)
+        };
+        let rule = direct(&self.policy)?;
+        match &self.second {
+            Some(second) => direct(second).map(|_| rule),
+            None => Some(rule),
+        }
     }
 
     /// Checks that the service is enabled.

@@ -51,6 +51,12 @@ impl Fabric {
         Ok(plan.destination)
     }
 
+    /// Whether a connect that is allowed would be direct ([`Route::direct`](crate::Route::direct)).
+    pub fn is_direct(&self, request: &ConnectRequest<'_>) -> bool {
+        let path = self.evaluate_path(request, &mut NoTrace);
+        path.is_ok_and(|(_, plan)| plan.direct)
+    }
+
     /// The listener that would accept a connect, even if its backlog or a table is full. `None` if the
     /// connect is refused or its destination is a guest.
     pub fn listener_for(&self, request: &ConnectRequest<'_>) -> Option<ListenerId> {
@@ -83,7 +89,10 @@ impl Fabric {
             }
         };
         let destination = self.find_destination(pair, request.service, policy.as_ref(), trace)?;
+        let direct =
+            self.check_transport(source, request.service, policy.as_ref(), destination, trace);
         let plan = Plan {
+            direct,
             target: target.key,
             relation,
             destination,
@@ -93,6 +102,36 @@ impl Fabric {
             },
         };
         Ok((pair, plan))
+    }
+
+    /// Whether the registry wants the processes to have one socket pair. A guest cannot have one.
+    fn check_transport<T: Trace>(
+        &self,
+        source: PartitionNode<'_>,
+        service: ServiceId,
+        policy: Option<&BoundaryPolicy<'_>>,
+        destination: Destination,
+        trace: &mut T,
+    ) -> bool {
+        let local = || Boundary::with_children(source).policy(service, &self.operators);
+        let rule = match policy {
+            Some(policy) => policy.direct(),
+            None => local().and_then(|policy| policy.direct()),
+        };
+        let Some(rule) = rule else {
+            return false;
+        };
+        let in_guest = source.partition.kind == PartitionKind::Vm;
+        let is_direct = !in_guest && destination.listener().is_some();
+        trace.record(|_| {
+            let answer = match is_direct {
+                true => format!("yes, if both ends can: {rule}; its bytes are not counted"),
+                false => format!("no: one end is a guest, in spite of {rule}"),
+            };
+            let question = "Do both ends get one socket pair?";
+            TraceEntry::new(Check::Transport, true, question, answer).by_rule(Some(rule.brief()))
+        });
+        is_direct
     }
 
     /// The partition of the requesting process. Also rejects the zero GUID as a service.

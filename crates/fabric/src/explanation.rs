@@ -87,6 +87,8 @@ pub enum Check {
     VsockPort,
     /// The address of a listener is free.
     AddressFree,
+    /// How the bytes travel, where the registry says so.
+    Transport,
     /// The tables and the backlog have a free slot.
     Capacity,
     /// Rules of the system, which it does not reveal.
@@ -302,7 +304,7 @@ impl ExplanationStep {
 
 impl Check {
     /// Every check of this version, with its label.
-    const LABELS: [(Check, &'static str); 15] = [
+    const LABELS: [(Check, &'static str); 16] = [
         (Check::ServiceId, "service_id"),
         (Check::Requester, "requester"),
         (Check::Address, "address"),
@@ -316,6 +318,7 @@ impl Check {
         (Check::Guest, "guest"),
         (Check::VsockPort, "vsock_port"),
         (Check::AddressFree, "address_free"),
+        (Check::Transport, "transport"),
         (Check::Capacity, "capacity"),
         (Check::System, "system"),
     ];

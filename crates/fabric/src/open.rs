@@ -135,6 +135,7 @@ impl Fabric {
             target: plan.target,
             server: SockAddrHv::new(server, request.service),
             client: SockAddrHv::new(client, ServiceId::ZERO),
+            direct: plan.direct,
         }
     }
 

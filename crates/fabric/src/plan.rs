@@ -11,4 +11,6 @@ pub(crate) struct Plan {
     pub(crate) destination: Destination,
     /// The partition whose registry the connection depends on; `None` inside a container.
     pub(crate) registry: Option<PartitionKey>,
+    /// The registry wants the processes to have one socket pair.
+    pub(crate) direct: bool,
 }

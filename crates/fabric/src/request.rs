@@ -85,6 +85,9 @@ pub struct Route {
     pub server: SockAddrHv,
     /// The address of the client as the listener sees it. Its service is zero.
     pub client: SockAddrHv,
+    /// Whether the registry wants both processes to have the ends of one socket pair
+    /// ([`TransportSetting::Direct`](hvsock_registry::TransportSetting)). Never with a guest.
+    pub direct: bool,
 }
 
 /// One end of a connection.

@@ -7,6 +7,8 @@ pub enum Transport {
     /// One end of a Unix stream socket pair; the broker relays the bytes.
     #[doc(alias = "socketpair")]
     Descriptor,
+    /// One end of a Unix stream socket pair whose other end the peer has; the broker can only close it.
+    Direct,
     /// Shared memory of both processes; the broker only monitors it.
     #[doc(alias = "shared memory")]
     Ring,
@@ -19,10 +21,11 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// Returns its name: `descriptor`, `ring`, `vsock` or `hyperv`.
+    /// Returns its name: `descriptor`, `direct`, `ring`, `vsock` or `hyperv`.
     pub const fn name(self) -> &'static str {
         match self {
             Transport::Descriptor => "descriptor",
+            Transport::Direct => "direct",
             Transport::Ring => "ring",
             Transport::Vsock => "vsock",
             Transport::HyperV => "hyperv",

@@ -39,6 +39,6 @@ pub use windows::key_store;
 
 pub use model::{
     AccessEdit, AccessRule, Action, Clash, Decision, Defaults, Edit, EditError, EffectiveAccess,
-    EffectiveFlag, EffectiveRules, Inherited, Override, Policy, Principal, Registration, Registry,
-    Requester, Rule, RuleSource, Subject, UnknownService,
+    EffectiveFlag, EffectiveRules, EffectiveTransport, Inherited, Override, Policy, Principal,
+    Registration, Registry, Requester, Rule, RuleSource, Subject, TransportSetting, UnknownService,
 };

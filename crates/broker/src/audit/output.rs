@@ -161,10 +161,15 @@ fn entry(record: &AuditRecord) -> Entry {
             .optional("HVSOCK_CLAIMED_RESULT", claim.result.as_deref());
     }
     if let Some(end) = ended {
-        entry = entry
-            .field("HVSOCK_DURATION_MS", &number(end.duration_ms))
-            .field("HVSOCK_BYTES_SENT", &number(end.bytes_sent))
-            .field("HVSOCK_BYTES_RECEIVED", &number(end.bytes_received));
+        entry = entry.field("HVSOCK_DURATION_MS", &number(end.duration_ms));
+        for (name, bytes) in [
+            ("HVSOCK_BYTES_SENT", end.bytes_sent),
+            ("HVSOCK_BYTES_RECEIVED", end.bytes_received),
+        ] {
+            if let Some(bytes) = bytes {
+                entry = entry.field(name, &number(bytes));
+            }
+        }
     }
     match left_out {
         0 => entry,
@@ -197,8 +202,8 @@ fn log(record: &AuditRecord) {
                 claimed_detail = claim.map(|claim| claim.detail.as_str()),
                 claimed_result = claim.and_then(|claim| claim.result.as_deref()),
                 duration_ms = record.ended.as_ref().map(|end| end.duration_ms),
-                sent = record.ended.as_ref().map(|end| end.bytes_sent),
-                received = record.ended.as_ref().map(|end| end.bytes_received),
+                sent = record.ended.as_ref().and_then(|end| end.bytes_sent),
+                received = record.ended.as_ref().and_then(|end| end.bytes_received),
                 left_out = record.left_out,
                 "audit"
             )

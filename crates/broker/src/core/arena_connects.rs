@@ -65,6 +65,9 @@ impl Core {
             Ok(Destination::Listener(listener)) => listener,
             Ok(Destination::Guest) | Err(_) => return None,
         };
+        if self.fabric.is_direct(request) {
+            return None;
+        }
         let record = self.listeners.get(listener)?;
         let peers = &self.arenas.peers;
         if !record.preference.supports(Transport::Arena)

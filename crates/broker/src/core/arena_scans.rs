@@ -134,15 +134,15 @@ impl Core {
             let end = EndedConnection {
                 result: None,
                 duration: seen.since.elapsed(),
-                bytes: seen.written,
+                bytes: Some(seen.written),
             };
             self.audit_closed(began, &end, reason);
         }
         self.telemetry.publish(|| EventKind::ConnectionClosed {
             connection: id.as_u64(),
             service: service_label(&self.fabric, service),
-            bytes_sent: seen.written[0],
-            bytes_received: seen.written[1],
+            bytes_sent: Some(seen.written[0]),
+            bytes_received: Some(seen.written[1]),
             reason: reason.map(ToString::to_string),
         });
     }
@@ -170,7 +170,7 @@ impl Core {
             let end = EndedConnection {
                 result: None,
                 duration: arena.started.elapsed(),
-                bytes,
+                bytes: Some(bytes),
             };
             self.audit_closed(began, &end, reason);
         }

@@ -30,8 +30,8 @@ pub(super) struct EndedConnection<'a> {
     /// What the connecting process says about it.
     pub(super) result: Option<&'a str>,
     pub(super) duration: Duration,
-    /// From the connecting end, and from the accepting end.
-    pub(super) bytes: [u64; 2],
+    /// From the connecting end, and from the accepting end, if they are counted.
+    pub(super) bytes: Option<[u64; 2]>,
 }
 
 /// Most edits of files that get a record of their own at once.
@@ -155,8 +155,8 @@ impl Core {
             claim,
             ended: Some(AuditEnd {
                 duration_ms: u64::try_from(end.duration.as_millis()).unwrap_or(u64::MAX),
-                bytes_sent: end.bytes[0],
-                bytes_received: end.bytes[1],
+                bytes_sent: end.bytes.map(|bytes| bytes[0]),
+                bytes_received: end.bytes.map(|bytes| bytes[1]),
             }),
             ..AuditRecord::default()
         });

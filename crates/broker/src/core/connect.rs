@@ -160,8 +160,8 @@ impl Core {
             raw_fd: connect.flags.raw_fd,
             ring_size: session.ring_size,
         };
-        let chosen =
-            ChosenTransport::between(connecting, accepting, self.data_threads.may_share_memory());
+        let may_share = self.data_threads.may_share_memory();
+        let chosen = ChosenTransport::between(connecting, accepting, route.direct, may_share);
         let chosen = chosen.ok_or(Refusal::NotSupported)?;
         let terms = Terms {
             transport: chosen.transport(),

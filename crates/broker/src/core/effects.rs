@@ -75,12 +75,13 @@ impl Core {
             self.arena_closed(id, reason);
             return;
         };
-        let (sent, received) = (record.counters.sent(), record.counters.received());
+        let counted = record.counters.counted();
+        let [sent, received] = counted.unwrap_or_default();
         if let Some(began) = &record.audited {
             let end = EndedConnection {
                 result: record.claimed_result.as_deref(),
                 duration: record.started.elapsed(),
-                bytes: [sent, received],
+                bytes: counted,
             };
             self.audit_closed(began, &end, reason);
         }
@@ -89,8 +90,8 @@ impl Core {
         self.telemetry.publish(|| EventKind::ConnectionClosed {
             connection: id.as_u64(),
             service: service_label(&self.fabric, record.service),
-            bytes_sent: sent,
-            bytes_received: received,
+            bytes_sent: counted.map(|counted| counted[0]),
+            bytes_received: counted.map(|counted| counted[1]),
             reason: reason.map(ToString::to_string),
         });
     }

@@ -39,7 +39,8 @@ pub(super) fn make_ends(
             let part = ProcessPart::Ring { memory, doorbells };
             Ok((part, Peer::ring(end), size.bytes()))
         }
-        ChosenTransport::Descriptor => {
+        // A guest has no end of a socket pair.
+        ChosenTransport::Descriptor | ChosenTransport::Direct => {
             let (part, data) = make_socket()?;
             Ok((part, Peer::socket(data, raw_fd), DEFAULT_BUFFER))
         }
@@ -69,12 +70,12 @@ impl Core {
                 _ => RingSize::MIN.bytes(),
             },
         };
-        match ChosenTransport::between(own, preference, true)? {
+        match ChosenTransport::between(own, preference, false, true)? {
             ChosenTransport::Ring(size) => {
                 let bytes = size.bytes().min(self.buffer_share(vm)).max(MIN_BUFFER);
                 Some(ChosenTransport::Ring(RingSize::at_least(bytes)))
             }
-            ChosenTransport::Descriptor => Some(ChosenTransport::Descriptor),
+            chosen => Some(chosen),
         }
     }
 
@@ -91,5 +92,5 @@ pub(super) fn takes_socket(preference: TransportPreference) -> bool {
         raw_fd: false,
         ring_size: 0,
     };
-    ChosenTransport::between(own, preference, false).is_some()
+    ChosenTransport::between(own, preference, false, false).is_some()
 }

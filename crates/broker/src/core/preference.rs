@@ -8,7 +8,7 @@ use hvsock_ring::RingSize;
 pub(super) struct TransportPreference {
     pub(super) transports: Transports,
     /// The process uses the data descriptor without the library (raw fd), so it needs
-    /// [`Transport::Descriptor`].
+    /// [`Transport::Descriptor`] or [`Transport::Direct`].
     pub(super) raw_fd: bool,
     /// Requested ring capacity in bytes; 0 selects the broker's default.
     pub(super) ring_size: u32,
@@ -16,7 +16,7 @@ pub(super) struct TransportPreference {
 
 impl TransportPreference {
     pub(super) fn supports(self, transport: Transport) -> bool {
-        let works_with_raw_fd = transport == Transport::Descriptor;
+        let works_with_raw_fd = matches!(transport, Transport::Descriptor | Transport::Direct);
         self.transports.contains(transport) && (works_with_raw_fd || !self.raw_fd)
     }
 
@@ -47,6 +47,8 @@ impl TransportPreference {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ChosenTransport {
     Descriptor,
+    /// Only where the registry says so.
+    Direct,
     Ring(RingSize),
 }
 
@@ -54,16 +56,19 @@ impl ChosenTransport {
     /// The most common choice.
     pub(super) const DEFAULT: ChosenTransport = ChosenTransport::Ring(RingSize::DEFAULT);
 
-    /// The best transport that both processes support. `may_share` allows rings. `None` if they have
-    /// no transport in common.
+    /// The best transport that both processes support. `direct` prefers that one, `may_share` allows
+    /// rings. `None` if they have no transport in common.
     pub(super) fn between(
         connecting: TransportPreference,
         listening: TransportPreference,
+        direct: bool,
         may_share: bool,
     ) -> Option<ChosenTransport> {
         let both = [connecting, listening];
         let common = |transport| both.iter().all(|one| one.supports(transport));
-        if may_share && common(Transport::Ring) {
+        if direct && common(Transport::Direct) {
+            Some(ChosenTransport::Direct)
+        } else if may_share && common(Transport::Ring) {
             Some(ChosenTransport::Ring(connecting.ring_size_with(listening)))
         } else if common(Transport::Descriptor) {
             Some(ChosenTransport::Descriptor)
@@ -73,10 +78,11 @@ impl ChosenTransport {
     }
 
     /// The broker's descriptors of a connection, without the endpoint connection of the connecting
-    /// process: the control connection of the accepting one, and the data sockets that it relays.
+    /// process: the control connection of the accepting one, and the data sockets that it relays or with
+    /// which it can close the connection.
     pub(super) fn descriptors(self) -> u64 {
         match self {
-            ChosenTransport::Descriptor => 3,
+            ChosenTransport::Descriptor | ChosenTransport::Direct => 3,
             ChosenTransport::Ring(_) => 1,
         }
     }
@@ -84,7 +90,7 @@ impl ChosenTransport {
     /// The descriptors that the accepting process gets, which the broker has until it takes them.
     pub(super) fn offered_descriptors(self) -> u64 {
         match self {
-            ChosenTransport::Descriptor => 2,
+            ChosenTransport::Descriptor | ChosenTransport::Direct => 2,
             ChosenTransport::Ring(_) => 4,
         }
     }
@@ -92,6 +98,7 @@ impl ChosenTransport {
     pub(super) fn transport(self) -> Transport {
         match self {
             ChosenTransport::Descriptor => Transport::Descriptor,
+            ChosenTransport::Direct => Transport::Direct,
             ChosenTransport::Ring(_) => Transport::Ring,
         }
     }
@@ -115,16 +122,44 @@ mod tests {
         connecting: TransportPreference,
         listening: TransportPreference,
     ) -> Option<ChosenTransport> {
-        ChosenTransport::between(connecting, listening, true)
+        ChosenTransport::between(connecting, listening, false, true)
+    }
+
+    #[test]
+    fn a_direct_connection_needs_the_registry_and_both_processes() {
+        let direct = Transports::DESCRIPTOR | Transports::DIRECT;
+        let raw_fd = TransportPreference {
+            raw_fd: true,
+            ..preference(direct)
+        };
+        let all = preference(direct | Transports::RING);
+        let chosen = |a, b, wanted| ChosenTransport::between(a, b, wanted, true);
+        for (a, b) in [(all, all), (raw_fd, all), (all, raw_fd), (raw_fd, raw_fd)] {
+            assert_eq!(chosen(a, b, true), Some(ChosenTransport::Direct));
+            assert_ne!(chosen(a, b, false), Some(ChosenTransport::Direct));
+        }
+        // One that does not offer it does not get it.
+        assert_eq!(
+            chosen(all, preference(BOTH), true),
+            Some(ChosenTransport::DEFAULT)
+        );
+        let old_raw_fd = TransportPreference {
+            transports: Transports::DESCRIPTOR,
+            ..raw_fd
+        };
+        assert_eq!(
+            chosen(old_raw_fd, all, true),
+            Some(ChosenTransport::Descriptor)
+        );
     }
 
     #[test]
     fn rings_are_used_only_where_shared_memory_is_allowed() {
         let ring = Transports::RING;
-        let both = ChosenTransport::between(preference(BOTH), preference(BOTH), false);
+        let both = ChosenTransport::between(preference(BOTH), preference(BOTH), false, false);
         assert_eq!(both, Some(ChosenTransport::Descriptor));
         assert_eq!(
-            ChosenTransport::between(preference(ring), preference(BOTH), false),
+            ChosenTransport::between(preference(ring), preference(BOTH), false, false),
             None
         );
     }

@@ -112,7 +112,8 @@ impl Core {
                     SocketOption::RingSize => session.ring_size = value,
                     SocketOption::ConnectTimeout
                     | SocketOption::ContainerPassthru
-                    | SocketOption::HighVtl => {}
+                    | SocketOption::HighVtl
+                    | SocketOption::ConfirmEnd => {}
                 }
                 self.check_queries(session)
             }

@@ -1,7 +1,8 @@
 //! The resources of a connection between two processes: descriptors of the processes and of the
 //! broker.
 //!
-//! A relayed connection has two socket pairs for data. A ring connection has shared memory and two
+//! A relayed connection has two socket pairs for data. A direct one has one, and the broker duplicates of
+//! both ends, with which it can close them. A ring connection has shared memory and two
 //! doorbells; the broker keeps only a [`Monitor`], which maps the control words of that memory. Both
 //! kinds have a control connection for the accepting process. The connecting process uses its
 //! endpoint connection as its control connection.
@@ -16,7 +17,7 @@ use hvsock_sys::{seqpacket, set_nonblocking, stream};
 use super::limits::{descriptor_limit, mmap_limit};
 use super::preference::ChosenTransport;
 use crate::data_path::{ByteCounters, ProcessSocket};
-use crate::pump::{Connection, RelayEnd, SEND_BUFFER};
+use crate::pump::{Connection, DirectEnd, RelayEnd, SEND_BUFFER};
 
 /// The resources of a connection before its processes have received theirs.
 pub(super) struct ConnectionResources {
@@ -47,7 +48,15 @@ pub(super) struct BrokerPart {
 }
 
 enum BrokerData {
-    Descriptor { client: OwnedFd, server: OwnedFd },
+    Descriptor {
+        client: OwnedFd,
+        server: OwnedFd,
+    },
+    /// Duplicates of both ends.
+    Direct {
+        client: OwnedFd,
+        server: OwnedFd,
+    },
     Ring(Monitor),
     Arena(ArenaMonitor),
 }
@@ -85,6 +94,15 @@ impl ConnectionResources {
             ChosenTransport::Descriptor => {
                 let (data, client, server) =
                     data_pairs().map_err(|error| descriptor_limit(&error))?;
+                (
+                    data,
+                    ClientPart::Descriptor(client),
+                    vec![server, control_sent],
+                )
+            }
+            ChosenTransport::Direct => {
+                let (data, client, server) =
+                    direct_pair().map_err(|error| descriptor_limit(&error))?;
                 (
                     data,
                     ClientPart::Descriptor(client),
@@ -148,6 +166,12 @@ impl BrokerPart {
                 let to = RelayEnd::new(self.control, server, raw_fd[1]);
                 (Connection::relay(from, to), Arc::default())
             }
+            BrokerData::Direct { client, server } => {
+                let from = DirectEnd::new(client_control, client, raw_fd[0]);
+                let to = DirectEnd::new(self.control, server, raw_fd[1]);
+                let counters = ByteCounters::uncounted();
+                (Connection::direct(from, to), Arc::new(counters))
+            }
             BrokerData::Ring(monitor) => {
                 let monitor = Arc::new(monitor);
                 let counters = ByteCounters::of_ring(Arc::clone(&monitor));
@@ -176,10 +200,14 @@ impl BrokerPart {
         Some((connection, monitor))
     }
 
-    /// Resets a ring for a process that has received its part and the reason.
+    /// Resets a connection that does not end by itself when the broker drops its part, for a process that
+    /// has received its own part and the reason.
     pub(super) fn reset(&self) {
         match &self.data {
             BrokerData::Descriptor { .. } => {}
+            BrokerData::Direct { client, .. } => {
+                let _ = stream::shutdown(client, std::net::Shutdown::Both);
+            }
             BrokerData::Ring(monitor) => monitor.reset(),
             BrokerData::Arena(monitor) => monitor.set_grant(Grant::Revoked),
         }
@@ -191,6 +219,17 @@ fn control_pair() -> Result<(OwnedFd, OwnedFd), Refusal> {
     let (control, sent) = seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
     set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
     Ok((control, sent))
+}
+
+/// Duplicates of both ends of a socket pair for the broker, the connecting process's end, and the
+/// accepting one's.
+fn direct_pair() -> std::io::Result<(BrokerData, OwnedFd, OwnedFd)> {
+    let (client, server) = stream::pair()?;
+    let data = BrokerData::Direct {
+        client: client.try_clone()?,
+        server: server.try_clone()?,
+    };
+    Ok((data, client, server))
 }
 
 /// The broker's two descriptors, the connecting process's, and the accepting one's.

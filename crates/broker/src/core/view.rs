@@ -341,7 +341,7 @@ impl Core {
             started,
             ..
         } = self.connections.get(id)?;
-        let (sent, received) = (counters.sent(), counters.received());
+        let counted = counters.counted();
         let in_arena = self.guest_arenas.view(id);
         let state = self
             .fabric
@@ -373,8 +373,8 @@ impl Core {
                 (false, true) => ConnectionState::Waiting,
                 (false, false) => ConnectionState::Open,
             },
-            bytes_sent: sent,
-            bytes_received: received,
+            bytes_sent: counted.map(|counted| counted[0]),
+            bytes_received: counted.map(|counted| counted[1]),
             age_seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -408,8 +408,8 @@ impl Core {
                 (false, false) => ConnectionState::Waiting,
                 (false, true) => ConnectionState::Open,
             },
-            bytes_sent: written[0],
-            bytes_received: written[1],
+            bytes_sent: Some(written[0]),
+            bytes_received: Some(written[1]),
             age_seconds: since.elapsed().as_secs_f64(),
         })
     }

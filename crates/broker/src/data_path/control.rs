@@ -30,6 +30,9 @@ pub struct ControlConnection {
     pub(crate) arena_changed: bool,
     /// The arena needs more slots, until it is taken.
     pub(crate) arena_grow: bool,
+    /// The process asked for the meaning of its data's end ([`SocketOption::ConfirmEnd`]), and has no
+    /// answer yet.
+    pub(crate) asked_for_end: bool,
 }
 
 impl ControlConnection {
@@ -44,6 +47,7 @@ impl ControlConnection {
             in_arena: false,
             arena_changed: false,
             arena_grow: false,
+            asked_for_end: false,
         }
     }
 
@@ -80,11 +84,11 @@ impl ControlConnection {
                     Ok(ClientMessage::SetOption {
                         option: which,
                         value,
-                    }) => {
-                        if which == SocketOption::ConnectedSuspend {
-                            self.option = Some(value != 0);
-                        }
-                    }
+                    }) => match which {
+                        SocketOption::ConnectedSuspend => self.option = Some(value != 0),
+                        SocketOption::ConfirmEnd => self.asked_for_end = true,
+                        _ => {}
+                    },
                     Ok(_) => return Err(protocol_violation("an unexpected message")),
                     Err(error) => return Err(protocol_violation(&error.to_string())),
                 },

@@ -14,6 +14,8 @@ use hvsock_ring::Monitor;
 pub(crate) struct ByteCounters {
     counted: [AtomicU64; 2],
     ring: Option<Arc<Monitor>>,
+    /// The bytes pass without the broker.
+    is_uncounted: bool,
 }
 
 impl ByteCounters {
@@ -22,7 +24,21 @@ impl ByteCounters {
         Self {
             counted: Default::default(),
             ring: Some(monitor),
+            is_uncounted: false,
         }
+    }
+
+    /// The counters of a direct connection, whose bytes nobody counts.
+    pub(crate) fn uncounted() -> Self {
+        Self {
+            is_uncounted: true,
+            ..Self::default()
+        }
+    }
+
+    /// Bytes from the client and from the server, if they are counted.
+    pub(crate) fn counted(&self) -> Option<[u64; 2]> {
+        (!self.is_uncounted).then(|| [self.sent(), self.received()])
     }
 
     /// Bytes from the client to the server.

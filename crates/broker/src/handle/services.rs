@@ -16,7 +16,7 @@ use hvsock_registry::{Edit, EditError, Registration};
 use super::access::check_accounts;
 use super::{ControlError, Handle};
 use crate::core::{Core, Watched};
-use crate::model::{NewService, Service, ServiceChange};
+use crate::model::{NewService, Service, ServiceChange, TransportChange};
 use crate::stores::ServiceStoreGuard;
 
 impl Handle {
@@ -167,6 +167,27 @@ impl Handle {
                 enabled,
                 exception,
             },
+        };
+        self.edit(&mut store, &found, &edit)
+    }
+
+    /// Sets how the bytes of a service's new connections travel, for all partitions or for one child
+    /// partition. Established connections stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown service or partition, [`ControlError::Invalid`] for a
+    /// lease.
+    pub fn set_transport(
+        &self,
+        service: &ServiceRef,
+        change: &TransportChange,
+    ) -> Result<Service, ControlError> {
+        let mut store = self.services.lock();
+        let (found, child) = self.find_to_edit(service, change.vm.as_ref())?;
+        let edit = Edit::SetTransport {
+            child,
+            transport: change.transport.map(Into::into),
         };
         self.edit(&mut store, &found, &edit)
     }

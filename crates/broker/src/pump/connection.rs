@@ -1,4 +1,4 @@
-//! A connection of a set: relayed, ring, or an arena with many.
+//! A connection of a set: relayed, ring, direct, or an arena with many.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use mio::event::Event;
 
 use super::arena::{ArenaNews, MonitoredArena};
 use super::buffers::Buffers;
+use super::direct::{Direct, DirectEnd};
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
 use super::turn::Turn;
@@ -28,6 +29,8 @@ pub(crate) enum Connection {
     Ring(MonitoredRing),
     /// Its ends share memory for many connections; the broker monitors it.
     Arena(MonitoredArena),
+    /// Its ends share a socket pair, which the broker can only close.
+    Direct(Direct),
 }
 
 impl Connection {
@@ -46,6 +49,16 @@ impl Connection {
         Self::Arena(MonitoredArena::new(controls, monitor))
     }
 
+    /// A direct connection.
+    pub(crate) fn direct(client: DirectEnd, server: DirectEnd) -> Self {
+        Self::Direct(Direct::new(client, server))
+    }
+
+    /// Whether it can be suspended.
+    pub(super) fn can_suspend(&self) -> bool {
+        !matches!(self, Self::Direct(_))
+    }
+
     /// Whether the broker relays its bytes, so that moving it to a data thread is useful.
     pub(super) fn is_relay(&self) -> bool {
         matches!(self, Self::Relay(_))
@@ -58,7 +71,7 @@ impl Connection {
                 let end = &relay.ends()[side];
                 Some((end.data.as_fd(), interest(end.watches_writable)))
             }
-            Self::Ring(_) | Self::Arena(_) => None,
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => None,
         };
         let control = |side: usize| Some((self.control(side)?.as_fd(), Interest::READABLE));
         let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
@@ -71,7 +84,7 @@ impl Connection {
     pub(super) fn newly_full(&mut self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
         let ends = match self {
             Self::Relay(relay) => relay.ends_mut().as_mut_slice(),
-            Self::Ring(_) | Self::Arena(_) => &mut [],
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => &mut [],
         };
         ends.iter_mut().enumerate().filter_map(|(index, end)| {
             let is_new = end.is_full() && !end.watches_writable;
@@ -99,15 +112,17 @@ impl Connection {
             Self::Relay(relay) => relay.turn(buffers, counters),
             Self::Ring(ring) => ring.turn(),
             Self::Arena(arena) => arena.turn(),
+            Self::Direct(direct) => direct.turn(),
         }
     }
 
-    /// Suspends or resumes the data transfer.
+    /// Suspends or resumes the data transfer, if that is possible ([`can_suspend`](Self::can_suspend)).
     pub(super) fn suspend(&mut self, suspended: bool) {
         match self {
             Self::Relay(relay) => relay.suspend(suspended),
             Self::Ring(ring) => ring.suspend(suspended),
             Self::Arena(arena) => arena.suspend(suspended),
+            Self::Direct(_) => {}
         }
     }
 
@@ -123,6 +138,7 @@ impl Connection {
             Self::Relay(_) => {}
             Self::Ring(ring) => ring.reset(),
             Self::Arena(arena) => arena.reset(),
+            Self::Direct(direct) => direct.close(),
         }
     }
 
@@ -137,7 +153,7 @@ impl Connection {
     pub(super) fn take_news(&mut self) -> ArenaNews {
         match self {
             Self::Arena(arena) => arena.take_news(),
-            Self::Relay(_) | Self::Ring(_) => ArenaNews::default(),
+            Self::Relay(_) | Self::Ring(_) | Self::Direct(_) => ArenaNews::default(),
         }
     }
 
@@ -145,7 +161,7 @@ impl Connection {
     pub(super) fn buffered(&self) -> usize {
         match self {
             Self::Relay(relay) => relay.buffered(),
-            Self::Ring(_) | Self::Arena(_) => 0,
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => 0,
         }
     }
 
@@ -162,6 +178,7 @@ impl Connection {
             Self::Relay(relay) => relay.ends()[side & 1].control.as_ref(),
             Self::Ring(ring) => Some(&ring.controls[side & 1]),
             Self::Arena(arena) => Some(&arena.controls[side & 1]),
+            Self::Direct(direct) => Some(direct.control(side)),
         }
     }
 
@@ -170,6 +187,7 @@ impl Connection {
             Self::Relay(relay) => relay.ends_mut()[side & 1].control.as_mut(),
             Self::Ring(ring) => Some(&mut ring.controls[side & 1]),
             Self::Arena(arena) => Some(&mut arena.controls[side & 1]),
+            Self::Direct(direct) => Some(direct.control_mut(side)),
         }
     }
 }

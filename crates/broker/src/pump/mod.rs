@@ -1,6 +1,6 @@
-//! Established connections between processes: those that the broker relays ([`relay`]), those whose
-//! ends share a ring, which the broker only monitors ([`ring`]), and arenas, in which two processes have
-//! many connections ([`arena`]).
+//! Established connections between processes: those that the broker relays ([`relay`]), those whose ends
+//! share a ring, which the broker only monitors ([`ring`]), arenas, in which two processes have many
+//! connections ([`arena`]), and those whose ends share a socket pair, which it can only close ([`direct`]).
 //!
 //! A [`ConnectionSet`] holds [`Connection`]s on one epoll descriptor. A connection starts in the
 //! core thread's own set, so that a short or quiet one needs no thread switch. A relayed
@@ -12,6 +12,7 @@
 mod arena;
 mod buffers;
 mod connection;
+mod direct;
 #[cfg(test)]
 mod random_tests;
 mod relay;
@@ -29,6 +30,7 @@ mod turn;
 
 pub(crate) use arena::ArenaNews;
 pub(crate) use connection::Connection;
+pub(crate) use direct::DirectEnd;
 pub(crate) use relay::{RelayEnd, SEND_BUFFER};
 pub(crate) use set::{Adopted, ConnectionSet, Report};
 pub(crate) use thread::DataThread;

@@ -179,11 +179,20 @@ impl ConnectionSet {
         }
     }
 
-    /// Suspends or resumes a connection.
+    /// Suspends or resumes a connection. One that cannot be suspended is reset, as without
+    /// `HVSOCKET_CONNECTED_SUSPEND`.
     pub(crate) fn suspend(&mut self, id: ConnectionId, suspended: bool) {
-        if let Some(&index) = self.by_id.get(&id) {
-            self.entries[index].connection.suspend(suspended);
-            self.enqueue(index);
+        let Some(&index) = self.by_id.get(&id) else {
+            return;
+        };
+        let connection = &mut self.entries[index].connection;
+        match (connection.can_suspend(), suspended) {
+            (true, _) => {
+                connection.suspend(suspended);
+                self.enqueue(index);
+            }
+            (false, true) => self.close(index, Some(Refusal::PartitionPaused)),
+            (false, false) => {}
         }
     }
 

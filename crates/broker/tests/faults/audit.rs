@@ -69,7 +69,7 @@ fn a_connection_between_partitions_is_recorded_before_it_is_used_and_when_it_end
     let end = until(&world, "disconnect");
     assert_eq!((end.outcome, end.reason), (AuditOutcome::Ended, None));
     assert_eq!(end.connection, connect.connection);
-    assert_eq!(end.ended.unwrap().bytes_sent, 5);
+    assert_eq!(end.ended.unwrap().bytes_sent, Some(5));
 }
 
 #[test]

@@ -108,7 +108,7 @@ fn a_blocked_writer_and_an_idle_reader_get_the_reason_of_a_close() {
             let bytes = || world.handle().connections().unwrap()[0].bytes_sent;
             let before = bytes();
             std::thread::sleep(Duration::from_millis(150));
-            before > 0 && bytes() == before
+            before > Some(0) && bytes() == before
         });
         world.handle().unregister(&service_ref(PORT)).unwrap();
         let error = blocked.join().unwrap();

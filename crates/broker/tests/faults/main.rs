@@ -11,6 +11,7 @@ mod closed;
 mod containers;
 mod deaths;
 mod descriptors;
+mod direct;
 mod files;
 mod floods;
 mod folders;

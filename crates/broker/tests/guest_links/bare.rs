@@ -40,7 +40,7 @@ fn the_broker_relays_and_counts_the_bytes_each_way() {
     inside.read_exact(&mut buffer[..2]).expect("the bytes");
     eventually("the bytes are not counted", || {
         let seen = world.connection();
-        (seen.bytes_sent, seen.bytes_received) == (8, 2)
+        (seen.bytes_sent, seen.bytes_received) == (Some(8), Some(2))
     });
     // The link claims no identities, so that of its requests is not believed.
     assert_eq!(world.connection().from.uid, u32::MAX);

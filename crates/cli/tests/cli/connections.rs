@@ -58,6 +58,37 @@ fn an_open_connection_is_listed_with_both_ends_bytes_and_age() {
 }
 
 #[test]
+fn the_transport_of_a_service_is_set_shown_and_explained_and_direct_bytes_are_not_counted() {
+    let world = World::new();
+    world.ok(["service", "register", DEMO, "--transport", "direct"]);
+    let shown = world.ok(["service", "show", DEMO]);
+    assert!(shown.contains("direct (bytes are not counted)"), "{shown}");
+    let _cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
+    let mut command = world.command(["connect", "loopback", DEMO]);
+    let mut connect = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    connect.write(b"hi\n");
+    assert_eq!(connect.line(), "hi");
+    let connections = world.connections();
+    assert_eq!(connections[0]["transport"], "direct");
+    assert_eq!(connections[0]["bytes_sent"], Value::Null);
+    let table = world.ok(["connections"]);
+    assert!(
+        table.contains("not counted") && !table.contains("0 B"),
+        "{table}"
+    );
+    let why = world.ok(["why", "loopback", DEMO]);
+    assert!(why.contains("transport = \"direct\""), "{why}");
+    connect.end_input();
+    assert!(connect.end().success());
+    world.ok(["service", "transport", DEMO, "inherit"]);
+    let shown = world.ok(["service", "show", DEMO]);
+    assert!(shown.contains("transport     auto"), "{shown}");
+    let wrong = world.run(["service", "transport", DEMO, "fast"]);
+    let wrong = wrong.usage_error();
+    assert!(wrong.contains("auto, direct, inherit"), "{wrong}");
+}
+
+#[test]
 fn disabling_a_service_closes_its_connections_with_econnreset() {
     let world = World::new();
     world.register(DEMO);

@@ -19,6 +19,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["service", "allow"],
     &["service", "deny"],
     &["service", "reset"],
+    &["service", "transport"],
     &["service", "unregister"],
     &["service", "export"],
     &["service", "import"],

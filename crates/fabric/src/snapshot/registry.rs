@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId};
-use hvsock_registry::{AccessRule, Defaults, Override, Registration, Registry};
+use hvsock_registry::{AccessRule, Defaults, Override, Registration, Registry, TransportSetting};
 use serde::{Deserialize, Serialize};
 
 use super::error::{SnapshotError, check_size, inconsistent};
@@ -30,6 +30,8 @@ struct DefaultsRecord {
     allow_wildcard_binds: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     only_root_binds: bool,
+    #[serde(default, skip_serializing_if = "is_auto")]
+    transport: TransportRecord,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +44,8 @@ struct RegistrationRecord {
     allow_wildcard_binds: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     only_root_binds: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transport: Option<TransportRecord>,
     vm: BTreeMap<PartitionName, OverrideRecord>,
     owner: Option<String>,
     creator: Option<String>,
@@ -57,6 +61,8 @@ struct OverrideRecord {
     allow_wildcard_binds: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     only_root_binds: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transport: Option<TransportRecord>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +70,35 @@ struct RuleRecord {
     users: Option<Vec<String>>,
     groups: Option<Vec<String>>,
     partitions: Option<Vec<String>>,
+}
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TransportRecord {
+    #[default]
+    Auto,
+    Direct,
+}
+
+impl TransportRecord {
+    fn new(transport: TransportSetting) -> Self {
+        match transport {
+            TransportSetting::Auto => Self::Auto,
+            TransportSetting::Direct => Self::Direct,
+        }
+    }
+
+    fn restore(self) -> TransportSetting {
+        match self {
+            Self::Auto => TransportSetting::Auto,
+            Self::Direct => TransportSetting::Direct,
+        }
+    }
+}
+
+fn is_auto(transport: &TransportRecord) -> bool {
+    *transport == TransportRecord::Auto
 }
 
 /// Whether a flag has the value that it has in snapshots without it.
@@ -78,6 +113,7 @@ impl RegistryRecord {
             connect,
             allow_wildcard_binds,
             only_root_binds,
+            transport,
         } = registry.defaults();
         Self {
             defaults: DefaultsRecord {
@@ -85,6 +121,7 @@ impl RegistryRecord {
                 connect: RuleRecord::new(connect),
                 allow_wildcard_binds: *allow_wildcard_binds,
                 only_root_binds: *only_root_binds,
+                transport: TransportRecord::new(*transport),
             },
             registrations: registry.iter().map(RegistrationRecord::new).collect(),
             built_in: registry
@@ -106,6 +143,7 @@ impl RegistryRecord {
             connect: self.defaults.connect.restore(),
             allow_wildcard_binds: self.defaults.allow_wildcard_binds,
             only_root_binds: self.defaults.only_root_binds,
+            transport: self.defaults.transport.restore(),
         });
         for registration in self.registrations {
             let added = registry.insert(registration.restore());
@@ -125,6 +163,7 @@ impl RegistrationRecord {
             connect,
             allow_wildcard_binds,
             only_root_binds,
+            transport,
             vm,
             owner,
             creator,
@@ -140,6 +179,7 @@ impl RegistrationRecord {
             connect: RuleRecord::new(connect),
             allow_wildcard_binds: *allow_wildcard_binds,
             only_root_binds: *only_root_binds,
+            transport: transport.map(TransportRecord::new),
             vm: overrides
                 .map(|(name, over)| (name.clone(), OverrideRecord::new(over)))
                 .collect(),
@@ -160,6 +200,7 @@ impl RegistrationRecord {
             connect: self.connect.restore(),
             allow_wildcard_binds: self.allow_wildcard_binds,
             only_root_binds: self.only_root_binds,
+            transport: self.transport.map(TransportRecord::restore),
             vm: overrides
                 .map(|(name, over)| (name, over.restore()))
                 .collect(),
@@ -179,6 +220,7 @@ impl OverrideRecord {
             connect,
             allow_wildcard_binds,
             only_root_binds,
+            transport,
         } = over;
         Self {
             enabled: *enabled,
@@ -186,6 +228,7 @@ impl OverrideRecord {
             connect: RuleRecord::new(connect),
             allow_wildcard_binds: *allow_wildcard_binds,
             only_root_binds: *only_root_binds,
+            transport: transport.map(TransportRecord::new),
         }
     }
 
@@ -196,6 +239,7 @@ impl OverrideRecord {
             connect: self.connect.restore(),
             allow_wildcard_binds: self.allow_wildcard_binds,
             only_root_binds: self.only_root_binds,
+            transport: self.transport.map(TransportRecord::restore),
         }
     }
 }

@@ -210,6 +210,7 @@ fn over() -> impl Strategy<Value = Override> {
             connect,
             allow_wildcard_binds,
             only_root_binds,
+            transport: None,
         },
     )
 }
@@ -254,6 +255,7 @@ fn defaults() -> impl Strategy<Value = Defaults> {
         connect,
         allow_wildcard_binds: wildcard,
         only_root_binds: only_root,
+        ..Defaults::default()
     })
 }
 

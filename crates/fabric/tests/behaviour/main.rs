@@ -2,6 +2,7 @@
 
 mod guests;
 mod lasting;
+mod transport;
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{
@@ -9,7 +10,7 @@ use hvsock_fabric::{
     Fabric, Fix, Limits, ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec,
     PartitionState, Refusal, RootSpec, Route, RuleRef, RuleScope, Verdict,
 };
-use hvsock_registry::{Action, Override, Principal, Registration};
+use hvsock_registry::{Action, Override, Principal, Registration, TransportSetting};
 
 const SERVICE: ServiceId = ServiceId::from_port(2761);
 

@@ -1,6 +1,8 @@
 //! The connections of the broker's run of the suite. A runtime that all cases share drives each
 //! operation.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,15 +13,20 @@ use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{
     ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as StreamTransport, VmId,
 };
+use hvsock_broker::model::TransportSetting;
 use hvsock_testkit::conformance::{self, LONGEST_WAIT, Listen, Listener, Reset, Transport};
-use hvsock_testkit::world::World;
+use hvsock_testkit::world::{World, service};
 
 use crate::async_stream::{AsyncStream, RUNTIME, bounded};
 
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
 pub fn main() -> ExitCode {
-    let transports = [StreamTransport::Ring, StreamTransport::Descriptor];
+    let transports = [
+        StreamTransport::Ring,
+        StreamTransport::Descriptor,
+        StreamTransport::Direct,
+    ];
     let kinds = transports.map(|transport| conformance::trials(Asynchronous { transport }));
     conformance::main(kinds.into_iter().flatten().collect())
 }
@@ -29,7 +36,7 @@ struct Host {
     world: World,
     next_port: AtomicU32,
     /// Creates one pair at a time, so that each connect is accepted by its own accept.
-    pairs: Mutex<Option<Listening>>,
+    pairs: Mutex<HashMap<StreamTransport, Listening>>,
 }
 
 impl Host {
@@ -41,12 +48,20 @@ impl Host {
         }
     }
 
-    fn listen(&self, backlog: u32) -> io::Result<Listening> {
-        Listening::new(
-            self.world.host().endpoint(),
-            self.next_port.fetch_add(1, Ordering::Relaxed),
-            backlog,
-        )
+    fn listen(&self, transport: StreamTransport, backlog: u32) -> io::Result<Listening> {
+        let port = self.next_port.fetch_add(1, Ordering::Relaxed);
+        if transport == StreamTransport::Direct {
+            // A lease has no settings.
+            let mut direct = service(port);
+            direct.transport = Some(TransportSetting::Direct);
+            let registered = self.world.handle().register(direct, "tester".into());
+            registered.map_err(io::Error::other)?;
+            return Listening::new(self.world.host().endpoint(), port, backlog, None);
+        }
+        let endpoint = self.world.host().endpoint();
+        let id = ServiceId::from_port(port);
+        let lease = Lease::register_at(&endpoint, &format!("Pair {port}"), id, "")?;
+        Listening::new(endpoint, port, backlog, Some(lease))
     }
 }
 
@@ -54,13 +69,12 @@ struct Listening {
     listener: HvListener,
     endpoint: Endpoint,
     service: ServiceId,
-    _lease: Lease,
+    _lease: Option<Lease>,
 }
 
 impl Listening {
-    fn new(endpoint: Endpoint, port: u32, backlog: u32) -> io::Result<Self> {
+    fn new(endpoint: Endpoint, port: u32, backlog: u32, lease: Option<Lease>) -> io::Result<Self> {
         let service = ServiceId::from_port(port);
-        let lease = Lease::register_at(&endpoint, &format!("Pair {port}"), service, "")?;
         let options = ListenOptions::new().endpoint(&endpoint).backlog(backlog);
         let listener = HvListener::bind_with(&options, (VmId::WILDCARD, service));
         let listener = RUNTIME.block_on(listener)?;
@@ -112,15 +126,16 @@ impl Transport for Asynchronous {
     fn name(&self) -> &'static str {
         match self.transport {
             StreamTransport::Ring => "asynchronous_ring",
+            StreamTransport::Direct => "asynchronous_direct",
             _ => "asynchronous_descriptor",
         }
     }
 
     fn pair(&self) -> io::Result<(AsyncStream, AsyncStream)> {
         let mut pairs = HOST.pairs.lock().unwrap_or_else(PoisonError::into_inner);
-        let listening = match &mut *pairs {
-            Some(listening) => listening,
-            none => none.insert(HOST.listen(128)?),
+        let listening = match pairs.entry(self.transport) {
+            Entry::Occupied(listening) => listening.into_mut(),
+            Entry::Vacant(none) => none.insert(HOST.listen(self.transport, 128)?),
         };
         let connector = listening.connect_over(self.transport)?;
         Ok((connector, listening.accept(LONGEST_WAIT)?))
@@ -140,7 +155,7 @@ impl Transport for Asynchronous {
     fn listen(&self) -> Option<Listen<Self>> {
         Some(|transport, backlog| {
             Ok(Box::new(OverTransport(
-                HOST.listen(backlog)?,
+                HOST.listen(transport.transport, backlog)?,
                 transport.transport,
             )))
         })

@@ -84,6 +84,7 @@ fn start_broker(folder: &Path) -> Result<Device> {
             connect: Default::default(),
             allow_wildcard_binds: None,
             only_root_binds: None,
+            transport: None,
             vm: Default::default(),
             creator: None,
             purpose: Some("the kernel's vsock_test".into()),

@@ -257,6 +257,11 @@ fn check_storable(registration: &Registration) -> Result<(), KeyError> {
             "it has `only_root_binds`, which Windows has no place for; leave it out".to_owned(),
         );
     }
+    if registration.transport.is_some() {
+        return unstorable(
+            "it has `transport`, which Windows has no place for; leave it out".to_owned(),
+        );
+    }
     if registration.allow_wildcard_binds.is_some() {
         return unstorable(
             "it has `allow_wildcard_binds`, which Windows stores for each virtual machine; leave it \

@@ -4,7 +4,7 @@
 
 use hvsock_address::PartitionName;
 
-use super::{AccessRule, Action, Defaults, Override, Policy, Registration};
+use super::{AccessRule, Action, Defaults, Override, Policy, Registration, TransportSetting};
 
 /// A change to the settings of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +25,19 @@ pub enum Edit {
         /// Keeps it enabled for this child also while it is disabled for all others.
         exception: bool,
     },
+    /// Sets how the bytes of connections travel.
+    SetTransport {
+        /// The child whose override to change; `None` changes the registration.
+        child: Option<PartitionName>,
+        /// The setting. `None` removes it, so that the level below applies.
+        transport: Option<TransportSetting>,
+    },
     /// Adds to the lists of an access rule.
     Allow(AccessEdit),
     /// Removes from the lists of an access rule.
     Deny(AccessEdit),
     /// Removes all access rules, so that those of the level below apply: of one child, or of the
-    /// registration and all children. Whether the service is enabled does not change.
+    /// registration and all children. Whether the service is enabled, and its transport, do not change.
     Reset {
         /// The child.
         child: Option<PartitionName>,
@@ -127,7 +134,7 @@ impl Edit {
             Self::SetEnabled { .. } => None,
             Self::SetEnabledFor { child, .. } => Some(child),
             Self::Allow(edit) | Self::Deny(edit) => edit.child.as_ref(),
-            Self::Reset { child } => child.as_ref(),
+            Self::SetTransport { child, .. } | Self::Reset { child } => child.as_ref(),
         }
     }
 
@@ -167,6 +174,14 @@ impl Edit {
                 };
                 registration.vm.entry(child.clone()).or_default().enabled = value;
             }
+            Self::SetTransport {
+                child: Some(child),
+                transport,
+            } => registration.vm.entry(child.clone()).or_default().transport = *transport,
+            Self::SetTransport {
+                child: None,
+                transport,
+            } => registration.transport = *transport,
             Self::Allow(edit) => {
                 for edit in edit.scopes(registration) {
                     edit.allow(registration, inherited);
@@ -225,6 +240,7 @@ fn follow(
 fn without_rules(over: &Override) -> Override {
     Override {
         enabled: over.enabled,
+        transport: over.transport,
         ..Override::default()
     }
 }

@@ -1,5 +1,6 @@
 //! The rules in force for a service, each with the level that defines it, for display.
 
+use super::TransportSetting;
 use super::rule::RuleSource;
 
 /// All rules of a service, for all children or for one.
@@ -15,6 +16,8 @@ pub struct EffectiveRules<'a> {
     pub allow_wildcard_binds: EffectiveFlag<'a>,
     /// Whether in a child only root may listen.
     pub only_root_binds: EffectiveFlag<'a>,
+    /// How the bytes of connections travel.
+    pub transport: EffectiveTransport<'a>,
 }
 
 /// One setting, and the level that defines it.
@@ -22,6 +25,15 @@ pub struct EffectiveRules<'a> {
 pub struct EffectiveFlag<'a> {
     /// The value.
     pub value: bool,
+    /// The level that defines it.
+    pub from: RuleSource<'a>,
+}
+
+/// How bytes travel, and the level that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EffectiveTransport<'a> {
+    /// The value.
+    pub value: TransportSetting,
     /// The level that defines it.
     pub from: RuleSource<'a>,
 }

@@ -9,7 +9,7 @@ use hvsock_address::{PartitionName, ServiceId, VmId};
 use super::requester::{Principal, Requester, is_child};
 use super::rule::{Action, Rule, RuleScope, RuleSource, Setting};
 use super::{AccessRule, Defaults, EffectiveAccess, EffectiveFlag, EffectiveRules};
-use super::{Override, Registration, Registry};
+use super::{EffectiveTransport, Override, Registration, Registry, TransportSetting};
 
 /// One registration as it applies to one child, or to any child without an override.
 #[derive(Clone, Copy, Debug)]
@@ -120,13 +120,24 @@ impl<'a> Policy<'a> {
         Decision::new(!only, scope, Setting::OnlyRoot(only))
     }
 
+    /// How the bytes of connections travel, and the rule that says so.
+    pub fn transport(&self) -> (TransportSetting, Rule<'a>) {
+        let (scope, transport) = self.flag(
+            |over| over.transport,
+            |one| one.transport,
+            self.defaults.transport,
+        );
+        let rule = Decision::new(true, scope, Setting::Transport(transport)).rule;
+        (transport, rule)
+    }
+
     /// The most specific value of a setting, and its level.
-    fn flag(
+    fn flag<T: Copy + PartialEq>(
         &self,
-        of_override: impl Fn(&Override) -> Option<bool>,
-        of_registration: impl Fn(&Registration) -> Option<bool>,
-        default: bool,
-    ) -> (RuleScope<'a>, bool) {
+        of_override: impl Fn(&Override) -> Option<T>,
+        of_registration: impl Fn(&Registration) -> Option<T>,
+        default: T,
+    ) -> (RuleScope<'a>, T) {
         let over = self.over.and_then(|(name, over)| {
             let value = of_override(over)?;
             Some((RuleScope::Vm(name), value))
@@ -181,6 +192,7 @@ impl<'a> Policy<'a> {
     pub fn effective(&self) -> EffectiveRules<'a> {
         let (enabled, wildcard, any_user) =
             (self.enabled(), self.wildcard(), self.any_user_binds());
+        let (transport, rule) = self.transport();
         let unset = Defaults::default();
         // A default that is as it is without a file comes from no file.
         let flag = |value, rule: Rule<'a>, unset| EffectiveFlag {
@@ -196,6 +208,13 @@ impl<'a> Policy<'a> {
             bind: self.effective_access(Action::Bind),
             allow_wildcard_binds: flag(wildcard.allowed, wildcard.rule, unset.allow_wildcard_binds),
             only_root_binds: flag(!any_user.allowed, any_user.rule, unset.only_root_binds),
+            transport: EffectiveTransport {
+                value: transport,
+                from: match rule.source() {
+                    RuleSource::Defaults if transport == unset.transport => RuleSource::None,
+                    source => source,
+                },
+            },
         }
     }
 

@@ -6,6 +6,8 @@ use std::sync::LazyLock;
 use hvsock_address::{ElementName, PartitionName, ServiceId};
 use uuid::uuid;
 
+use super::TransportSetting;
+
 /// Who may perform one action. A list that is left out is inherited. The order of precedence is the
 /// child's [`Override`], the [`Registration`], the built-in registration of the same service if there is
 /// one ([`Registry::set_built_in`](super::Registry::set_built_in)), the [`Defaults`], then the built-in
@@ -42,6 +44,8 @@ pub struct Registration {
     pub allow_wildcard_binds: Option<bool>,
     /// Whether in a child only root may listen, as on vsock ports below 1024.
     pub only_root_binds: Option<bool>,
+    /// How the bytes of its connections travel.
+    pub transport: Option<TransportSetting>,
     /// Overrides for single children.
     pub vm: BTreeMap<PartitionName, Override>,
     /// The user who registered the service.
@@ -70,6 +74,8 @@ pub struct Override {
     pub allow_wildcard_binds: Option<bool>,
     /// Replaces [`Registration::only_root_binds`].
     pub only_root_binds: Option<bool>,
+    /// Replaces [`Registration::transport`].
+    pub transport: Option<TransportSetting>,
 }
 
 impl Override {
@@ -87,6 +93,7 @@ impl Override {
             connect: self.connect.over(&base.connect),
             allow_wildcard_binds: self.allow_wildcard_binds.or(base.allow_wildcard_binds),
             only_root_binds: self.only_root_binds.or(base.only_root_binds),
+            transport: self.transport.or(base.transport),
         }
     }
 }
@@ -137,7 +144,8 @@ impl AccessRule {
 /// The settings for everything that a registration leaves out.
 ///
 /// [`Defaults::default`] is the built-in rule: the registration's owner and every child may bind,
-/// everyone may connect, listeners may bind the wildcard, and any user of a child may listen there.
+/// everyone may connect, listeners may bind the wildcard, any user of a child may listen there, and the
+/// broker chooses the transport.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// Who may listen.
@@ -148,6 +156,8 @@ pub struct Defaults {
     pub allow_wildcard_binds: bool,
     /// Whether in a child only root may listen.
     pub only_root_binds: bool,
+    /// How the bytes of connections travel.
+    pub transport: TransportSetting,
 }
 
 impl Default for Defaults {
@@ -157,6 +167,7 @@ impl Default for Defaults {
             connect: AccessRule::default(),
             allow_wildcard_binds: true,
             only_root_binds: false,
+            transport: TransportSetting::Auto,
         }
     }
 }
@@ -172,6 +183,7 @@ impl Registration {
             connect: AccessRule::default(),
             allow_wildcard_binds: None,
             only_root_binds: None,
+            transport: None,
             vm: BTreeMap::new(),
             owner: None,
             creator: None,
@@ -190,6 +202,7 @@ impl Registration {
             connect: own.connect.over(&built_in.connect),
             allow_wildcard_binds: own.allow_wildcard_binds.or(built_in.allow_wildcard_binds),
             only_root_binds: own.only_root_binds.or(built_in.only_root_binds),
+            transport: own.transport.or(built_in.transport),
             ..own
         }
     }
@@ -205,6 +218,9 @@ impl Registration {
             connect: own.connect.without(&built_in.connect),
             allow_wildcard_binds: flag(own.allow_wildcard_binds, built_in.allow_wildcard_binds),
             only_root_binds: flag(own.only_root_binds, built_in.only_root_binds),
+            transport: own
+                .transport
+                .filter(|_| own.transport != built_in.transport),
             ..own
         }
     }

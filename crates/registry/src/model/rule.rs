@@ -4,6 +4,8 @@ use std::fmt;
 
 use hvsock_address::PartitionName;
 
+use super::TransportSetting;
+
 /// The action that an access rule controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
@@ -55,6 +57,7 @@ pub(super) enum Setting<'a> {
     Enabled(bool),
     Wildcard(bool),
     OnlyRoot(bool),
+    Transport(TransportSetting),
     /// The lists that were checked, with their names.
     Lists(Action, [Option<(&'static str, &'a [String])>; 2]),
     /// The built-in rule that the owner may bind. This and the variants below are no settings in a
@@ -97,7 +100,10 @@ impl<'a> Rule<'a> {
                 Some(action)
             }
             Setting::Owner(_) | Setting::OnlyRoot(_) => Some(Action::Bind),
-            Setting::Enabled(_) | Setting::Wildcard(_) | Setting::Always(_) => None,
+            Setting::Enabled(_)
+            | Setting::Wildcard(_)
+            | Setting::Transport(_)
+            | Setting::Always(_) => None,
         }
     }
 
@@ -129,6 +135,9 @@ impl fmt::Display for Rule<'_> {
                 write!(f, "{}allow_wildcard_binds = {allowed}", self.scope)
             }
             Setting::OnlyRoot(only) => write!(f, "{}only_root_binds = {only}", self.scope),
+            Setting::Transport(transport) => {
+                write!(f, "{}transport = \"{transport}\"", self.scope)
+            }
             Setting::Lists(action, lists) => {
                 for (at, (key, list)) in lists.into_iter().flatten().enumerate() {
                     let comma = if at > 0 { ", " } else { "" };

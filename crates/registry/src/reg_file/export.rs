@@ -83,6 +83,11 @@ fn left_out(registration: &Registration) -> Vec<String> {
             rules.join(", ")
         ));
     }
+    if let Some(transport) = registration.transport {
+        left_out.push(format!(
+            "had transport = \"{transport}\", which Windows has no place for"
+        ));
+    }
     left_out
 }
 

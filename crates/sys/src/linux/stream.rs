@@ -194,6 +194,15 @@ pub fn send_buffer_used(socket: impl AsFd) -> io::Result<usize> {
     super::unsent(socket).map(|bytes| bytes as usize)
 }
 
+/// The number of bytes that the socket has received and nobody has read (`FIONREAD`).
+///
+/// # Errors
+///
+/// Those of `FIONREAD`.
+pub fn unread(socket: impl AsFd) -> io::Result<u64> {
+    rustix::io::ioctl_fionread(socket).map_err(Into::into)
+}
+
 /// Maximum number of slices in one call (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
 

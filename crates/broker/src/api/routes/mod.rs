@@ -75,6 +75,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             services::unregister
         ))
         .routes(routes!(services::change_access, services::reset_access))
+        .routes(routes!(services::set_transport))
         .routes(routes!(partitions::list, partitions::add))
         .routes(routes!(partitions::add_vm))
         .routes(routes!(

@@ -12,7 +12,9 @@ use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer, QueryParams
 use crate::api::json::Json;
 use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
 use crate::api::state::Api;
-use crate::model::{AccessChange, AccessChanged, ErrorBody, NewService, Service, ServiceChange};
+use crate::model::{
+    AccessChange, AccessChanged, ErrorBody, NewService, Service, ServiceChange, TransportChange,
+};
 
 /// Which services to list.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -154,6 +156,27 @@ pub(super) async fn reset_access(
     QueryParams(params): QueryParams<ResetParams>,
 ) -> Result<Json<Service>, ApiError> {
     api.call(move |handle| handle.reset_access(&service, params.vm.as_ref()))
+        .await
+        .map(Json)
+}
+
+/// Sets how the bytes of a service's new connections travel, for all partitions or for one child
+/// partition. Established connections stay as they are.
+#[utoipa::path(put, operation_id = "set_transport", path = "/v1/services/{service}/transport",
+    tag = "services",
+    params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
+    request_body = TransportChange,
+    responses(
+        (status = 200, description = "the current state", body = Service),
+        TooLarge, Invalid, Forbidden, NotFound,
+    ))]
+pub(super) async fn set_transport(
+    State(api): State<Api>,
+    _: PrivilegedPeer,
+    PathParam(service): PathParam<ServiceRef>,
+    JsonBody(change): JsonBody<TransportChange>,
+) -> Result<Json<Service>, ApiError> {
+    api.call(move |handle| handle.set_transport(&service, &change))
         .await
         .map(Json)
 }

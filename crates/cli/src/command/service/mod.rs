@@ -5,6 +5,7 @@ mod confusable;
 mod show;
 mod state;
 mod transfer;
+mod transport;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
@@ -30,6 +31,7 @@ pub enum Service {
     Allow(access::Allow),
     Deny(access::Deny),
     Reset(access::Reset),
+    Transport(transport::Transport),
     Unregister(Unregister),
     Export(transfer::Export),
     Import(transfer::Import),
@@ -119,6 +121,7 @@ impl Service {
             Self::Allow(allow) => allow.run(context),
             Self::Deny(deny) => deny.run(context),
             Self::Reset(reset) => reset.run(context),
+            Self::Transport(transport) => transport.run(context),
             Self::Unregister(unregister) => unregister.run(context),
             Self::Export(export) => export.run(context),
             Self::Import(import) => import.run(context),
@@ -141,6 +144,7 @@ impl Register {
             connect: AccessList::default(),
             allow_wildcard_binds: None,
             only_root_binds: None,
+            transport: None,
             vm: Default::default(),
             creator: Some("hvsock".into()),
             purpose: self.purpose,

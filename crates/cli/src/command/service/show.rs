@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 use hvsock_address::ServiceRef;
-use hvsock_control::{AccessInForce, FlagRule, RuleSource, Service, ServiceRules};
+use hvsock_control::{
+    AccessInForce, FlagRule, RuleSource, Service, ServiceRules, TransportSetting,
+};
 
 use super::state;
 use crate::context::Context;
@@ -126,6 +128,11 @@ impl RuleLines<'_> {
         let wildcard = &rules.allow_wildcard_binds;
         let text = flag(wildcard, "allowed", "not allowed");
         line("listen to any", text, wildcard.source);
+        let text = match rules.transport.value {
+            TransportSetting::Auto => "auto",
+            TransportSetting::Direct => "direct (bytes are not counted)",
+        };
+        line("transport", text, rules.transport.source);
     }
 
     /// Where a rule comes from.

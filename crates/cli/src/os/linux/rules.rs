@@ -1,7 +1,7 @@
 //! Access rules of a service. The broker stores them, and counts listeners and connections.
 
-use clap::Args;
-use hvsock_control::{AccessList, NewService};
+use clap::{Args, ValueEnum};
+use hvsock_control::{AccessList, NewService, TransportSetting};
 
 /// Whether the numbers of a service's listeners and connections are known.
 pub const REPORTS_USAGE: bool = true;
@@ -20,6 +20,27 @@ pub struct Rules {
     /// A child partition or @GROUP that may connect and listen, or * for all [default: *]
     #[arg(long = "partition", value_name = "PARTITION", conflicts_with = "lease")]
     partitions: Vec<String>,
+    /// How the bytes of its connections travel [default: auto]
+    #[arg(long, value_name = "TRANSPORT", conflicts_with = "lease", value_enum)]
+    transport: Option<TransportName>,
+}
+
+/// How bytes travel, as an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TransportName {
+    /// The best that both ends and the broker support
+    Auto,
+    /// One socket pair of both ends: full speed, bytes are not counted, cannot be suspended
+    Direct,
+}
+
+impl From<TransportName> for TransportSetting {
+    fn from(name: TransportName) -> Self {
+        match name {
+            TransportName::Auto => Self::Auto,
+            TransportName::Direct => Self::Direct,
+        }
+    }
 }
 
 impl Rules {
@@ -38,6 +59,7 @@ impl Rules {
                 groups: None,
                 partitions,
             },
+            transport: self.transport.map(Into::into),
             ..service
         }
     }

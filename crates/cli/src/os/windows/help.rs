@@ -165,6 +165,12 @@ const ALL: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "service transport",
+        notes: &["Windows chooses the transport of every connection."],
+        examples: &[("hvsock service transport backup direct", "on Linux")],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "service unregister",
         notes: &[ADMINISTRATOR],
         examples: &[("hvsock service unregister 'HV Socket Demo'", "")],

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_control::{
     AccessChange, AccessChanged, Import, Imported, NewService, Service, ServiceChange,
-    ServiceOverride,
+    ServiceOverride, TransportChange,
 };
 use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
 use hvsock_registry::key_store::{KeyStore, Listing, user};
@@ -130,6 +130,12 @@ impl Local {
     pub fn reset_access(&self, service: &ServiceRef, _: Option<PartitionRef>) -> Result<Service> {
         registry()?.resolve(service)?;
         Err(no_access_rules())
+    }
+
+    /// Refuses: Windows has one transport.
+    pub fn set_transport(&self, service: &ServiceRef, _: &TransportChange) -> Result<Service> {
+        registry()?.resolve(service)?;
+        anyhow::bail!("Windows chooses the transport of every connection")
     }
 
     /// Removes a registration.

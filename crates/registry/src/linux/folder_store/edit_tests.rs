@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::{ServiceFiles, format};
 use crate::linux::entry_folder::{EntryKind, edit};
-use crate::{AccessRule, Override, Registration};
+use crate::{AccessRule, Override, Registration, TransportSetting};
 
 const HAND_WRITTEN: &str = "\
 # The demo. Ask Alice before you touch it.
@@ -87,15 +87,20 @@ fn rule() -> impl Strategy<Value = AccessRule> {
 
 fn differs() -> impl Strategy<Value = Override> {
     let flag = || of(any::<bool>());
-    (flag(), rule(), rule(), flag(), flag()).prop_map(
-        |(enabled, bind, connect, allow_wildcard_binds, only_root_binds)| Override {
+    (flag(), rule(), rule(), flag(), flag(), of(transport())).prop_map(
+        |(enabled, bind, connect, allow_wildcard_binds, only_root_binds, transport)| Override {
             enabled,
             bind,
             connect,
             allow_wildcard_binds,
             only_root_binds,
+            transport,
         },
     )
+}
+
+fn transport() -> impl Strategy<Value = TransportSetting> {
+    prop::sample::select(TransportSetting::ALL.to_vec())
 }
 
 fn registration() -> impl Strategy<Value = Registration> {
@@ -110,17 +115,25 @@ fn registration() -> impl Strategy<Value = Registration> {
     let name = "[A-Za-zé\"'#\\\\]([ -~é]{0,8}[a-z])?";
     (
         (name, any::<bool>(), rule(), rule(), of(any::<bool>())),
-        (vm, text(), text(), text(), of(any::<bool>())),
+        (
+            vm,
+            text(),
+            text(),
+            text(),
+            of(any::<bool>()),
+            of(transport()),
+        ),
     )
         .prop_map(|(rules, rest)| {
             let (name, enabled, bind, connect, allow_wildcard_binds) = rules;
-            let (vm, owner, creator, purpose, only_root_binds) = rest;
+            let (vm, owner, creator, purpose, only_root_binds, transport) = rest;
             Registration {
                 enabled,
                 bind,
                 connect,
                 allow_wildcard_binds,
                 only_root_binds,
+                transport,
                 vm,
                 owner,
                 creator,

@@ -11,7 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use crate::store::Problem;
-use crate::{AccessRule, Defaults, Override, Registration, text, toml_problem};
+use crate::{AccessRule, Defaults, Override, Registration, TransportSetting, text, toml_problem};
 
 /// Decodes the file of a registration. It inherits what it leaves out from `built_in`, the built-in
 /// registration of this service. Its access rules are decoded as they are: where they are decided,
@@ -34,6 +34,7 @@ pub(super) fn decode(
         connect: file.connect.into(),
         allow_wildcard_binds: file.allow_wildcard_binds,
         only_root_binds: file.only_root_binds,
+        transport: file.transport.map(|transport| transport.0),
         vm: file.vm.0,
         owner: file.owner.map(|text| text.0).or(base.owner),
         creator: file.creator.map(|text| text.0).or(base.creator),
@@ -58,6 +59,9 @@ pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Pro
             .allow_wildcard_binds
             .unwrap_or(built_in.allow_wildcard_binds),
         only_root_binds: file.only_root_binds.unwrap_or(built_in.only_root_binds),
+        transport: file
+            .transport
+            .map_or(built_in.transport, |transport| transport.0),
     })
 }
 
@@ -87,6 +91,7 @@ pub(super) fn document(
         }
     }
     put_flags(root, own.allow_wildcard_binds, own.only_root_binds);
+    put_transport(root, own.transport);
     put_rules(root, &own.bind, &own.connect);
     if !own.vm.is_empty() {
         let mut vms = Table::new();
@@ -101,6 +106,7 @@ pub(super) fn document(
                 differs.allow_wildcard_binds,
                 differs.only_root_binds,
             );
+            put_transport(&mut vm, differs.transport);
             put_rules(&mut vm, &differs.bind, &differs.connect);
             vms[name.as_str()] = Item::Table(vm);
         }
@@ -117,6 +123,12 @@ fn put_flags(table: &mut Table, wildcard: Option<bool>, only_root: Option<bool>)
         if let Some(flag) = flag {
             table[key] = value(flag);
         }
+    }
+}
+
+fn put_transport(table: &mut Table, transport: Option<TransportSetting>) {
+    if let Some(transport) = transport {
+        table["transport"] = value(transport.name());
     }
 }
 
@@ -149,6 +161,7 @@ struct ServiceFile {
     purpose: Option<Text>,
     allow_wildcard_binds: Option<bool>,
     only_root_binds: Option<bool>,
+    transport: Option<Transport>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
@@ -162,6 +175,7 @@ struct ServiceFile {
 struct DefaultsFile {
     allow_wildcard_binds: Option<bool>,
     only_root_binds: Option<bool>,
+    transport: Option<Transport>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
@@ -174,10 +188,27 @@ struct OverrideTable {
     enabled: Option<bool>,
     allow_wildcard_binds: Option<bool>,
     only_root_binds: Option<bool>,
+    transport: Option<Transport>,
     #[serde(default)]
     bind: Rule,
     #[serde(default)]
     connect: Rule,
+}
+
+/// The value of `transport`.
+struct Transport(TransportSetting);
+
+impl<'de> Deserialize<'de> for Transport {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        TransportSetting::by_name(&text).map(Self).ok_or_else(|| {
+            let known = TransportSetting::ALL
+                .map(|one| format!("`{one}`"))
+                .join(" or ");
+            let text = hvsock_text::printable(&text);
+            de::Error::custom(format_args!("unknown transport `{text}`; expected {known}"))
+        })
+    }
 }
 
 #[derive(Default, serde::Deserialize)]
@@ -281,6 +312,7 @@ impl<'de> Visitor<'de> for OverridesVisitor {
                 connect: differs.connect.into(),
                 allow_wildcard_binds: differs.allow_wildcard_binds,
                 only_root_binds: differs.only_root_binds,
+                transport: differs.transport.map(|transport| transport.0),
             };
             all.insert(name, differs);
         }
@@ -338,7 +370,7 @@ mod tests {
             (
                 "name = \"a\"\n[vm.web.conect]\n",
                 "s.toml:2:9: unknown key `conect`; did you mean `connect`? (known here: \
-                 `enabled`, `allow_wildcard_binds`, `only_root_binds`, `bind`, `connect`)",
+                 `enabled`, `allow_wildcard_binds`, `only_root_binds`, `transport`, `bind`, `connect`)",
             ),
             (
                 "name = \"2761\"",
@@ -357,7 +389,7 @@ mod tests {
                 "name = \"a\"\n\"x\\nhelp: reboot\u{202e}\" = 1",
                 "s.toml:2:1: unknown key `x\\nhelp: reboot\\u{202e}`; known here: `name`, \
                  `enabled`, `owner`, `creator`, `purpose`, `allow_wildcard_binds`, \
-                 `only_root_binds`, `bind`, `connect`, `vm`",
+                 `only_root_binds`, `transport`, `bind`, `connect`, `vm`",
             ),
             (
                 "name = \"a\"\nconnect = \"*\"",

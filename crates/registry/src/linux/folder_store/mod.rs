@@ -27,7 +27,9 @@ use super::lock::LockError;
 use crate::store::{
     Change, Entry, Loaded, Origin, Problem, RegistrationStore, StoreError, Watch, WatchFault,
 };
-use crate::{AccessRule, Clash, Defaults, Edit, Inherited, Registration, Registry};
+use crate::{
+    AccessRule, Clash, Defaults, Edit, Inherited, Registration, Registry, TransportSetting,
+};
 
 /// The directory of registrations, in the configuration directory.
 pub const SERVICES: &str = "services";
@@ -529,6 +531,7 @@ fn deny_all() -> Defaults {
         connect: empty(),
         allow_wildcard_binds: false,
         only_root_binds: true,
+        transport: TransportSetting::Auto,
     }
 }
 

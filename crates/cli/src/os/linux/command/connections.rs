@@ -38,10 +38,9 @@ impl Connections {
                 let gone = context.client()?.close_connection(close.id)?;
                 let service = format::service(gone.service, gone.service_name.as_ref());
                 context.note(&format!(
-                    "connection {} of `{service}` is closed after {} sent and {} received",
+                    "connection {} of `{service}` is closed after {}",
                     gone.id,
-                    format::bytes(gone.bytes_sent),
-                    format::bytes(gone.bytes_received)
+                    format::traffic(gone.bytes_sent, gone.bytes_received)
                 ));
                 Ok(())
             }
@@ -78,8 +77,8 @@ fn list(context: &Context, json: Json) -> Result<()> {
                 Some(arena) => format!("{} {arena}", connection.transport),
                 None => connection.transport,
             },
-            format::bytes(connection.bytes_sent),
-            format::bytes(connection.bytes_received),
+            format::counted(connection.bytes_sent),
+            format::counted(connection.bytes_received),
             format::age(connection.age_seconds),
         ]);
     }

@@ -127,9 +127,8 @@ fn sentence(what: &EventKind) -> String {
             bytes_received,
             reason,
         } => format!(
-            "connection {connection} of `{service}` closed after {} sent and {} received{}",
-            format::bytes(*bytes_sent),
-            format::bytes(*bytes_received),
+            "connection {connection} of `{service}` closed after {}{}",
+            format::traffic(*bytes_sent, *bytes_received),
             because(reason),
         ),
         EventKind::Refused {

@@ -90,13 +90,13 @@ impl Everything {
                 state => format!(", {ALARM}{state}{ALARM:#}"),
             };
             lines.push(format_args!(
-                "  {:>4}  {} → {}  {NAME}{}{NAME:#}  {} sent, {} received, {}{state}",
+                "  {:>4}  {} → {}  {NAME}{}{NAME:#}  {}, {}{state}",
                 connection.id,
                 printable(&end(&connection.from)),
                 printable(&end(&connection.to)),
                 printable(&service),
-                format::bytes(connection.bytes_sent),
-                format::bytes(connection.bytes_received),
+                format::traffic(connection.bytes_sent, connection.bytes_received)
+                    .replace(" and ", ", "),
                 format::age(connection.age_seconds),
             ));
         }

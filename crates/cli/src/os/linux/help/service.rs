@@ -139,7 +139,7 @@ pub const TOPICS: &[Topic] = &[
     },
     Topic {
         command: "service reset",
-        notes: &["Whether the service is enabled does not change."],
+        notes: &["Whether the service is enabled, and its transport, do not change."],
         examples: &[
             ("hvsock service reset 'hvsock session'", "all rules"),
             (
@@ -148,6 +148,27 @@ pub const TOPICS: &[Topic] = &[
             ),
         ],
         see_also: &["service allow", "service show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "service transport",
+        notes: &[
+            "Connections that exist stay as they are. With `direct`, both processes get the ends of one \
+             socket pair: its bytes are not counted, and a pause closes the connection. Connections with \
+             guests are never direct.",
+        ],
+        examples: &[
+            ("hvsock service transport backup direct", ""),
+            (
+                "hvsock service transport backup auto --vm web",
+                "but not with web",
+            ),
+            (
+                "hvsock service transport backup inherit",
+                "as defaults.toml says",
+            ),
+        ],
+        see_also: &["service register", "service show", "connections"],
         ..Topic::EMPTY
     },
     Topic {

@@ -32,6 +32,7 @@ pub fn register(handle: &Handle) -> Result<Service> {
         connect: Default::default(),
         allow_wildcard_binds: None,
         only_root_binds: None,
+        transport: None,
         vm: Default::default(),
         creator: Some("hvsock demo".into()),
         purpose: None,

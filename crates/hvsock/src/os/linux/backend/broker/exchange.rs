@@ -139,13 +139,13 @@ impl Exchange {
     /// The transports that this end offers.
     fn transports(&self) -> Transports {
         if self.request.flags.raw_fd || self.request.settings.descriptor_only {
-            return Transports::DESCRIPTOR;
+            return Transports::DESCRIPTOR | Transports::DIRECT;
         }
         let takes_arena = self
             .offer
             .as_ref()
             .is_some_and(|offer| offer.offers_arena());
-        let own = Transports::DESCRIPTOR | Transports::RING;
+        let own = Transports::DESCRIPTOR | Transports::DIRECT | Transports::RING;
         match takes_arena || self.arenas.is_some() {
             true => own | Transports::ARENA,
             false => own,

@@ -1,5 +1,5 @@
-//! The descriptor transport: the bytes go through one end of a Unix stream socket pair that the
-//! broker relays; [`Control`](super::super::control::Control) has the messages about them.
+//! The descriptor and the direct transport: the bytes go through one end of a Unix stream socket pair,
+//! which the broker relays, or whose other end the peer has; [`Control`](super::super::control::Control) has the messages about them.
 //!
 //! A read or write is one system call, until an end or an error needs its meaning from the control
 //! channel.
@@ -7,9 +7,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hvsock_endpoint::ClientMessage;
+use hvsock_endpoint::{ClientMessage, SocketOption};
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{poll, stream};
 
@@ -24,11 +25,24 @@ use crate::{Interest, Readiness};
 pub(super) struct Descriptor {
     data: OwnedFd,
     raw_fd: bool,
+    /// The peer has the other end.
+    is_direct: bool,
+    /// The broker has been asked for the meaning of the data's end.
+    has_asked: AtomicBool,
 }
 
 impl Descriptor {
-    pub(super) fn new(data: OwnedFd, raw_fd: bool) -> Self {
-        Self { data, raw_fd }
+    pub(super) fn new(data: OwnedFd, raw_fd: bool, is_direct: bool) -> Self {
+        Self {
+            data,
+            raw_fd,
+            is_direct,
+            has_asked: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.is_direct
     }
 
     pub(super) fn is_raw_fd(&self) -> bool {
@@ -63,7 +77,7 @@ impl Descriptor {
         link: &Link,
         into: &mut ReadInto<'_, '_>,
     ) -> io::Result<Received> {
-        Self::received(link, into.recv(&self.data))
+        self.received(link, into.recv(&self.data))
     }
 
     /// Receives the available bytes, in any mode.
@@ -72,14 +86,37 @@ impl Descriptor {
         link: &Link,
         slices: &mut [IoSliceMut<'_>],
     ) -> io::Result<Received> {
-        Self::received(link, stream::try_recv(&self.data, slices))
+        self.received(link, stream::try_recv(&self.data, slices))
     }
 
-    fn received(link: &Link, result: io::Result<usize>) -> io::Result<Received> {
-        match result {
-            Ok(0) => link.read_end(&link.control.drain()),
-            Err(error) if is_gone(&error) => link.read_end(&link.control.drain()),
-            result => result.map(Received::Bytes),
+    fn received(&self, link: &Link, result: io::Result<usize>) -> io::Result<Received> {
+        let error = match result {
+            Ok(0) => None,
+            Err(error) if is_gone(&error) => Some(error),
+            result => return result.map(Received::Bytes),
+        };
+        let end = link.read_end(&link.control.drain())?;
+        match (end, error) {
+            // The peer closed with bytes unread. The broker gives the reason first if it knows it.
+            (Received::EndPending, Some(error)) if self.is_direct => Err(error),
+            (Received::EndPending, None) if self.is_direct => {
+                self.ask_for_end(link);
+                Ok(Received::EndPending)
+            }
+            (end, _) => Ok(end),
+        }
+    }
+
+    /// Asks the broker once for the meaning of the data's end. It does not see the end by itself.
+    fn ask_for_end(&self, link: &Link) {
+        let message = ClientMessage::SetOption {
+            option: SocketOption::ConfirmEnd,
+            value: 1,
+        };
+        if !self.has_asked.swap(true, Ordering::Relaxed)
+            && link.control.send(&message, false).is_err()
+        {
+            self.has_asked.store(false, Ordering::Relaxed);
         }
     }
 

@@ -100,7 +100,8 @@ impl Stream {
     }
 
     pub(crate) fn transport(&self) -> crate::Transport {
-        match self.path {
+        match &self.path {
+            DataPath::Descriptor(data) if data.is_direct() => crate::Transport::Direct,
             DataPath::Descriptor(_) => crate::Transport::Descriptor,
             DataPath::Ring(_) => crate::Transport::Ring,
         }
@@ -388,10 +389,11 @@ impl DataPath {
         raw_fd: bool,
     ) -> io::Result<Self> {
         match transport {
-            Transport::Descriptor => {
+            Transport::Descriptor | Transport::Direct => {
                 let [data] =
                     <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| unexpected_descriptors())?;
-                Ok(Self::Descriptor(Descriptor::new(data, raw_fd)))
+                let is_direct = transport == Transport::Direct;
+                Ok(Self::Descriptor(Descriptor::new(data, raw_fd, is_direct)))
             }
             Transport::Ring => {
                 let [memory, own, peer] =
