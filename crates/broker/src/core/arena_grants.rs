@@ -30,10 +30,16 @@ impl Core {
             None => Grant::Revoked,
             Some(_) if arena.gone != [false; 2] => Grant::Revoked,
             Some(connection) if connection.is_suspended() => Grant::Suspended,
-            Some(_) => match self.fabric.judge(&arena.request.as_request()) {
-                Ok(reached) if reached == Destination::Listener(listener) => Grant::Granted,
-                Ok(_) | Err(_) => Grant::Revoked,
-            },
+            Some(_) => {
+                let request = arena.request.as_request();
+                let reached = self.fabric.judge(&request);
+                // The next connect asks the broker, which makes a socket pair.
+                let is_direct = self.fabric.is_direct(&request);
+                match reached == Ok(Destination::Listener(listener)) && !is_direct {
+                    true => Grant::Granted,
+                    false => Grant::Revoked,
+                }
+            }
         };
         if verdict != arena.grant {
             arena.grant = verdict;

@@ -7,8 +7,11 @@ use std::os::unix::net::UnixStream;
 use hvsock::{ConnectOptions, HvListener, HvStream, ListenOptions, Refusal, Transport, VmId};
 use hvsock_broker::model::{Connection, PartitionState, TransportChange, TransportSetting};
 
+use hvsock_ring::OpenError;
 use hvsock_testkit::wait::{TIMEOUT, eventually};
 use hvsock_testkit::world::{World, accept, address, partition_ref, refusal, service, service_ref};
+
+use crate::arenas::{self, Pair};
 
 const PORT: u32 = 870;
 
@@ -189,4 +192,35 @@ fn an_override_decides_the_transport_and_a_change_concerns_new_connections() {
     );
     // Without settings of its own, the override is gone.
     assert!(set(None, Some("db")).vm.is_empty());
+}
+
+#[test]
+fn an_arena_opens_no_connections_while_its_service_is_direct() {
+    let world = World::new();
+    world.register(arenas::PORT);
+    let (web, host) = (world.container("web", None), world.host());
+    let pair = Pair::new(&world, &web, VmId::PARENT, &host, VmId::CHILDREN);
+    let (before, accepted, _) = pair.connect();
+    let set = |transport, vm: Option<&str>| {
+        let vm = vm.map(partition_ref);
+        let change = TransportChange { transport, vm };
+        let service = service_ref(arenas::PORT);
+        world.handle().set_transport(&service, &change).unwrap();
+    };
+    let open = || pair.client.connect().map(|_| ());
+    let (direct, auto) = (TransportSetting::Direct, TransportSetting::Auto);
+    // What the process opens after the change was answered asks the broker.
+    set(Some(direct), None);
+    assert_eq!(open().unwrap_err(), OpenError::Revoked);
+    // The one from before goes on.
+    assert_eq!(before.try_write(b"on").unwrap(), 2);
+    assert_eq!(accepted.try_read(&mut [0; 8]).unwrap(), 2);
+    set(Some(auto), Some("web"));
+    open().expect("the override is judged");
+    set(Some(direct), Some("web"));
+    assert_eq!(open().unwrap_err(), OpenError::Revoked);
+    set(None, Some("web"));
+    assert_eq!(open().unwrap_err(), OpenError::Revoked);
+    set(None, None);
+    open().expect("it is as before");
 }
