@@ -24,26 +24,24 @@ impl Core {
             return;
         };
         let listener = arena.listener;
-        let connection = self.fabric.connection(id);
-        let verdict = match connection {
+        let request = arena.request.as_request();
+        let is_allowed = self.fabric.judge(&request) == Ok(Destination::Listener(listener));
+        // The next connect asks the broker, which makes a socket pair.
+        let is_direct = self.fabric.is_direct(&request);
+        let verdict = match self.fabric.connection(id) {
             // It is reset in the same step.
             None => Grant::Revoked,
             Some(_) if arena.gone != [false; 2] => Grant::Revoked,
             Some(connection) if connection.is_suspended() => Grant::Suspended,
-            Some(_) => {
-                let request = arena.request.as_request();
-                let reached = self.fabric.judge(&request);
-                // The next connect asks the broker, which makes a socket pair.
-                let is_direct = self.fabric.is_direct(&request);
-                match reached == Ok(Destination::Listener(listener)) && !is_direct {
-                    true => Grant::Granted,
-                    false => Grant::Revoked,
-                }
-            }
+            Some(_) if is_allowed && !is_direct => Grant::Granted,
+            Some(_) => Grant::Revoked,
         };
         if verdict != arena.grant {
             arena.grant = verdict;
             arena.monitor.set_grant(verdict);
+        }
+        if verdict == Grant::Revoked && !is_allowed {
+            arena.monitor.withdraw_left();
         }
         let is_closed = self.fabric.listener(listener).is_none();
         if is_closed && !std::mem::replace(&mut arena.is_orphaned, true) {

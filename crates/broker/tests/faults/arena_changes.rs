@@ -287,3 +287,42 @@ fn an_idle_pair_is_not_scanned_and_its_next_change_is_told_once() {
     // Whoever was asked sends it; until then nobody else is.
     assert!(!pair.client.connect().unwrap().tell_broker);
 }
+
+/// A process keeps the memory after its control connection is closed, as a child that it has forked does, and
+/// ignores the grant page.
+#[test]
+fn a_client_whose_process_is_gone_connects_no_more_once_a_rule_denies_it() {
+    for is_denied_before in [true, false] {
+        let fixture = Fixture::new();
+        let hostile = fixture.pair.hostile_client(1024, 16);
+        if is_denied_before {
+            fixture.allow(false);
+        }
+        let _opened = [(); 2].map(|()| hostile.connect().unwrap());
+        fixture.pair.client_control.hang_up();
+        assert_eq!(fixture.pair.server_control.recv(), BrokerMessage::Shutdown);
+        fixture.allow(false);
+        let accepted = fixture.pair.server.accept();
+        assert!(matches!(accepted, Ok(None)), "{accepted:?}");
+    }
+}
+
+#[test]
+fn a_client_whose_process_is_gone_leaves_no_more_than_the_queue_holds() {
+    let fixture = Fixture::new();
+    let pair = &fixture.pair;
+    let hostile = pair.hostile_client(1024, 16);
+    let published = std::fs::File::from(pair.memory.try_clone().unwrap());
+    let publish = |count: u64| {
+        std::os::unix::fs::FileExt::write_all_at(&published, &count.to_le_bytes(), 0).unwrap();
+    };
+    publish(u64::MAX / 2);
+    pair.client_control.hang_up();
+    assert_eq!(pair.server_control.recv(), BrokerMessage::Shutdown);
+    publish(0);
+    let accepted = (0..3000).filter(|_| {
+        let _opened = hostile.connect().unwrap();
+        pair.server.accept().unwrap().is_some()
+    });
+    assert!(accepted.count() <= 1024);
+}

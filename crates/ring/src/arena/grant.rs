@@ -104,6 +104,15 @@ impl GrantWriter {
         }
     }
 
+    /// Lets the server accept nothing more of what the client has left in the queue.
+    pub(crate) fn withdraw_left(&self) {
+        let left = &self.words().left;
+        if left.load(Ordering::Relaxed) != u64::MAX {
+            left.store(0, Ordering::Release);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     pub(crate) fn set_backlog(&self, backlog: u32) {
         self.words().backlog.store(backlog, Ordering::Release);
     }
@@ -150,11 +159,10 @@ impl GrantReader {
         granted.min(self.limits.slots)
     }
 
-    /// Whether the connection with this number in the queue is one that the client has left there when its
-    /// process ended.
-    pub(crate) fn is_left(&self, number: u64) -> bool {
+    /// How many connections there were in the queue, ever, when the client's process ended; `None` before.
+    pub(crate) fn left(&self) -> Option<u64> {
         let left = self.words().left.load(Ordering::Acquire);
-        left != u64::MAX && number < left
+        (left != u64::MAX).then_some(left)
     }
 
     pub(crate) fn backlog(&self) -> u64 {

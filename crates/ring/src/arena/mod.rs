@@ -20,7 +20,7 @@
 //!
 //! # The grant page
 //!
-//! Five 32-bit words. All words are in the machine's byte order, and naturally aligned.
+//! Five 32-bit words and one of 64 bits. All words are in the machine's byte order, and naturally aligned.
 //!
 //! | offset | word | value |
 //! |---|---|---|
@@ -29,6 +29,7 @@
 //! | 8 | backlog | the most connections that may wait to be accepted |
 //! | 12 | ring | the size of each ring in bytes; never changes |
 //! | 16 | slots | the most slots that may ever be granted, 1 to 1024; never changes |
+//! | 24 | left | `published` when the client's process ended; 0 if the grant was or is revoked for another reason; 2^64 - 1 before |
 //!
 //! # The memory
 //!
@@ -90,7 +91,9 @@
 //!    most 1024 numbers were skipped since the last one, and the high half of the slot's state word is the
 //!    same. Store `taken` (release).
 //! 3. Store `accepted`. **Full fence.** If the grant is revoked, or the broker has reset the connection (reset
-//!    bit without a cause), discard it: set the reset bit, wake the client's end, store `done`. Go to 1.
+//!    bit without a cause), discard it: set the reset bit, wake the client's end, store `done`. Go to 1. But
+//!    with a revoked grant accept it if fewer than *left* were taken before it, and fewer than 1024 since
+//!    *left* was first seen.
 //! 4. As step 6 above.
 //!
 //! To wait for a connection, store 1 in `accept_request`; **full fence**; check the queue once more.

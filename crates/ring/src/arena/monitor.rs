@@ -211,6 +211,14 @@ impl ArenaMonitor {
         self.grant.set(grant);
     }
 
+    /// Lets the server accept nothing more that the client has left in the queue, after the grant is revoked
+    /// for another reason than the end of the client's process.
+    pub fn withdraw_left(&self) {
+        // Orders this with the end of the client's process: one of both finds what the other has stored.
+        let _state = lock(&self.state);
+        self.grant.withdraw_left();
+    }
+
     /// The number of granted slots.
     pub fn granted(&self) -> u32 {
         self.grant.granted().min(SLOTS as u32)
@@ -264,13 +272,17 @@ impl ArenaMonitor {
     }
 
     /// Closes every end of a side whose process is gone: as if each end had been dropped. The server can
-    /// still accept what the client has left in the queue, also after the grant is revoked.
+    /// still accept what the client has left in the queue, also after the grant is revoked, but not if it was
+    /// revoked before.
     pub fn close_end(&self, side: RingSide) {
+        let mut state = lock(&self.state);
         if side == RingSide::First {
             let published = self.words().queue.published.0.load(Ordering::Acquire);
-            self.grant.set_left(published);
+            let is_revoked = self.grant.grant() == Grant::Revoked;
+            self.grant.set_left(if is_revoked { 0 } else { published });
         }
-        lock(&self.state).gone[side.index()] = true;
+        state.gone[side.index()] = true;
+        drop(state);
         // As if the other process was gone: the slots in which this side's end is open.
         let mut gone = [false; 2];
         gone[side.other().index()] = true;

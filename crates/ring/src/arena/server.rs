@@ -33,6 +33,9 @@ struct ServerSlots {
     taker: Taker,
     /// The sequence number of the connection that is open in each slot; 0 is none.
     open: Vec<u32>,
+    /// The number in the queue from which on nothing is accepted that a client has left there. What the
+    /// broker says of it is the client's claim, and the queue has no more entries than this.
+    left_until: Option<u64>,
     violation: Option<Violation>,
 }
 
@@ -83,6 +86,7 @@ impl ArenaServer {
             slots: Mutex::new(ServerSlots {
                 taker: Taker::new(start),
                 open: Vec::new(),
+                left_until: None,
                 violation: None,
             }),
         })))
@@ -194,11 +198,10 @@ impl Server {
             let entry = &words.accepted.0[slot];
             let is_allowed = table::accept(entry, id.seq, state, grant.words());
             // After the end of its client an arena is revoked, and this was connected before.
-            let is_left = || {
-                grant.is_left(slots.taker.last_number())
+            if is_allowed
+                || slots.is_left(grant.left())
                     && !reset::is_by_broker(state.load(Ordering::Acquire))
-            };
-            if is_allowed || is_left() {
+            {
                 slots.open[slot] = id.seq;
                 return Ok(Some(id));
             }
@@ -215,6 +218,17 @@ impl Server {
         }
         table::finish(&self.process.words().accepted.0[id.slot as usize], id.seq);
         self.process.count_closed(0);
+    }
+}
+
+impl ServerSlots {
+    /// Whether the connection that was taken last is one of those that the client has left in the queue.
+    fn is_left(&mut self, left: Option<u64>) -> bool {
+        let number = self.taker.last_number();
+        left.is_some_and(|left| {
+            let most = self.left_until.get_or_insert(number + SLOTS as u64);
+            number < left.min(*most)
+        })
     }
 }
 
