@@ -77,9 +77,11 @@ impl MonitoredArena {
             control.send(&message);
         }
         self.monitor.reset(id, ResetCause::Control);
-        // A process that watches its end as a descriptor looks at it again.
+        // A process that watches its end as a descriptor looks at it again. SHUTDOWN would tell it that the
+        // other process is gone, and it would leave the arena.
+        let on = self.suspended;
         for control in self.controls.iter().filter(|control| !control.closed) {
-            control.send(&BrokerMessage::Shutdown);
+            control.send(&BrokerMessage::Suspended { on });
         }
     }
 

@@ -110,6 +110,30 @@ fn the_broker_lists_counts_and_closes_each_connection_of_an_arena() {
 }
 
 #[test]
+fn an_operator_who_closes_one_connection_leaves_its_arena_in_use() {
+    let (host, listener) = host();
+    let options = from_web(&host);
+    let (kept, kept_peer) = pair_in_arena(&options, VmId::PARENT, &listener);
+    let arena_of = |id| {
+        let all = host.handle().connections().unwrap();
+        let found = all.iter().find(|one| one.id == id);
+        found.and_then(|one| one.arena).expect("an arena")
+    };
+    let arena = arena_of(kept.connection_id());
+    for _ in 0..5 {
+        let (closed, closed_peer) = pair_in_arena(&options, VmId::PARENT, &listener);
+        let id = closed.connection_id();
+        assert_eq!(arena_of(id), arena);
+        host.handle().close_connection(id).unwrap();
+        for end in [&closed, &closed_peer] {
+            let mut end = end;
+            end.read(&mut [0]).unwrap_err();
+        }
+    }
+    exchange(&kept, &kept_peer);
+}
+
+#[test]
 fn a_change_of_the_rules_applies_to_the_next_connect_in_an_arena() {
     let (host, listener) = host();
     let options = from_web(&host);
