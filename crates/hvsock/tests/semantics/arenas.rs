@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::{HvStream, Interest, Refusal, Transport, refusal_of};
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Refused, Transport as Wire};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, Refused, StreamReset, Transport as Wire};
 use hvsock_ring::{Grant, RingSide, RingSize};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_testkit::wait::eventually;
@@ -110,6 +110,39 @@ fn other_connects_go_to_the_broker() {
     });
     assert!(!explanation.would_succeed());
     drop(pair.pair());
+}
+
+#[test]
+fn a_peer_that_clears_the_reset_bit_does_not_keep_a_connection_that_the_broker_closes() {
+    let pair = Pair::new(8, 8);
+    let (stream, accepted) = pair.pair();
+    let id = pair.arena.find(stream.connection_id());
+    let message = BrokerMessage::StreamReset(StreamReset {
+        slot: id.slot,
+        seq: id.seq,
+        reason: closed_by_operator(),
+    });
+    // The bit is cleared before anybody has seen it.
+    pair.arena.server.send(&message, &[]);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut byte = [0];
+            loop {
+                if let Err(error) = (&accepted).read_exact(&mut byte) {
+                    return error;
+                }
+            }
+        });
+        while !reader.is_finished() {
+            let _ = (&stream).write(b"x");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let error = reader.join().unwrap();
+        assert!(
+            matches!(refusal_of(&error), Some(Refusal::Disabled { .. })),
+            "{error}"
+        );
+    });
 }
 
 #[test]

@@ -311,6 +311,11 @@ impl Ring {
         deadline: Option<Instant>,
     ) -> io::Result<()> {
         match self.end.wait(interest, link.control.watched(), deadline)? {
+            // In an arena the broker's order is a bit that the peer can clear again; its message is not.
+            Woken::Ready if matches!(link.control, Channel::Arena(_)) => {
+                self.poll_control(link);
+                Ok(())
+            }
             Woken::Ready => Ok(()),
             Woken::Watched => {
                 self.poll_control(link);
