@@ -56,7 +56,11 @@ pub(super) struct Registration {
 }
 
 #[derive(Default)]
-struct OfProcess(OnceLock<Watcher>);
+struct OfProcess {
+    watcher: OnceLock<Watcher>,
+    /// Held while it is started. A child that is forked meanwhile has one that nobody holds.
+    starting: Mutex<()>,
+}
 
 static WATCHERS: PerProcess<OfProcess> = PerProcess::new();
 
@@ -67,13 +71,12 @@ impl Watcher {
     ///
     /// The error of the system if there is no descriptor or thread for it.
     pub(super) fn of_process() -> io::Result<&'static Self> {
-        static STARTING: Mutex<()> = Mutex::new(());
         let of_process = WATCHERS.of(std::process::id());
-        if let Some(watcher) = of_process.0.get() {
+        if let Some(watcher) = of_process.watcher.get() {
             return Ok(watcher);
         }
-        let _starting = lock(&STARTING);
-        if let Some(watcher) = of_process.0.get() {
+        let _starting = lock(&of_process.starting);
+        if let Some(watcher) = of_process.watcher.get() {
             return Ok(watcher);
         }
         let (set, ready) = (Set::new()?, Event::new()?);
@@ -84,7 +87,7 @@ impl Watcher {
                 watcher.run();
             }
         })?;
-        let watcher = of_process.0.get_or_init(|| Self {
+        let watcher = of_process.watcher.get_or_init(|| Self {
             set,
             served: Mutex::default(),
             next: AtomicU64::new(0),
