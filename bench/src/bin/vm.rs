@@ -12,7 +12,7 @@ use hvsock_bench::figures::{Spread, save};
 use hvsock_bench::machine::Machine;
 use hvsock_bench::options::{OUT, microseconds, milliseconds, positive};
 use hvsock_bench::stream::report::size_in_words;
-use hvsock_bench::vm::concurrent;
+use hvsock_bench::vm::concurrent::{self, Concurrent};
 use hvsock_bench::vm::device::{GuestConfig, TestBed};
 use hvsock_bench::vm::host;
 use hvsock_bench::vm::lane::Lane;
@@ -124,7 +124,7 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(400);
 /// Count of concurrent connections.
 const CONCURRENT: usize = 1000;
 /// How often they are measured.
-const CONCURRENT_RUNS: usize = 3;
+const CONCURRENT_RUNS: usize = 9;
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -262,22 +262,20 @@ fn connections<'a>(
     }
     eprintln!();
     let some = |values: Vec<f64>| (!values.is_empty()).then(|| Spread::of(values));
+    let of_runs =
+        |runs: &[Concurrent], of: fn(&Concurrent) -> f64| some(runs.iter().map(of).collect());
     let rows = overs
         .into_iter()
         .zip(rates)
         .zip(concurrent_runs)
         .zip(failed);
-    rows.map(|(((over, rates), concurrent_runs), failed)| ConnectionRow {
+    rows.map(|(((over, rates), runs), failed)| ConnectionRow {
         over,
         per_second: some(rates),
         at_once: CONCURRENT,
-        connect_ms: some(
-            concurrent_runs
-                .iter()
-                .map(|run| run.connect * 1e3)
-                .collect(),
-        ),
-        messages_per_second: some(concurrent_runs.iter().map(|run| run.messages).collect()),
+        connect_ms: of_runs(&runs, |run| run.connect * 1e3),
+        answered_ms: of_runs(&runs, |run| run.answered * 1e3),
+        messages_per_second: of_runs(&runs, |run| run.messages),
         failed,
     })
     .collect()

@@ -83,9 +83,11 @@ pub struct ConnectionRow {
     pub per_second: Option<Spread>,
     /// Count of concurrent connections.
     pub at_once: usize,
-    /// Milliseconds until all were connected.
+    /// Milliseconds until all were connected, for the guest.
     pub connect_ms: Option<Spread>,
-    /// Round trips per second over all connections.
+    /// Milliseconds until the host program has answered on all.
+    pub answered_ms: Option<Spread>,
+    /// Round trips per second over all connections, after that.
     pub messages_per_second: Option<Spread>,
     /// The error, if the measurement failed.
     pub failed: Option<String>,
@@ -260,6 +262,11 @@ impl Report {
                     "    {} concurrent: ms to connect    {}",
                     row.at_once,
                     shown(&row.connect_ms)
+                );
+                println!(
+                    "    {} concurrent: ms to answer     {}",
+                    row.at_once,
+                    shown(&row.answered_ms)
                 );
                 println!(
                     "    {} concurrent: round trips/s    {}",

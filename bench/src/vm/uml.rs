@@ -209,6 +209,7 @@ fn connections(lanes: &mut [Measured<UmlGuest>; 2], effort: Effort) -> Vec<Conne
         per_second: (!rates.is_empty()).then(|| Spread::of(rates)),
         at_once: 0,
         connect_ms: None,
+        answered_ms: None,
         messages_per_second: None,
         failed,
     })
