@@ -13,7 +13,7 @@ use crate::arena::{Finished, ResetCause, SlotId, SlotLink};
 use crate::consumer::Consumer;
 use crate::layout::{Direction, FOLLOWS, READER_GONE, READER_SHUT, RESET, SUSPENDED};
 use crate::link::Link;
-use crate::memory::Memory;
+use crate::memory::{Memory, Place};
 use crate::producer::{self, Producer};
 use crate::spin::Spin;
 use crate::stats::{Counters, count};
@@ -58,6 +58,15 @@ pub struct RingEnd {
 
 /// The bits of a processor's word that are its number plus 1.
 const NUMBER: u32 = !FOLLOWS;
+
+/// The least number of bytes in one write after which more of a stream is likely to follow.
+const STREAMED: usize = 8192;
+
+/// How far ahead of a stream's bytes the processor gets the memory for further ones.
+const AHEAD: u64 = 8192;
+
+/// Bytes that are copied before the processor gets memory for as many further ones.
+const PIECE: usize = 4096;
 
 /// The largest number of bytes copied before they are published or freed.
 pub(crate) fn chunk(window: u64) -> u64 {
@@ -319,7 +328,7 @@ impl RingEnd {
                 }
                 let count = free.min(most).min(rest.len() as u64);
                 let (now, later) = rest.split_at(count as usize);
-                self.memory.put(self.side, outgoing.place(), now);
+                self.put(outgoing.place(), now, free);
                 self.publish(&mut outgoing, count);
                 done += now.len();
                 free -= count;
@@ -330,6 +339,33 @@ impl RingEnd {
             self.check_not_closed()?;
         }
         Ok(done)
+    }
+
+    /// Copies `bytes` into the ring, which has `free` bytes from `place` on.
+    #[inline]
+    fn put(&self, place: Place, bytes: &[u8], free: u64) {
+        match bytes.len() < STREAMED || self.shares_processor() {
+            true => self.memory.put(self.side, place, bytes),
+            false => self.put_ahead(place, bytes, free),
+        }
+    }
+
+    /// As [`RingEnd::put`], for a reader on another processor, which has the free space in its cache. A store
+    /// waits until the line is here, few do so at a time, and the barrier after publishing waits for all of
+    /// them. So the lines of a stream are requested ahead. On one processor they are here already, and the
+    /// requests would only cost time.
+    #[inline(never)]
+    fn put_ahead(&self, place: Place, bytes: &[u8], free: u64) {
+        let mut next = place;
+        let mut beyond = free.saturating_sub(AHEAD);
+        for piece in bytes.chunks(PIECE) {
+            let count = beyond.min(piece.len() as u64);
+            self.memory
+                .prefetch_for_writing(self.side, next.after(AHEAD), count as usize);
+            self.memory.put(self.side, next, piece);
+            next = next.after(piece.len() as u64);
+            beyond -= count;
+        }
     }
 
     /// Checks after publishing that the reader has not closed without reading the bytes.

@@ -117,6 +117,13 @@ impl Memory {
         self.bytes(second).put(0, b);
     }
 
+    /// Lets the processor get memory for `count` bytes that are likely to be put there next.
+    #[inline]
+    pub(crate) fn prefetch_for_writing(&self, from: RingSide, place: Place, count: usize) {
+        let [first, _] = self.segments(from, place, count);
+        self.bytes(first).prefetch_for_writing();
+    }
+
     /// Copies from the memory into `buffer`.
     pub(crate) fn get(&self, from: RingSide, place: Place, buffer: &mut [u8]) {
         let [first, second] = self.segments(from, place, buffer.len());

@@ -14,6 +14,7 @@ impl RingSide {
     pub const BOTH: [RingSide; 2] = [RingSide::First, RingSide::Second];
 
     /// The other end.
+    #[inline]
     pub const fn other(self) -> Self {
         match self {
             Self::First => Self::Second,
@@ -22,6 +23,7 @@ impl RingSide {
     }
 
     /// The index of the direction that this end writes: 0 or 1.
+    #[inline]
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::First => 0,

@@ -7,11 +7,13 @@
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 
 /// Locks `mutex`, also if a thread panicked while it held the lock.
+#[inline]
 pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     unpoisoned(mutex.lock())
 }
 
 /// The guard of a lock, or of a wait for a condition, also if a thread panicked while it held the lock.
+#[inline]
 pub fn unpoisoned<G>(result: LockResult<G>) -> G {
     result.unwrap_or_else(PoisonError::into_inner)
 }

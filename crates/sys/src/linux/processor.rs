@@ -6,6 +6,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// The number of the processor that runs the calling thread; `None` if unknown. Costs a few nanoseconds.
 /// The thread may move to another one at any time.
+#[inline]
 pub fn current() -> Option<u32> {
     // SAFETY: takes no arguments and returns a number, or -1 on failure.
     u32::try_from(unsafe { libc::sched_getcpu() }).ok()

@@ -189,12 +189,14 @@ impl Mapping {
     }
 
     /// Pointer to the first byte, page-aligned; valid for [`Mapping::len`] bytes while the mapping lives.
+    #[inline]
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
     /// Length in bytes, never 0.
     #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
@@ -305,12 +307,14 @@ impl ReadOnlyMapping {
 
     /// Pointer to the first byte, page-aligned; valid for reads of [`ReadOnlyMapping::len`] bytes while the
     /// mapping lives.
+    #[inline]
     pub fn start(&self) -> NonNull<u8> {
         self.0.start
     }
 
     /// Length in bytes, never 0.
     #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len
     }
