@@ -9,7 +9,7 @@ pub enum Transport {
     Descriptor,
     /// One end of a Unix stream socket pair whose other end the peer has; the broker can only close it.
     Direct,
-    /// Shared memory of both processes; the broker only monitors it.
+    /// Shared memory of both processes, of this connection or of an arena; the broker only monitors it.
     #[doc(alias = "shared memory")]
     Ring,
     /// The kernel's `AF_VSOCK`, in a virtual machine without a broker.

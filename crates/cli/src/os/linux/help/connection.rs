@@ -100,6 +100,11 @@ pub const TOPICS: &[Topic] = &[
     },
     Topic {
         command: "connections",
+        notes: &[
+            "The transport `arena N` is memory that two processes share: they open and close \
+             connections in it without asking the broker for each. Those with the same N share it; \
+             each is closed by itself. With `arena` and `ring`, the bytes are what the ends report.",
+        ],
         examples: &[
             ("hvsock connections", ""),
             (

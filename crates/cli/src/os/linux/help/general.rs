@@ -78,6 +78,10 @@ pub const TOPICS: &[Topic] = &[
     },
     Topic {
         command: "events",
+        notes: &[
+            "Connections in an arena that end within a tenth of a second may be counted in one \
+             event instead of having two each.",
+        ],
         examples: &[
             ("hvsock events", ""),
             (
