@@ -181,7 +181,7 @@ fn only_the_process_of_a_connection_states_its_result_also_after_its_end() {
     let world = World::with(|config| config.control = true);
     world.register(PORT);
     let web = world.container("web", None);
-    let inside = web.listen(VmId::PARENT, PORT).unwrap();
+    let inside = web.listen_without_arenas(VmId::PARENT, PORT, 128).unwrap();
     let host = world.host();
     let to_web = || {
         let vm = world.partition("web").id;

@@ -50,7 +50,9 @@ fn without_descriptors_each_client_is_refused_and_service_resumes_when_some_are_
     let folder = TempFolder::new();
     let broker = BrokerProcess::start(folder.path(), Some(MOST));
     let host = broker.host();
-    let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+    let listener = host
+        .listen_without_arenas(VmId::LOOPBACK, PORT, 128)
+        .unwrap();
     let (mut one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     for _ in 0..3 {
         let listeners = exhaust(&broker);
@@ -102,7 +104,9 @@ fn a_connection_that_lacks_descriptors_is_refused_and_leaks_none() {
     let folder = TempFolder::new();
     let broker = BrokerProcess::start(folder.path(), Some(MOST));
     let host = broker.host();
-    let listener = host.listen_with(VmId::LOOPBACK, PORT, 1000).unwrap();
+    let listener = host
+        .listen_without_arenas(VmId::LOOPBACK, PORT, 1000)
+        .unwrap();
     let before = broker.descriptors();
     let mut streams = Vec::new();
     let which = loop {

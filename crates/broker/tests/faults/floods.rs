@@ -217,7 +217,8 @@ fn clients_that_come_and_go_leak_nothing() {
     let client = broker.client();
     let is_clean = || {
         let status = client.status().unwrap();
-        (status.listeners, status.connections) == (1, 0) && broker.descriptors() <= before + 2
+        // The client of the control API, and the pipe that relayed connections share.
+        (status.listeners, status.connections) == (1, 0) && broker.descriptors() <= before + 4
     };
     // Accepting hundreds takes long on a loaded machine: the timeout is for each one.
     let (mut accepted, mut progress) = (0, Instant::now());

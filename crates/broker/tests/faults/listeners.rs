@@ -29,7 +29,7 @@ fn connect_once_not_full(host: &PartitionEndpoint) -> HvStream {
 fn a_listener_that_never_accepts_fills_only_its_own_backlog() {
     let world = World::new();
     let host = world.host();
-    let lazy = host.listen_with(VmId::LOOPBACK, PORT, 3).unwrap();
+    let lazy = host.listen_without_arenas(VmId::LOOPBACK, PORT, 3).unwrap();
     let busy = host.listen_with(VmId::LOOPBACK, PORT + 1, 3).unwrap();
     let waiting: Vec<_> = (0..3)
         .map(|_| host.connect(VmId::LOOPBACK, PORT).unwrap())

@@ -38,7 +38,9 @@ fn accept_number(listener: &HvListener) -> u32 {
 fn connections_are_accepted_in_order_with_what_was_written_before() {
     let world = World::new();
     let host = world.host();
-    let listener = host.listen_with(VmId::LOOPBACK, PORT, 100).unwrap();
+    let listener = host
+        .listen_without_arenas(VmId::LOOPBACK, PORT, 100)
+        .unwrap();
     for _ in 0..2 {
         let clients = connect_all(&host, 60);
         for number in 0..60 {

@@ -73,6 +73,24 @@ impl PartitionEndpoint {
             .listen(address(vm, port))
     }
 
+    /// As [`listen_with`](Self::listen_with), without arenas: each connection is made by the broker, and takes its
+    /// place in the backlog.
+    ///
+    /// # Errors
+    /// Those of the listen.
+    pub fn listen_without_arenas(
+        &self,
+        vm: VmId,
+        port: u32,
+        backlog: u32,
+    ) -> io::Result<HvListener> {
+        HvListener::options()
+            .endpoint(self.endpoint())
+            .backlog(backlog)
+            .own_memory(true)
+            .listen(address(vm, port))
+    }
+
     /// Connects to a listener. Returns both ends.
     #[track_caller]
     pub fn pair(&self, vm: VmId, port: u32, listener: &HvListener) -> (HvStream, HvStream) {
