@@ -13,6 +13,8 @@ mod driver;
 mod model;
 #[path = "../../crates/fabric/tests/agreement/ops.rs"]
 mod ops;
+#[path = "../../crates/fabric/tests/agreement/resolve.rs"]
+mod resolve;
 
 use libfuzzer_sys::fuzz_target;
 use proptest::strategy::{Strategy, ValueTree};

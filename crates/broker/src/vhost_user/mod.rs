@@ -2,9 +2,9 @@
 //!
 //! A VMM such as QEMU, the vhost-user front end, connects to a VM's socket and shares the guest's
 //! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests and may block
-//! on the VMM. The data thread ([`worker`]) owns the virtqueues ([`queues`]), the vsock protocol's
-//! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
-//! blocks, and it owns its connections outright. The core's calls become [`Command`]s to it.
+//! on the VMM. The data thread ([`worker`]) moves the [`traffic`] between the virtqueues ([`queues`]), the
+//! vsock protocol's state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It
+//! never blocks, and it owns all of these outright. The core's calls become [`Command`]s to it.
 
 mod arenas;
 mod command;
@@ -15,6 +15,7 @@ mod memory;
 mod queues;
 mod reports;
 mod spin;
+mod traffic;
 mod vmm;
 mod wake;
 mod worker;

@@ -11,7 +11,8 @@ use hvsock_registry::{Clash, Override, Principal, Registry};
 
 use crate::coverage::{Coverage, Row, Verb};
 use crate::model::{Model, ModelEffect, ModelListener, ModelPartition};
-use crate::ops::{BROKER_UID, Case, Op, Pick, Request, Vm, partition_name, vm_id};
+use crate::ops::{BROKER_UID, Case, Op, Pick, Request, partition_name, vm_id};
+use crate::resolve;
 
 /// The fabric and the model. The vectors map the model's indexes to the fabric's keys and ids.
 struct Comparison<'t> {
@@ -121,7 +122,7 @@ impl Comparison<'_> {
         self.point();
         match op {
             Op::AddPartition(new) => {
-                let parent = self.pick(new.parent, |p| match p.kind {
+                let parent = resolve::pick(&self.model, new.parent, |p| match p.kind {
                     PartitionKind::Host => new.kind != PartitionKind::Host,
                     PartitionKind::Vm => new.kind == PartitionKind::Container,
                     PartitionKind::Container => false,
@@ -140,7 +141,7 @@ impl Comparison<'_> {
                 self.keys.extend(got);
             }
             Op::RemovePartition(p) => {
-                let p = self.pick(p, |p| p.parent.is_some());
+                let p = resolve::pick(&self.model, p, |p| p.parent.is_some());
                 let got = self
                     .fabric
                     .remove_partition(self.keys[p])
@@ -149,7 +150,7 @@ impl Comparison<'_> {
                 self.same_change(&got, &want);
             }
             Op::SetState(p, state) => {
-                let p = self.pick(p, |p| p.parent.is_some() && p.state != state);
+                let p = resolve::pick(&self.model, p, |p| p.parent.is_some() && p.state != state);
                 let got = self
                     .fabric
                     .set_state(self.keys[p], state)
@@ -158,25 +159,25 @@ impl Comparison<'_> {
                 self.same_change(&got, &want);
             }
             Op::SetGroups(p, groups) => {
-                let p = self.pick(p, |p| p.parent.is_some());
+                let p = resolve::pick(&self.model, p, |p| p.parent.is_some());
                 let got = self.fabric.set_groups(self.keys[p], groups.clone());
                 let want = self.model.set_groups(p, groups);
                 self.same_change(&got.map_err(|e| partition_word(&e)), &want);
             }
             Op::Register(p, new) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let got = self.fabric.register(self.keys[p], new.clone());
                 let want = self.model.register(p, new, false);
                 self.same_change(&got.map_err(|e| register_word(&e)), &want);
             }
             Op::Update(p, new) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let got = self.fabric.update(self.keys[p], new.clone()).map(drop);
                 let want = self.model.register(p, new, true);
                 self.same_change(&got.map_err(|e| register_word(&e)), &want);
             }
             Op::Enable(p, service, child, on) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let services = &self.model.partitions[p].services;
                 let Some(entry) = services.iter().find(|entry| entry.id == service) else {
                     return;
@@ -192,20 +193,20 @@ impl Comparison<'_> {
                 self.step(Op::Update(Pick::Any(p), new));
             }
             Op::Unregister(p, service) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let got = self.fabric.unregister(self.keys[p], service).is_some();
                 let want = self.model.unregister(p, service);
                 assert_eq!(got, want, "whether existing was an entry");
                 self.effects();
             }
             Op::SetDefaults(p, defaults) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let got = self.fabric.set_defaults(self.keys[p], defaults.clone());
                 let want = self.model.set_defaults(p, defaults);
                 self.same_change(&got.map_err(|e| register_word(&e)), &want);
             }
             Op::SetRegistry(p, all, built_in) => {
-                let p = self.owner(p);
+                let p = resolve::owner(&self.model, p);
                 let mut registry = Registry::new();
                 registry.set_built_in(built_in.clone());
                 let all = all
@@ -218,8 +219,7 @@ impl Comparison<'_> {
             }
             Op::Listen(request, backlog) => self.listen(&request, backlog),
             Op::ListenBeside(n, who, vm, backlog) => {
-                let existing = self.model.listeners.iter().map(|l| l.exists);
-                if let Some(n) = live(n, existing) {
+                if let Some(n) = resolve::listener(&self.model, n) {
                     let listener = &self.model.listeners[n];
                     let request = Request {
                         from: Pick::Any(listener.partition),
@@ -234,12 +234,12 @@ impl Comparison<'_> {
                 self.connect(&request, Block::SINGLE);
             }
             Op::ConnectBlock(listener, from, who, block) => {
-                if let Some(request) = self.request_to(listener, from, who) {
+                if let Some(request) = resolve::request_to(&self.model, listener, from, who) {
                     self.connect(&request, block);
                 }
             }
             Op::SetWeight(n, weight) => {
-                if let Some(n) = live(n, self.model.connections.iter().map(|one| one.exists)) {
+                if let Some(n) = resolve::connection(&self.model, n) {
                     let got = self.fabric.set_weight(self.connections[n], weight);
                     let want = self.model.set_weight(n, weight.max(1) as usize);
                     assert_eq!(got, want, "weight {weight} of {n}");
@@ -252,7 +252,7 @@ impl Comparison<'_> {
                 }
             }
             Op::ConnectTo(listener, from, who, keep) => {
-                if let Some(request) = self.request_to(listener, from, who) {
+                if let Some(request) = resolve::request_to(&self.model, listener, from, who) {
                     self.connect_with_suspend(&request, keep);
                 }
             }
@@ -262,15 +262,14 @@ impl Comparison<'_> {
                 };
                 let parts = &self.model.partitions;
                 let vms: Vec<_> = (0..parts.len()).filter(|p| is_vm(&parts[*p])).collect();
-                let request =
-                    nth(vm, vms.len()).and_then(|n| self.request_into(vms[n], service, from, who));
+                let request = resolve::nth(vm, vms.len())
+                    .and_then(|n| resolve::request_into(&self.model, vms[n], service, from, who));
                 if let Some(request) = request {
                     self.connect_with_suspend(&request, keep);
                 }
             }
             Op::SetStateAt(n, end, state) => {
-                let existing = self.model.connections.iter().map(|one| one.exists);
-                if let Some(n) = live(n, existing) {
+                if let Some(n) = resolve::connection(&self.model, n) {
                     let connection = &self.model.connections[n];
                     let p = match end {
                         ConnectionEnd::Client => connection.from,
@@ -280,28 +279,28 @@ impl Comparison<'_> {
                 }
             }
             Op::Accept(n) => {
-                if let Some(n) = live(n, self.model.connections.iter().map(|one| one.exists)) {
+                if let Some(n) = resolve::connection(&self.model, n) {
                     self.fabric.accepted(self.connections[n]);
                     self.model.accept(n);
                     self.effects();
                 }
             }
             Op::CloseListener(n) => {
-                if let Some(n) = live(n, self.model.listeners.iter().map(|one| one.exists)) {
+                if let Some(n) = resolve::listener(&self.model, n) {
                     self.fabric.close_listener(self.listeners[n]);
                     self.model.close_listener(n);
                     self.effects();
                 }
             }
             Op::CloseConnection(n) => {
-                if let Some(n) = live(n, self.model.connections.iter().map(|one| one.exists)) {
+                if let Some(n) = resolve::connection(&self.model, n) {
                     self.fabric.close_connection(self.connections[n]);
                     self.model.close_connection(n);
                     self.effects();
                 }
             }
             Op::SetConnectedSuspend(n, end, keep) => {
-                if let Some(n) = live(n, self.model.connections.iter().map(|one| one.exists)) {
+                if let Some(n) = resolve::connection(&self.model, n) {
                     self.fabric
                         .set_connected_suspend(self.connections[n], end, keep);
                     self.model.set_connected_suspend(n, end, keep);
@@ -312,9 +311,9 @@ impl Comparison<'_> {
     }
 
     fn listen(&mut self, drawn: &Request, backlog: u32) {
-        let from = self.pick(drawn.from, |_| true);
-        let vm = self.vm(from, drawn.vm);
-        let row = self.row(from, vm, drawn.service);
+        let from = resolve::pick(&self.model, drawn.from, |_| true);
+        let vm = resolve::vm_id(&self.model, from, drawn.vm);
+        let row = resolve::row(&self.model, from, vm, drawn.service);
         let request = ListenRequest {
             from: self.keys[from],
             principal: &drawn.who,
@@ -357,9 +356,9 @@ impl Comparison<'_> {
 
     /// Connects. Returns whether it succeeded.
     fn connect(&mut self, drawn: &Request, block: Block) -> bool {
-        let from = self.pick(drawn.from, |_| true);
-        let vm = self.vm(from, drawn.vm);
-        let row = self.row(from, vm, drawn.service);
+        let from = resolve::pick(&self.model, drawn.from, |_| true);
+        let vm = resolve::vm_id(&self.model, from, drawn.vm);
+        let row = resolve::row(&self.model, from, vm, drawn.service);
         let request = ConnectRequest {
             from: self.keys[from],
             principal: &drawn.who,
@@ -634,145 +633,6 @@ impl Comparison<'_> {
             }
         }
     }
-
-    fn vm(&self, from: usize, vm: Vm) -> VmId {
-        let parts = &self.model.partitions;
-        let me = &parts[from];
-        let children = parts.iter().filter(|p| p.exists && p.parent == Some(from));
-        let siblings = parts
-            .iter()
-            .filter(|p| p.exists && p.parent == me.parent && p.id != me.id);
-        let nth = |n, of: Vec<&ModelPartition>| nth(n, of.len()).map_or(VmId::PARENT, |n| of[n].id);
-        match vm {
-            Vm::Is(id) => id,
-            Vm::OwnId => me.id,
-            Vm::ParentsId => parts[me.parent.unwrap_or(from)].id,
-            Vm::AChilds(n) => nth(n, children.collect()),
-            Vm::ASiblings(n) => nth(n, siblings.collect()),
-            Vm::OfPartition(n) => nth(n, parts.iter().collect()),
-        }
-    }
-
-    fn pick(&self, pick: Pick, fits: impl Fn(&ModelPartition) -> bool) -> usize {
-        let parts = &self.model.partitions;
-        match pick {
-            Pick::Any(n) => n % parts.len(),
-            Pick::Fitting(n) => {
-                let fitting = (0..parts.len()).filter(|p| parts[*p].exists && fits(&parts[*p]));
-                let fitting: Vec<_> = fitting.collect();
-                nth(n, fitting.len()).map_or(0, |n| fitting[n])
-            }
-        }
-    }
-
-    /// A partition that has a registry.
-    fn owner(&self, pick: Pick) -> usize {
-        self.pick(pick, |p| p.kind != PartitionKind::Container)
-    }
-
-    /// A connect that this listener might accept, from one of the partitions related to its own.
-    fn request_to(&self, listener: usize, from: usize, who: Principal) -> Option<Request> {
-        let existing = self.model.listeners.iter().filter(|l| l.exists);
-        let existing: Vec<_> = existing.collect();
-        let listener = existing[nth(listener, existing.len())?];
-        self.request_into(listener.partition, listener.service, from, who)
-    }
-
-    /// A connect to a service in a partition, from one of those related to it.
-    fn request_into(
-        &self,
-        target: usize,
-        service: ServiceId,
-        from: usize,
-        who: Principal,
-    ) -> Option<Request> {
-        let parts = &self.model.partitions;
-        let id = parts[target].id;
-        let mut ways = vec![];
-        for (p, part) in parts.iter().enumerate() {
-            if !part.exists {
-                continue;
-            }
-            if p == target {
-                ways.push((p, VmId::LOOPBACK));
-            } else if part.parent == Some(target) {
-                ways.extend([VmId::PARENT, VmId::WILDCARD].map(|vm| (p, vm)));
-                if part.kind == PartitionKind::Container {
-                    ways.push((p, VmId::SILOHOST));
-                }
-            } else if parts[target].parent == Some(p) || self.model.in_one_group(p, target) {
-                ways.push((p, id));
-            }
-        }
-        let (from, vm) = ways[nth(from, ways.len())?];
-        Some(Request {
-            from: Pick::Any(from),
-            who,
-            vm: Vm::Is(vm),
-            service,
-        })
-    }
-
-    /// The row of the address table for a request. `None` if it is refused before the address is
-    /// resolved.
-    fn row(&self, from: usize, vm: VmId, service: ServiceId) -> Option<Row> {
-        let me = &self.model.partitions[from];
-        if !me.exists || service == ServiceId::ZERO {
-            return None;
-        }
-        let container = me.kind == PartitionKind::Container;
-        let parent = me.parent.map(|p| self.model.partitions[p].kind);
-        Some(match vm {
-            VmId::WILDCARD if parent.is_none() => Row::WildcardInRoot,
-            VmId::WILDCARD => Row::Wildcard,
-            VmId::PARENT => match parent {
-                None => Row::ParentOfRoot,
-                Some(PartitionKind::Vm) => Row::ParentVm,
-                Some(_) => Row::Parent,
-            },
-            VmId::CHILDREN if container => Row::ChildrenOfContainer,
-            VmId::CHILDREN => Row::Children,
-            VmId::LOOPBACK => Row::Loopback,
-            VmId::BROADCAST => Row::Broadcast,
-            VmId::SILOHOST if !container => Row::SilohostOutsideContainer,
-            VmId::SILOHOST => match parent {
-                // A fabric whose root is a container does not contain the host.
-                None => Row::ParentOfRoot,
-                Some(PartitionKind::Vm) => Row::SilohostVm,
-                Some(_) => Row::SilohostHost,
-            },
-            id => {
-                let all = &self.model.partitions;
-                match all.iter().position(|p| p.exists && p.id == id) {
-                    None if from == 0 => Row::UnknownIdInRoot,
-                    None => Row::UnknownId,
-                    Some(p) if p == from => Row::OwnId,
-                    Some(p) if me.parent == Some(p) => Row::ParentsId,
-                    Some(p) if all[p].parent == Some(from) => Row::ChildsId,
-                    Some(p) if self.model.in_one_group(from, p) => Row::SiblingsIdInOneGroup,
-                    Some(p) if all[p].parent == me.parent => Row::SiblingsIdInNoGroup,
-                    Some(_) => Row::UnrelatedId,
-                }
-            }
-        })
-    }
-}
-
-/// The nth of those that exist; one in eight times the nth of all.
-fn live(n: usize, existing: impl ExactSizeIterator<Item = bool> + Clone) -> Option<usize> {
-    if n % 8 == 7 {
-        return nth(n, existing.len());
-    }
-    let mut live = existing
-        .clone()
-        .enumerate()
-        .filter(|(_, existing)| *existing);
-    let len = existing.filter(|existing| *existing).count();
-    live.nth(nth(n, len)?).map(|(at, _)| at)
-}
-
-fn nth(n: usize, len: usize) -> Option<usize> {
-    n.checked_rem(len)
 }
 
 /// Checks that an explanation predicts the result, and that its last check is the deciding one.

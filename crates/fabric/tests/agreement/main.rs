@@ -15,6 +15,7 @@ mod coverage;
 mod driver;
 mod model;
 mod ops;
+mod resolve;
 mod snapshot;
 
 use std::cell::RefCell;
