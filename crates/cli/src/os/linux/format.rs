@@ -57,6 +57,21 @@ pub fn service(id: ServiceId, name: Option<&ElementName>) -> String {
     }
 }
 
+/// A number of bytes, or that nobody counts them.
+pub fn counted(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "not counted".to_owned(), crate::format::bytes)
+}
+
+/// The bytes of both directions, or that nobody counts them: `3 B sent and 2.0 KiB received`.
+pub fn traffic(sent: Option<u64>, received: Option<u64>) -> String {
+    match (sent, received) {
+        (Some(sent), Some(received)) => {
+            format!("{} sent and {} received", bytes(sent), bytes(received))
+        }
+        _ => "bytes that are not counted".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,20 +89,5 @@ mod tests {
         ] {
             assert_eq!(age(seconds), want);
         }
-    }
-}
-
-/// A number of bytes, or that nobody counts them.
-pub fn counted(bytes: Option<u64>) -> String {
-    bytes.map_or_else(|| "not counted".to_owned(), crate::format::bytes)
-}
-
-/// The bytes of both directions, or that nobody counts them: `3 B sent and 2.0 KiB received`.
-pub fn traffic(sent: Option<u64>, received: Option<u64>) -> String {
-    match (sent, received) {
-        (Some(sent), Some(received)) => {
-            format!("{} sent and {} received", bytes(sent), bytes(received))
-        }
-        _ => "bytes that are not counted".to_owned(),
     }
 }
