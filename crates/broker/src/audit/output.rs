@@ -244,7 +244,10 @@ mod tests {
                 detail: "uname -r".into(),
                 result: Some("exit status 0".into()),
             }),
-            ended: Some(AuditEnd::default()),
+            ended: Some(AuditEnd {
+                bytes_sent: Some(0),
+                ..AuditEnd::default()
+            }),
             ..AuditRecord::default()
         }
     }

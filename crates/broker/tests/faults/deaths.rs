@@ -121,7 +121,9 @@ fn calls_to_a_stopped_broker_time_out_and_succeed_after_it_resumes() {
     let folder = TempFolder::new();
     let broker = BrokerProcess::start(folder.path(), None);
     let host = broker.host();
-    let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+    let listener = host
+        .listen_without_arenas(VmId::LOOPBACK, PORT, 128)
+        .unwrap();
     let (mut one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     broker.child.stop();
     let bound = Duration::from_millis(300);
