@@ -74,7 +74,7 @@ fn fabric(snapshot: FabricSnapshot) {
         ..Limits::default()
     };
     let operators = Operators::of_broker(900);
-    let Ok(mut fabric) = Fabric::restore(snapshot, limits, operators) else {
+    let Ok(mut fabric) = Fabric::restore(snapshot, limits, operators.clone()) else {
         return;
     };
     let again = fabric.snapshot();
