@@ -195,9 +195,16 @@ fn an_edit_of_a_file_is_recorded_without_an_author() {
         .unwrap();
     let services = folder.path().join("services");
     let file = services.join(format!("{}.toml", made.id));
+    // By rename, because the watch may still read the file because of the registration, and would record
+    // what is only written in part.
+    let write = |text: &str| {
+        let draft = folder.path().join("draft");
+        fs::write(&draft, text).unwrap();
+        fs::rename(&draft, &file).unwrap();
+    };
     // A change by the API is no edit. Its file is there, so the watch has seen what there was to see
     // when a later edit is reported.
-    fs::write(&file, "name = \"Backup\"\nenabled = false\n").unwrap();
+    write("name = \"Backup\"\nenabled = false\n");
     wait::eventually("the edit is recorded", || !edits().is_empty());
     let edit = edits().remove(0);
     assert_eq!(edit.actor, None);
@@ -205,7 +212,7 @@ fn an_edit_of_a_file_is_recorded_without_an_author() {
     let detail = edit.detail.unwrap();
     assert!(detail.contains(&made.id.to_string()), "{detail}");
     assert_eq!(edit.outcome, AuditOutcome::Allowed);
-    fs::write(&file, "name = ").unwrap();
+    write("name = ");
     wait::eventually("the broken file is recorded", || {
         edits()
             .iter()
