@@ -121,6 +121,7 @@ impl Core {
                     principal: request.principal.clone(),
                     vm: connect.address.vm,
                     service: request.service,
+                    named: session.named.clone(),
                 };
                 self.adopt_arena(session, request, plan, id, part, [charge, slots_charge]);
                 None

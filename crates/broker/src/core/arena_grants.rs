@@ -3,6 +3,7 @@
 //! A grant is the verdict for connects that no one asks the broker about. So it is withdrawn before anyone
 //! can know of what forbids it: before the answer to an operator's call and before the reply to a process.
 
+use hvsock_address::SockAddrHv;
 use hvsock_fabric::{ConnectionId, Destination, PartitionState, Refusal};
 use hvsock_ring::{Grant, ResetCause, SlotId};
 
@@ -20,12 +21,16 @@ impl Core {
     }
 
     fn judge_arena(&mut self, id: ConnectionId) {
-        let Some(arena) = self.arenas.get_mut(id) else {
+        let Some(arena) = self.arenas.get(id) else {
             return;
         };
         let listener = arena.listener;
         let request = arena.request.as_request();
-        let is_allowed = self.fabric.judge(&request) == Ok(Destination::Listener(listener));
+        let named = arena.request.named.as_deref();
+        let address = SockAddrHv::new(arena.request.vm, arena.request.service);
+        // The process connects by the names, which must not reach what had them before.
+        let is_allowed = self.fabric.judge(&request) == Ok(Destination::Listener(listener))
+            && self.still_names(arena.request.from, named, address);
         // The next connect asks the broker, which makes a socket pair.
         let is_direct = self.fabric.is_direct(&request);
         let verdict = match self.fabric.connection(id) {
@@ -35,6 +40,9 @@ impl Core {
             Some(connection) if connection.is_suspended() => Grant::Suspended,
             Some(_) if is_allowed && !is_direct => Grant::Granted,
             Some(_) => Grant::Revoked,
+        };
+        let Some(arena) = self.arenas.get_mut(id) else {
+            return;
         };
         if verdict != arena.grant {
             arena.grant = verdict;

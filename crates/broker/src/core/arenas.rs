@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::{ServiceId, VmId};
 use hvsock_control::AuditRecord;
-use hvsock_endpoint::ARENA_IDS;
+use hvsock_endpoint::{ARENA_IDS, NamedAddress};
 use hvsock_fabric::{Changes, ConnectRequest, ConnectionId, ListenerId, PartitionKey};
 use hvsock_registry::Principal;
 use hvsock_ring::{ArenaMonitor, Grant, SlotId};
@@ -54,6 +54,8 @@ pub(super) struct JudgedRequest {
     pub(super) principal: Principal,
     pub(super) vm: VmId,
     pub(super) service: ServiceId,
+    /// The address as it was given, if with a name. The process keeps the arena under this address.
+    pub(super) named: Option<Arc<NamedAddress>>,
 }
 
 /// An arena.
@@ -244,6 +246,8 @@ impl Arenas {
             Changes::All => self.ids(),
             Changes::Services(services) => {
                 let of = services.iter().filter_map(|one| self.by_service.get(one));
+                // A name belongs to one registration, so it stands for another service only after a change
+                // of the one that had it.
                 of.flatten().copied().collect()
             }
         }

@@ -50,6 +50,7 @@ impl Core {
             (Role::Idle, ClientMessage::ConnectNamed(named)) => {
                 match self.resolve(session.partition, &named.address) {
                     Ok(address) => {
+                        session.named = Some(Arc::new(named.address));
                         let connect = Connect {
                             flags: named.flags,
                             timeout_ms: named.timeout_ms,
@@ -237,6 +238,16 @@ impl Core {
         Ok(SockAddrHv::new(vm, service))
     }
 
+    /// Whether the names of an address that was given with names stand for this address now.
+    pub(super) fn still_names(
+        &self,
+        from: PartitionKey,
+        named: Option<&NamedAddress>,
+        address: SockAddrHv,
+    ) -> bool {
+        named.is_none_or(|named| self.resolve(from, named) == Ok(address))
+    }
+
     fn service_named(&self, from: PartitionKey, name: String) -> Result<ServiceId, Refusal> {
         let name = ElementName::new(name).ok();
         name.and_then(|name| self.fabric.service_id_by_name(from, &name))
@@ -334,6 +345,8 @@ impl Core {
             Ok(id) => {
                 self.audit_lease(caller, &name);
                 session.assume(Role::Lease(id));
+                // Grants depend on the registration and its name.
+                self.judge_arenas();
                 let registered = BrokerMessage::Registered;
                 self.session_io.send(&session.socket, &registered);
                 SessionState::Open(session)

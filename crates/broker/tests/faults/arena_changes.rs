@@ -4,14 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use hvsock::{Refusal, VmId};
+use hvsock::{Refusal, ServiceId, VmId};
 use hvsock_broker::model::{AccessChange, ConnectionState, PartitionState};
-use hvsock_endpoint::{BrokerMessage, Transport};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, ConnectNamed, Flags, IdOrName, NamedAddress, Register, Transport,
+};
 use hvsock_ring::{OpenError, Opened, RingError};
 use hvsock_testkit::wait::{eventually, until_ok};
-use hvsock_testkit::world::{PartitionEndpoint, World, partition_ref, service_ref};
+use hvsock_testkit::world::{PartitionEndpoint, World, partition_ref, service, service_ref};
 
-use crate::arenas::{ANY, PORT, Pair, read_all, request};
+use crate::arenas::{ANY, PORT, Pair, introduce, read_all, request};
 use crate::raw::{Raw, listen_by};
 
 /// A container's process with an arena to a service of the host.
@@ -325,4 +327,124 @@ fn a_client_whose_process_is_gone_leaves_no_more_than_the_queue_holds() {
         pair.server.accept().unwrap().is_some()
     });
     assert!(accepted.count() <= 1024);
+}
+
+/// A connect to the service with this name, in the own partition.
+fn connect_named(service: &str) -> ClientMessage {
+    ClientMessage::ConnectNamed(ConnectNamed {
+        flags: Flags::default(),
+        timeout_ms: 0,
+        transports: ANY,
+        address: NamedAddress {
+            partition: IdOrName::Id(VmId::LOOPBACK),
+            service: IdOrName::Name(service.into()),
+        },
+    })
+}
+
+fn name_of(port: u32) -> String {
+    service(port).name.to_string()
+}
+
+/// A process of the host and a listener there for the registered service, which know each other.
+fn introduced() -> (World, Raw) {
+    let world = World::new();
+    world.register(PORT);
+    let host = world.host();
+    let listener = Raw::new(&host);
+    listener.send(&listen_by(VmId::LOOPBACK, PORT, 8, ANY, false));
+    assert!(matches!(listener.recv(), BrokerMessage::Listening(_)));
+    introduce(&world, &host, VmId::LOOPBACK, &listener);
+    (world, listener)
+}
+
+/// An arena of the host, which was granted for a connect by the service's name.
+fn by_name() -> (World, Pair) {
+    let (world, listener) = introduced();
+    let client = Raw::new(&world.host());
+    let pair = Pair::of_session(client, &connect_named(&name_of(PORT)), listener);
+    (world, pair)
+}
+
+/// Gives the name of the service to the one of another port.
+fn move_name(world: &World) {
+    world.handle().unregister(&service_ref(PORT)).unwrap();
+    let mut other = service(PORT + 1);
+    other.name = service(PORT).name;
+    world.handle().register(other, "tester".into()).unwrap();
+}
+
+#[test]
+fn an_arena_of_a_connect_by_name_is_revoked_while_the_name_stands_for_another_service() {
+    let (world, pair) = by_name();
+    let (client, server, _) = pair.connect();
+    move_name(&world);
+    // The listener stays, and a connect by the id of the service would still reach it.
+    let refused = pair.client.connect();
+    assert!(matches!(refused, Err(OpenError::Revoked)), "{refused:?}");
+    client.try_write(b"on").unwrap();
+    assert_eq!(server.try_read(&mut [0; 8]), Ok(2));
+    let again = Raw::new(&world.host());
+    again.send(&connect_named(&name_of(PORT)));
+    let BrokerMessage::Refused(refused) = again.recv() else {
+        panic!("no REFUSED");
+    };
+    assert_eq!(refused.code, Refusal::NoListener.code());
+    // The name comes back.
+    world.handle().unregister(&service_ref(PORT + 1)).unwrap();
+    assert!(!pair.client.is_granted());
+    world.register(PORT);
+    assert!(pair.client.is_granted());
+    let _connected = pair.connect();
+}
+
+#[test]
+fn no_client_connects_in_an_arena_of_a_connect_by_name_once_the_name_has_moved() {
+    let (world, pair) = by_name();
+    move_name(&world);
+    nothing_connects(&pair, "the name has moved");
+}
+
+#[test]
+fn an_arena_of_a_connect_by_name_is_revoked_when_the_lease_with_the_name_ends() {
+    let (world, pair) = by_name();
+    world.handle().unregister(&service_ref(PORT)).unwrap();
+    assert!(!pair.client.is_granted());
+    let lease = Raw::new(&world.host());
+    lease.send(&ClientMessage::Register(Register {
+        service: ServiceId::from_port(PORT),
+        name: name_of(PORT),
+        purpose: String::new(),
+    }));
+    assert_eq!(lease.recv(), BrokerMessage::Registered);
+    assert!(pair.client.is_granted());
+    drop(lease);
+    until_ok("the grant is revoked", || match pair.client.is_granted() {
+        true => Err("not yet"),
+        false => Ok(()),
+    });
+}
+
+#[test]
+fn an_arena_keeps_its_grant_when_names_change_that_its_connect_did_not_use() {
+    let (world, pair) = by_name();
+    world.register(PORT + 1);
+    world.container("web", None);
+    let other = Raw::new(&world.host());
+    other.send(&listen_by(VmId::LOOPBACK, PORT + 1, 8, ANY, false));
+    assert!(matches!(other.recv(), BrokerMessage::Listening(_)));
+    world.handle().unregister(&service_ref(PORT + 1)).unwrap();
+    assert!(pair.client.is_granted());
+    let _connected = pair.connect();
+}
+
+#[test]
+fn an_arena_of_a_connect_by_id_keeps_its_grant_when_the_name_of_the_service_moves() {
+    let (world, listener) = introduced();
+    let client = Raw::new(&world.host());
+    let by_id = crate::raw::connect_by(VmId::LOOPBACK, PORT, ANY, false);
+    let pair = Pair::of_session(client, &by_id, listener);
+    move_name(&world);
+    assert!(pair.client.is_granted());
+    let _connected = pair.connect();
 }

@@ -72,8 +72,13 @@ impl Pair {
     /// An arena between a process and a listener that know each other.
     #[track_caller]
     pub fn again(from: &PartitionEndpoint, vm: VmId, listener: Raw) -> Self {
-        let client_control = Raw::new(from);
-        let (connected, fds) = request(&client_control, vm);
+        Self::of_session(Raw::new(from), &connect_by(vm, PORT, ANY, false), listener)
+    }
+
+    /// An arena that a session gets for this connect.
+    #[track_caller]
+    pub fn of_session(client_control: Raw, connect: &ClientMessage, listener: Raw) -> Self {
+        let (connected, fds) = request_by(&client_control, connect);
         assert_eq!(connected.transport, Transport::Arena);
         let [memory, grant, own, peer] = <[OwnedFd; 4]>::try_from(fds).expect("four");
         let peer_copy = peer.try_clone().unwrap();
@@ -164,7 +169,13 @@ fn tell(control: &Raw) -> TellBroker {
 /// Connects by any transport.
 #[track_caller]
 pub fn request(client: &Raw, vm: VmId) -> (Connected, Vec<OwnedFd>) {
-    client.send(&connect_by(vm, PORT, ANY, false));
+    request_by(client, &connect_by(vm, PORT, ANY, false))
+}
+
+/// Sends a connect, which succeeds.
+#[track_caller]
+fn request_by(client: &Raw, connect: &ClientMessage) -> (Connected, Vec<OwnedFd>) {
+    client.send(connect);
     match client.recv_with_fds() {
         Some((BrokerMessage::Connected(connected), fds)) => (connected, fds),
         other => panic!("{other:?}"),

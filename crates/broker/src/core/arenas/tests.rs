@@ -25,6 +25,7 @@ fn arena(service: u32, monitor: ArenaMonitor) -> Arena {
     let charge = || budget.charge(Owner::Operator, 1).unwrap();
     let new = NewArena {
         request: JudgedRequest {
+            named: None,
             from: PartitionKey::from_u64(0),
             principal: Principal::default(),
             vm: VmId::LOOPBACK,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hvsock_address::ServiceId;
 use hvsock_control::Claim;
+use hvsock_endpoint::NamedAddress;
 use hvsock_fabric::{ListenerId, PartitionKey};
 
 use crate::callers::Caller;
@@ -22,6 +23,8 @@ pub(crate) struct Session<D> {
     pub(crate) ring_size: u32,
     /// What the process says that its connection is for.
     pub(crate) claim: Option<Arc<Claim>>,
+    /// The address of its connect, if that was given with names.
+    pub(crate) named: Option<Arc<NamedAddress>>,
     /// The request whose refusal the process wants explained.
     pub(crate) explains: Option<Request>,
     pub(super) serial: u64,
@@ -59,6 +62,7 @@ impl<D> Session<D> {
             connected_suspend: false,
             ring_size: 0,
             claim: None,
+            named: None,
             explains: None,
             serial,
             queries: 0,

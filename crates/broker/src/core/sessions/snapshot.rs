@@ -99,6 +99,8 @@ impl<D> Sessions<D> {
                 queries,
                 queued: _,
                 role,
+                // Only while it connects, and a snapshot has no session that does.
+                named: _,
             } = session;
             let role = match *role {
                 Role::Idle => {
@@ -214,6 +216,7 @@ impl<D> Sessions<D> {
                 connected_suspend,
                 ring_size,
                 claim: claim.map(Arc::new),
+                named: None,
                 explains: None,
                 serial,
                 queries,
