@@ -39,6 +39,11 @@ pub const CALLS: &[(&str, &str, Call)] = &[
         |client, input| client.change_service(&service(), &from(input)).map(json),
     ),
     (
+        "set_transport",
+        "PUT /v1/services/{service}/transport",
+        |client, input| client.set_transport(&service(), &from(input)).map(json),
+    ),
+    (
         "change_access",
         "POST /v1/services/{service}/access",
         |client, input| client.change_access(&service(), &from(input)).map(json),
