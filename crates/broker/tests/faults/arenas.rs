@@ -353,7 +353,10 @@ fn connections_of_an_arena_are_listed_counted_and_closed_one_by_one() {
         (listed[0].bytes_sent, listed[0].bytes_received),
         (Some(5), Some(3))
     );
-    assert_eq!(world.handle().listeners().unwrap()[0].waiting, 1);
+    // The arena itself waits until the broker has read the listener's ACCEPTED.
+    eventually("one waits", || {
+        world.handle().listeners().unwrap()[0].waiting == 1
+    });
     assert_eq!(world.handle().status().unwrap().connections, 3);
     assert_eq!(world.partition("web").connections, 3);
     let opened = |kind| match kind {
