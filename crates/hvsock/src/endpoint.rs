@@ -115,7 +115,7 @@ impl Endpoint {
     }
 
     /// An endpoint with several paths.
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn with_paths(paths: Vec<PathBuf>) -> Self {
         Self {
             paths,
