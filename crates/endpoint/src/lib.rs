@@ -7,12 +7,14 @@
 //! [`ClientMessage`] and [`BrokerMessage`] are the messages, with
 //! [`encode`](ClientMessage::encode) and [`decode`](ClientMessage::decode). Decoding accepts any
 //! bytes without a panic and allocates no more than the size of the message. [`Dirs`] has the paths
-//! of the sockets and the configuration.
+//! of the sockets and the configuration. [`HybridService`] and [`HybridReplyReader`] are the lines of a
+//! VMM's own Unix socket, which is no endpoint.
 
 #![forbid(unsafe_code)]
 
 mod broker;
 mod client;
+mod hybrid;
 mod paths;
 mod values;
 mod wire;
@@ -21,6 +23,9 @@ pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused, 
 pub use client::{
     ClientMessage, Connect, ConnectNamed, Describe, IdOrName, Listen, ListenNamed, LookupKind,
     NamedAddress, Register,
+};
+pub use hybrid::{
+    HybridReply, HybridReplyError, HybridReplyReader, HybridService, MAX_HYBRID_REPLY,
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{
@@ -37,6 +42,8 @@ const _: () = {
     assert_send_sync::<DecodeError>();
     assert_send_sync::<Dirs>();
     assert_send_sync::<DirSource>();
+    assert_send_sync::<HybridReplyReader>();
+    assert_send_sync::<HybridService>();
     assert_send_sync::<SocketOption>();
     assert_send_sync::<Transports>();
 };
