@@ -6,8 +6,16 @@
 //! VMM's own with [a suffix](HybridService::suffix). Firecracker made the convention (its
 //! `docs/vsock.md`); Cloud Hypervisor, vhost-device-vsock, Dragonball and OpenVMM follow it. OpenVMM also takes a GUID in place of
 //! the port.
+//!
+//! The broker has such a socket for each of its VMs as well. [`HybridRequest`] is a line that it reads there,
+//! [`HybridReply::to_line`] its answer. `docs/hybrid.md` has what it accepts beyond the convention.
+
+mod reply;
+mod request;
 
 use std::fmt;
+
+pub use request::{HybridRequest, InvalidHybridRequest, MAX_HYBRID_REQUEST};
 
 use hvsock_address::ServiceId;
 

@@ -7,8 +7,8 @@
 //! [`ClientMessage`] and [`BrokerMessage`] are the messages, with
 //! [`encode`](ClientMessage::encode) and [`decode`](ClientMessage::decode). Decoding accepts any
 //! bytes without a panic and allocates no more than the size of the message. [`Dirs`] has the paths
-//! of the sockets and the configuration. [`HybridService`] and [`HybridReplyReader`] are the lines of a
-//! VMM's own Unix socket, which is no endpoint.
+//! of the sockets and the configuration. [`HybridService`], [`HybridRequest`] and [`HybridReply`] are the
+//! lines of hybrid vsock: of a VMM's own Unix socket, which is no endpoint, and of the broker's for a VM.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +25,8 @@ pub use client::{
     NamedAddress, Register,
 };
 pub use hybrid::{
-    HybridReply, HybridReplyError, HybridReplyReader, HybridService, MAX_HYBRID_REPLY,
+    HybridReply, HybridReplyError, HybridReplyReader, HybridRequest, HybridService,
+    InvalidHybridRequest, MAX_HYBRID_REPLY, MAX_HYBRID_REQUEST,
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{

@@ -107,6 +107,11 @@ impl Dirs {
         self.vms().join(format!("{name}.sock"))
     }
 
+    /// The socket by which programs on the host reach a VM's guest by [hybrid vsock](crate::hybrid).
+    pub fn vm_hybrid_socket(&self, name: &str) -> PathBuf {
+        self.vms().join(format!("{name}.vsock"))
+    }
+
     /// The folder of the registrations.
     pub fn services(&self) -> PathBuf {
         self.config.join("services")
