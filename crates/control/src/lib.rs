@@ -13,6 +13,7 @@ mod event;
 mod explanation;
 mod guest;
 mod import;
+mod link;
 mod metrics;
 mod partition;
 mod problem;
@@ -33,6 +34,7 @@ pub use guest::{
     GuestService, Health, NewGuestCommand,
 };
 pub use import::Import;
+pub use link::{HybridStyle, LinkSpec, ManagerRef};
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
     NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState, VmSpec,

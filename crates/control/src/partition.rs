@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hvsock_address::{PartitionName, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::Guest;
+use crate::{Guest, LinkSpec};
 
 /// The kind of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,12 +25,35 @@ pub enum PartitionKind {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionState {
-    /// Off: it has no connections.
-    Off,
+    /// A VM whose VMM has not been seen since the broker started.
+    Defined,
+    /// A VM whose VMM is there, and whose guest has not started its vsock driver.
+    Connected,
     /// Running.
     Running,
     /// Paused: its connections are suspended or reset.
     Paused,
+    /// Off: it has no connections.
+    Off,
+    /// A VM of which nobody says whether it runs: connects are tried.
+    Unknown,
+}
+
+impl PartitionState {
+    /// Whether it can have connections that carry data: it runs, as far as is known.
+    pub fn is_up(self) -> bool {
+        hvsock_fabric::PartitionState::from(self).is_up()
+    }
+
+    /// Whether it has neither connections nor listeners.
+    pub fn is_down(self) -> bool {
+        hvsock_fabric::PartitionState::from(self).is_down()
+    }
+
+    /// The state in one word, as in JSON.
+    pub fn label(self) -> &'static str {
+        hvsock_fabric::PartitionState::from(self).label()
+    }
 }
 
 /// A partition and its status.
@@ -55,9 +78,15 @@ pub struct Partition {
     /// The endpoint by which its processes reach the broker.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub endpoint: Option<PathBuf>,
-    /// A VM's context id, by which its siblings reach it.
+    /// A VM's context id: by which its siblings reach it or, with a kernel link, the kernel.
     #[serde(default)]
     pub cid: Option<u32>,
+    /// How a VM's connections reach its guest; absent for other partitions.
+    #[serde(default)]
+    pub link: Option<LinkSpec>,
+    /// What the link to a VM's guest cannot do, in words.
+    #[serde(default)]
+    pub lacks: Vec<String>,
     /// The vhost-user socket for the vsock device of a VM's VMM.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
@@ -100,8 +129,11 @@ pub struct NewContainer {
 /// The settings that only a virtual machine has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmSpec {
-    /// Its context id (CID), from 3 to 4294967294; if absent, the lowest free one.
+    /// Its context id (CID), from 3 to 4294967294. If absent, the lowest free one for a vhost-user
+    /// device, and none for hybrid sockets.
     pub cid: Option<u32>,
+    /// How its connections reach its guest.
+    pub link: LinkSpec,
     /// Whether its memory is accepted unsealed: its VMM could shrink it, which kills the broker.
     pub unsealed_memory: bool,
     /// The name or number of the user that its VMM runs as, if not the broker's.
@@ -116,9 +148,13 @@ pub struct NewVm {
     /// Its name.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: PartitionName,
-    /// Its context id (CID), from 3 to 4294967294; if absent, the lowest free one.
+    /// Its context id (CID), from 3 to 4294967294. If absent, the lowest free one for a vhost-user
+    /// device, and none for hybrid sockets. A kernel link requires it.
     #[serde(default)]
     pub cid: Option<u32>,
+    /// How its connections reach its guest.
+    #[serde(default)]
+    pub link: LinkSpec,
     /// Its id; if absent, a random one.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = Uuid))]
@@ -162,9 +198,12 @@ impl From<hvsock_fabric::PartitionKind> for PartitionKind {
 impl From<hvsock_fabric::PartitionState> for PartitionState {
     fn from(state: hvsock_fabric::PartitionState) -> Self {
         match state {
-            hvsock_fabric::PartitionState::Off => Self::Off,
+            hvsock_fabric::PartitionState::Defined => Self::Defined,
+            hvsock_fabric::PartitionState::Connected => Self::Connected,
             hvsock_fabric::PartitionState::Running => Self::Running,
             hvsock_fabric::PartitionState::Paused => Self::Paused,
+            hvsock_fabric::PartitionState::Off => Self::Off,
+            hvsock_fabric::PartitionState::Unknown => Self::Unknown,
         }
     }
 }
@@ -172,9 +211,12 @@ impl From<hvsock_fabric::PartitionState> for PartitionState {
 impl From<PartitionState> for hvsock_fabric::PartitionState {
     fn from(state: PartitionState) -> Self {
         match state {
-            PartitionState::Off => Self::Off,
+            PartitionState::Defined => Self::Defined,
+            PartitionState::Connected => Self::Connected,
             PartitionState::Running => Self::Running,
             PartitionState::Paused => Self::Paused,
+            PartitionState::Off => Self::Off,
+            PartitionState::Unknown => Self::Unknown,
         }
     }
 }

@@ -74,7 +74,7 @@ impl Fabric {
         self.check_not_root(key)?;
         self.anything_changed();
         let inside = self.tree.subtree(key);
-        self.switch_off(&inside);
+        self.switch_off(&inside, &Refusal::PartitionOff);
         let mut watchers = BTreeSet::new();
         for key in inside.into_iter().rev() {
             if let Some(removed) = self.tree.remove(key) {
@@ -87,10 +87,10 @@ impl Fabric {
 
     /// Sets a partition's own state, which also limits the state of its descendants.
     ///
-    /// - Off: all connections and listeners in it are closed.
+    /// - Off, defined, connected: all connections and listeners in it are closed.
     /// - Paused: connections with both ends in it are suspended, and so are those where either end set
     ///   [`HVSOCKET_CONNECTED_SUSPEND`](Self::set_connected_suspend). Others are reset. Listeners stay.
-    /// - Running: suspended connections whose ends both run are resumed.
+    /// - Running, unknown: suspended connections whose ends both run are resumed.
     ///
     /// # Errors
     /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
@@ -109,10 +109,10 @@ impl Fabric {
         partition.state = state;
         self.anything_changed();
         let inside = self.tree.subtree(key);
-        match state {
-            PartitionState::Off => self.switch_off(&inside),
-            PartitionState::Paused => self.pause(&inside),
-            PartitionState::Running => self.resume(&inside),
+        match (state, state.down_refusal()) {
+            (_, Some(refusal)) => self.switch_off(&inside, &refusal),
+            (PartitionState::Paused, None) => self.pause(&inside),
+            (_, None) => self.resume(&inside),
         }
         Ok(())
     }
@@ -316,9 +316,9 @@ impl Fabric {
             .collect()
     }
 
-    fn switch_off(&mut self, inside: &[PartitionKey]) {
+    fn switch_off(&mut self, inside: &[PartitionKey], refusal: &Refusal) {
         for id in self.connections_in(inside) {
-            self.reset_connection(id, &Refusal::PartitionOff);
+            self.reset_connection(id, refusal);
         }
         let partitions = inside.iter().filter_map(|key| self.tree.get(*key));
         let listeners: BTreeSet<_> = partitions
@@ -326,7 +326,7 @@ impl Fabric {
             .copied()
             .collect();
         for id in listeners {
-            self.terminate_listener(id, Refusal::PartitionOff);
+            self.terminate_listener(id, refusal.clone());
         }
     }
 
@@ -356,9 +356,7 @@ impl Fabric {
                 continue;
             };
             let ends = [connection.source, connection.target];
-            let run = ends
-                .iter()
-                .all(|end| self.tree.state(*end) == PartitionState::Running);
+            let run = ends.iter().all(|end| self.tree.state(*end).is_up());
             if connection.suspended && run {
                 connection.suspended = false;
                 self.effects.push_back(Effect::Resume { id });

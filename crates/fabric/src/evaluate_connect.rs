@@ -165,17 +165,21 @@ impl Fabric {
     ) -> Result<(), Refusal> {
         let state = self.tree.state(node.key);
         trace.record(|_| self.state_entry(node, state));
-        match state {
-            PartitionState::Running => Ok(()),
-            PartitionState::Paused => Err(Refusal::PartitionPaused),
-            PartitionState::Off => Err(Refusal::PartitionOff),
+        match (state, state.down_refusal()) {
+            (_, Some(refusal)) => Err(refusal),
+            (PartitionState::Paused, None) => Err(Refusal::PartitionPaused),
+            (_, None) => Ok(()),
         }
     }
 
     fn state_entry(&self, node: PartitionNode<'_>, state: PartitionState) -> TraceEntry {
         let question = format!("Is {} running?", node.partition.name);
-        if state == PartitionState::Running {
-            return TraceEntry::new(Check::Running, true, question, "yes")
+        if state.is_up() {
+            let answer = match state {
+                PartitionState::Unknown => "presumably: nobody says whether it does",
+                _ => "yes",
+            };
+            return TraceEntry::new(Check::Running, true, question, answer)
                 .about(&node.partition.name);
         }
         // The partition itself or one of its ancestors has this state.
@@ -194,13 +198,19 @@ impl Fabric {
                 kind,
                 id,
             },
+            PartitionState::Connected => Fix::LoadDriver { partition },
             _ => Fix::StartPartition {
                 partition,
                 kind,
                 id,
             },
         };
-        let answer = format!("no: {} is {state}", cause.name);
+        let name = &cause.name;
+        let answer = match state {
+            PartitionState::Connected => format!("no: the guest of {name} has no vsock driver"),
+            PartitionState::Defined => format!("no: the VMM of {name} has not been seen"),
+            _ => format!("no: {name} is {state}"),
+        };
         TraceEntry::new(Check::Running, false, question, answer)
             .about(&node.partition.name)
             .fix(fix)

@@ -6,7 +6,7 @@ use std::fmt;
 use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_registry::{Registry, Requester};
 
-use crate::{ConnectionId, ListenerId, PartitionKey};
+use crate::{ConnectionId, ListenerId, PartitionKey, Refusal};
 
 /// The kind of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,12 +22,18 @@ pub enum PartitionKind {
 /// The run state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionState {
-    /// Known, but not running.
-    Off,
+    /// A VM whose VMM has not been seen since the broker started.
+    Defined,
+    /// A VM whose VMM is there, and whose guest has not started its vsock driver.
+    Connected,
     /// Running.
     Running,
     /// Running, but its traffic is suspended.
     Paused,
+    /// Not running.
+    Off,
+    /// A VM of which nobody says whether it runs. It may have connections, as one that runs.
+    Unknown,
 }
 
 /// The root partition of a fabric. It is always running.
@@ -188,10 +194,58 @@ impl Partition {
 impl PartitionState {
     /// The effective state of a partition in this state whose parent is in the state `outer`.
     pub(crate) fn limited_by(self, outer: PartitionState) -> PartitionState {
-        match (self, outer) {
-            (PartitionState::Off, _) | (_, PartitionState::Off) => PartitionState::Off,
-            (PartitionState::Paused, _) | (_, PartitionState::Paused) => PartitionState::Paused,
-            (PartitionState::Running, PartitionState::Running) => PartitionState::Running,
+        // The state that allows least.
+        [
+            PartitionState::Off,
+            PartitionState::Defined,
+            PartitionState::Connected,
+            PartitionState::Paused,
+            PartitionState::Unknown,
+        ]
+        .into_iter()
+        .find(|state| [self, outer].contains(state))
+        .unwrap_or(PartitionState::Running)
+    }
+
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Defined,
+        Self::Connected,
+        Self::Running,
+        Self::Paused,
+        Self::Off,
+        Self::Unknown,
+    ];
+
+    /// Whether a partition in this state can have connections that carry data: it runs, as far as is
+    /// known.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Running | Self::Unknown)
+    }
+
+    /// Whether a partition in this state has neither connections nor listeners.
+    pub fn is_down(self) -> bool {
+        self.down_refusal().is_some()
+    }
+
+    /// Why a partition in this state can have no connection, if it cannot.
+    pub(crate) fn down_refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Off | Self::Defined => Some(Refusal::PartitionOff),
+            Self::Connected => Some(Refusal::NoDriver),
+            Self::Running | Self::Paused | Self::Unknown => None,
+        }
+    }
+
+    /// The state in one word.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Defined => "defined",
+            Self::Connected => "connected",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -208,10 +262,6 @@ impl fmt::Display for PartitionKind {
 
 impl fmt::Display for PartitionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            PartitionState::Off => "off",
-            PartitionState::Running => "running",
-            PartitionState::Paused => "paused",
-        })
+        f.pad(self.label())
     }
 }

@@ -57,6 +57,8 @@ pub enum Refusal {
         /// The cause.
         cause: String,
     },
+    /// The guest of a virtual machine has not started its vsock driver.
+    NoDriver,
 }
 
 /// The codes of one refusal.
@@ -72,7 +74,7 @@ struct Codes {
 /// The errno numbers are from Linux's `errno.h` and equal on all supported architectures. The WSA
 /// numbers are from `winsock2.h`. Where Winsock has no matching error, the row has the nearest one.
 #[rustfmt::skip]
-const CODES: [Codes; 17] = {
+const CODES: [Codes; 18] = {
     use io::ErrorKind as Kind;
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
@@ -118,6 +120,7 @@ const CODES: [Codes; 17] = {
         row("service_not_mappable", EADDRNOTAVAIL, WSAEADDRNOTAVAIL, Kind::AddrNotAvailable),
         row("limit_reached", ENOBUFS, WSAENOBUFS, Kind::QuotaExceeded),
         row("reset", ECONNRESET, WSAECONNRESET, Kind::ConnectionReset),
+        row("no_driver", EHOSTUNREACH, WSAENETUNREACH, Kind::HostUnreachable),
     ]
 };
 
@@ -158,6 +161,7 @@ impl Refusal {
             Refusal::ServiceNotMappable => 15,
             Refusal::LimitReached { .. } => 16,
             Refusal::Reset { .. } => 17,
+            Refusal::NoDriver => 18,
         }
     }
 
@@ -194,6 +198,7 @@ impl Refusal {
             15 => Refusal::ServiceNotMappable,
             16 => Refusal::LimitReached { which: detail() },
             17 => Refusal::Reset { cause: detail() },
+            18 => Refusal::NoDriver,
             unknown => Refusal::Reset {
                 cause: match detail() {
                     text if text.is_empty() => format!("unknown reason {unknown}"),
@@ -240,6 +245,7 @@ impl fmt::Display for Refusal {
             Refusal::Denied { rule } => write!(f, "access is denied by {rule}"),
             Refusal::PartitionUnknown => f.write_str("no partition has this id"),
             Refusal::PartitionOff => f.write_str("the partition is off"),
+            Refusal::NoDriver => f.write_str("the guest has not started its vsock driver"),
             Refusal::PartitionPaused => f.write_str("the partition is paused"),
             Refusal::NotReachable => {
                 f.write_str("no partition that can be reached from here has this id")
@@ -279,7 +285,7 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Refusal> {
-        (1..=17).map(|code| Refusal::from_wire(code, "x")).collect()
+        (1..=18).map(|code| Refusal::from_wire(code, "x")).collect()
     }
 
     #[test]
@@ -296,7 +302,7 @@ mod tests {
     fn an_unknown_code_becomes_a_reset_that_names_it() {
         for (code, detail, want) in [
             (0, "", "unknown reason 0"),
-            (18, "moon", "unknown reason 18: moon"),
+            (19, "moon", "unknown reason 19: moon"),
         ] {
             let cause = want.to_owned();
             assert_eq!(Refusal::from_wire(code, detail), Refusal::Reset { cause });

@@ -18,7 +18,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics, Share};
+use crate::model::{MetricsSnapshot, PartitionKind, ServiceMetrics, Share};
 use family::{Value, family};
 
 /// The content type of [`text`].
@@ -97,7 +97,7 @@ impl Collector for Scrape {
             "Partitions known",
             None,
             snapshot.partitions.iter().map(|(kind, state, count)| {
-                let labels = [("kind", kind_label(*kind)), ("state", state_label(*state))];
+                let labels = [("kind", kind_label(*kind)), ("state", state.label())];
                 (labels, Value::Gauge(*count as f64))
             }),
         )?;
@@ -227,17 +227,9 @@ fn kind_label(kind: PartitionKind) -> &'static str {
     }
 }
 
-fn state_label(state: PartitionState) -> &'static str {
-    match state {
-        PartitionState::Off => "off",
-        PartitionState::Running => "running",
-        PartitionState::Paused => "paused",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::model::{AuditCategory, AuditMetrics, AuditOutcome};
+    use crate::model::{AuditCategory, AuditMetrics, AuditOutcome, PartitionState};
 
     use super::*;
     use crate::model::SharedResource;

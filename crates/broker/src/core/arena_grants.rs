@@ -11,10 +11,11 @@ use super::arenas::{SeenConnection, connection_id};
 use super::state::Core;
 
 impl Core {
-    /// Judges the requests again whose verdict may have changed.
+    /// Judges the requests again whose verdict may have changed, and tells links of it.
     pub(crate) fn judge_arenas(&mut self) {
         let changes = self.fabric.take_changes();
         self.judge_guest_arenas(&changes);
+        self.update_offered_services(&changes);
         for id in self.arenas.concerned(&changes) {
             self.judge_arena(id);
         }

@@ -39,7 +39,7 @@ impl Core {
 
     /// Sets the handler for commands to a guest's agent.
     pub(crate) fn set_guest_handler(&mut self, guest: PartitionKey, handler: CommandHandler) {
-        if self.state_of(guest) != Some(PartitionState::Off) {
+        if self.state_of(guest).is_none_or(|state| !state.is_down()) {
             self.liveness.set_handler(guest, handler);
         }
     }

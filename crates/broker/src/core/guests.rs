@@ -194,7 +194,7 @@ impl Core {
             Destination::Cid(cid) => {
                 // A guest must not learn which CIDs exist.
                 let cid = GuestCid::try_from(cid).map_err(|_| Refusal::NotReachable)?;
-                let sibling = self.vms.by_cid(cid).ok_or(Refusal::NotReachable)?;
+                let sibling = self.vms.sibling(cid).ok_or(Refusal::NotReachable)?;
                 let sibling = self.fabric.partition(sibling);
                 sibling.ok_or(Refusal::NotReachable)?.vm_id()
             }
@@ -352,7 +352,7 @@ impl Core {
         }
         let record = self.vms.get(vm).ok_or(Refusal::NotReachable)?;
         let source = Source::Sibling {
-            cid: record.settings().cid.get(),
+            cid: record.settings().cid.ok_or(Refusal::NotSupported)?.get(),
             port: request.source_port,
         };
         let charge = self.descriptors.charge(Owner::Partition(vm), GUEST_END);

@@ -81,7 +81,7 @@ impl Liveness {
         now: Instant,
     ) -> Vec<LivenessEvent> {
         // A report that arrives after the partition went off belongs to the previous boot.
-        if state == PartitionState::Off {
+        if state.is_down() {
             return Vec::new();
         }
         let entry = self.guests.entry(guest).or_default();
@@ -114,7 +114,7 @@ impl Liveness {
         state: PartitionState,
         update: impl FnOnce(&mut GuestNotice),
     ) -> Option<LivenessEvent> {
-        if state == PartitionState::Off {
+        if state.is_down() {
             return None;
         }
         let entry = self.guests.entry(guest).or_default();
@@ -137,12 +137,12 @@ impl Liveness {
         handler.is_some_and(|handler| handler(command))
     }
 
-    /// Records a change of a partition's state. `Off` removes the guest.
+    /// Records a change of a partition's state. A partition that is down has no guest.
     pub(super) fn set_state(&mut self, guest: PartitionKey, state: PartitionState, now: Instant) {
         let Entry::Occupied(mut entry) = self.guests.entry(guest) else {
             return;
         };
-        if state == PartitionState::Off {
+        if state.is_down() {
             entry.remove();
             return;
         }
@@ -154,7 +154,7 @@ impl Liveness {
                 heartbeat.agent = AgentState::Paused;
                 heartbeat.deadline = None;
             }
-            (PartitionState::Running, AgentState::Paused) => {
+            (PartitionState::Running | PartitionState::Unknown, AgentState::Paused) => {
                 let deadline = now + RESUME_TIMEOUT;
                 heartbeat.deadline = Some(deadline);
                 self.check_by(Some(deadline));

@@ -71,6 +71,7 @@ mod left_folders;
 mod limits;
 mod listeners;
 mod liveness;
+mod offered_services;
 mod offering;
 mod offers;
 mod parked;

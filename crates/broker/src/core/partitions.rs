@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use hvsock_fabric::{
-    AddPartitionError, PartitionError, PartitionKey, PartitionKind, PartitionSpec, PartitionState,
-    Refusal,
+    AddPartitionError, Changes, PartitionError, PartitionKey, PartitionKind, PartitionSpec,
+    PartitionState, Refusal,
 };
 use hvsock_virtio::GuestCid;
 
@@ -61,18 +61,23 @@ impl Core {
         vm: VmEntry,
         link: Option<Box<dyn LinkFactory>>,
     ) -> Result<(), AddError> {
-        if let Some(key) = self.vms.by_cid(vm.cid) {
+        if let Some(cid) = vm.cid_key()
+            && let Some(key) = self.vms.by_cid(&cid)
+        {
             let name = partition_label(&self.fabric, key);
-            return Err(AddError::CidTaken { cid: vm.cid, name });
+            return Err(AddError::CidTaken { cid: cid.cid, name });
         }
         let name = spec.name.clone();
         let socket = self.dirs.vm_socket(name.as_str());
-        let factory = link.unwrap_or_else(|| links::built_in(&vm, socket));
+        let factory = match link {
+            Some(factory) => factory,
+            None => links::built_in(&vm, socket)?,
+        };
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
         let limit = self.fabric.limits().connections_per_partition;
         let settings = LinkSettings {
-            cid: vm.cid.get(),
+            cid: vm.cid.map(GuestCid::get),
             max_connections: MAX_GUEST_CONNECTIONS.min(limit),
         };
         self.vms.insert(key, vm);
@@ -94,6 +99,7 @@ impl Core {
             partition: name.to_string(),
         });
         self.link_state(key, state);
+        self.update_offered_services(&Changes::All);
         Ok(())
     }
 

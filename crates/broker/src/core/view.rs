@@ -242,7 +242,12 @@ impl Core {
                     .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),
                 groups: partition.groups().to_vec(),
                 endpoint: self.endpoints.path_of(key).map(Path::to_owned),
-                cid: vm.map(|vm| vm.settings().cid.get()),
+                cid: vm.and_then(|vm| vm.settings().spec.cid),
+                link: vm.map(|vm| vm.settings().spec.link.clone()),
+                lacks: vm
+                    .and_then(|vm| vm.link())
+                    .map(|link| link.capabilities().missing().map(str::to_owned).collect())
+                    .unwrap_or_default(),
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
                 unsealed_memory: vm.is_some_and(|vm| vm.settings().spec.unsealed_memory),
                 user: vm.and_then(|vm| vm.settings().spec.user.clone()),

@@ -6,16 +6,18 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use hvsock_address::ServiceId;
 use hvsock_fabric::{PartitionKey, PartitionState};
 use hvsock_virtio::GuestCid;
 
-use crate::stores::VmEntry;
+use crate::guest_link::OfferedService;
+use crate::stores::{CidKey, CidSpace, VmEntry};
 
 /// The VMs by partition. `T` is a VM's link to its guest.
 #[derive(Debug)]
 pub(super) struct Vms<T> {
     records: HashMap<PartitionKey, VmRecord<T>>,
-    by_cid: BTreeMap<GuestCid, PartitionKey>,
+    by_cid: BTreeMap<CidKey, PartitionKey>,
 }
 
 /// A VM's state beside the fabric's.
@@ -26,6 +28,8 @@ pub(super) struct VmRecord<T> {
     guest: PartitionState,
     paused: bool,
     link: Option<T>,
+    /// The host's services that the link knows of.
+    offered: BTreeMap<ServiceId, OfferedService>,
 }
 
 impl<T> VmRecord<T> {
@@ -44,11 +48,11 @@ impl<T> VmRecord<T> {
         self.paused
     }
 
-    /// The effective state: off if the VMM is, and paused if the VMM or an operator has paused it.
+    /// The effective state: that of the link, and paused if the VMM or an operator has paused it.
     fn state(&self) -> PartitionState {
-        match self.guest {
-            PartitionState::Running if self.paused => PartitionState::Paused,
-            state => state,
+        match self.guest.is_up() && self.paused {
+            true => PartitionState::Paused,
+            false => self.guest,
         }
     }
 }
@@ -63,14 +67,17 @@ impl<T> Default for Vms<T> {
 }
 
 impl<T> Vms<T> {
-    /// Adds a VM, which is off and has no link. Its CID must be free.
+    /// Adds a VM, which is defined and has no link. Its CID must be free.
     pub(super) fn insert(&mut self, key: PartitionKey, settings: VmEntry) {
-        self.by_cid.insert(settings.cid, key);
+        if let Some(cid) = settings.cid_key() {
+            self.by_cid.insert(cid, key);
+        }
         let record = VmRecord {
             settings,
-            guest: PartitionState::Off,
+            guest: PartitionState::Defined,
             paused: false,
             link: None,
+            offered: BTreeMap::new(),
         };
         self.records.insert(key, record);
     }
@@ -78,7 +85,9 @@ impl<T> Vms<T> {
     /// Removes a VM and frees its CID.
     pub(super) fn remove(&mut self, key: PartitionKey) -> Option<VmRecord<T>> {
         let record = self.records.remove(&key)?;
-        self.by_cid.remove(&record.settings.cid);
+        if let Some(cid) = record.settings.cid_key() {
+            self.by_cid.remove(&cid);
+        }
         Some(record)
     }
 
@@ -93,14 +102,20 @@ impl<T> Vms<T> {
     }
 
     /// The VM with this CID.
-    pub(super) fn by_cid(&self, cid: GuestCid) -> Option<PartitionKey> {
-        self.by_cid.get(&cid).copied()
+    pub(super) fn by_cid(&self, cid: &CidKey) -> Option<PartitionKey> {
+        self.by_cid.get(cid).copied()
     }
 
-    /// The lowest CID that no VM has and that is not reserved.
+    /// The VM to which the broker has given this CID.
+    pub(super) fn sibling(&self, cid: GuestCid) -> Option<PartitionKey> {
+        let space = CidSpace::Broker;
+        self.by_cid(&CidKey { space, cid })
+    }
+
+    /// The lowest CID that the broker has given no VM and that is not reserved.
     pub(super) fn free_cid(&self, reserved: &BTreeSet<GuestCid>) -> Option<GuestCid> {
         let mut free = GuestCid::MIN;
-        while self.by_cid.contains_key(&free) || reserved.contains(&free) {
+        while self.sibling(free).is_some() || reserved.contains(&free) {
             free = GuestCid::try_from(u64::from(free.get()) + 1).ok()?;
         }
         Some(free)
@@ -111,6 +126,35 @@ impl<T> Vms<T> {
         if let Some(record) = self.records.get_mut(&key) {
             record.link = Some(link);
         }
+    }
+
+    /// The VMs.
+    pub(super) fn keys(&self) -> impl Iterator<Item = PartitionKey> {
+        self.records.keys().copied()
+    }
+
+    /// Records what the host offers a VM of one service now. Returns whether that is new.
+    pub(super) fn set_offered(
+        &mut self,
+        key: PartitionKey,
+        service: ServiceId,
+        offered: Option<OfferedService>,
+    ) -> bool {
+        let Some(record) = self.records.get_mut(&key) else {
+            return false;
+        };
+        let before = match offered {
+            Some(offered) => record.offered.insert(service, offered),
+            None => record.offered.remove(&service),
+        };
+        before != offered
+    }
+
+    /// The services that a VM's link knows of.
+    pub(super) fn offered(&self, key: PartitionKey) -> Vec<OfferedService> {
+        let record = self.records.get(&key);
+        let offered = record.map(|record| record.offered.values().copied());
+        offered.into_iter().flatten().collect()
     }
 
     /// A VM's link.

@@ -106,8 +106,8 @@ pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readines
 pub use peer::{FillRun, Peer};
 pub use pipe::{PeerState, PipeEnd, WakePeer};
 pub use values::{
-    Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, PeerIdentity, RequestId,
-    Service, SocketKind, Source,
+    Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, OfferedService, PeerIdentity,
+    RequestId, Service, SocketKind, Source,
 };
 
 use crate::StartError;
@@ -153,6 +153,25 @@ pub trait GuestLink: Send {
     /// Suspends or resumes a connection's data.
     fn suspend(&self, connection: ConnectionId, suspended: bool);
 
+    /// Whether the link wants to know which of the host's services its guest can reach. A link does whose
+    /// guest learns of a refusal only by the absence of a socket.
+    fn takes_services(&self) -> bool {
+        false
+    }
+
+    /// The host's services of which the guest may know, whenever they have changed, and once after the
+    /// link has been opened. The link has sockets for what is [listening](OfferedService::listening), and
+    /// for nothing else. A connect is still judged by the core ([`LinkEvent::Request`]): the set may have
+    /// changed meanwhile. Called only if [`takes_services`](Self::takes_services).
+    fn set_services(&self, _services: Vec<OfferedService>) {}
+
+    /// Whether the sockets that the link hands out ([`GuestRequest::socket`], [`LinkEvent::Connected`]) go
+    /// to the process, instead of through the broker's relay. Their bytes are then not counted. Only for a
+    /// link without [`Capabilities::byte_counts`].
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     /// Whether the link can open connections by itself, in [arenas](GuestArena).
     fn takes_arenas(&self) -> bool {
         false
@@ -174,8 +193,8 @@ pub trait GuestLink: Send {
 /// The settings of a VM's link.
 #[derive(Clone, Copy, Debug)]
 pub struct LinkSettings {
-    /// The guest's vsock context id.
-    pub cid: u32,
+    /// The guest's vsock context id, if it is known.
+    pub cid: Option<u32>,
     /// The most connections that the guest may have.
     pub max_connections: usize,
 }
@@ -188,7 +207,7 @@ pub struct LinkSettings {
 ///
 /// fn unavailable(vm: LinkSettings, _: EventSender) -> Result<Box<dyn GuestLink>, StartError> {
 ///     let error = std::io::Error::from(Refusal::PartitionOff);
-///     let what = format!("open the link to the guest with CID {}", vm.cid);
+///     let what = format!("open the link to the guest with CID {:?}", vm.cid);
 ///     Err(StartError::Io { what, error })
 /// }
 ///

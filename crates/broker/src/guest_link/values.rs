@@ -46,6 +46,17 @@ impl Service {
     }
 }
 
+/// A service of the host, as a link's guest may see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OfferedService {
+    /// The service: registered and enabled, and the guest is allowed to connect to it.
+    pub service: ServiceId,
+    /// Its vsock port. `None` if its GUID maps to none, or another service has the port.
+    pub port: Option<u32>,
+    /// Whether a connect of the guest would be accepted now: somebody listens.
+    pub listening: bool,
+}
+
 /// The socket type of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketKind {

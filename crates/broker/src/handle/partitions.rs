@@ -118,7 +118,7 @@ impl Handle {
     /// # Errors
     ///
     /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if it is the
-    /// broker's own or `state` is [`PartitionState::Off`], which cannot be requested.
+    /// broker's own or `state` is neither running nor paused: no other can be requested.
     #[doc(alias = "suspend")]
     #[doc(alias = "resume")]
     pub fn set_state(
@@ -127,7 +127,7 @@ impl Handle {
         state: PartitionState,
     ) -> Result<Partition, ControlError> {
         let child = self.child(partition)?;
-        if state == PartitionState::Off {
+        if !matches!(state, PartitionState::Running | PartitionState::Paused) {
             let partition = child.name;
             return Err(match child.kind {
                 PartitionKind::Vm => {

@@ -6,12 +6,13 @@ use hvsock_virtio::GuestCid;
 use super::partitions::check_id;
 use super::{ControlError, Handle, invalid};
 use crate::guest_link::LinkFactory;
-use crate::model::{NewVm, Partition, VmSpec};
-use crate::stores::{PartitionEntry, PartitionFiles, VmEntry, VmmUser};
+use crate::model::{LinkSpec, NewVm, Partition, VmSpec};
+use crate::stores::{PartitionEntry, PartitionFiles, VmEntry, VmmUser, check_spec};
 
 impl Handle {
-    /// Adds a VM persistently and opens the vhost-user socket for its VMM. Without an id it gets a
-    /// random one, without a CID the lowest free one.
+    /// Adds a VM persistently and opens the link to its guest, such as the vhost-user socket for its
+    /// VMM. Without an id it gets a random one, and for a vhost-user device without a CID the lowest free
+    /// one.
     ///
     /// # Errors
     ///
@@ -26,7 +27,7 @@ impl Handle {
         Ok(added)
     }
 
-    /// Adds a VM whose connections reach its guest by `link` instead of the vhost-user device. The VM
+    /// Adds a VM whose connections reach its guest by `link` instead of one of the built-in links. The VM
     /// lasts as long as the broker: it has no file, because a link cannot be restored from one.
     ///
     /// [`guest_link`](crate::guest_link) says how to make a link.
@@ -56,6 +57,7 @@ impl Handle {
         let id = new.id.unwrap_or_else(VmId::random);
         let spec = VmSpec {
             cid: new.cid,
+            link: new.link,
             unsealed_memory: new.unsealed_memory,
             user: new.user,
         };
@@ -63,6 +65,7 @@ impl Handle {
         let requested = requested.transpose().map_err(invalid)?;
         let user = spec.user.clone().map(VmmUser::find).transpose();
         let user = user.map_err(ControlError::Invalid)?;
+        check_spec(&spec).map_err(ControlError::Invalid)?;
         check_id(id)?;
         let mut entry = PartitionEntry {
             name: new.name,
@@ -73,8 +76,14 @@ impl Handle {
         let (partition, name) = (entry.spec(), PartitionRef::Name(entry.name.clone()));
         let (reserved, wanted) = (files.reserved_cids(), name.clone());
         let added = self.call(move |core| {
-            let free = requested.or_else(|| core.free_cid(&reserved));
-            let vm = VmEntry::new(spec, free.ok_or(ControlError::Limit("CIDs"))?, user);
+            let cid = match (requested, &spec.link) {
+                (None, LinkSpec::VhostUser) => {
+                    let free = core.free_cid(&reserved);
+                    Some(free.ok_or(ControlError::Limit("CIDs"))?)
+                }
+                (requested, _) => requested,
+            };
+            let vm = VmEntry::new(spec, cid, user);
             let settings = vm.spec.clone();
             core.add_vm(partition, vm, link)?;
             Ok::<_, ControlError>((settings, core.partition(&wanted)))

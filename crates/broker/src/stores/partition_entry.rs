@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use hvsock_address::{PartitionName, VmId};
-use hvsock_control::VmSpec;
+use hvsock_control::{LinkSpec, VmSpec};
 use hvsock_fabric::{AddPartitionError, PartitionKind, PartitionSpec, PartitionState};
 use hvsock_registry::entry_folder::EntryKind;
 use hvsock_registry::store::Problem;
@@ -11,7 +11,7 @@ use hvsock_registry::toml_problem;
 use hvsock_virtio::GuestCid;
 use serde::{Deserialize, Serialize};
 
-use super::vm::{VmEntry, VmmUser};
+use super::vm::{self, CidKey, VmEntry, VmmUser};
 
 /// A partition as its file describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +40,13 @@ struct File {
     /// Name or uid of the user that the VMM runs as, if not the broker's. VMs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
+    /// How the VM's connections reach its guest. VMs only.
+    #[serde(default, skip_serializing_if = "is_default")]
+    link: LinkSpec,
+}
+
+fn is_default(link: &LinkSpec) -> bool {
+    *link == LinkSpec::default()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,7 +62,7 @@ pub(crate) enum PartitionClaim {
     /// A name in lower case.
     Name(String),
     Id(VmId),
-    Cid(u32),
+    Cid(CidKey),
 }
 
 /// Why two partitions exclude each other.
@@ -73,10 +80,18 @@ impl PartitionEntry {
         let Some(spec) = self.vm.clone() else {
             return Ok(None);
         };
-        let cid = GuestCid::try_from(u64::from(spec.cid.unwrap_or_default()));
-        let cid = cid.map_err(|error| format!("`cid`: {error}"))?;
+        let cid = spec.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
+        let cid = cid.transpose().map_err(|error| format!("`cid`: {error}"))?;
         let user = spec.user.clone().map(VmmUser::find).transpose()?;
         Ok(Some(VmEntry::new(spec, cid, user)))
+    }
+
+    /// A VM's CID, if it has one, and among which VMs it is unique.
+    pub(crate) fn cid_key(&self) -> Option<CidKey> {
+        let vm = self.vm.as_ref()?;
+        let space = vm::cid_space(&vm.link)?;
+        let cid = GuestCid::try_from(u64::from(vm.cid?)).ok()?;
+        Some(CidKey { space, cid })
     }
 
     /// The partition's description for the fabric.
@@ -84,8 +99,8 @@ impl PartitionEntry {
         let (kind, state) = match self.vm {
             // A container runs for as long as it is configured.
             None => (PartitionKind::Container, PartitionState::Running),
-            // A VM runs once its VMM connects.
-            Some(_) => (PartitionKind::Vm, PartitionState::Off),
+            // A VM runs once its link says so.
+            Some(_) => (PartitionKind::Vm, PartitionState::Defined),
         };
         PartitionSpec {
             kind,
@@ -103,23 +118,28 @@ impl File {
     fn vm(self) -> Result<Option<VmSpec>, String> {
         match self.kind {
             FileKind::Vm => {
-                let cid = self
-                    .cid
-                    .ok_or("describes a VM and has no `cid` (its context id)")?;
-                let cid = GuestCid::try_from(cid).map_err(|error| format!("`cid`: {error}"))?;
-                Ok(Some(VmSpec {
-                    cid: Some(cid.get()),
+                if self.cid.is_none() && self.link == LinkSpec::VhostUser {
+                    return Err("describes a VM and has no `cid` (its context id)".to_owned());
+                }
+                let cid = self.cid.map(GuestCid::try_from).transpose();
+                let cid = cid.map_err(|error| format!("`cid`: {error}"))?;
+                let spec = VmSpec {
+                    cid: cid.map(GuestCid::get),
+                    link: self.link,
                     unsealed_memory: self.unsealed_memory,
                     user: self.user,
-                }))
+                };
+                vm::check_spec(&spec)?;
+                Ok(Some(spec))
             }
             FileKind::Container
-                if self.cid.is_some() || self.unsealed_memory || self.user.is_some() =>
+                if self.cid.is_some()
+                    || self.unsealed_memory
+                    || self.user.is_some()
+                    || self.link != LinkSpec::default() =>
             {
-                Err(
-                    "describes a container; only a VM has `cid`, `unsealed_memory` and `user`"
-                        .to_owned(),
-                )
+                let what = "only a VM has `cid`, `link`, `unsealed_memory` and `user`";
+                Err(format!("describes a container; {what}"))
             }
             FileKind::Container => Ok(None),
         }
@@ -189,6 +209,7 @@ impl EntryKind for PartitionKinds {
             cid: vm.cid.map(u64::from),
             unsealed_memory: vm.unsealed_memory,
             user: vm.user,
+            link: vm.link,
         };
         // An entry that TOML cannot represent is found when its text is read again.
         toml::to_string(&file).unwrap_or_default()
@@ -201,10 +222,9 @@ impl EntryKind for PartitionKinds {
 
     fn claims(entry: &PartitionEntry) -> Vec<PartitionClaim> {
         let name = PartitionClaim::Name(entry.name.as_str().to_ascii_lowercase());
-        let cid = entry.vm.as_ref().and_then(|vm| vm.cid);
         [name, PartitionClaim::Id(entry.id)]
             .into_iter()
-            .chain(cid.map(PartitionClaim::Cid))
+            .chain(entry.cid_key().map(PartitionClaim::Cid))
             .collect()
     }
 
@@ -213,10 +233,13 @@ impl EntryKind for PartitionKinds {
         if existing.name == new.name {
             return PartitionClash::Fabric(AddPartitionError::NameTaken { name });
         }
-        let cid = |entry: &PartitionEntry| entry.vm.as_ref().and_then(|vm| vm.cid);
-        match cid(new) {
-            Some(taken) if existing.id != new.id && cid(existing) == Some(taken) => {
-                PartitionClash::Cid { cid: taken, name }
+        let taken = new.cid_key();
+        match &taken {
+            Some(key) if existing.id != new.id && existing.cid_key() == taken => {
+                PartitionClash::Cid {
+                    cid: key.cid.get(),
+                    name,
+                }
             }
             _ => PartitionClash::Fabric(AddPartitionError::IdTaken {
                 id: existing.id,
@@ -228,6 +251,8 @@ impl EntryKind for PartitionKinds {
 
 #[cfg(test)]
 mod tests {
+    use hvsock_control::{HybridStyle, ManagerRef};
+
     use super::*;
 
     fn read(text: &str) -> Result<PartitionEntry, String> {
@@ -246,6 +271,8 @@ mod tests {
         let mut next = || read(examples.next().unwrap().strip_prefix("toml").unwrap()).unwrap();
         let vm = next().vm.unwrap();
         assert_eq!((vm.cid, vm.unsealed_memory), (Some(42), false));
+        let links = [(); 2].map(|()| next().vm.unwrap().link.kind());
+        assert_eq!(links, ["hybrid", "kernel"]);
         assert_eq!(next().vm, None);
     }
 
@@ -259,10 +286,30 @@ mod tests {
         };
         let vm = VmSpec {
             cid: Some(4_294_967_294),
+            link: LinkSpec::default(),
             unsealed_memory: true,
             user: Some("0".to_owned()),
         };
-        for entry in [entry(None), entry(Some(vm))] {
+        let hybrid = VmSpec {
+            link: LinkSpec::Hybrid {
+                path: "/run/vm/v.sock".into(),
+                style: HybridStyle::OpenVmm,
+            },
+            ..VmSpec::default()
+        };
+        let kernel = VmSpec {
+            cid: Some(3),
+            link: LinkSpec::Kernel {
+                netns: Some("/run/netns/blue".into()),
+                manager: Some(ManagerRef {
+                    manager: "libvirt".to_owned(),
+                    vm: "web 1".to_owned(),
+                }),
+            },
+            ..VmSpec::default()
+        };
+        for vm in [None, Some(vm), Some(hybrid), Some(kernel)] {
+            let entry = entry(vm);
             assert_eq!(read(&PartitionKinds::text(&entry, None)), Ok(entry));
         }
     }
@@ -290,6 +337,18 @@ mod tests {
             (
                 "kind = \"container\"\ncid = 3\n",
                 "web.toml: describes a container; only a VM",
+            ),
+            (
+                "kind = \"vm\"\nlink = { kind = \"kernel\" }\n",
+                "web.toml: a kernel link needs the CID",
+            ),
+            (
+                "kind = \"vm\"\nlink = { kind = \"hybrid\", path = \"v.sock\" }\n",
+                "web.toml: the path of hybrid sockets must be absolute",
+            ),
+            (
+                "kind = \"vm\"\ncid = 3\nlink = { kind = \"telepathy\" }\n",
+                "web.toml:3:8: unknown variant `telepathy`",
             ),
             (
                 "kind = \"vm\"\ncid = 3\nuser = \"no such user\"\n",

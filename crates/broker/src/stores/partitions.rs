@@ -15,7 +15,7 @@ use hvsock_sys::sync;
 use hvsock_virtio::GuestCid;
 
 use super::partition_entry::{PartitionClash, PartitionEntry, PartitionKinds};
-use super::vm::VmEntry;
+use super::vm::{CidSpace, VmEntry};
 
 /// The partitions on disk: one file each, named after the partition.
 #[derive(Debug)]
@@ -189,11 +189,13 @@ impl PartitionFiles {
         };
     }
 
-    /// The CIDs in files that the core has refused.
+    /// The CIDs of the broker in files that the core has refused.
     pub(crate) fn reserved_cids(&self) -> BTreeSet<GuestCid> {
         let refused = self.refused.iter();
-        let vms = refused.filter_map(|key| self.folder.get(key)?.vm.as_ref()?.cid);
-        vms.filter_map(|cid| GuestCid::try_from(u64::from(cid)).ok())
+        refused
+            .filter_map(|key| self.folder.get(key)?.cid_key())
+            .filter(|key| key.space == CidSpace::Broker)
+            .map(|key| key.cid)
             .collect()
     }
 

@@ -1,6 +1,8 @@
 //! The settings of a VM, with what the machine knows of them.
 
-use hvsock_control::VmSpec;
+use std::path::PathBuf;
+
+use hvsock_control::{LinkSpec, VmSpec};
 use hvsock_virtio::GuestCid;
 
 /// The settings that only VMs have.
@@ -8,7 +10,7 @@ use hvsock_virtio::GuestCid;
 pub(crate) struct VmEntry {
     /// As an operator gave them, with the CID that the VM has.
     pub(crate) spec: VmSpec,
-    pub(crate) cid: GuestCid,
+    pub(crate) cid: Option<GuestCid>,
     /// The user that the VMM runs as, if not the broker's.
     pub(crate) user: Option<VmmUser>,
 }
@@ -21,10 +23,26 @@ pub(crate) struct VmmUser {
     pub(crate) uid: u32,
 }
 
+/// Among which VMs a CID is unique.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum CidSpace {
+    /// Those that the broker gives their CIDs.
+    Broker,
+    /// Those of the kernel, in one network namespace; `None` for the broker's.
+    Kernel(Option<PathBuf>),
+}
+
+/// A CID with the VMs among which it is unique.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CidKey {
+    pub(crate) space: CidSpace,
+    pub(crate) cid: GuestCid,
+}
+
 impl VmEntry {
     /// Settings with a given CID. `user` is the one that [`VmmUser::find`] found for `spec`.
-    pub(crate) fn new(spec: VmSpec, cid: GuestCid, user: Option<VmmUser>) -> Self {
-        let cid_number = Some(cid.get());
+    pub(crate) fn new(spec: VmSpec, cid: Option<GuestCid>, user: Option<VmmUser>) -> Self {
+        let cid_number = cid.map(GuestCid::get);
         Self {
             spec: VmSpec {
                 cid: cid_number,
@@ -33,6 +51,46 @@ impl VmEntry {
             cid,
             user,
         }
+    }
+
+    /// Its CID, if it has one, and among which VMs it is unique.
+    pub(crate) fn cid_key(&self) -> Option<CidKey> {
+        let space = cid_space(&self.spec.link)?;
+        self.cid.map(|cid| CidKey { space, cid })
+    }
+}
+
+/// Among which VMs the CID of a VM with this link is unique. `None` if its VMM alone uses the number.
+pub(crate) fn cid_space(link: &LinkSpec) -> Option<CidSpace> {
+    match link {
+        LinkSpec::VhostUser => Some(CidSpace::Broker),
+        LinkSpec::Hybrid { .. } => None,
+        LinkSpec::Kernel { netns, .. } => Some(CidSpace::Kernel(netns.clone())),
+    }
+}
+
+/// Checks the settings that types alone do not rule out, except for the CID that a vhost-user device
+/// may lack until the broker gives it one.
+pub(crate) fn check_spec(spec: &VmSpec) -> Result<(), String> {
+    let (what, path) = match &spec.link {
+        LinkSpec::VhostUser => return Ok(()),
+        LinkSpec::Hybrid { path, .. } => ("the path of hybrid sockets", Some(path)),
+        LinkSpec::Kernel { netns, .. } => ("the path of a network namespace", netns.as_ref()),
+    };
+    if spec.unsealed_memory {
+        return Err("`unsealed_memory` is for a vhost-user device".into());
+    }
+    if path.is_some_and(|path| !path.is_absolute()) {
+        return Err(format!("{what} must be absolute"));
+    }
+    match spec.link {
+        LinkSpec::Kernel { .. } if spec.cid.is_none() => {
+            Err("a kernel link needs the CID that the VMM has given the VM".into())
+        }
+        LinkSpec::Kernel { .. } if spec.user.is_some() => {
+            Err("`user` has no meaning with a kernel link: the kernel names no VMM".into())
+        }
+        _ => Ok(()),
     }
 }
 

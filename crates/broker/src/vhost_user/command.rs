@@ -55,19 +55,16 @@ pub(super) struct ConnectCommand {
 pub(super) struct DeviceState(Arc<AtomicU8>);
 
 impl DeviceState {
-    const ALL: [PartitionState; 3] = [
-        PartitionState::Off,
-        PartitionState::Paused,
-        PartitionState::Running,
-    ];
-
     pub(super) fn get(&self) -> PartitionState {
         let index = usize::from(self.0.load(Ordering::Relaxed));
-        Self::ALL.get(index).copied().unwrap_or(PartitionState::Off)
+        PartitionState::ALL
+            .get(index)
+            .copied()
+            .unwrap_or(PartitionState::Off)
     }
 
     pub(super) fn set(&self, state: PartitionState) {
-        let index = Self::ALL.iter().position(|one| *one == state);
+        let index = PartitionState::ALL.iter().position(|one| *one == state);
         let index = index.and_then(|index| u8::try_from(index).ok());
         self.0.store(index.unwrap_or_default(), Ordering::Relaxed);
     }

@@ -83,7 +83,7 @@ impl LinkFactory for VhostUser {
     ) -> Result<Box<dyn GuestLink>, StartError> {
         let path = self.socket.clone();
         folders::check_socket(&path)?;
-        let cid = GuestCid::try_from(u64::from(settings.cid))
+        let cid = GuestCid::try_from(u64::from(settings.cid.unwrap_or_default()))
             .map_err(|error| StartError::io("make a vsock device")(std::io::Error::other(error)))?;
         let owner = self.owner.as_ref();
         let for_user =

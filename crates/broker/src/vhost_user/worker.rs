@@ -436,7 +436,7 @@ impl Worker {
         let old = self.state.get();
         let state = match (self.traffic.queues.are_running(), old) {
             (true, _) => PartitionState::Running,
-            (false, PartitionState::Off) => PartitionState::Off,
+            (false, state) if state.is_down() => state,
             (false, _) if disconnected => PartitionState::Off,
             (false, _) => PartitionState::Paused,
         };

@@ -6,4 +6,5 @@ mod links;
 mod able;
 mod bare;
 mod careless;
+mod services;
 mod siblings;

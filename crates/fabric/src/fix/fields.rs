@@ -91,7 +91,9 @@ impl Fix {
                 add(key::PARTITION_KIND, &kind_word(*kind));
                 add(key::ID, id);
             }
-            Self::RemovePartition { partition } | Self::StartAgent { partition } => {
+            Self::RemovePartition { partition }
+            | Self::StartAgent { partition }
+            | Self::LoadDriver { partition } => {
                 add(key::PARTITION, partition);
             }
             Self::UseAddress { address } => add(key::ADDRESS, address),
@@ -253,6 +255,9 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
                 partition: self.get(key::PARTITION)?,
                 kind: self.partition_kind()?,
                 id: self.get(key::ID)?,
+            },
+            "load_driver" => Fix::LoadDriver {
+                partition: self.get(key::PARTITION)?,
             },
             "start_with_its_manager" => Fix::StartWithItsManager,
             "remove_partition" => Fix::RemovePartition {

@@ -109,6 +109,11 @@ pub enum Fix {
         /// Its id.
         id: VmId,
     },
+    /// Load the driver of the vsock device in the guest.
+    LoadDriver {
+        /// The virtual machine.
+        partition: PartitionName,
+    },
     /// Start the virtual machine with the program that manages it, which is not Hyper-V.
     StartWithItsManager,
     /// Remove the partition.
@@ -244,6 +249,7 @@ impl Fix {
             Self::StopListener { .. } => "stop_listener",
             Self::ResumePartition { .. } => "resume_partition",
             Self::StartPartition { .. } => "start_partition",
+            Self::LoadDriver { .. } => "load_driver",
             Self::StartWithItsManager => "start_with_its_manager",
             Self::RemovePartition { .. } => "remove_partition",
             Self::UseAddress { .. } => "use_address",
@@ -361,6 +367,11 @@ impl fmt::Display for Fix {
             Self::StartPartition {
                 partition, kind, ..
             } => write!(f, "start the {kind} {partition}"),
+            Self::LoadDriver { partition } => write!(
+                f,
+                "wait until the guest of {partition} has booted, or load its module \
+                 vmw_vsock_virtio_transport there"
+            ),
             Self::StartWithItsManager => f.write_str("start it with the program that runs it"),
             Self::RemovePartition { partition } => write!(f, "remove {partition}"),
             Self::UseAddress { address } if *address == VmId::LOOPBACK => {

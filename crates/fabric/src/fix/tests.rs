@@ -106,6 +106,9 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::StartAgent {
                 partition: partition.clone(),
             },
+            Fix::LoadDriver {
+                partition: partition.clone(),
+            },
             Fix::UseServiceId {
                 service: partition.to_string(),
             },

@@ -72,9 +72,12 @@ pub(super) enum KindRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StateRecord {
-    Off,
+    Defined,
+    Connected,
     Running,
     Paused,
+    Off,
+    Unknown,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,9 +223,12 @@ impl PartitionRecord {
             vm_id: *vm_id,
             groups: groups.clone(),
             state: match state {
-                PartitionState::Off => StateRecord::Off,
+                PartitionState::Defined => StateRecord::Defined,
+                PartitionState::Connected => StateRecord::Connected,
                 PartitionState::Running => StateRecord::Running,
                 PartitionState::Paused => StateRecord::Paused,
+                PartitionState::Off => StateRecord::Off,
+                PartitionState::Unknown => StateRecord::Unknown,
             },
             registry: registry.as_ref().map(RegistryRecord::new),
         }
@@ -242,9 +248,12 @@ impl KindRecord {
 impl StateRecord {
     pub(super) fn restore(self) -> PartitionState {
         match self {
-            Self::Off => PartitionState::Off,
+            Self::Defined => PartitionState::Defined,
+            Self::Connected => PartitionState::Connected,
             Self::Running => PartitionState::Running,
             Self::Paused => PartitionState::Paused,
+            Self::Off => PartitionState::Off,
+            Self::Unknown => PartitionState::Unknown,
         }
     }
 }

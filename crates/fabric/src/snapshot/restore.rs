@@ -113,7 +113,7 @@ impl Fabric {
         let node = self.tree.node(key);
         let node = node.ok_or(inconsistent("a listener has no partition"))?;
         ensure(
-            self.tree.state(key) != PartitionState::Off,
+            !self.tree.state(key).is_down(),
             "a listener is in a partition that is off",
         )?;
         ensure(
@@ -157,7 +157,7 @@ impl Fabric {
         let relation = relation.ok_or(inconsistent("a connection has unrelated ends"))?;
         let states = [source, target].map(|end| self.tree.state(end.key));
         ensure(
-            !states.contains(&PartitionState::Off),
+            !states.into_iter().any(PartitionState::is_down),
             "a connection has an end in a partition that is off",
         )?;
         let is_paused = states.contains(&PartitionState::Paused);

@@ -237,6 +237,7 @@ const RESET_REASONS: &[&str] = &[
     "unregistered",
     "disabled",
     "partition_off",
+    "no_driver",
     "partition_paused",
     "no_listener",
 ];
@@ -247,6 +248,7 @@ const CLOSE_REASONS: &[&str] = &[
     "denied",
     "partition_unknown",
     "partition_off",
+    "no_driver",
     "not_reachable",
     "wildcard_not_allowed",
 ];

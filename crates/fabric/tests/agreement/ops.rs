@@ -161,6 +161,9 @@ fn state() -> impl Strategy<Value = PartitionState> {
         5 => Just(PartitionState::Running),
         4 => Just(PartitionState::Paused),
         1 => Just(PartitionState::Off),
+        1 => Just(PartitionState::Defined),
+        1 => Just(PartitionState::Connected),
+        1 => Just(PartitionState::Unknown),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use hvsock_address::{ElementName, PartitionName, ServiceId};
-use hvsock_broker::model::{NewService, NewVm};
+use hvsock_broker::model::{LinkSpec, NewService, NewVm};
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use tempfile::TempDir;
@@ -97,6 +97,7 @@ fn start_broker(folder: &Path) -> Result<Device> {
             cid: Some(cid),
             id: None,
             groups: vec![GROUP.into()],
+            link: LinkSpec::default(),
             unsealed_memory: false,
             user: None,
         })?;

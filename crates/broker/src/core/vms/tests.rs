@@ -18,7 +18,7 @@ fn cid(number: u32) -> GuestCid {
 }
 
 fn settings(number: u32) -> VmEntry {
-    VmEntry::new(VmSpec::default(), cid(number), None)
+    VmEntry::new(VmSpec::default(), Some(cid(number)), None)
 }
 
 fn one_vm() -> (Vms<&'static str>, PartitionKey) {
@@ -60,7 +60,7 @@ fn a_removed_vm_has_no_state_link_or_cid() {
     assert!(vms.link(key).is_none() && !vms.contains(key));
     assert_eq!(vms.set_link_state(key, PartitionState::Running), None);
     assert_eq!(vms.set_paused(key, true), None);
-    assert_eq!(vms.by_cid(cid(3)), None);
+    assert_eq!(vms.sibling(cid(3)), None);
     assert!(vms.remove(key).is_none());
 }
 
@@ -90,7 +90,7 @@ proptest! {
                 Some(wanted) => {
                     let number = wanted.unwrap_or(lowest);
                     let known = taken.iter().find(|(cid, _)| *cid == number);
-                    prop_assert_eq!(vms.by_cid(cid(number)), known.map(|(_, key)| *key));
+                    prop_assert_eq!(vms.sibling(cid(number)), known.map(|(_, key)| *key));
                     if known.is_none() {
                         next += 1;
                         vms.insert(partition(next), settings(number));
@@ -101,7 +101,7 @@ proptest! {
                 None => {
                     let (number, key) = taken.swap_remove(nth % taken.len());
                     prop_assert!(vms.remove(key).is_some());
-                    prop_assert_eq!(vms.by_cid(cid(number)), None);
+                    prop_assert_eq!(vms.sibling(cid(number)), None);
                 }
             }
         }

@@ -24,9 +24,12 @@ pub fn age(seconds: f64) -> String {
 /// A partition's state.
 pub fn state(state: PartitionState) -> &'static str {
     match state {
-        PartitionState::Off => "off",
+        PartitionState::Defined => "defined",
+        PartitionState::Connected => "connected, no driver",
         PartitionState::Running => "running",
         PartitionState::Paused => "paused",
+        PartitionState::Off => "off",
+        PartitionState::Unknown => "unknown",
     }
 }
 
@@ -35,6 +38,7 @@ pub fn detailed_state(partition: &Partition) -> &'static str {
     let is_vm = partition.kind == PartitionKind::Vm;
     match (partition.state, partition.paused_by_operator) {
         (PartitionState::Off, true) => "off, and paused when it starts",
+        (PartitionState::Defined, true) => "defined, and paused when it starts",
         (PartitionState::Paused, false) if is_vm => "paused by its VMM",
         (state, _) => self::state(state),
     }

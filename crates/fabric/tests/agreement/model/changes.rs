@@ -61,7 +61,7 @@ impl Model {
         if !self.partitions[p].exists {
             return Err("Gone");
         }
-        self.switch_off(p);
+        self.switch_off(p, &Refusal::PartitionOff);
         for q in 0..self.partitions.len() {
             if self.is_in(q, p) {
                 self.partitions[q].exists = false;
@@ -83,7 +83,10 @@ impl Model {
         }
         self.partitions[p].state = state;
         match state {
-            PartitionState::Off => self.switch_off(p),
+            PartitionState::Off | PartitionState::Defined => {
+                self.switch_off(p, &Refusal::PartitionOff);
+            }
+            PartitionState::Connected => self.switch_off(p, &Refusal::NoDriver),
             PartitionState::Paused => {
                 for n in 0..self.connections.len() {
                     let c = &self.connections[n];
@@ -100,7 +103,7 @@ impl Model {
                     }
                 }
             }
-            PartitionState::Running => {
+            PartitionState::Running | PartitionState::Unknown => {
                 for n in 0..self.connections.len() {
                     let c = &self.connections[n];
                     if c.exists
@@ -117,16 +120,16 @@ impl Model {
         Ok(())
     }
 
-    pub(super) fn switch_off(&mut self, p: usize) {
+    pub(super) fn switch_off(&mut self, p: usize, refusal: &Refusal) {
         for n in 0..self.connections.len() {
             let c = &self.connections[n];
             if self.is_in(c.from, p) || self.is_in(c.to, p) {
-                self.reset_connection(n, &Refusal::PartitionOff);
+                self.reset_connection(n, refusal);
             }
         }
         for n in 0..self.listeners.len() {
             if self.is_in(self.listeners[n].partition, p) {
-                self.terminate_listener(n, &Refusal::PartitionOff);
+                self.terminate_listener(n, refusal);
             }
         }
     }

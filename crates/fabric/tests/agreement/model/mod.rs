@@ -96,20 +96,18 @@ impl Model {
             all.push(self.partitions[q].state);
             next = self.partitions[q].parent;
         }
-        if all.contains(&PartitionState::Off) {
-            PartitionState::Off
-        } else if all.contains(&PartitionState::Paused) {
-            PartitionState::Paused
-        } else {
-            PartitionState::Running
-        }
+        use PartitionState::{Connected, Defined, Off, Paused, Running, Unknown};
+        // By how little each allows.
+        let order = [Off, Defined, Connected, Paused, Unknown, Running];
+        order.into_iter().find(|state| all.contains(state)).unwrap()
     }
 
     pub(super) fn runs(&self, p: usize) -> Result<(), Refusal> {
         match self.state(p) {
-            PartitionState::Running => Ok(()),
+            PartitionState::Running | PartitionState::Unknown => Ok(()),
             PartitionState::Paused => Err(Refusal::PartitionPaused),
-            PartitionState::Off => Err(Refusal::PartitionOff),
+            PartitionState::Off | PartitionState::Defined => Err(Refusal::PartitionOff),
+            PartitionState::Connected => Err(Refusal::NoDriver),
         }
     }
 

@@ -69,7 +69,13 @@ impl Goal {
         let guest = partition.guest.as_deref();
         match self {
             Self::Running => partition.state == PartitionState::Running,
-            Self::Off => partition.state == PartitionState::Off,
+            // A VM whose VMM has not been seen is off, too.
+            Self::Off => {
+                matches!(
+                    partition.state,
+                    PartitionState::Off | PartitionState::Defined
+                )
+            }
             Self::Agent => guest.is_some_and(|guest| guest.agent == AgentState::Connected),
             Self::Ready => guest.is_some_and(|guest| guest.ready),
         }
@@ -90,7 +96,7 @@ pub fn current_state(partition: &Partition) -> String {
     let state = format::detailed_state(partition);
     match guest::word(partition) {
         Some(word) => format!("{state}, {word}"),
-        None if partition.state == PartitionState::Off => state.to_owned(),
+        None if partition.state.is_down() => state.to_owned(),
         None => format!("{state}, no agent connected"),
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_broker::{Broker, BrokerConfig, Handle};
-use hvsock_control::NewVm;
+use hvsock_control::{LinkSpec, NewVm};
 use hvsock_endpoint::Dirs;
 use hvsock_qemu::{Guest, Kit};
 
@@ -81,6 +81,7 @@ impl Stage {
             cid: None,
             id: None,
             groups: Vec::new(),
+            link: LinkSpec::default(),
             unsealed_memory: false,
             user: None,
         })?;

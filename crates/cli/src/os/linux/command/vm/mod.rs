@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, value_parser};
 use hvsock_address::{PartitionName, VmId};
-use hvsock_control::{NewVm, Partition, PartitionKind, PartitionState};
+use hvsock_control::{LinkSpec, NewVm, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::guest;
@@ -151,6 +151,7 @@ impl Add {
             cid: self.cid,
             id: self.id,
             groups: self.groups,
+            link: LinkSpec::default(),
             unsealed_memory: self.unsealed_memory,
             user: self.user,
         })?;

@@ -1,0 +1,84 @@
+//! Tells links which of the host's services their guests can reach.
+//!
+//! A link of hybrid sockets, or of the kernel's vhost-vsock, cannot refuse a guest's connect: the VMM or
+//! the kernel has answered it before the broker hears of it. The only refusal is that there is no
+//! socket. So such a link has sockets only for what would be accepted, by the same verdict as a connect.
+
+use std::collections::BTreeSet;
+
+use hvsock_address::{ServiceId, VmId};
+use hvsock_fabric::{Changes, ConnectRequest, Destination, PartitionKey, Refusal};
+
+use super::guests::principal_of;
+use super::state::Core;
+use crate::callers::Caller;
+use crate::guest_link::OfferedService;
+
+impl Core {
+    /// Judges again what has changed, and tells the links that take services.
+    pub(super) fn update_offered_services(&mut self, changes: &Changes) {
+        if *changes == Changes::None {
+            return;
+        }
+        let takes_services = |key: &PartitionKey| {
+            let link = self.vms.link(*key);
+            link.is_some_and(|link| link.takes_services())
+        };
+        let vms: Vec<PartitionKey> = self.vms.keys().filter(takes_services).collect();
+        for vm in vms {
+            self.update_services_of(vm, changes);
+        }
+    }
+
+    fn update_services_of(&mut self, vm: PartitionKey, changes: &Changes) {
+        let mut has_changed = false;
+        for service in self.concerned_services(vm, changes) {
+            let offered = self.offered_to(vm, service);
+            has_changed |= self.vms.set_offered(vm, service, offered);
+        }
+        if has_changed && let Some(link) = self.vms.link(vm) {
+            link.set_services(self.vms.offered(vm));
+        }
+    }
+
+    /// The services whose verdict may have changed: those that the link knows and those that are
+    /// registered.
+    fn concerned_services(&self, vm: PartitionKey, changes: &Changes) -> BTreeSet<ServiceId> {
+        match changes {
+            Changes::None => BTreeSet::new(),
+            Changes::Services(services) => services.clone(),
+            Changes::All => {
+                let known = self.vms.offered(vm).into_iter().map(|one| one.service);
+                let registry = self.fabric.registry(self.fabric.root());
+                let registered = registry.into_iter().flat_map(|registry| {
+                    let own = registry.iter().map(|one| one.id);
+                    own.chain(registry.all_built_in().map(|one| one.id))
+                });
+                known.chain(registered).collect()
+            }
+        }
+    }
+
+    /// What the host offers a VM of a service. `None` if a connect would be refused for another reason
+    /// than that nobody listens.
+    fn offered_to(&self, vm: PartitionKey, service: ServiceId) -> Option<OfferedService> {
+        let request = ConnectRequest {
+            from: vm,
+            principal: &principal_of(Caller::UNKNOWN),
+            vm: VmId::PARENT,
+            service,
+        };
+        let listening = match self.fabric.judge(&request) {
+            Ok(Destination::Listener(_)) => true,
+            Err(Refusal::NoListener) => false,
+            Ok(Destination::Guest) | Err(_) => return None,
+        };
+        let port = service.port_for_guests();
+        Some(OfferedService {
+            service,
+            // Another service may be registered for the port.
+            port: port.filter(|port| self.fabric.service_for_port(vm, *port) == service),
+            listening,
+        })
+    }
+}
