@@ -3,16 +3,26 @@
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use hvsock_sys::event::Event;
 
-use super::vmm::FrontEnd;
+/// The call descriptors that a VMM has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calls {
+    /// An eventfd for each queue.
+    EachQueue,
+    /// One eventfd for all queues.
+    Shared,
+    /// A pair of sockets for each queue. The device writes 8 bytes for each notification.
+    Sockets,
+}
 
 /// A call descriptor.
 #[derive(Debug)]
 pub(super) enum Call {
-    /// An eventfd, which both sides share.
-    Event(Event),
+    /// An eventfd, which both sides share, and other queues as well if the VMM has one for all.
+    Event(Arc<Event>),
     /// A pair of Unix sockets. The device writes 8 bytes for each notification.
     Socket {
         /// The driver's end, which it reads.
@@ -23,14 +33,31 @@ pub(super) enum Call {
 }
 
 impl Call {
-    /// The kind that this front end uses.
-    pub(super) fn new(front_end: FrontEnd) -> io::Result<Self> {
-        match front_end {
-            FrontEnd::Qemu => Event::new().map(Self::Event),
-            FrontEnd::UserModeLinux => {
-                let (near, far) = UnixStream::pair()?;
-                near.set_nonblocking(true)?;
-                Ok(Self::Socket { near, far })
+    /// One for each of `N` queues.
+    pub(super) fn for_queues<const N: usize>(calls: Calls) -> io::Result<[Self; N]> {
+        let shared = Arc::new(Event::new()?);
+        let mut made = Vec::with_capacity(N);
+        for _ in 0..N {
+            made.push(match calls {
+                Calls::EachQueue => Self::Event(Arc::new(Event::new()?)),
+                Calls::Shared => Self::Event(Arc::clone(&shared)),
+                Calls::Sockets => {
+                    let (near, far) = UnixStream::pair()?;
+                    near.set_nonblocking(true)?;
+                    Self::Socket { near, far }
+                }
+            });
+        }
+        made.try_into().map_err(|_| ErrorKind::Other.into())
+    }
+
+    /// Whether the device holds its end, and has notified nothing. An eventfd cannot tell its end.
+    pub(super) fn is_open_and_silent(&self) -> bool {
+        match self {
+            Self::Event(_) => true,
+            Self::Socket { near, .. } => {
+                let read = (&mut &*near).read(&mut [0]);
+                read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
             }
         }
     }

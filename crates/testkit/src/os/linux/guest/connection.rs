@@ -32,6 +32,8 @@ pub enum CloseReason {
     Refused,
     /// The guest restarted.
     Restarted,
+    /// The device has lost all connections.
+    TransportReset,
 }
 
 /// The unread payload of one packet, or of several small ones.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 
 use super::connection::{CloseReason, Connection, Key};
-use super::driver::{Driver, MAX_PACKET, Received};
+use super::driver::{Driver, MAX_PACKET, Received, TRANSPORT_RESET};
 
 /// How long Linux waits for the peer's reset after a close (`VSOCK_CLOSE_TIMEOUT`).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
@@ -51,6 +51,8 @@ pub(super) struct Core {
     pub(super) violations: Vec<String>,
     /// Count of packets addressed to other guests.
     pub(super) misrouted: u64,
+    /// Count of transport resets.
+    pub(super) transport_resets: u64,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Core {
             stopped: false,
             violations: Vec::new(),
             misrouted: 0,
+            transport_resets: 0,
         }
     }
 
@@ -101,6 +104,9 @@ impl Core {
     pub(super) fn process_queues(&mut self) {
         if !self.parked {
             self.driver.rx().disable_notification();
+        }
+        if self.driver.events().has_used() {
+            self.process_events();
         }
         loop {
             let mut count = 0;
@@ -141,6 +147,26 @@ impl Core {
         }
     }
 
+    /// Handles the device's events. Like Linux, it reads the context id again after a transport reset.
+    #[cold]
+    fn process_events(&mut self) {
+        while let Some(event) = self.driver.poll_event() {
+            if event != TRANSPORT_RESET {
+                self.violations.push(format!("the unknown event {event}"));
+                continue;
+            }
+            self.transport_resets += 1;
+            self.end_connections(CloseReason::TransportReset);
+            let cid = self.cid();
+            if let Ok(config) = self.driver.read_config(0, 8)
+                && config != cid.to_le_bytes()
+            {
+                self.violations
+                    .push(format!("the context id is {config:?}"));
+            }
+        }
+    }
+
     /// When the next close times out.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.closing.front().map(|(at, _)| *at)
@@ -150,7 +176,8 @@ impl Core {
     /// caller must not park.
     pub(super) fn enable_notifications(&mut self) -> bool {
         let awaits_tx = !self.tx_waiters.is_empty() || !self.tx_pending.is_empty();
-        let received = self.driver.rx().enable_notification();
+        let received =
+            self.driver.rx().enable_notification() | self.driver.events().enable_notification();
         received || (awaits_tx && self.driver.tx().enable_notification())
     }
 
@@ -512,7 +539,14 @@ impl Core {
     pub(super) fn restart(&mut self) {
         for connection in self.connections.values_mut() {
             connection.clear_unread();
-            connection.close_reason = Some(CloseReason::Restarted);
+        }
+        self.end_connections(CloseReason::Restarted);
+    }
+
+    /// Ends all connections. Listeners stay.
+    fn end_connections(&mut self, reason: CloseReason) {
+        for connection in self.connections.values_mut() {
+            connection.close_reason = connection.close_reason.or(Some(reason));
             connection.changed.notify_all();
         }
         self.connections

@@ -8,15 +8,30 @@ use std::time::{Duration, Instant};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_virtio::{HEADER_LEN, Header, features};
 
+use super::call::Call;
+use super::front_end::FrontEnd;
+use super::front_end::fault::FaultAt;
+use super::front_end::script::Step;
+use super::front_end::session::{Known, Machine, QUEUES, Session};
 use super::memory::{BumpAllocator, Memory, Regions};
-use super::uml::{self, Channels};
 use super::virtqueue::{QueueOffsets, Segment, Virtqueue};
-use super::vmm::{FrontEnd, PROTOCOL_FEATURES, Vmm, protocol};
+use super::vmm::Vmm;
 
 /// Index of the RX queue (device to guest).
 pub const RX: u32 = 0;
 /// Index of the TX queue (guest to device).
 pub const TX: u32 = 1;
+/// Index of the event queue. Not all VMMs give it to the device.
+const EVENTS: usize = 2;
+/// The buffers that Linux offers on the event queue.
+const EVENT_BUFFERS: u32 = 8;
+/// Bytes of an event (`struct virtio_vsock_event`).
+const EVENT: usize = 4;
+/// Distance between two event buffers in bytes.
+const EVENT_STRIDE: usize = 64;
+
+/// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`: the device has lost all connections.
+pub const TRANSPORT_RESET: u32 = 0;
 
 /// Largest payload of a packet in bytes, as in Linux (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
 pub const MAX_PACKET: usize = 64 << 10;
@@ -49,7 +64,7 @@ pub struct Options {
     pub features: u64,
     /// The VMM.
     pub front_end: FrontEnd,
-    /// Protocol features of vhost-user that QEMU accepts.
+    /// Protocol features of vhost-user that the VMM accepts.
     pub protocol: u64,
     /// Bytes of one receive buffer, including the header.
     pub rx_buffer: usize,
@@ -67,6 +82,8 @@ pub struct Options {
     /// Whether the test itself overwrites the used ring, as a hostile guest may. Invalid entries there
     /// are then skipped instead of being reported as violations of the device.
     pub hostile: bool,
+    /// A message of the VMM that is not as it should be.
+    pub fault: Option<FaultAt>,
     /// Timeout for a vhost-user reply, and for free space in the TX queue.
     pub timeout: Duration,
 }
@@ -83,10 +100,7 @@ impl Default for Options {
                 | features::STREAM
                 | features::SEQPACKET,
             front_end: FrontEnd::default(),
-            protocol: protocol::MQ
-                | protocol::REPLY_ACK
-                | protocol::CONFIG
-                | protocol::RESET_DEVICE,
+            protocol: FrontEnd::default().script().protocol,
             rx_buffer: LINUX_RX_BUFFER,
             rx_header_apart: false,
             layout: Layout::default(),
@@ -94,6 +108,7 @@ impl Default for Options {
             regions: Regions::One,
             credit_update_when_empty: true,
             hostile: false,
+            fault: None,
             timeout: Duration::from_secs(10),
         }
     }
@@ -108,13 +123,20 @@ impl Options {
         }
     }
 
-    /// Like Linux in User-mode Linux, with this context id.
-    pub fn user_mode_linux(cid: u64) -> Self {
+    /// Like Linux in a VM of this VMM, with this context id.
+    pub fn of(front_end: FrontEnd, cid: u64) -> Self {
+        let script = front_end.script();
         Self {
-            front_end: FrontEnd::UserModeLinux,
-            queue_size: 256,
+            front_end,
+            queue_size: script.queue_size,
+            protocol: script.protocol,
             ..Self::new(cid)
         }
+    }
+
+    /// Like Linux in User-mode Linux, with this context id.
+    pub fn user_mode_linux(cid: u64) -> Self {
+        Self::of(FrontEnd::UserModeLinux, cid)
     }
 
     /// Removes virtio features.
@@ -145,12 +167,15 @@ pub struct Driver {
     path: PathBuf,
     options: Options,
     memory: Arc<Memory>,
-    vmm: Option<Vmm>,
-    /// Those of User-mode Linux.
-    channels: Option<Channels>,
-    features: u64,
+    session: Option<Session>,
+    /// What the VMM knows of a connection that has ended.
+    known: Option<Known>,
     rx: Virtqueue,
     tx: Virtqueue,
+    events: Virtqueue,
+    events_begin: usize,
+    /// Event buffers that the device does not hold.
+    events_spare: Vec<u32>,
     rx_begin: usize,
     /// Receive buffers that neither the device nor a connection holds.
     rx_spare: Vec<u32>,
@@ -199,10 +224,11 @@ impl Driver {
         let plan = |boundary| {
             let mut allocator = BumpAllocator::new(boundary);
             let queues =
-                [(); 2].map(|()| QueueOffsets::allocate(&mut allocator, options.queue_size));
+                [(); QUEUES].map(|()| QueueOffsets::allocate(&mut allocator, options.queue_size));
+            let events = allocator.allocate(EVENT_BUFFERS as usize * EVENT_STRIDE, 64);
             let rx = allocator.allocate(rx_buffers(&options) * rx_stride(&options), 4096);
             let tx = allocator.allocate(usize::from(options.tx_slots) * TX_STRIDE, 4096);
-            (queues, rx, tx, allocator.len())
+            (queues, events, rx, tx, allocator.len())
         };
         // Each kind of buffer is one allocation, so the boundary shifts at most one of them.
         let (.., len) = plan(None);
@@ -210,24 +236,25 @@ impl Driver {
             Regions::TwoApart => len,
             _ => 0,
         };
-        let memory = match options.front_end {
-            FrontEnd::Qemu => Memory::new(len + spare, options.regions)?,
-            FrontEnd::UserModeLinux => Memory::unsealed(len + spare, options.regions)?,
-        };
-        let memory = Arc::new(memory);
-        let ([rx, tx], rx_begin, tx_begin, planned) = plan(memory.boundary());
+        let script = options.front_end.script();
+        let memory = Arc::new(Memory::of(script.memory, len + spare, options.regions)?);
+        let (offsets, events_begin, rx_begin, tx_begin, planned) = plan(memory.boundary());
         assert!(planned <= memory.len());
-        let queue =
-            |offsets| Virtqueue::new(&memory, options.queue_size, offsets, options.front_end);
-        let (rx, tx) = (queue(rx)?, queue(tx)?);
+        let [rx, tx, events] = offsets;
+        let [rx_call, tx_call, events_call] = Call::for_queues(script.calls)?;
+        let queue = |offsets, call| Virtqueue::new(&memory, options.queue_size, offsets, call);
+        let (rx, tx) = (queue(rx, rx_call)?, queue(tx, tx_call)?);
+        let events = queue(events, events_call)?;
         let mut driver = Self {
             path: path.to_owned(),
             memory,
-            vmm: None,
-            channels: None,
-            features: 0,
+            session: None,
+            known: None,
             rx,
             tx,
+            events,
+            events_begin,
+            events_spare: Vec::new(),
             rx_begin,
             rx_spare: Vec::new(),
             tx_begin,
@@ -243,59 +270,41 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Connects to the device and starts the queues. After a previous connection they resume at the
-    /// used index, as QEMU does when the device's process was restarted.
+    /// Connects to the device and starts the queues. After a connection that has ended, it does what the VMM
+    /// does when the device's process was restarted; QEMU resumes at the used index.
     ///
     /// # Errors
-    /// If the device cannot be reached or rejects the setup.
+    /// `Unsupported` if the VMM does not connect again. If the device cannot be reached or rejects the setup.
     pub fn connect(&mut self) -> io::Result<()> {
-        let mut vmm = Vmm::connect(&self.path, self.options.timeout)?;
-        match self.options.front_end {
-            FrontEnd::Qemu => {
-                self.features = vmm.negotiate(self.options.features, self.options.protocol)?;
+        let script = self.options.front_end.script();
+        let (known, steps, start) = match (self.known.take(), script.reconnect) {
+            (None, _) => (Known::default(), script.connect, script.start),
+            (Some(mut known), Some(steps)) => {
+                known.bases = self.bases();
+                (known, steps, &[][..])
             }
-            FrontEnd::UserModeLinux => {
-                let (features, channels) = uml::negotiate(&mut vmm, self.options.features)?;
-                (self.features, self.channels) = (features, Some(channels));
+            (Some(_), None) => {
+                let text = "the VMM does not connect to its device again";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
-        }
-        self.vmm = Some(vmm);
-        let has = |feature| self.features & feature != 0;
-        let (event_idx, indirect) = (has(features::EVENT_IDX), has(features::INDIRECT_DESC));
-        self.rx.set_features(event_idx, indirect);
-        self.tx.set_features(event_idx, indirect);
-        let bases = [self.rx.used_index(), self.tx.used_index()];
-        self.start_queues(bases)
+        };
+        self.open(known)?;
+        self.run(steps)?;
+        self.agree();
+        self.run(start)?;
+        self.kick_started();
+        Ok(())
     }
 
-    /// Starts the queues at these indexes, in User-mode Linux always at 0. It sends the memory table again.
+    /// Starts the queues at these indexes, as when the guest's driver starts the device. VMMs whose messages have
+    /// no such index choose their own.
     ///
     /// # Errors
     /// `NotConnected`, or if the device rejects the setup.
     pub fn start_queues(&mut self, bases: [u16; 2]) -> io::Result<()> {
-        let vmm = self.vmm()?;
-        if let Some(channels) = &self.channels {
-            let queues = [&self.rx, &self.tx];
-            uml::start(vmm, &self.memory, queues, channels, self.options.cid)?;
-            self.rx.kick();
-            self.tx.kick();
-            return Ok(());
-        }
-        vmm.set_memory(self.memory.regions(), self.memory.descriptor())?;
-        for (index, (queue, base)) in [(RX, &self.rx), (TX, &self.tx)]
-            .into_iter()
-            .map(|(index, queue)| (index, (queue, bases[index as usize])))
-        {
-            let events = [queue.kick_event(), queue.call_descriptor()];
-            vmm.start_ring(index, queue.size(), base, queue.addresses(), events)?;
-        }
-        if self.features & PROTOCOL_FEATURES != 0 {
-            vmm.enable_ring(RX, true)?;
-            vmm.enable_ring(TX, true)?;
-        }
-        // The device starts a ring at its first kick.
-        self.rx.kick();
-        self.tx.kick();
+        self.set_bases(bases)?;
+        self.run(self.options.front_end.script().start)?;
+        self.kick_started();
         Ok(())
     }
 
@@ -304,8 +313,57 @@ impl Driver {
     /// # Errors
     /// `NotConnected`, or if the device's reply is invalid.
     pub fn stop_queues(&mut self) -> io::Result<[u16; 2]> {
-        let vmm = self.vmm()?;
-        Ok([vmm.stop_ring(RX)?, vmm.stop_ring(TX)?])
+        self.run(self.options.front_end.script().pause)?;
+        let [rx, tx, _] = self.session()?.known.bases;
+        Ok([rx, tx])
+    }
+
+    /// Resumes a VM whose queues were stopped, where they stopped.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device rejects the setup.
+    pub fn resume_queues(&mut self) -> io::Result<()> {
+        self.run(self.options.front_end.script().resume)?;
+        self.kick_started();
+        Ok(())
+    }
+
+    /// Saves the device's state, after the queues were stopped. Returns it, if the VMM and the device transfer one.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device rejects the transfer.
+    pub fn save(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.run(self.options.front_end.script().save)?;
+        Ok(self.session()?.state().map(<[u8]>::to_vec))
+    }
+
+    /// Resumes a VM whose state was saved.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device rejects the setup.
+    pub fn resume_saved(&mut self) -> io::Result<()> {
+        self.run(self.options.front_end.script().resume_saved)?;
+        self.session_mut()?.known.restores = false;
+        self.kick_started();
+        Ok(())
+    }
+
+    /// Restores the VM in a new VMM, after [`Driver::save`] and [`Driver::disconnect`]. `state` replaces the
+    /// device's saved one. The guest's memory is as it was.
+    ///
+    /// # Errors
+    /// `Unsupported` if the VMM restores no VM. If the device cannot be reached or rejects state or setup.
+    pub fn restore(&mut self, state: Option<Vec<u8>>) -> io::Result<()> {
+        let Some(steps) = self.options.front_end.script().load else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let known = self.known.take().unwrap_or_default();
+        self.open(known.of_new_vmm(state))?;
+        self.run(steps)?;
+        self.session_mut()?.known.restores = false;
+        self.agree();
+        self.kick_started();
+        Ok(())
     }
 
     /// Restarts the guest: resets the driver, on the same VMM.
@@ -313,27 +371,99 @@ impl Driver {
     /// # Errors
     /// As [`Driver::stop_queues`] and [`Driver::start_queues`].
     pub fn reboot(&mut self) -> io::Result<()> {
-        match self.options.front_end {
-            FrontEnd::Qemu => drop(self.stop_queues()?),
-            FrontEnd::UserModeLinux => uml::stop(self.vmm()?)?,
-        }
+        self.run(self.options.front_end.script().stop)?;
         self.reset_queues();
         self.start_queues([0, 0])?;
         self.refill();
         Ok(())
     }
 
-    /// Closes the vhost-user connection without stopping the queues, as a killed VMM does.
+    /// Closes the vhost-user connection without stopping the queues, as a killed VMM does, or one whose device
+    /// has hung up.
     pub fn disconnect(&mut self) {
-        self.vmm = None;
-        self.channels = None;
+        if let Some(session) = self.session.take() {
+            self.known = Some(session.known);
+        }
     }
 
-    /// Whether the device holds its ends of the descriptors that User-mode Linux must not lose, and has not
-    /// used them. True with another VMM.
+    /// Ends the VMM. The next connection is that of a new one.
+    pub fn end_vmm(&mut self) {
+        self.disconnect();
+        self.known = None;
+    }
+
+    fn open(&mut self, known: Known) -> io::Result<()> {
+        self.session = None;
+        let options = &self.options;
+        self.session = Some(Session::connect(
+            &self.path,
+            options.front_end,
+            options.timeout,
+            known,
+            options.fault,
+        )?);
+        Ok(())
+    }
+
+    fn run(&mut self, steps: &[Step]) -> io::Result<()> {
+        let machine = Machine {
+            memory: &self.memory,
+            queues: [&self.rx, &self.tx, &self.events],
+            cid: self.options.cid,
+            features: self.options.features,
+            protocol: self.options.protocol,
+        };
+        let session = self.session.as_mut();
+        let session = session.ok_or(io::Error::from(io::ErrorKind::NotConnected))?;
+        session.run(steps, machine)
+    }
+
+    /// Applies the negotiated features.
+    fn agree(&mut self) {
+        let features = self.features();
+        let has = |feature| features & feature != 0;
+        let (event_idx, indirect) = (has(features::EVENT_IDX), has(features::INDIRECT_DESC));
+        for queue in [&mut self.rx, &mut self.tx, &mut self.events] {
+            queue.set_features(event_idx, indirect);
+        }
+    }
+
+    /// Where each queue goes on: behind the last used buffer.
+    fn bases(&self) -> [u16; QUEUES] {
+        [&self.rx, &self.tx, &self.events].map(Virtqueue::used_index)
+    }
+
+    fn set_bases(&mut self, [rx, tx]: [u16; 2]) -> io::Result<()> {
+        let events = self.events.used_index();
+        self.session_mut()?.known.bases = [rx, tx, events];
+        Ok(())
+    }
+
+    fn kick_started(&self) {
+        if self.options.front_end.script().kicks {
+            self.rx.kick();
+            self.tx.kick();
+        }
+    }
+
+    fn session(&self) -> io::Result<&Session> {
+        self.session
+            .as_ref()
+            .ok_or(io::ErrorKind::NotConnected.into())
+    }
+
+    fn session_mut(&mut self) -> io::Result<&mut Session> {
+        self.session
+            .as_mut()
+            .ok_or(io::ErrorKind::NotConnected.into())
+    }
+
+    /// Whether the device holds its end of the channel for its requests and of the event queue's call descriptor,
+    /// and has used neither. True for what the VMM has not, or cannot tell.
     pub fn channels_are_open(&self) -> bool {
-        let channels = self.channels.as_ref();
-        channels.is_none_or(Channels::are_open_and_silent)
+        let session = self.session.as_ref();
+        session.is_none_or(Session::request_channel_is_open)
+            && self.events.call_is_open_and_silent()
     }
 
     /// The vhost-user connection.
@@ -341,12 +471,34 @@ impl Driver {
     /// # Errors
     /// `NotConnected` without a connection.
     pub fn vmm(&self) -> io::Result<&Vmm> {
-        self.vmm.as_ref().ok_or(io::ErrorKind::NotConnected.into())
+        self.session().map(|session| &session.vmm)
+    }
+
+    /// How many messages the VMM has sent on its connection.
+    pub fn messages(&self) -> usize {
+        self.session.as_ref().map_or(0, Session::messages)
+    }
+
+    /// Reads a part of the configuration space through the VMM.
+    ///
+    /// # Errors
+    /// If the device closes the connection, or its reply is none that the VMM accepts.
+    pub fn read_config(&mut self, offset: u32, size: u32) -> io::Result<Vec<u8>> {
+        self.session_mut()?.read_config(offset, size, 0)
+    }
+
+    /// Writes a part of the configuration space through the VMM.
+    ///
+    /// # Errors
+    /// If the device closes the connection, or reports a failure.
+    pub fn write_config(&mut self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.session_mut()?.write_config(offset, bytes)
     }
 
     /// The negotiated virtio features.
     pub fn features(&self) -> u64 {
-        self.features
+        let session = self.session.as_ref();
+        session.map_or(0, |session| session.known.features)
     }
 
     /// The driver's configuration.
@@ -373,13 +525,52 @@ impl Driver {
     pub fn reset_queues(&mut self) {
         self.rx.reset();
         self.tx.reset();
+        self.events.reset();
+        self.events_spare = (0..EVENT_BUFFERS).rev().collect();
         self.rx_spare = (0..rx_buffers(&self.options) as u32).rev().collect();
         self.tx_free = (0..u32::from(self.options.tx_slots)).rev().collect();
     }
 
-    /// Offers spare receive buffers until the RX queue is full.
+    /// The event queue (device to guest).
+    pub fn events(&mut self) -> &mut Virtqueue {
+        &mut self.events
+    }
+
+    /// Offers spare event buffers, if the VMM gives their queue to the device.
+    #[cold]
+    fn offer_events(&mut self) {
+        let has_queue = self.options.front_end.script().queues > EVENTS;
+        for buffer in std::mem::take(&mut self.events_spare) {
+            let offset = self.events_begin + buffer as usize * EVENT_STRIDE;
+            let segment = Segment { offset, len: EVENT };
+            if has_queue && !self.events.add(&[segment], true, buffer) {
+                self.events_spare.push(buffer);
+            }
+        }
+        self.events.publish();
+    }
+
+    /// Returns the next event's id, and offers its buffer again.
+    ///
+    /// # Panics
+    /// If the device wrote anything but an event.
+    pub fn poll_event(&mut self) -> Option<u32> {
+        let (buffer, written) = self.events.pop_used()?;
+        assert_eq!(written, EVENT, "an event has {EVENT} bytes");
+        let mut id = [0; EVENT];
+        let offset = self.events_begin + buffer as usize * EVENT_STRIDE;
+        self.memory.bytes(offset, EVENT).get(0, &mut id);
+        self.events_spare.push(buffer);
+        self.offer_events();
+        Some(u32::from_le_bytes(id))
+    }
+
+    /// Offers spare receive buffers until the RX queue is full, and the event buffers.
     #[inline]
     pub fn refill(&mut self) {
+        if !self.events_spare.is_empty() {
+            self.offer_events();
+        }
         let len = self.options.rx_buffer;
         while let Some(&buffer) = self.rx_spare.last() {
             let offset = self.rx_begin + buffer as usize * rx_stride(&self.options);

@@ -38,6 +38,43 @@ pub struct Region {
     pub offset: u64,
 }
 
+/// How a VMM allocates the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryKind {
+    /// Whether its file is sealed against a change of its size.
+    pub sealed: bool,
+    /// The first guest-physical address.
+    pub begin: u64,
+    /// Its addresses in the VMM's process.
+    pub process: ProcessAddresses,
+}
+
+impl MemoryKind {
+    /// A sealed file.
+    pub const SEALED: Self = Self {
+        sealed: true,
+        begin: BEGIN,
+        process: ProcessAddresses::Mapped,
+    };
+
+    /// A file that can shrink, and that cannot be sealed.
+    pub const UNSEALED: Self = Self {
+        sealed: false,
+        ..Self::SEALED
+    };
+}
+
+/// Where a VMM's process has the guest's memory, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProcessAddresses {
+    /// Where it was mapped.
+    Mapped,
+    /// At the guest's addresses.
+    AsGuest,
+    /// This far above the guest's addresses. It need not be mapped there.
+    Above(u64),
+}
+
 /// Guest memory.
 #[derive(Debug)]
 pub struct Memory {
@@ -52,20 +89,42 @@ impl Memory {
     /// # Errors
     /// If the memory cannot be allocated or mapped.
     pub fn new(len: usize, regions: Regions) -> io::Result<Self> {
+        Self::of(MemoryKind::SEALED, len, regions)
+    }
+
+    /// Allocates memory as a VMM does.
+    ///
+    /// # Errors
+    /// As [`Memory::new`].
+    pub fn of(kind: MemoryKind, len: usize, regions: Regions) -> io::Result<Self> {
         let len = len.next_multiple_of(2 * PAGE);
-        let descriptor = shared_memory::create(len as u64)?;
-        let mapping = Mapping::new(&descriptor, len)?;
+        let descriptor = match kind.sealed {
+            true => shared_memory::create(len as u64)?,
+            false => {
+                let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)?;
+                rustix::fs::ftruncate(&file, len as u64)?;
+                file
+            }
+        };
+        let mapping = Mapping::part(&descriptor, 0, len, !kind.sealed)?;
         let half = (len / 2).next_multiple_of(PAGE);
         let layout: &[(usize, usize, u64, u64)] = match regions {
             Regions::One => &[(0, len, 0, 0)],
             Regions::TwoApart => &[(0, half, 0, 0), (half, len - half, HOLE, 0)],
             Regions::TwoAdjacent => &[(0, half, 0, 0), (half, len - half, 0, HOLE)],
         };
-        let regions = layout.iter().map(|&(offset, len, hole, apart)| Region {
-            guest: BEGIN + offset as u64 + hole,
-            len: len as u64,
-            process: BEGIN_IN_PROCESS + offset as u64 + hole + apart,
-            offset: offset as u64,
+        let regions = layout.iter().map(|&(offset, len, hole, apart)| {
+            let guest = kind.begin + offset as u64 + hole;
+            Region {
+                guest,
+                len: len as u64,
+                process: match kind.process {
+                    ProcessAddresses::Mapped => BEGIN_IN_PROCESS + offset as u64 + hole + apart,
+                    ProcessAddresses::AsGuest => guest,
+                    ProcessAddresses::Above(by) => guest + by,
+                },
+                offset: offset as u64,
+            }
         });
         Ok(Self {
             descriptor,
@@ -79,15 +138,11 @@ impl Memory {
     /// # Errors
     /// As [`Memory::new`].
     pub fn unsealed(len: usize, regions: Regions) -> io::Result<Self> {
-        let mut memory = Self::new(len, regions)?;
-        let len = memory.len();
-        memory.descriptor = rustix::fs::memfd_create("vm_file", MemfdFlags::CLOEXEC)?;
-        rustix::fs::ftruncate(&memory.descriptor, len as u64)?;
-        memory.mapping = Mapping::part(&memory.descriptor, 0, len, true)?;
-        for region in &mut memory.regions {
-            region.process = region.guest;
-        }
-        Ok(memory)
+        let kind = MemoryKind {
+            process: ProcessAddresses::AsGuest,
+            ..MemoryKind::UNSEALED
+        };
+        Self::of(kind, len, regions)
     }
 
     /// Length in bytes.

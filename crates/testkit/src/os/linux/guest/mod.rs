@@ -8,19 +8,19 @@
 //! The guest also checks the device. Packets that violate the protocol are collected for
 //! [`Guest::protocol_violations`]. A device that violates the virtqueue protocol makes the test panic.
 
-mod call;
+pub mod call;
 mod connection;
 mod core;
 pub mod driver;
+pub mod front_end;
 pub mod memory;
 mod sockets;
-mod uml;
 pub mod virtqueue;
 pub mod vmm;
 
 pub use self::core::Message;
 pub use connection::{BUFFER, CloseReason};
 pub use driver::{Driver, Layout, Options, Received};
-pub use memory::{Memory, Region, Regions};
+pub use front_end::FrontEnd;
+pub use memory::{Memory, MemoryKind, Region, Regions};
 pub use sockets::{Guest, GuestListener, GuestStream, HOST};
-pub use vmm::FrontEnd;

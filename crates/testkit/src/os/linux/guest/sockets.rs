@@ -47,8 +47,8 @@ struct Shared {
     leader_wakeup: Event,
     /// Wakes the worker while it leads.
     leading_worker_wakeup: Event,
-    /// The call descriptors of both queues.
-    calls: [OwnedFd; 2],
+    /// The call descriptors of all queues.
+    calls: [OwnedFd; 3],
     spin: Duration,
 }
 
@@ -70,6 +70,7 @@ impl Guest {
         let calls = [
             driver.rx().call_event().try_clone_to_owned()?,
             driver.tx().call_event().try_clone_to_owned()?,
+            driver.events().call_event().try_clone_to_owned()?,
         ];
         let shared = Arc::new(Shared {
             core: Mutex::new(Core::new(driver)),
@@ -191,9 +192,38 @@ impl Guest {
     /// If the device cannot be reached or rejects the setup.
     pub fn pause(&self, meanwhile: impl FnOnce(&mut Driver)) -> io::Result<()> {
         let driver = &mut self.shared.lock().driver;
-        let bases = driver.stop_queues()?;
+        driver.stop_queues()?;
         meanwhile(driver);
-        driver.start_queues(bases)
+        driver.resume_queues()
+    }
+
+    /// Takes a snapshot of the VM, which goes on after `meanwhile`. Returns the device's state, if there is one.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the transfer or the setup.
+    pub fn snapshot(&self, meanwhile: impl FnOnce(&mut Driver)) -> io::Result<Option<Vec<u8>>> {
+        let driver = &mut self.shared.lock().driver;
+        driver.stop_queues()?;
+        let state = driver.save()?;
+        meanwhile(driver);
+        driver.resume_saved()?;
+        Ok(state)
+    }
+
+    /// Takes a snapshot of the VM, ends its VMM, and restores the VM in a new one. `change` may change the device's
+    /// state. The guest goes on as if nothing had happened.
+    ///
+    /// # Errors
+    /// `Unsupported` if the VMM restores no VM. If the device cannot be reached or rejects transfer or setup.
+    pub fn restore(
+        &self,
+        change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+    ) -> io::Result<()> {
+        let driver = &mut self.shared.lock().driver;
+        driver.stop_queues()?;
+        let state = change(driver.save()?);
+        driver.disconnect();
+        driver.restore(state)
     }
 
     /// Restarts the guest on the same VMM. Its listeners listen again.
@@ -213,7 +243,7 @@ impl Guest {
     pub fn restart_vmm(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.restart();
-        core.driver.disconnect();
+        core.driver.end_vmm();
         core.driver.reset_queues();
         core.driver.connect()?;
         core.driver.refill();
@@ -233,6 +263,13 @@ impl Guest {
     /// Protocol violations of the device so far, at most 100.
     pub fn protocol_violations(&self) -> Vec<String> {
         self.shared.lock().violations.clone()
+    }
+
+    /// Count of transport resets that the device has reported.
+    pub fn transport_resets(&self) -> u64 {
+        let mut core = self.shared.lock();
+        core.process_queues();
+        core.transport_resets
     }
 
     /// Count of connections, including those that wait for the peer's reset.
@@ -539,7 +576,7 @@ impl Shared {
             if core.stopped {
                 break Err(io::ErrorKind::NotConnected.into());
             }
-            if leads || core.driver.rx().has_used() {
+            if leads || core.driver.rx().has_used() || core.driver.events().has_used() {
                 core.process_queues();
             }
             if let Some(result) = attempt(&mut core) {
@@ -603,15 +640,16 @@ impl Shared {
         core.parked = true;
         let until = until.into_iter().chain(core.deadline()).min();
         drop(core);
-        let [rx, tx] = &self.calls;
+        let [rx, tx, events] = &self.calls;
         let mut fds = [
             PollFd::new(rx, PollFlags::IN),
             PollFd::new(tx, PollFlags::IN),
             PollFd::new(wakeup, PollFlags::IN),
+            PollFd::new(events, PollFlags::IN),
         ];
         // An error acts like a spurious wakeup.
         let _ = poll::wait(&mut fds, until);
-        let ready = [0, 1, 2].map(|at| !fds[at].revents().is_empty());
+        let ready = [0, 1, 2, 3].map(|at| !fds[at].revents().is_empty());
         let mut core = self.lock();
         if ready[2] {
             wakeup.clear();
@@ -624,6 +662,9 @@ impl Shared {
             }
             if ready[1] {
                 core.driver.tx().clear_call();
+            }
+            if ready[3] {
+                core.driver.events().clear_call();
             }
         }
         core

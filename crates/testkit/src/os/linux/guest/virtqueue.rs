@@ -15,7 +15,7 @@ use hvsock_sys::shared_memory::SharedBytes;
 
 use super::call::Call;
 use super::memory::{BumpAllocator, Memory};
-use super::vmm::{FrontEnd, RingAddresses};
+use super::vmm::RingAddresses;
 
 /// Descriptor flags (virtio 1.2 §2.7.5).
 pub mod flags {
@@ -131,7 +131,7 @@ impl Virtqueue {
         memory: &Arc<Memory>,
         size: u16,
         offsets: QueueOffsets,
-        front_end: FrontEnd,
+        call: Call,
     ) -> io::Result<Self> {
         let mut queue = Self {
             memory: Arc::clone(memory),
@@ -146,7 +146,7 @@ impl Virtqueue {
             published: 0,
             used: 0,
             kick: Event::new()?,
-            call: Call::new(front_end)?,
+            call,
         };
         queue.reset();
         Ok(queue)
@@ -208,6 +208,16 @@ impl Virtqueue {
     /// The call descriptor that the device gets.
     pub fn call_descriptor(&self) -> BorrowedFd<'_> {
         self.call.far()
+    }
+
+    /// Whether the device holds its end of the call descriptor, and has notified nothing.
+    pub(super) fn call_is_open_and_silent(&self) -> bool {
+        self.call.is_open_and_silent()
+    }
+
+    /// The available index in the guest's memory, which a VMM can read.
+    pub(super) fn available_index_in_memory(&self) -> u16 {
+        self.available_ring().load_u16(2).unwrap_or(0)
     }
 
     /// The next available index.

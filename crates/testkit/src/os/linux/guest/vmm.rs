@@ -6,13 +6,14 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 
 use super::memory::Region;
@@ -38,10 +39,13 @@ pub mod request {
     pub const SET_VRING_ENABLE: u32 = 18;
     pub const SET_BACKEND_REQ_FD: u32 = 21;
     pub const GET_CONFIG: u32 = 24;
+    pub const SET_CONFIG: u32 = 25;
     pub const RESET_DEVICE: u32 = 34;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
+    pub const SET_DEVICE_STATE_FD: u32 = 42;
+    pub const CHECK_DEVICE_STATE: u32 = 43;
 }
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: the device supports protocol features.
@@ -51,36 +55,47 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub mod protocol {
     /// More than one queue.
     pub const MQ: u64 = 1 << 0;
+    /// Dirty pages are logged in shared memory.
+    pub const LOG_SHMFD: u64 = 1 << 1;
     /// A request can require an acknowledgement.
     pub const REPLY_ACK: u64 = 1 << 3;
     /// The device may send requests, over a channel of its own.
     pub const BACKEND_REQ: u64 = 1 << 5;
     /// The configuration space is readable.
     pub const CONFIG: u64 = 1 << 9;
+    /// Buffers in flight are recorded in shared memory.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     /// A request can reset the device.
     pub const RESET_DEVICE: u64 = 1 << 13;
     /// Notifications are messages instead of eventfds.
     pub const INBAND_NOTIFICATIONS: u64 = 1 << 14;
     /// Memory regions can be added and removed one by one.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    /// The device's state can be saved and loaded.
+    pub const DEVICE_STATE: u64 = 1 << 19;
+    /// The device has shared memory regions.
+    pub const SHMEM: u64 = 1 << 20;
 }
 
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
-const NEED_REPLY: u32 = 1 << 3;
+/// In a request's flags: an acknowledgement is asked for.
+pub(super) const NEED_REPLY: u32 = 1 << 3;
 /// In the payload of a kick or call request: no descriptor is attached.
 const NO_DESCRIPTOR: u64 = 1 << 8;
 /// Largest accepted reply in bytes.
 const MAX_REPLY: usize = 4096;
 
-/// The VMM whose vhost-user messages are sent.
+/// Which requests ask for an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FrontEnd {
-    /// QEMU.
+pub enum Acks {
+    /// None.
     #[default]
-    Qemu,
-    /// User-mode Linux. Its device is a VM that accepts unsealed memory.
-    UserModeLinux,
+    None,
+    /// Those without a reply.
+    Sets,
+    /// All. Those with a reply of their own get no second one.
+    Every,
 }
 
 /// Addresses of the three parts of a ring, in the VMM's process.
@@ -100,6 +115,8 @@ pub struct Vmm {
     socket: UnixStream,
     /// The negotiated protocol features.
     protocol: u64,
+    /// Which requests ask for an acknowledgement, if REPLY_ACK is negotiated.
+    acks: Acks,
 }
 
 impl Vmm {
@@ -121,6 +138,7 @@ impl Vmm {
         Ok(Self {
             socket,
             protocol: 0,
+            acks: Acks::Sets,
         })
     }
 
@@ -156,6 +174,19 @@ impl Vmm {
     /// Sets the protocol features, without a message.
     pub(super) fn set_protocol(&mut self, protocol: u64) {
         self.protocol = protocol;
+    }
+
+    /// Which requests ask for an acknowledgement, if REPLY_ACK is negotiated.
+    pub(super) fn set_acks(&mut self, acks: Acks) {
+        self.acks = acks;
+    }
+
+    /// Which requests ask for an acknowledgement.
+    pub(super) fn acks(&self) -> Acks {
+        match self.protocol & protocol::REPLY_ACK {
+            0 => Acks::None,
+            _ => self.acks,
+        }
     }
 
     /// The negotiated protocol features.
@@ -269,7 +300,7 @@ impl Vmm {
         body: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        if self.protocol & protocol::REPLY_ACK == 0 {
+        if self.acks() == Acks::None {
             return self.send(request, 0, body, descriptors);
         }
         self.send(request, NEED_REPLY, body, descriptors)?;
@@ -292,12 +323,22 @@ impl Vmm {
         body: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let mut message = Vec::with_capacity(12 + body.len());
-        message.extend(request.to_ne_bytes());
-        message.extend((VERSION | flags).to_ne_bytes());
-        message.extend((body.len() as u32).to_ne_bytes());
-        message.extend(body);
-        self.send_bytes(&message, descriptors)
+        self.send_bytes(&encode(request, flags, body), descriptors)
+    }
+
+    /// Sends the first half of a message.
+    ///
+    /// # Errors
+    /// As [`Vmm::send`].
+    pub(super) fn send_half(
+        &self,
+        request: u32,
+        flags: u32,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let message = encode(request, flags, body);
+        self.send_bytes(&message[..message.len() / 2], descriptors)
     }
 
     /// Sends raw bytes, with the descriptors attached to the first.
@@ -328,14 +369,30 @@ impl Vmm {
     /// `UnexpectedEof` if the device closes the connection, `InvalidData` if the reply is invalid, or a
     /// timeout.
     pub fn receive_reply(&self, request: u32) -> io::Result<Vec<u8>> {
+        self.receive_with_files(request).map(|(body, _)| body)
+    }
+
+    /// Waits for the reply to a request and returns its body and its descriptors.
+    ///
+    /// # Errors
+    /// As [`Vmm::receive_reply`].
+    pub fn receive_with_files(&self, request: u32) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let mut header = [0; 12];
         let mut filled = 0;
+        let mut files = Vec::new();
         while filled < header.len() {
             let mut slices = [IoSliceMut::new(&mut header[filled..])];
-            let mut nothing = RecvAncillaryBuffer::new(&mut []);
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
             let received = rustix::io::retry_on_intr(|| {
-                rustix::net::recvmsg(&self.socket, &mut slices, &mut nothing, RecvFlags::empty())
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                rustix::net::recvmsg(&self.socket, &mut slices, &mut control, flags)
             })?;
+            for ancillary in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(received) = ancillary {
+                    files.extend(received);
+                }
+            }
             if received.bytes == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -353,8 +410,18 @@ impl Vmm {
         }
         let mut body = vec![0; len];
         (&self.socket).read_exact(&mut body)?;
-        Ok(body)
+        Ok((body, files))
     }
+}
+
+/// A message with its header.
+fn encode(request: u32, flags: u32, body: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(12 + body.len());
+    message.extend(request.to_ne_bytes());
+    message.extend((VERSION | flags).to_ne_bytes());
+    message.extend((body.len() as u32).to_ne_bytes());
+    message.extend(body);
+    message
 }
 
 /// Encodes a region (`VhostUserMemoryRegion`).
