@@ -23,4 +23,5 @@ mod refusals;
 mod reg_files;
 mod services;
 mod util;
+mod vmms;
 mod vms;

@@ -1,80 +1,10 @@
 //! `hvsock vm`, without a running VMM.
 
-use std::process::Command;
-
-use hvsock_testkit::require;
 use serde_json::json;
 
-use crate::util::{Completed, DEMO, World};
+use crate::util::{DEMO, World};
 
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
-
-#[test]
-fn add_prints_the_options_that_qemu_needs() {
-    let world = World::new();
-    let done = world.run(["vm", "add", "web", "--cid", "42", "--group", "front"]);
-    assert!(
-        done.stderr.contains("`web` is a partition with the CID 42"),
-        "{}",
-        done.stderr
-    );
-    assert!(done.stderr.contains("in place of SIZE"), "{}", done.stderr);
-    let text = done.ok();
-    let socket = world.dir().join("vm/web.sock");
-    let socket = socket.to_str().unwrap();
-    assert_eq!(
-        text,
-        format!(
-            "-object memory-backend-memfd,id=hvsock-mem,size=SIZE,share=on \
-             -machine memory-backend=hvsock-mem\n\
-             -chardev socket,id=hvsock-web,path={socket} \
-             -device vhost-user-vsock-pci,chardev=hvsock-web\n"
-        )
-    );
-    let text = world.ok(["-q", "vm", "add", "db", "--memory", "2G"]);
-    assert!(text.starts_with("-m 2G -object memory-backend-memfd,id=hvsock-mem,size=2G,"));
-    assert_eq!(world.ok(["vm", "show", "db", "--memory", "2G"]), text);
-    let shown = world.json(["vm", "show", "web", "--json"]);
-    assert_eq!(shown["socket"], json!(socket));
-    assert_eq!(
-        (&shown["cid"], &shown["state"], &shown["groups"]),
-        (&json!(42), &json!("off"), &json!(["front"]))
-    );
-    assert_eq!(shown["qemu"].as_array().unwrap().len(), 8);
-    let xml = shown["libvirt"].as_str().unwrap();
-    assert_eq!(world.ok(["vm", "show", "web", "--libvirt"]), xml);
-    for part in [
-        "<source type='memfd'/>",
-        "<access mode='shared'/>",
-        "<qemu:arg value='vhost-user-vsock-pci,chardev=hvsock-web'/>",
-    ] {
-        assert!(xml.contains(part), "{part}: {xml}");
-    }
-}
-
-/// Boots no guest: only the options are tested.
-#[test]
-fn qemu_starts_with_the_printed_options() {
-    let Some(qemu) = require::program("qemu-system-x86_64", &["--version"]) else {
-        return;
-    };
-    let world = World::new();
-    let options = world.ok(["-q", "vm", "add", "web", "--memory", "64M"]);
-    let mut command = Command::new(qemu);
-    command
-        .args(["-nodefaults", "-display", "none", "-S"])
-        .args(["-machine", "q35,accel=tcg", "-qmp", "stdio"])
-        .args(options.split_whitespace());
-    let commands = br#"{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}"#;
-    let done = Completed::with_input(&mut command, commands);
-    assert!(done.stdout.contains("prelaunch"), "{done:?}");
-    done.ok();
-    assert!(
-        world
-            .ok(["vm", "show", "web"])
-            .contains("state         off")
-    );
-}
 
 #[test]
 fn a_vm_is_shown_listed_paused_resumed_and_removed() {

@@ -11,7 +11,10 @@ pub const TOPICS: &[Topic] = &[
                 "qemu-system-x86_64 $(hvsock vm show web --memory 2G)",
                 "start it",
             ),
-            ("sudo hvsock vm add db --libvirt", "print XML for libvirt"),
+            (
+                "sudo hvsock vm add db --vmm libvirt",
+                "print XML for libvirt",
+            ),
             ("hvsock connect web 'HV Socket Demo'", "use a service in it"),
         ],
         see_also: &["container", "exec", "kvp"],
@@ -20,14 +23,25 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "vm add",
         notes: &[
-            "The command prints the options to add to QEMU's command line, or with --libvirt the \
-             XML to add to the domain.",
+            "The command prints what gives the virtual machine its device: options to add to the \
+             VMM's command line, XML to add to a libvirt domain, or calls of libkrun. --vmm selects \
+             the VMM.",
+            "QEMU's options place the device behind a PCI Express port of its own, so that `hvsock \
+             vm reconnect` can exchange it. For a machine type without PCI Express, give the type \
+             with --machine.",
+            "Cloud Hypervisor, libkrun, OpenVMM and User-mode Linux share memory that is not \
+             sealed. Their virtual machines need --unsealed-memory.",
         ],
         examples: &[
             ("hvsock vm add web --cid 42", "print QEMU's options"),
             (
-                "hvsock vm add db --user libvirt-qemu --libvirt",
+                "hvsock vm add db --user libvirt-qemu --vmm libvirt",
                 "print XML for libvirt",
+            ),
+            ("hvsock vm add old --machine pc", "without PCI Express"),
+            (
+                "hvsock vm add um --vmm uml --unsealed-memory",
+                "for User-mode Linux",
             ),
             ("hvsock vm add ci --group build", "in a sibling group"),
         ],
@@ -57,7 +71,7 @@ pub const TOPICS: &[Topic] = &[
         examples: &[
             ("hvsock vm show web", "everything about it"),
             ("qemu-system-x86_64 $(hvsock vm show web --memory 2G)", ""),
-            ("hvsock vm show web --libvirt", "XML for its domain"),
+            ("hvsock vm show web --vmm libvirt", "XML for its domain"),
         ],
         see_also: &["vm list", "vm add"],
         ..Topic::EMPTY

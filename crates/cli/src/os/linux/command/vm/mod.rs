@@ -18,10 +18,11 @@ use super::partition::{Grouped, Named, Partitions, facts};
 use super::time::Time;
 use super::wait::Wait;
 use crate::context::Context;
+use crate::failure::Failure;
 use crate::os::linux::format;
 use crate::output::{self, Json};
 use crate::table::Columns;
-use device::{Device, Memory};
+use device::{Machine, Memory, Vmm};
 use shutdown::Shutdown;
 
 /// The context ids of guests. Lower ids are reserved (vsock(7)), and the highest is VMADDR_CID_ANY.
@@ -90,15 +91,30 @@ pub struct Show {
 /// The form of the options for the VMM.
 #[derive(Debug, Args)]
 struct Form {
-    /// Print QEMU's options for this much memory, in the form of -m
-    #[arg(long, value_name = "SIZE", conflicts_with = "libvirt")]
+    /// Print the options for this VMM [default: qemu]
+    #[arg(long, value_name = "VMM", value_parser = device::parser())]
+    vmm: Option<&'static dyn Vmm>,
+    /// Print the options for this much memory, in the form of QEMU's -m
+    #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
-    /// Print the XML for a libvirt domain
-    #[arg(long)]
+    /// The machine type of QEMU, which decides the bus of the device
+    #[arg(long, value_name = "TYPE", value_parser = machine)]
+    machine: Option<String>,
+    /// The same as --vmm libvirt
+    #[arg(long, hide = true, conflicts_with = "vmm")]
     libvirt: bool,
-    /// Print JSON with all forms
-    #[arg(long, conflicts_with = "libvirt")]
+    /// Print JSON with the options for each VMM
+    #[arg(long, conflicts_with_all = ["libvirt", "vmm"])]
     json: bool,
+}
+
+/// Parses a machine type, which may have options of its own.
+fn machine(text: &str) -> Result<String, &'static str> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,=".contains(c);
+    match !text.is_empty() && text.chars().all(plain) && !text.starts_with(['-', ',']) {
+        true => Ok(text.to_owned()),
+        false => Err("expected a machine type of QEMU, such as q35 or pc"),
+    }
 }
 
 impl Vm {
@@ -132,20 +148,54 @@ struct Everything {
     #[serde(flatten)]
     partition: Partition,
     #[serde(flatten)]
-    device: Device,
+    options: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Form {
-    fn device(&self, vm: &Partition) -> Result<Device> {
+    /// The VMM that the caller asked for.
+    fn chosen(&self) -> Option<&'static dyn Vmm> {
+        self.vmm.or_else(|| self.libvirt.then(device::libvirt))
+    }
+
+    fn machine<'a>(&'a self, vm: &'a Partition) -> Result<Machine<'a>> {
         let socket = vm.socket.as_ref();
         let socket = socket.context("the broker has no socket for this VM")?;
         let socket = socket.to_str().context("the socket's path is not UTF-8")?;
-        Ok(Device::new(&vm.name, socket, self.memory.as_ref()))
+        Ok(Machine {
+            name: &vm.name,
+            socket,
+            memory: self.memory.as_ref(),
+            machine: self.machine.as_deref(),
+        })
+    }
+
+    fn options(&self, vm: &Partition, vmm: &dyn Vmm) -> Result<device::Options> {
+        let options = vmm.options(&self.machine(vm)?);
+        Ok(options.map_err(Failure::from)?)
+    }
+
+    fn json(&self, partition: Partition) -> Result<()> {
+        let options = device::all(&self.machine(&partition)?);
+        output::json(&Everything { partition, options })
     }
 }
 
 impl Add {
     fn run(self, context: &Context) -> Result<()> {
+        let vmm = self.form.chosen().unwrap_or_else(device::default);
+        if vmm.unsealed() && !self.unsealed_memory {
+            let name = &self.name;
+            return Err(Failure::new(format!(
+                "cannot add `{name}`: {} shares its memory without a seal, so whoever runs it \
+                 could crash the broker",
+                vmm.title()
+            ))
+            .help(format!(
+                "hvsock vm add {name} --vmm {} --unsealed-memory",
+                vmm.name()
+            ))
+            .into());
+        }
         let partition = context.client()?.add_vm(&NewVm {
             name: self.name,
             cid: self.cid,
@@ -155,46 +205,48 @@ impl Add {
             unsealed_memory: self.unsealed_memory,
             user: self.user,
         })?;
-        let device = self.form.device(&partition)?;
         if self.form.json {
-            return output::json(&Everything { partition, device });
+            return self.form.json(partition);
         }
+        let options = self.form.options(&partition, vmm)?;
         let cid = partition.cid.unwrap_or_default();
         context.note(&format!(
             "`{}` is a partition with the CID {cid} and the id {}",
             partition.name, partition.id
         ));
-        if self.form.libvirt {
-            let user = match &partition.user {
-                Some(user) => format!("user {user}"),
-                None => "broker's user (or give another with --user)".to_owned(),
-            };
-            context.note(&format!(
-                "Add this to the domain (`virsh edit`). Its QEMU must run as the {user}:"
-            ));
-            return output::text(&device.libvirt);
+        let machine = self.form.machine(&partition)?;
+        for note in vmm.notes(&machine) {
+            context.note(&note);
         }
-        let size = match self.form.memory {
-            Some(_) => "",
-            None => ", with the VM's memory in place of SIZE",
+        let user = vmm.user(partition.user.as_deref());
+        let user = user.map_or_else(String::new, |user| format!(". {user}"));
+        let text = options.text();
+        let size = match text.contains("SIZE") && self.form.memory.is_none() {
+            true => ", with the VM's memory in place of SIZE",
+            false => "",
         };
-        context.note(&format!("Add both lines to QEMU's command line{size}:"));
-        output::text(&device.options())
+        context.note(&format!("{}{size}{user}:", vmm.place()));
+        output::text(&text)
     }
 }
 
 impl Show {
     fn run(self, vms: Partitions<'_>) -> Result<()> {
         let partition = vms.find(&self.named)?;
-        let device = self.form.device(&partition)?;
         if self.form.json {
-            return output::json(&Everything { partition, device });
+            return self.form.json(partition);
         }
-        if self.form.libvirt {
-            return output::text(&device.libvirt);
-        }
-        if self.form.memory.is_some() {
-            return output::text(&device.options());
+        let form = &self.form;
+        if form.chosen().is_some() || form.memory.is_some() || form.machine.is_some() {
+            let vmm = form.chosen().unwrap_or_else(device::default);
+            if vmm.unsealed() && !partition.unsealed_memory {
+                let (title, name) = (vmm.title(), &partition.name);
+                vms.context.note(&format!(
+                    "{title} shares its memory without a seal, which `{name}` does not accept: \
+                     remove it, and add it with --unsealed-memory"
+                ));
+            }
+            return output::text(&form.options(&partition, vmm)?.text());
         }
         let mut more = guest::facts(&partition);
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
@@ -205,7 +257,7 @@ impl Show {
             let text = "unsealed: its VMM can crash the broker".to_owned();
             more.push(("memory", text));
         }
-        let options = device.options();
+        let options = form.options(&partition, device::default())?.text();
         more.extend(options.lines().map(|line| ("QEMU", line.to_owned())));
         facts(&partition, &more).print()
     }

@@ -1,0 +1,162 @@
+//! QEMU. As observed with QEMU 7.2: the device reads the context id from its back-end, so there is no option
+//! for it. It rejects a socket with `reconnect`, because it starts before such a socket is connected.
+//!
+//! The device is behind a PCI Express root port of its own, so that it can be exchanged while the guest runs.
+//! Source of the syntax: `docs/qdev-device-use.txt` and `util/keyval.c`; a comma ends a value and a doubled
+//! one is literal.
+
+use super::vmm::{Inexpressible, Machine, Options, Vmm, words};
+
+#[derive(Debug)]
+pub struct Qemu;
+
+/// The root port's chassis number. Two ports must not have both chassis and slot in common: QEMU's default is
+/// chassis 0, and libvirt counts from 1.
+const CHASSIS: u8 = 240;
+
+/// How a machine type takes the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    /// Behind a root port. The PCI bus of `pc` takes one, too, but hot-plugs nothing below it.
+    RootPort,
+    /// On the PCI bus.
+    Pci,
+    /// Without PCI, as a virtio-mmio device.
+    Mmio,
+}
+
+impl Layout {
+    fn of(machine: Option<&str>) -> Self {
+        let kind = machine.unwrap_or_default();
+        let (kind, options) = kind.split_once(',').unwrap_or((kind, ""));
+        match kind {
+            "microvm" if options.split(',').any(|option| option == "pcie=on") => Self::RootPort,
+            "microvm" => Self::Mmio,
+            "pc" | "isapc" | "pseries" | "malta" => Self::Pci,
+            _ if kind.starts_with("pc-i440fx") || kind.starts_with("pseries-") => Self::Pci,
+            _ => Self::RootPort,
+        }
+    }
+}
+
+/// The arguments for the device alone.
+pub fn device(machine: &Machine<'_>) -> Vec<String> {
+    let (name, path) = (machine.name, machine.socket.replace(',', ",,"));
+    let chardev = format!("socket,id=hvsock-{name},path={path}");
+    let chardev = ["-chardev".to_owned(), chardev];
+    let mut arguments = Vec::new();
+    let device = match Layout::of(machine.machine) {
+        Layout::RootPort => {
+            let port = format!("pcie-root-port,id=hvsock-port,chassis={CHASSIS}");
+            arguments.extend(["-device".to_owned(), port]);
+            "vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port"
+        }
+        Layout::Pci => "vhost-user-vsock-pci,id=hvsock-device",
+        Layout::Mmio => "vhost-user-vsock-device,id=hvsock-device",
+    };
+    arguments.extend(chardev);
+    arguments.extend([
+        "-device".to_owned(),
+        format!("{device},chardev=hvsock-{name}"),
+    ]);
+    arguments
+}
+
+impl Vmm for Qemu {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn title(&self) -> &'static str {
+        "QEMU"
+    }
+
+    /// One line for memory, one for the device. `SIZE` is a placeholder for unknown memory.
+    fn options(&self, machine: &Machine<'_>) -> Result<Options, Inexpressible> {
+        let size = machine.memory.map_or("SIZE", |memory| memory.qemu());
+        let mut memory = match machine.memory {
+            Some(memory) => words(["-m", memory.qemu()]),
+            None => Vec::new(),
+        };
+        let kind = machine.machine.map(|kind| format!("{kind},"));
+        memory.extend([
+            "-object".to_owned(),
+            format!("memory-backend-memfd,id=hvsock-mem,size={size},share=on"),
+            "-machine".to_owned(),
+            kind.unwrap_or_default() + "memory-backend=hvsock-mem",
+        ]);
+        Ok(Options::Arguments(vec![memory, device(machine)]))
+    }
+
+    fn place(&self) -> String {
+        "Add both lines to QEMU's command line".to_owned()
+    }
+
+    fn notes(&self, machine: &Machine<'_>) -> Vec<String> {
+        exchange(machine)
+    }
+}
+
+/// Whether the device can be exchanged in this layout.
+pub fn exchange(machine: &Machine<'_>) -> Vec<String> {
+    let text = match (Layout::of(machine.machine), machine.machine) {
+        (Layout::RootPort, Some(_)) => return Vec::new(),
+        (Layout::RootPort, None) => {
+            "For a machine type without PCI Express (`pc`, `microvm`), print it with --machine TYPE"
+        }
+        (Layout::Pci | Layout::Mmio, _) => {
+            "This machine type has no PCI Express, so `hvsock vm reconnect` cannot exchange the \
+             device: after a restart of the broker, restart QEMU, too"
+        }
+    };
+    vec![text.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vmm::tests::of;
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_vm_is_a_placeholder_or_given() {
+        assert_eq!(
+            of(&Qemu, "/run/hvsock/vm/web.sock", None),
+            "-object memory-backend-memfd,id=hvsock-mem,size=SIZE,share=on \
+             -machine memory-backend=hvsock-mem\n\
+             -device pcie-root-port,id=hvsock-port,chassis=240 \
+             -chardev socket,id=hvsock-web,path=/run/hvsock/vm/web.sock \
+             -device vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port,chardev=hvsock-web\n"
+        );
+        for (text, size) in [("2G", "2G"), ("512", "512M"), ("64m", "64m")] {
+            let given = of(&Qemu, "/s", Some(text));
+            let start =
+                format!("-m {size} -object memory-backend-memfd,id=hvsock-mem,size={size},");
+            assert!(given.starts_with(&start), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_path_with_special_characters_stays_one_value() {
+        let options = of(&Qemu, "/tmp/a,b's <&/web.sock", None);
+        let value = r"'socket,id=hvsock-web,path=/tmp/a,,b'\''s <&/web.sock'";
+        assert!(options.contains(value), "{options}");
+    }
+
+    #[test]
+    fn a_machine_type_without_pci_express_gets_the_device_on_the_bus_that_it_has() {
+        for (machine, layout) in [
+            (None, Layout::RootPort),
+            (Some("q35"), Layout::RootPort),
+            (Some("pc-q35-7.2"), Layout::RootPort),
+            (Some("virt"), Layout::RootPort),
+            (Some("microvm,pcie=on"), Layout::RootPort),
+            (Some("pc"), Layout::Pci),
+            (Some("pc,accel=kvm"), Layout::Pci),
+            (Some("pc-i440fx-7.2"), Layout::Pci),
+            (Some("microvm"), Layout::Mmio),
+            (Some("microvm,rtc=on"), Layout::Mmio),
+        ] {
+            assert_eq!(Layout::of(machine), layout, "{machine:?}");
+        }
+    }
+}
