@@ -348,7 +348,7 @@ mod tests {
             ),
             (
                 "kind = \"vm\"\ncid = 3\nlink = { kind = \"telepathy\" }\n",
-                "web.toml:3:8: unknown variant `telepathy`",
+                "web.toml:3:17: unknown variant `telepathy`",
             ),
             (
                 "kind = \"vm\"\ncid = 3\nuser = \"no such user\"\n",

@@ -260,7 +260,7 @@ fn an_operators_changes_are_events_once_and_last() {
     let events = world.handle().events().unwrap();
     let new: NewVm = serde_json::from_str(r#"{"name": "web", "groups": ["ci"]}"#).unwrap();
     let web = world.handle().add_vm(new).unwrap();
-    assert_eq!(web.state, PartitionState::Off);
+    assert_eq!(web.state, PartitionState::Defined);
     world.handle().add_container(container("box", &[])).unwrap();
     world
         .handle()

@@ -20,14 +20,14 @@ fn error_text<T: std::fmt::Debug>(result: Result<T, ControlError>) -> String {
 }
 
 #[test]
-fn a_vm_is_listed_and_off_until_its_vmm_connects() {
+fn a_vm_is_listed_and_defined_until_its_vmm_connects() {
     let world = World::new();
     let handle = world.handle();
     let events = handle.events().unwrap();
     let web = handle.add_vm(vm("web", Some(42))).unwrap();
     assert_eq!(
         (web.kind, web.state),
-        (PartitionKind::Vm, PartitionState::Off)
+        (PartitionKind::Vm, PartitionState::Defined)
     );
     assert_eq!(web.cid, Some(42));
     assert_eq!(web.socket, Some(world.folder.join("vm/web.sock")));
@@ -175,7 +175,7 @@ fn an_invalid_file_of_a_vm_is_reported_and_affects_no_other_vm() {
 }
 
 #[test]
-fn an_operators_pause_is_kept_while_the_vm_is_off() {
+fn an_operators_pause_is_kept_while_the_vm_does_not_run() {
     let world = World::new();
     let handle = world.handle();
     handle.add_vm(vm("web", None)).unwrap();
@@ -185,7 +185,7 @@ fn an_operators_pause_is_kept_while_the_vm_is_off() {
         (PartitionState::Running, false),
     ] {
         let seen = handle.set_state(&web, state).unwrap();
-        assert_eq!(seen.state, PartitionState::Off);
+        assert_eq!(seen.state, PartitionState::Defined);
         assert_eq!(seen.paused_by_operator, paused);
     }
     let off = error_text(handle.set_state(&web, PartitionState::Off));

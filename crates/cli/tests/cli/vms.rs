@@ -24,7 +24,7 @@ fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     assert_eq!(cids, [&json!(4), &json!(3)]);
     let table = world.ok(["vm", "list"]);
     let first: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(first, ["db", ID, "4", "off", "0"], "{table}");
+    assert_eq!(first, ["db", ID, "4", "defined", "0"], "{table}");
     let status = world.ok(["status"]);
     assert!(status.contains("web (vm with CID 3) off"), "{status}");
     let shown = world.ok(["vm", "show", ID]);
