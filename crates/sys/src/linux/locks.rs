@@ -16,7 +16,7 @@ const MAX_LOCKS: u64 = 4 << 20;
 /// The most bytes that are read of a file about one process.
 const MAX_STATUS: u64 = 16 << 10;
 
-/// A process that holds a lock.
+/// A process that holds a lock, or a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// Its process id.
@@ -112,7 +112,7 @@ fn parse(line: &str) -> Option<(u32, &str, u64)> {
 }
 
 /// Describes a process.
-fn process(pid: u32) -> Holder {
+pub(super) fn process(pid: u32) -> Holder {
     let status = read(&format!("/proc/{pid}/status"));
     let line = |name: &str| {
         let mut lines = status.lines();

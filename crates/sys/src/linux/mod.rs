@@ -17,6 +17,7 @@ pub mod limits;
 mod listening;
 pub mod locks;
 pub mod message;
+pub mod netns;
 pub mod owner;
 pub mod peer;
 pub mod poll;
@@ -32,6 +33,7 @@ pub mod standard_streams;
 pub mod stream;
 pub mod supervisor;
 pub mod vsock;
+pub mod vsock_diag;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
