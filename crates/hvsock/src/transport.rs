@@ -12,7 +12,8 @@ pub enum Transport {
     /// Shared memory of both processes, of this connection or of an arena; the broker only monitors it.
     #[doc(alias = "shared memory")]
     Ring,
-    /// The kernel's `AF_VSOCK`, in a virtual machine without a broker.
+    /// The kernel's `AF_VSOCK`: in a virtual machine without a broker, and between a process of the host and a
+    /// virtual machine that the kernel serves. A broker can only close it.
     #[doc(alias = "AF_VSOCK")]
     Vsock,
     /// The Hyper-V sockets of Windows, `AF_HYPERV`.

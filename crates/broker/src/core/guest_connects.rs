@@ -1,7 +1,7 @@
 //! Connects of processes to guests. Each is a [`PendingConnect`] until the guest accepts, and the
 //! process waits.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use hvsock_ring::RingSide;
 use hvsock_sys::set_nonblocking;
 
 use super::connections::EndRecord;
-use super::guest_ends::{make_ends, make_socket, takes_socket};
+use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over, takes_socket};
 use super::limits::{descriptor_limit, in_flight_limit};
 use super::offering::NotNow;
-use super::pending::PendingConnect;
+use super::pending::{PendingConnect, ProcessPart};
 use super::preference::TransportPreference;
 use super::session_io::is_disconnected;
 use super::sessions::Session;
@@ -43,6 +43,40 @@ fn accept_timeout(requested_ms: u32) -> Duration {
     match requested_ms {
         0 => ACCEPT_TIMEOUT,
         ms => Duration::from_millis(ms.into()).min(ACCEPT_TIMEOUT),
+    }
+}
+
+/// What the broker has of a connection that a guest has accepted, beside the process's control connection.
+enum Side {
+    /// The guest's link has it.
+    Link,
+    /// The broker's socket towards the process, and the guest's.
+    Relay { data: OwnedFd, guest: OwnedFd },
+    /// A duplicate of the guest's socket, which the process receives.
+    HandOver(OwnedFd),
+}
+
+/// The guest's socket for the process, and the broker's duplicate.
+fn hand_over(socket: Option<OwnedFd>) -> Result<(Vec<OwnedFd>, Side), Refusal> {
+    let socket = socket.ok_or_else(no_socket)?;
+    let kept = kept_duplicate(&socket)?;
+    Ok((vec![socket], Side::HandOver(kept)))
+}
+
+/// The process's socket, and the two ends that the broker relays between.
+fn relay(
+    process: OwnedFd,
+    data: OwnedFd,
+    socket: Option<OwnedFd>,
+) -> Result<(Vec<OwnedFd>, Side), Refusal> {
+    let guest = socket.ok_or_else(no_socket)?;
+    set_nonblocking(&guest, true).map_err(|error| descriptor_limit(&error))?;
+    Ok((vec![process], Side::Relay { data, guest }))
+}
+
+fn no_socket() -> Refusal {
+    Refusal::Reset {
+        cause: "the guest's link gave no socket".into(),
     }
 }
 
@@ -92,14 +126,18 @@ impl Core {
                         buffer,
                         reports: true,
                     };
-                    Ok((part, chosen.transport(), Some(end), None))
+                    Ok((part, chosen.transport(), Some(end)))
                 }),
-            false if takes_socket(preference) => {
-                make_socket().map(|(part, data)| (part, Transport::Descriptor, None, Some(data)))
+            false if self.hands_over(vm) && takes_hand_over(preference) => {
+                Ok((ProcessPart::HandedOver, Transport::Direct, None))
             }
+            false if takes_socket(preference) => make_socket().map(|(process, data)| {
+                let part = ProcessPart::Relayed(process, data);
+                (part, Transport::Descriptor, None)
+            }),
             false => Err(Refusal::NotSupported),
         };
-        let (part, transport, end, relayed) = match made {
+        let (part, transport, end) = match made {
             Ok(made) => made,
             Err(refusal) => return Err((session, refusal.into())),
         };
@@ -125,7 +163,7 @@ impl Core {
             part,
             transport,
             counters,
-            relayed: relayed.map(|data| (data, preference.raw_fd)),
+            raw_fd: preference.raw_fd,
             charge,
             reply,
         };
@@ -152,24 +190,20 @@ impl Core {
             part,
             transport,
             counters,
-            relayed,
+            raw_fd,
             mut charge,
             reply,
         } = pending;
-        // The process's end of a relay, and the guest's.
-        let relayed = match (relayed, socket) {
-            (None, _) => None,
-            (Some(process), Some(guest)) => match set_nonblocking(&guest, true) {
-                Ok(()) => Some((process, guest)),
-                Err(error) => {
-                    self.fabric.close_connection(id);
-                    return self.reject(&session, "connect", address, &descriptor_limit(&error));
-                }
-            },
-            (Some(_), None) => {
-                let cause = "the guest's link gave no socket".into();
+        let made = match part {
+            ProcessPart::HandedOver => hand_over(socket),
+            ProcessPart::Relayed(process, data) => relay(process, data, socket),
+            part => Ok((part.into_descriptors(), Side::Link)),
+        };
+        let (descriptors, side) = match made {
+            Ok(made) => made,
+            Err(refusal) => {
                 self.fabric.close_connection(id);
-                return self.reject(&session, "connect", address, &Refusal::Reset { cause });
+                return self.reject(&session, "connect", address, &refusal);
             }
         };
         self.fabric.accepted(id);
@@ -191,9 +225,10 @@ impl Core {
             local: route.client,
             peer: route.server,
         });
+        let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let sent = self
             .session_io
-            .send_with(&session.socket, &connected, &part.descriptors());
+            .send_with(&session.socket, &connected, &borrowed);
         if sent.is_ok() {
             self.in_flight.sent(&session.socket, reply);
         }
@@ -203,7 +238,7 @@ impl Core {
             let refusal = in_flight_limit(&error);
             self.fabric.close_connection(id);
             self.reject(&session, "connect", address, &refusal);
-            if let (None, Some(link)) = (relayed, self.vms.link(vm)) {
+            if let (Side::Link, Some(link)) = (side, self.vms.link(vm)) {
                 link.close(id, refusal);
             }
             return;
@@ -212,8 +247,8 @@ impl Core {
         // If the process is gone by now, whoever moves the bytes closes the connection.
         let ends = [from, to];
         let claim = session.claim;
-        match relayed {
-            Some(((data, raw_fd), guest)) => {
+        match side {
+            Side::Relay { data, guest } => {
                 let process = RelayEnd::new(session.socket, data, raw_fd);
                 let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
                 let relayed = Adopted {
@@ -221,9 +256,19 @@ impl Core {
                     connection: Connection::relay(process, guest),
                     counters,
                 };
-                self.relay_guest(relayed, address.service, ends, charge, claim);
+                let carried = (transport, charge);
+                self.adopt_guest(relayed, address.service, ends, carried, claim);
             }
-            None => {
+            Side::HandOver(guest) => {
+                let passed = Adopted {
+                    id,
+                    connection: Connection::hand_over(session.socket, guest, raw_fd, 0),
+                    counters: Arc::new(ByteCounters::uncounted()),
+                };
+                let carried = (transport, charge);
+                self.adopt_guest(passed, address.service, ends, carried, claim);
+            }
+            Side::Link => {
                 let end = (transport, charge);
                 self.record_link(vm, id, address.service, ends, end, &counters, claim);
                 if let Some(link) = self.vms.link(vm) {

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use hvsock_endpoint::Transports;
+use hvsock_endpoint::{Transport, Transports};
 use hvsock_fabric::{PartitionKey, Refusal};
 use hvsock_ring::{Parts, RingEnd, RingSide, RingSize};
 use hvsock_sys::{set_nonblocking, stream};
@@ -41,17 +41,25 @@ pub(super) fn make_ends(
         }
         // A guest has no end of a socket pair.
         ChosenTransport::Descriptor | ChosenTransport::Direct => {
-            let (part, data) = make_socket()?;
+            let (process, data) = make_socket()?;
+            let part = ProcessPart::Socket(process);
             Ok((part, Peer::socket(data, raw_fd), DEFAULT_BUFFER))
         }
     }
 }
 
 /// Creates a socket pair: the process's end, and the broker's.
-pub(super) fn make_socket() -> Result<(ProcessPart, OwnedFd), Refusal> {
+pub(super) fn make_socket() -> Result<(OwnedFd, OwnedFd), Refusal> {
     let (data, process) = stream::pair().map_err(|error| descriptor_limit(&error))?;
     set_nonblocking(&data, true).map_err(|error| descriptor_limit(&error))?;
-    Ok((ProcessPart::Socket(process), data))
+    Ok((process, data))
+}
+
+/// The broker's duplicate of a guest's socket that a process receives, which is put into blocking mode for
+/// it.
+pub(super) fn kept_duplicate(socket: &OwnedFd) -> Result<OwnedFd, Refusal> {
+    set_nonblocking(socket, false).map_err(|error| descriptor_limit(&error))?;
+    socket.try_clone().map_err(|error| descriptor_limit(&error))
 }
 
 impl Core {
@@ -83,6 +91,11 @@ impl Core {
     pub(super) fn buffer_share(&self, vm: PartitionKey) -> u32 {
         share_of_buffers(self.connections.with_guests(vm))
     }
+}
+
+/// Whether a process can use the guest's socket itself, as the end of a direct connection.
+pub(super) fn takes_hand_over(preference: TransportPreference) -> bool {
+    preference.supports(Transport::Direct)
 }
 
 /// Whether a process can use a plain socket, which the broker relays.

@@ -21,13 +21,14 @@ use hvsock_virtio::GuestCid;
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_connects::GUEST_END;
-use super::guest_ends::{make_ends, make_socket, takes_socket};
+use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over, takes_socket};
 use super::guest_shares::DEFAULT_BUFFER;
 use super::in_flight::MessageKind;
 use super::labels::partition_label;
 use super::limits::descriptor_limit;
 use super::offering::NotNow;
 use super::offers::Offer;
+use super::pending::ProcessPart;
 use super::state::Core;
 use crate::budget::{Charge, Owner};
 use crate::callers::Caller;
@@ -45,8 +46,8 @@ const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
 /// The descriptors that an accepting process gets, at most.
 const OFFERED: u64 = 4;
 
-/// An accepted request's connection and its other end. `None` if the broker relays its bytes, and the
-/// link has nothing more to do with it.
+/// An accepted request's connection and its other end. `None` if the broker relays its bytes, or the process
+/// has the socket, and the link has nothing more to do with it.
 type Joined = Option<(ConnectionId, LinkEnd)>;
 
 impl Core {
@@ -108,6 +109,11 @@ impl Core {
     pub(super) fn capabilities(&self, vm: PartitionKey) -> Capabilities {
         let link = self.vms.link(vm);
         link.map_or_else(Capabilities::default, |link| link.capabilities())
+    }
+
+    /// Whether a VM's link gives its sockets to the processes.
+    pub(super) fn hands_over(&self, vm: PartitionKey) -> bool {
+        self.vms.link(vm).is_some_and(|link| link.hands_over())
     }
 
     /// Has a guest's request answered in an arena, or judges it.
@@ -279,13 +285,19 @@ impl Core {
             }
             false => {
                 let socket = request.socket.take().ok_or(Refusal::NotSupported)?;
-                if !takes_socket(preference) {
+                if self.hands_over(vm) && takes_hand_over(preference) {
+                    let kept = kept_duplicate(&socket)?;
+                    let part = ProcessPart::Socket(socket);
+                    (part, Transport::Direct, Side::HandOver(kept))
+                } else if takes_socket(preference) {
+                    set_nonblocking(&socket, true).map_err(|error| descriptor_limit(&error))?;
+                    let guest = RelayEnd::of_guest(socket, capabilities.half_close);
+                    let (process, data) = make_socket()?;
+                    let part = ProcessPart::Socket(process);
+                    (part, Transport::Descriptor, Side::Relay(guest, data))
+                } else {
                     return Err(Refusal::NotSupported);
                 }
-                set_nonblocking(&socket, true).map_err(|error| descriptor_limit(&error))?;
-                let guest = RelayEnd::of_guest(socket, capabilities.half_close);
-                let (part, data) = make_socket()?;
-                (part, Transport::Descriptor, Side::Relay(guest, data))
             }
         };
         let (part, transport, side) = made;
@@ -329,7 +341,16 @@ impl Core {
                     connection: Connection::relay(guest, process),
                     counters,
                 };
-                self.relay_guest(relayed, service, ends, charge, None);
+                self.adopt_guest(relayed, service, ends, (transport, charge), None);
+                Ok(None)
+            }
+            Side::HandOver(guest) => {
+                let passed = Adopted {
+                    id,
+                    connection: Connection::hand_over(control, guest, preference.raw_fd, 1),
+                    counters: Arc::new(ByteCounters::uncounted()),
+                };
+                self.adopt_guest(passed, service, ends, (transport, charge), None);
                 Ok(None)
             }
         }
@@ -422,22 +443,22 @@ impl Core {
         self.record_connection(id, record);
     }
 
-    /// Relays a connection with a guest whose link handed out a socket, and records it.
-    pub(super) fn relay_guest(
+    /// Relays or follows a connection with a guest whose link handed out a socket, and records it.
+    pub(super) fn adopt_guest(
         &mut self,
-        relayed: Adopted,
+        adopted: Adopted,
         service: ServiceId,
         [from, to]: [EndRecord; 2],
-        charge: Charge,
+        (transport, charge): (Transport, Charge),
         claim: Option<Arc<Claim>>,
     ) {
-        let (id, counters) = (relayed.id, Arc::clone(&relayed.counters));
-        let place = self.data_threads.adopt(relayed);
+        let (id, counters) = (adopted.id, Arc::clone(&adopted.counters));
+        let place = self.data_threads.adopt(adopted);
         let record = ConnectionRecord {
             service,
             from,
             to,
-            transport: Transport::Descriptor,
+            transport,
             counters,
             owner: ConnectionOwner::DataThreads(place),
             started: Instant::now(),
@@ -456,6 +477,8 @@ enum Side {
     Link(Peer, u32),
     /// The guest's end of a relay, and the socket of the process.
     Relay(RelayEnd, OwnedFd),
+    /// A duplicate of the guest's socket, which the process receives.
+    HandOver(OwnedFd),
 }
 
 /// The process in the guest that made a request, if the link identifies it.

@@ -1,6 +1,6 @@
 //! A connect of a process to a guest that the guest has not accepted, while the process waits.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hvsock_address::SockAddrHv;
@@ -21,8 +21,8 @@ pub(super) struct PendingConnect {
     pub(super) part: ProcessPart,
     pub(super) transport: Transport,
     pub(super) counters: Arc<ByteCounters>,
-    /// The broker's socket of a process whose bytes it relays, and whether the process has a raw fd.
-    pub(super) relayed: Option<(OwnedFd, bool)>,
+    /// Whether the process has a raw fd.
+    pub(super) raw_fd: bool,
     /// For the descriptors of both ends.
     pub(super) charge: Charge,
     /// For the reply.
@@ -36,7 +36,7 @@ pub(super) struct ParkedConnect {
     pub(super) connect: Connect,
 }
 
-/// The descriptors that the process receives.
+/// What a process receives, and what the broker keeps of its end.
 #[derive(Debug)]
 pub(super) enum ProcessPart {
     Ring {
@@ -44,28 +44,19 @@ pub(super) enum ProcessPart {
         doorbells: Doorbells,
     },
     Socket(OwnedFd),
+    /// Its socket, and the broker's, which relays the bytes to and from the guest's.
+    Relayed(OwnedFd, OwnedFd),
+    /// It receives the guest's socket, once there is one.
+    HandedOver,
 }
 
 impl ProcessPart {
-    /// As [`descriptors`](Self::descriptors), but gives them away.
+    /// The descriptors in the order of the endpoint protocol.
     pub(super) fn into_descriptors(self) -> Vec<OwnedFd> {
         match self {
             Self::Ring { memory, doorbells } => vec![memory, doorbells.own, doorbells.peer],
-            Self::Socket(data) => vec![data],
-        }
-    }
-
-    /// The descriptors in the order of the endpoint protocol.
-    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        match self {
-            Self::Ring { memory, doorbells } => {
-                vec![
-                    memory.as_fd(),
-                    doorbells.own.as_fd(),
-                    doorbells.peer.as_fd(),
-                ]
-            }
-            Self::Socket(data) => vec![data.as_fd()],
+            Self::Socket(data) | Self::Relayed(data, _) => vec![data],
+            Self::HandedOver => Vec::new(),
         }
     }
 }

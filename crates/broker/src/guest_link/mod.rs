@@ -51,6 +51,10 @@
 //! neither accepted, established, suspended nor closed through the link. The process gets a socket,
 //! never a ring. There are no siblings: a request for one is refused with `NotSupported`.
 //!
+//! If the link [hands over](GuestLink::hands_over), a process that can use the link's socket gets that itself:
+//! the relay has nothing to do, no byte is counted, and the broker can close the connection but not
+//! suspend it.
+//!
 //! **In an arena** the link opens connections from the guest by itself, if it
 //! [can](GuestLink::takes_arenas). The core hands over a [`GuestArena`] for a port of the host
 //! ([`open_arena`](GuestLink::open_arena)) and has a first request answered in it
@@ -166,8 +170,9 @@ pub trait GuestLink: Send {
     fn set_services(&self, _services: Vec<OfferedService>) {}
 
     /// Whether the sockets that the link hands out ([`GuestRequest::socket`], [`LinkEvent::Connected`]) go
-    /// to the process, instead of through the broker's relay. Their bytes are then not counted. Only for a
-    /// link without [`Capabilities::byte_counts`].
+    /// to the process, instead of through the broker's relay. Their bytes are then not counted, and the
+    /// connection can be closed but not suspended: the broker has a duplicate. A process that cannot use the
+    /// socket gets its bytes by the relay. Only for a link without [`Capabilities::byte_counts`].
     fn hands_over(&self) -> bool {
         false
     }

@@ -1,6 +1,6 @@
-//! A connection of a set: relayed, ring, direct, or an arena with many.
+//! A connection of a set: relayed, ring, direct, handed over, or an arena with many.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
@@ -12,6 +12,7 @@ use mio::event::Event;
 use super::arena::{ArenaNews, MonitoredArena};
 use super::buffers::Buffers;
 use super::direct::{Direct, DirectEnd};
+use super::hand_over::HandOver;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
 use super::turn::Turn;
@@ -31,6 +32,8 @@ pub(crate) enum Connection {
     Arena(MonitoredArena),
     /// Its ends share a socket pair, which the broker can only close.
     Direct(Direct),
+    /// A process has the socket of a guest, which the broker can only close.
+    HandOver(HandOver),
 }
 
 impl Connection {
@@ -54,9 +57,20 @@ impl Connection {
         Self::Direct(Direct::new(client, server))
     }
 
+    /// A connection with a guest whose socket a process has. `side` is 0 if the process connected to the
+    /// guest, and 1 if the guest connected to it.
+    pub(crate) fn hand_over(
+        control: impl Into<ProcessSocket>,
+        socket: OwnedFd,
+        raw_fd: bool,
+        side: usize,
+    ) -> Self {
+        Self::HandOver(HandOver::new(control, socket, raw_fd, side))
+    }
+
     /// Whether it can be suspended.
     pub(super) fn can_suspend(&self) -> bool {
-        !matches!(self, Self::Direct(_))
+        !matches!(self, Self::Direct(_) | Self::HandOver(_))
     }
 
     /// Whether the broker relays its bytes, so that moving it to a data thread is useful.
@@ -71,7 +85,11 @@ impl Connection {
                 let end = &relay.ends()[side];
                 Some((end.data.as_fd(), interest(end.watches_writable)))
             }
-            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => None,
+            // Errors and hang-ups are reported whatever the interest is.
+            Self::HandOver(passed) if side == passed.guest_side() => {
+                Some((passed.socket().as_fd(), Interest::PRIORITY))
+            }
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) | Self::HandOver(_) => None,
         };
         let control = |side: usize| Some((self.control(side)?.as_fd(), Interest::READABLE));
         let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
@@ -84,7 +102,7 @@ impl Connection {
     pub(super) fn newly_full(&mut self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
         let ends = match self {
             Self::Relay(relay) => relay.ends_mut().as_mut_slice(),
-            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => &mut [],
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) | Self::HandOver(_) => &mut [],
         };
         ends.iter_mut().enumerate().filter_map(|(index, end)| {
             let is_new = end.is_full() && !end.watches_writable;
@@ -113,6 +131,7 @@ impl Connection {
             Self::Ring(ring) => ring.turn(),
             Self::Arena(arena) => arena.turn(),
             Self::Direct(direct) => direct.turn(),
+            Self::HandOver(passed) => passed.turn(),
         }
     }
 
@@ -122,7 +141,7 @@ impl Connection {
             Self::Relay(relay) => relay.suspend(suspended),
             Self::Ring(ring) => ring.suspend(suspended),
             Self::Arena(arena) => arena.suspend(suspended),
-            Self::Direct(_) => {}
+            Self::Direct(_) | Self::HandOver(_) => {}
         }
     }
 
@@ -139,6 +158,7 @@ impl Connection {
             Self::Ring(ring) => ring.reset(),
             Self::Arena(arena) => arena.reset(),
             Self::Direct(direct) => direct.close(),
+            Self::HandOver(passed) => passed.close(),
         }
     }
 
@@ -153,7 +173,9 @@ impl Connection {
     pub(super) fn take_news(&mut self) -> ArenaNews {
         match self {
             Self::Arena(arena) => arena.take_news(),
-            Self::Relay(_) | Self::Ring(_) | Self::Direct(_) => ArenaNews::default(),
+            Self::Relay(_) | Self::Ring(_) | Self::Direct(_) | Self::HandOver(_) => {
+                ArenaNews::default()
+            }
         }
     }
 
@@ -161,7 +183,7 @@ impl Connection {
     pub(super) fn buffered(&self) -> usize {
         match self {
             Self::Relay(relay) => relay.buffered(),
-            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) => 0,
+            Self::Ring(_) | Self::Arena(_) | Self::Direct(_) | Self::HandOver(_) => 0,
         }
     }
 
@@ -179,6 +201,7 @@ impl Connection {
             Self::Ring(ring) => Some(&ring.controls[side & 1]),
             Self::Arena(arena) => Some(&arena.controls[side & 1]),
             Self::Direct(direct) => Some(direct.control(side)),
+            Self::HandOver(passed) => passed.control(side & 1),
         }
     }
 
@@ -188,6 +211,7 @@ impl Connection {
             Self::Ring(ring) => Some(&mut ring.controls[side & 1]),
             Self::Arena(arena) => Some(&mut arena.controls[side & 1]),
             Self::Direct(direct) => Some(direct.control_mut(side)),
+            Self::HandOver(passed) => passed.control_mut(side & 1),
         }
     }
 }

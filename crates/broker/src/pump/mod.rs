@@ -1,6 +1,7 @@
 //! Established connections between processes: those that the broker relays ([`relay`]), those whose ends
 //! share a ring, which the broker only monitors ([`ring`]), arenas, in which two processes have many
-//! connections ([`arena`]), and those whose ends share a socket pair, which it can only close ([`direct`]).
+//! connections ([`arena`]), those whose ends share a socket pair, which it can only close ([`direct`]), and
+//! those of a process that has the socket of a guest ([`hand_over`]).
 //!
 //! A [`ConnectionSet`] holds [`Connection`]s on one epoll descriptor. A connection starts in the
 //! core thread's own set, so that a short or quiet one needs no thread switch. A relayed
@@ -13,6 +14,7 @@ mod arena;
 mod buffers;
 mod connection;
 mod direct;
+mod hand_over;
 #[cfg(test)]
 mod random_tests;
 mod relay;

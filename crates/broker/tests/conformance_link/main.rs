@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Kind::Pipes(Carrier::Ring),
         Kind::Pipes(Carrier::Descriptor),
         Kind::Sockets,
+        Kind::HandOver,
     ];
     conformance::main(
         kinds
@@ -63,6 +64,8 @@ enum Kind {
     Pipes(Carrier),
     /// The broker relays the bytes between the link's sockets and the process's.
     Sockets,
+    /// The process has the link's socket. A Unix socket stands in for the kernel's.
+    HandOver,
 }
 
 impl Kind {
@@ -70,13 +73,14 @@ impl Kind {
         match self {
             Self::Pipes(carrier) => carrier,
             Self::Sockets => Carrier::Descriptor,
+            Self::HandOver => Carrier::Direct,
         }
     }
 
     fn capabilities(self) -> Capabilities {
         match self {
             Self::Pipes(_) => pipe_link::CAPABILITIES,
-            Self::Sockets => SOCKETS,
+            Self::Sockets | Self::HandOver => SOCKETS,
         }
     }
 }
@@ -152,6 +156,7 @@ impl Linked {
             let guest = match self.kind {
                 Kind::Pipes(_) => Guest::Pipes(world.pipe_vm("web", capabilities)),
                 Kind::Sockets => Guest::Sockets(world.socket_vm("web", capabilities)),
+                Kind::HandOver => Guest::Sockets(world.hand_over_vm("web", capabilities)),
             };
             world.register(SERVICE);
             let shared_memory = self.kind.carrier() == Carrier::Ring;
@@ -176,6 +181,7 @@ impl Transport for Linked {
             Kind::Pipes(Carrier::Ring) => "ring_with_a_pipe_link",
             Kind::Pipes(_) => "descriptor_with_a_pipe_link",
             Kind::Sockets => "relay_with_a_socket_link",
+            Kind::HandOver => "socket_handed_over_by_a_link",
         }
     }
 

@@ -6,5 +6,6 @@ mod links;
 mod able;
 mod bare;
 mod careless;
+mod handed_over;
 mod services;
 mod siblings;

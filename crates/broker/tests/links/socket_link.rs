@@ -85,6 +85,7 @@ impl Guest {
 /// Opens a [`SocketLink`] and hands the test its guest.
 pub struct Factory {
     pub capabilities: Capabilities,
+    pub hands_over: bool,
     pub guest: Sender<Guest>,
 }
 
@@ -101,6 +102,7 @@ impl LinkFactory for Factory {
         let _ = self.guest.send(guest.clone());
         Ok(Box::new(SocketLink {
             capabilities: self.capabilities,
+            hands_over: self.hands_over,
             guest,
         }))
     }
@@ -108,6 +110,7 @@ impl LinkFactory for Factory {
 
 struct SocketLink {
     capabilities: Capabilities,
+    hands_over: bool,
     guest: Guest,
 }
 
@@ -129,6 +132,10 @@ impl GuestLink for SocketLink {
 
     fn state(&self) -> PartitionState {
         PartitionState::Running
+    }
+
+    fn hands_over(&self) -> bool {
+        self.hands_over
     }
 
     fn connect(&self, connect: GuestConnect) -> Result<(), Refusal> {

@@ -30,6 +30,19 @@ pub trait LinkWorld {
         let (guest, guests) = mpsc::channel();
         let factory = socket_link::Factory {
             capabilities,
+            hands_over: false,
+            guest,
+        };
+        self.add(name, factory);
+        guests.recv().expect("the link was opened")
+    }
+
+    /// As [`socket_vm`](Self::socket_vm), with a link that gives its sockets to the processes.
+    fn hand_over_vm(&self, name: &str, capabilities: Capabilities) -> socket_link::Guest {
+        let (guest, guests) = mpsc::channel();
+        let factory = socket_link::Factory {
+            capabilities,
+            hands_over: true,
             guest,
         };
         self.add(name, factory);

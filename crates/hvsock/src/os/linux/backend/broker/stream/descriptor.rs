@@ -1,5 +1,6 @@
 //! The descriptor and the direct transport: the bytes go through one end of a Unix stream socket pair,
-//! which the broker relays, or whose other end the peer has; [`Control`](super::super::control::Control) has the messages about them.
+//! which the broker relays, or whose other end the peer has, or through a socket of the kernel's `AF_VSOCK`
+//! to a guest; [`Control`](super::super::control::Control) has the messages about them.
 //!
 //! A read or write is one system call, until an end or an error needs its meaning from the control
 //! channel.
@@ -12,37 +13,86 @@ use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{ClientMessage, SocketOption};
 use hvsock_sys::poll::{PollFd, PollFlags};
-use hvsock_sys::{poll, stream};
+use hvsock_sys::{poll, stream, vsock};
 
 use super::super::endpoint_connection::is_gone;
 use super::link::Link;
 use crate::backend::{ReadInto, WriteFrom};
 use crate::os::backend::Received;
-use crate::{Interest, Readiness};
+use crate::{Interest, Readiness, Transport};
+
+/// How often a writer that waits for free space checks whether writing is closed, where the descriptor does
+/// not signal that.
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The data descriptor of one end.
 #[derive(Debug)]
 pub(super) struct Descriptor {
     data: OwnedFd,
     raw_fd: bool,
-    /// The peer has the other end.
-    is_direct: bool,
+    carrier: Carrier,
     /// The broker has been asked for the meaning of the data's end.
     has_asked: AtomicBool,
 }
 
+/// Who moves the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// The broker.
+    Relay,
+    /// Nobody: the peer has the other end.
+    Peer,
+    /// The kernel, to a guest. Its errors and its readiness differ from those of a Unix socket.
+    Vsock,
+}
+
 impl Descriptor {
-    pub(super) fn new(data: OwnedFd, raw_fd: bool, is_direct: bool) -> Self {
+    pub(super) fn relayed(data: OwnedFd, raw_fd: bool) -> Self {
+        Self::new(data, raw_fd, Carrier::Relay)
+    }
+
+    /// The end of a direct connection, with a process or with a guest.
+    pub(super) fn direct(data: OwnedFd, raw_fd: bool) -> Self {
+        let carrier = match vsock::is_vsock(&data) {
+            true => Carrier::Vsock,
+            false => Carrier::Peer,
+        };
+        Self::new(data, raw_fd, carrier)
+    }
+
+    fn new(data: OwnedFd, raw_fd: bool, carrier: Carrier) -> Self {
         Self {
             data,
             raw_fd,
-            is_direct,
+            carrier,
             has_asked: AtomicBool::new(false),
         }
     }
 
-    pub(super) fn is_direct(&self) -> bool {
-        self.is_direct
+    pub(super) fn transport(&self) -> Transport {
+        match self.carrier {
+            Carrier::Relay => Transport::Descriptor,
+            Carrier::Peer => Transport::Direct,
+            Carrier::Vsock => Transport::Vsock,
+        }
+    }
+
+    /// Whether the descriptor becomes writable when the peer stops reading. The kernel's `AF_VSOCK` signals
+    /// free space only.
+    pub(super) fn signals_write_closed(&self) -> bool {
+        self.carrier != Carrier::Vsock
+    }
+
+    /// Whether nothing can be sent any more, for a descriptor that does not signal it.
+    pub(super) fn is_write_closed(&self) -> bool {
+        let error = stream::send(&self.data, &[]).err();
+        error.is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+    }
+
+    /// Whether the connection is over for this operation. `AF_VSOCK` has an error number of its own for it.
+    fn is_over(&self, error: &io::Error) -> bool {
+        let not_connected = error.kind() == io::ErrorKind::NotConnected;
+        is_gone(error) || (self.carrier == Carrier::Vsock && not_connected)
     }
 
     pub(super) fn is_raw_fd(&self) -> bool {
@@ -92,18 +142,26 @@ impl Descriptor {
     fn received(&self, link: &Link, result: io::Result<usize>) -> io::Result<Received> {
         let error = match result {
             Ok(0) => None,
-            Err(error) if is_gone(&error) => Some(error),
+            // What the kernel says after this end has shut down and the guest has closed.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected && self.is_over(&error) => {
+                None
+            }
+            Err(error) if self.is_over(&error) => Some(error),
             result => return result.map(Received::Bytes),
         };
         let end = link.read_end(&link.control.drain())?;
-        match (end, error) {
+        match (self.carrier, end, error) {
             // The peer closed with bytes unread. The broker gives the reason first if it knows it.
-            (Received::EndPending, Some(error)) if self.is_direct => Err(error),
-            (Received::EndPending, None) if self.is_direct => {
+            (Carrier::Peer, Received::EndPending, Some(error)) => Err(error),
+            // The broker learns of it at the same time as this process.
+            (Carrier::Vsock, Received::EndPending, Some(error)) => {
+                Err(link.reset_reason().unwrap_or(error))
+            }
+            (Carrier::Peer | Carrier::Vsock, Received::EndPending, None) => {
                 self.ask_for_end(link);
                 Ok(Received::EndPending)
             }
-            (end, _) => Ok(end),
+            (_, end, _) => Ok(end),
         }
     }
 
@@ -122,7 +180,7 @@ impl Descriptor {
 
     pub(super) fn send(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match from.send(&self.data) {
-            Err(error) if is_gone(&error) => Err(link.write_error()),
+            Err(error) if self.is_over(&error) => Err(link.write_error()),
             Err(error) => Err(link.end.map_timeout(error)),
             sent => sent,
         }
@@ -131,7 +189,7 @@ impl Descriptor {
     /// Sends as many bytes as there is free space for, in any mode.
     pub(super) fn send_now(&self, link: &Link, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         match stream::try_send(&self.data, slices) {
-            Err(error) if is_gone(&error) => Err(link.write_error()),
+            Err(error) if self.is_over(&error) => Err(link.write_error()),
             result => result,
         }
     }
@@ -140,11 +198,19 @@ impl Descriptor {
     /// message means a crash, so a message that cannot be sent now must not be followed by the end.
     pub(super) fn shutdown_write(&self, link: &Link, may_wait: bool) -> io::Result<()> {
         link.control.send(&ClientMessage::Shutdown, may_wait)?;
-        stream::shutdown(&self.data, Shutdown::Write)
+        self.shutdown(Shutdown::Write)
     }
 
     pub(super) fn shutdown_read(&self) -> io::Result<()> {
-        stream::shutdown(&self.data, Shutdown::Read)
+        self.shutdown(Shutdown::Read)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match stream::shutdown(&self.data, how) {
+            // The guest has closed both directions already.
+            Err(error) if self.carrier == Carrier::Vsock && self.is_over(&error) => Ok(()),
+            result => result,
+        }
     }
 
     /// Shuts down both directions without an announcement.
@@ -161,6 +227,7 @@ impl Descriptor {
         deadline: Option<Instant>,
     ) -> io::Result<Readiness> {
         let mut end_pending = false;
+        let rechecks = interest.is_writable() && !self.signals_write_closed();
         let control = link.control.watched().unwrap_or(self.data.as_fd());
         loop {
             let mut flags = PollFlags::empty();
@@ -175,12 +242,23 @@ impl Descriptor {
                 (false, true) => (0, 2),
                 (false, false) => (0, 1),
             };
-            if !poll::wait(&mut fds[first..count], deadline)? {
+            let until = match rechecks {
+                true => {
+                    let slice = Instant::now() + RECHECK_INTERVAL;
+                    Some(deadline.map_or(slice, |at| at.min(slice)))
+                }
+                false => deadline,
+            };
+            let found = poll::wait(&mut fds[first..count], until)?;
+            let is_over = deadline.is_some_and(|at| at <= Instant::now());
+            if !found && (!rechecks || is_over) {
                 return Ok(Readiness::default());
             }
             let got = fds[0].revents();
             let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
-            let writable = interest.is_writable() && (broken || got.contains(PollFlags::OUT));
+            let closed = rechecks && !found && self.is_write_closed();
+            let writable =
+                interest.is_writable() && (broken || closed || got.contains(PollFlags::OUT));
             let mut readable = false;
             if interest.is_readable() && (broken || end_pending || got.contains(PollFlags::IN)) {
                 readable = self.would_read(link)?;

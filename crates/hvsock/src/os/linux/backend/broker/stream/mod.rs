@@ -101,8 +101,7 @@ impl Stream {
 
     pub(crate) fn transport(&self) -> crate::Transport {
         match &self.path {
-            DataPath::Descriptor(data) if data.is_direct() => crate::Transport::Direct,
-            DataPath::Descriptor(_) => crate::Transport::Descriptor,
+            DataPath::Descriptor(data) => data.transport(),
             DataPath::Ring(_) => crate::Transport::Ring,
         }
     }
@@ -187,16 +186,22 @@ impl Stream {
         self.recv_once(&mut ReadInto::Peek(&mut [0]))
     }
 
-    /// Both transports signal it on the descriptor.
+    /// Whether the descriptor signals that the peer stops reading, as all but the kernel's socket do.
     #[cfg(feature = "tokio")]
     pub(crate) fn signals_write_closed(&self) -> bool {
-        true
+        match &self.path {
+            DataPath::Descriptor(data) => data.signals_write_closed(),
+            DataPath::Ring(_) => true,
+        }
     }
 
-    /// The descriptor signals it.
+    /// Whether nothing can be sent any more, where the descriptor does not signal that.
     #[cfg(feature = "tokio")]
     pub(crate) fn is_write_closed(&self) -> bool {
-        false
+        match &self.path {
+            DataPath::Descriptor(data) => !data.signals_write_closed() && data.is_write_closed(),
+            DataPath::Ring(_) => false,
+        }
     }
 
     /// The kind of the data's end, if it is known. Otherwise `waker` is woken when it is.
@@ -392,8 +397,10 @@ impl DataPath {
             Transport::Descriptor | Transport::Direct => {
                 let [data] =
                     <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| unexpected_descriptors())?;
-                let is_direct = transport == Transport::Direct;
-                Ok(Self::Descriptor(Descriptor::new(data, raw_fd, is_direct)))
+                Ok(Self::Descriptor(match transport {
+                    Transport::Direct => Descriptor::direct(data, raw_fd),
+                    _ => Descriptor::relayed(data, raw_fd),
+                }))
             }
             Transport::Ring => {
                 let [memory, own, peer] =
