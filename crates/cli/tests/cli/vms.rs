@@ -26,14 +26,14 @@ fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     let first: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(first, ["db", ID, "4", "defined", "0"], "{table}");
     let status = world.ok(["status"]);
-    assert!(status.contains("web (vm with CID 3) off"), "{status}");
+    assert!(status.contains("web (vm with CID 3) defined"), "{status}");
     let shown = world.ok(["vm", "show", ID]);
     for part in ["CID           4\n", "QEMU          -object", "unsealed:"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     for (verb, state) in [
-        ("pause", "`web` is off, and paused when it starts"),
-        ("resume", "`web` is off\n"),
+        ("pause", "`web` is defined, and paused when it starts"),
+        ("resume", "`web` is defined\n"),
     ] {
         let done = world.run(["vm", verb, "web"]);
         assert!(done.stderr.contains(state), "{done:?}");
@@ -98,10 +98,16 @@ fn why_reports_that_a_vm_is_off() {
     let world = World::new();
     world.ok(["vm", "add", "web"]);
     let error = world.run(["why", "web", "5000"]);
-    assert!(error.stdout.contains("web is off"), "{error:?}");
+    assert!(
+        error.stdout.contains("the VMM of web has not been seen"),
+        "{error:?}"
+    );
     world.register(DEMO);
     let error = world.run(["why", "web", DEMO]);
-    assert!(error.stdout.contains("web is off"), "{error:?}");
+    assert!(
+        error.stdout.contains("the VMM of web has not been seen"),
+        "{error:?}"
+    );
 }
 
 #[test]
