@@ -1,0 +1,133 @@
+//! A process, as `/proc` shows it.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+/// The bytes of a command line or file that are read. Those of a VMM have some kilobytes.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The ids of all processes, in ascending order.
+pub fn pids(proc: &Path) -> io::Result<Vec<u32>> {
+    let mut pids: Vec<u32> = fs::read_dir(proc)?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+/// A process.
+#[derive(Debug)]
+pub struct Process {
+    /// Its folder in `/proc`.
+    folder: PathBuf,
+    /// The user that it runs as.
+    pub uid: u32,
+    /// The last part of its program's path, as it names itself.
+    pub program: String,
+    /// Its arguments, without the program. Bytes that are not UTF-8 are replaced.
+    pub arguments: Vec<String>,
+    /// The folder that its absolute paths start at, as this process reaches it.
+    root: PathBuf,
+    /// The folder that its relative paths start at.
+    working: PathBuf,
+}
+
+impl Process {
+    /// Reads a process. `None` if it has ended, is a kernel thread, or may not be read.
+    pub fn read(proc: &Path, pid: u32) -> Option<Self> {
+        let folder = proc.join(pid.to_string());
+        let uid = fs::metadata(&folder).ok()?.uid();
+        let line = bounded(&folder.join("cmdline"))?;
+        let line = line.strip_suffix(&[0]).unwrap_or(&line);
+        let mut words = line
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        let first = words.next().filter(|first| !first.is_empty())?;
+        let program = first.rsplit('/').next().unwrap_or_default().to_owned();
+        // The links' texts are as good as the links, unless the process has mounts of its own.
+        let same = |name: &str| {
+            let of = |pid: &str| fs::read_link(proc.join(pid).join("ns").join(name)).ok();
+            of("self") == of(&pid.to_string())
+        };
+        let place = |name: &str| {
+            let link = folder.join(name);
+            let text = fs::read_link(&link).ok().filter(|_| same("mnt"));
+            text.filter(|text| text.is_absolute()).unwrap_or(link)
+        };
+        Some(Self {
+            uid,
+            program,
+            arguments: words.collect(),
+            root: place("root"),
+            working: place("cwd"),
+            folder,
+        })
+    }
+
+    /// A path of the process, as this process reaches it.
+    pub fn path(&self, path: &str) -> PathBuf {
+        match path.strip_prefix('/') {
+            Some(rest) => self.root.join(rest),
+            None => self.working.join(path),
+        }
+    }
+
+    /// The value after the last argument that is one of these options, or after its equals sign.
+    pub fn option(&self, names: &'static [&'static str]) -> Option<&str> {
+        self.options(names).last()
+    }
+
+    /// The values of all arguments that are one of these options.
+    pub fn options<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let pairs = self.arguments.iter().enumerate();
+        pairs.filter_map(move |(at, argument)| {
+            names.iter().find_map(|name| {
+                let rest = argument.strip_prefix(name)?;
+                match rest.strip_prefix('=') {
+                    Some(value) => Some(value),
+                    None if rest.is_empty() => self.arguments.get(at + 1).map(String::as_str),
+                    None => None,
+                }
+            })
+        })
+    }
+
+    /// Its network namespace, if context ids belong to namespaces (Linux 7.0) and it is not this process's.
+    pub fn netns(&self) -> Option<PathBuf> {
+        if !Path::new("/proc/sys/net/vsock/ns_mode").exists() {
+            return None;
+        }
+        let link = self.folder.join("ns/net");
+        let (own, its) = (fs::read_link("/proc/self/ns/net"), fs::read_link(&link));
+        (own.ok()? != its.ok()?).then_some(link)
+    }
+
+    /// A regular file of the process, up to a limit.
+    pub fn file(&self, path: &str) -> Option<Vec<u8>> {
+        bounded(&self.path(path))
+    }
+
+    /// The path of a socket that belongs to the user of the process. Nothing is asked of a socket of somebody
+    /// else, to which the process only refers.
+    pub fn own_socket(&self, path: &str) -> Option<PathBuf> {
+        let path = self.path(path);
+        let found = fs::metadata(&path).ok()?;
+        (found.file_type().is_socket() && found.uid() == self.uid).then_some(path)
+    }
+}
+
+/// The bytes of a regular file, up to a limit. A FIFO would block.
+fn bounded(path: &Path) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
