@@ -288,7 +288,7 @@ impl Driver {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         };
-        self.open(known)?;
+        self.open_with(known)?;
         self.run(steps)?;
         self.agree();
         self.run(start)?;
@@ -358,7 +358,7 @@ impl Driver {
             return Err(io::ErrorKind::Unsupported.into());
         };
         let known = self.known.take().unwrap_or_default();
-        self.open(known.of_new_vmm(state))?;
+        self.open_with(known.of_new_vmm(state))?;
         self.run(steps)?;
         self.session_mut()?.known.restores = false;
         self.agree();
@@ -392,7 +392,15 @@ impl Driver {
         self.known = None;
     }
 
-    fn open(&mut self, known: Known) -> io::Result<()> {
+    /// Connects to the device, and sends nothing.
+    ///
+    /// # Errors
+    /// If the device cannot be reached.
+    pub fn open(&mut self) -> io::Result<()> {
+        self.open_with(Known::default())
+    }
+
+    fn open_with(&mut self, known: Known) -> io::Result<()> {
         self.session = None;
         let options = &self.options;
         self.session = Some(Session::connect(
@@ -405,7 +413,11 @@ impl Driver {
         Ok(())
     }
 
-    fn run(&mut self, steps: &[Step]) -> io::Result<()> {
+    /// Sends messages of the VMM in an order of the test's own.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device closes the connection, or rejects a message.
+    pub fn run(&mut self, steps: &[Step]) -> io::Result<()> {
         let machine = Machine {
             memory: &self.memory,
             queues: [&self.rx, &self.tx, &self.events],

@@ -81,6 +81,11 @@ impl World {
     pub fn restarted(self) -> Self {
         let Self { broker, folder } = self;
         drop(broker);
+        Self::again(folder)
+    }
+
+    /// A broker on the folder of one that has ended, with the usual configuration.
+    pub fn again(folder: TempFolder) -> Self {
         let broker = Broker::start(config(folder.path())).expect("a broker");
         Self { broker, folder }
     }
