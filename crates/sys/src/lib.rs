@@ -16,6 +16,7 @@
 //!   child process.
 //! - `standard_streams`: standard streams that were closed at the start of the program.
 //! - `identity`: what the kernel tells a peer of this process. `signals`: threads without signals.
+//!   `bus_error`: mappings whose memory another process can take away.
 //! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
 //!
 //! Every descriptor that this crate creates or receives is close-on-exec. No write raises `SIGPIPE`.
@@ -40,8 +41,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, child, clock, container_user, doorbell, errno, event, freeze, futex,
-    identity, inherit, journal, limits, locks, message, netns, owner, peer, poll, processor,
+    accounts, activation, bus_error, child, clock, container_user, doorbell, errno, event, freeze,
+    futex, identity, inherit, journal, limits, locks, message, netns, owner, peer, poll, processor,
     seqpacket, session, shared_memory, signals, splice, standard_streams, stream, supervisor,
     vsock, vsock_diag,
 };

@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod activation;
+pub mod bus_error;
 pub mod child;
 pub mod clock;
 pub mod container_user;

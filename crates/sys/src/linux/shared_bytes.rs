@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use rustix::io::Errno;
+
 use crate::copy::{copy, prefetch_for_writing};
 
 /// A contiguous segment of a [`Mapping`](super::shared_memory::Mapping), to copy to and from.
@@ -195,7 +197,23 @@ fn transfer(
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = count as _;
-    Ok(super::count(|| call(&raw mut message))?)
+    let moved = super::count(|| call(&raw mut message));
+    if moved == Err(Errno::FAULT) {
+        touch(&segments[..count]);
+    }
+    Ok(moved?)
+}
+
+/// Reads a byte of each page. The kernel only reports an error for memory that was lost; an access marks the
+/// mapping as lost.
+#[cold]
+fn touch(segments: &[SharedBytes<'_>]) {
+    for segment in segments {
+        let last = segment.len.checked_sub(1);
+        for at in (0..segment.len).step_by(4096).chain(last) {
+            segment.get(at, &mut [0]);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Memory shared between two processes.
 //!
 //! It is a memfd sealed against any change of size. So the other process cannot invalidate a mapping, and
-//! no access raises `SIGBUS`. Its contents may change at any time. This module therefore returns no
-//! references to it, only pointers, and makes system calls on ranges.
+//! no access raises `SIGBUS`. Memory that another process made ([`Mapping::part`]) may be unsealed: then the
+//! signal is handled, and the mapping says that its memory is lost. The contents may change at any time. This
+//! module therefore returns no references to it, only pointers, and makes system calls on ranges.
 
 use std::io;
 use std::ops::Range;
@@ -13,6 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::bus_error::{self, Guard};
 pub use super::shared_bytes::{SharedBytes, recv, send};
 
 const SEALS: SealFlags = SealFlags::SHRINK
@@ -91,6 +93,10 @@ fn len_with_seals(memory: impl AsFd, needed: SealFlags, otherwise: &str) -> io::
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Bytes in whole pages of the file.
+    mapped: usize,
+    /// If the loss of its memory is handled.
+    guard: Option<Guard>,
 }
 
 // SAFETY: a mapping belongs to the process and not to a thread. Accesses through the pointer are the
@@ -129,32 +135,49 @@ impl Mapping {
         }
     }
 
-    /// Maps `len` bytes from `offset` on, of memory that another process created, such as a guest's.
+    /// Maps `len` bytes from `offset` on, of memory that another process created, such as a guest's. If the
+    /// memory is lost (its file was truncated, or the system cannot supply a page), the mapping has private
+    /// zero pages from then on, and [`is_lost`](Self::is_lost) is true. The first call installs a handler for
+    /// `SIGBUS`, which passes on every signal that is not of such a mapping.
     ///
-    /// With `may_shrink`, every process with the descriptor can kill this process: an access beyond a
-    /// truncated end raises `SIGBUS`.
+    /// If the program has replaced that handler by its own, the loss is not handled: unsealed memory is then
+    /// accepted with `may_shrink` only, and every process with the descriptor can end this one.
     ///
     /// # Errors
     ///
-    /// `InvalidData` if the range is empty or outside the memory, or if the memory is not sealed against
-    /// shrinking and `may_shrink` is false; those of `mmap`.
+    /// `InvalidData` if the range is empty or outside the memory; `ResourceBusy` if the memory is not sealed
+    /// against shrinking, the signal is not handled, and `may_shrink` is false; those of `mmap`.
+    #[doc(alias = "SIGBUS")]
     pub fn part(memory: impl AsFd, offset: u64, len: usize, may_shrink: bool) -> io::Result<Self> {
-        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-        if !may_shrink {
+        let handled = bus_error::handle();
+        if let Err(error) = &handled
+            && !may_shrink
+        {
             let seals = rustix::fs::fcntl_get_seals(&memory).unwrap_or(SealFlags::empty());
             if !seals.contains(SealFlags::SHRINK) {
-                return Err(invalid("the memory is not sealed against shrinking".into()));
+                let text = format!("the memory is not sealed against shrinking, and {error}");
+                return Err(io::Error::new(error.kind(), text));
             }
         }
         let size = u64::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
         let end = offset.checked_add(len as u64);
         if len == 0 || end.is_none_or(|end| end > size) {
-            let text = format!(
+            return Err(invalid(&format!(
                 "the range of {len} bytes at {offset} is outside the memory of {size} bytes"
-            );
-            return Err(invalid(text));
+            )));
         }
-        Self::map(memory, offset, len)
+        let mut mapping = Self::map(memory, offset, len)?;
+        if handled.is_ok() {
+            let start = mapping.start.as_ptr().expose_provenance();
+            mapping.guard = Some(Guard::register(start, mapping.mapped));
+        }
+        Ok(mapping)
+    }
+
+    /// Whether the memory was lost. Only a [`part`](Self::part) can be.
+    #[inline]
+    pub fn is_lost(&self) -> bool {
+        self.guard.as_ref().is_some_and(Guard::is_lost)
     }
 
     fn map(memory: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
@@ -180,7 +203,14 @@ impl Mapping {
             )?
         };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mapping = Self { start, len };
+        let mapping = Self {
+            start,
+            len,
+            mapped: len
+                .checked_next_multiple_of(page_size(&memory))
+                .unwrap_or(len),
+            guard: None,
+        };
         // A core dump of this process is not to have a guest's memory or the data of other programs.
         let advice = Advice::LinuxDontDump;
         // SAFETY: the mapping was just made, and the advice does not change its contents.
@@ -278,9 +308,21 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        self.guard = None;
         // SAFETY: this object owns the mapping, and its pointer is not used after it. Fails only for
         // bounds that are not those of a mapping.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.mapped) };
+    }
+}
+
+/// The size of the pages that a file is mapped in. Huge pages cannot be unmapped or replaced in part.
+fn page_size(memory: impl AsFd) -> usize {
+    let page = rustix::param::page_size();
+    match rustix::fs::fstatfs(&memory) {
+        Ok(system) if system.f_type == libc::HUGETLBFS_MAGIC => {
+            usize::try_from(system.f_bsize).map_or(page, |huge| huge.max(page))
+        }
+        _ => page,
     }
 }
 
