@@ -5,7 +5,8 @@
 //!
 //! Order of use:
 //!
-//! 1. [`Queue::new`] with the addresses that the driver chose.
+//! 1. [`Queue::new`] with the addresses that the driver chose, or [`Queue::resume`] if another device may
+//!    have served the queue before.
 //! 2. [`Queue::peek`] reads the next available descriptor chain; [`Queue::take`] removes it from the
 //!    available ring.
 //! 3. [`Queue::add_used`] adds a chain to the used ring. [`Queue::publish`] makes all added chains
@@ -125,6 +126,33 @@ impl Queue {
             }
         }
         Ok(queue)
+    }
+
+    /// Creates a queue that continues where the device before it has stopped: at the used index in `memory`,
+    /// which is 0 for a queue that a driver has just set up. Chains that the other device had taken and not
+    /// returned are processed again. So it must have returned chains in the order of the available ring, as
+    /// every vsock device does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::new`].
+    pub fn resume(layout: Layout, memory: &impl GuestMemory) -> Result<Self, QueueFault> {
+        let queue = Self::new(layout, 0, memory)?;
+        let base = memory.load(layout.used + 2).ok_or(QueueFault::Outside)?;
+        let base = Wrapping(base);
+        Ok(Self {
+            next_avail: base,
+            avail_idx: base,
+            next_used: base,
+            used_idx: base,
+            ..queue
+        })
+    }
+
+    /// The driver's available index, as it is in `memory` now. It is not validated: it only shows whether
+    /// the driver has made more chains available.
+    pub fn driver_index(&self, memory: &impl GuestMemory) -> Option<u16> {
+        memory.load(self.layout.available + 2)
     }
 
     /// Index of the next available chain, modulo 2^16: the `base` to resume a stopped queue with.

@@ -266,6 +266,93 @@ fn invalid_rings_are_a_queue_fault() {
     assert_eq!(queue.peek(&memory, chain), Err(QueueFault::Head));
 }
 
+/// A chain of one readable segment.
+fn one() -> [(Segment, bool); 1] {
+    let (address, len) = (0, 1);
+    [(Segment { address, len }, false)]
+}
+
+#[test]
+fn a_queue_resumes_where_any_device_before_it_has_stopped() {
+    let chain = &mut Chain::default();
+    for (base, processed, left) in [
+        (0, 0, 4),
+        (0, 3, 1),
+        (0xffff, 0, 0),
+        (0xfffe, 3, 2),
+        (7, 4, 4),
+    ] {
+        for event_idx in [false, true] {
+            let memory = Memory::new();
+            let layout = layout(8, event_idx);
+            let mut driver = Driver::new(&memory, layout, base);
+            let mut before = Queue::new(layout, base, &memory).unwrap();
+            let heads: Vec<u16> = (0..processed + left)
+                .map(|_| driver.add_available(&one(), false).unwrap())
+                .collect();
+            for _ in 0..processed {
+                assert_eq!(before.peek(&memory, chain), Ok(Next::Chain));
+                before.take();
+                before.add_used(&memory, chain.head(), 0).unwrap();
+            }
+            before.publish(&memory).unwrap();
+            let stopped = before.position();
+            assert_eq!(driver.take_used().len(), usize::from(processed));
+
+            driver.enable_interrupts(true);
+            let mut queue = Queue::resume(layout, &memory).unwrap();
+            assert_eq!(queue.position(), stopped);
+            assert_eq!(
+                queue.driver_index(&memory),
+                Some(stopped.wrapping_add(left))
+            );
+            // Each chain that is left arrives once, and the driver is notified of it.
+            for head in &heads[usize::from(processed)..] {
+                assert_eq!(queue.peek(&memory, chain), Ok(Next::Chain));
+                assert_eq!(chain.head(), *head);
+                queue.take();
+                queue.add_used(&memory, *head, 5).unwrap();
+            }
+            assert_eq!(queue.peek(&memory, chain), Ok(Next::Empty));
+            assert_eq!(queue.publish(&memory), Ok(left > 0));
+            assert_eq!(driver.take_used().len(), usize::from(left));
+            driver.needs_notification();
+            assert_eq!(queue.enable_notification(&memory), Ok(false));
+            driver.add_available(&one(), false).unwrap();
+            assert!(driver.needs_notification());
+            assert!(queue.has_available(&memory));
+        }
+    }
+}
+
+#[test]
+fn a_forged_used_index_is_a_fault_of_its_own_queue_or_harmless() {
+    let memory = Memory::new();
+    let mut layout = layout(4, false);
+    for used in [0, 1, 4, 5, 0x8000, 0xfffb, 0xffff] {
+        memory.store(USED + 2, used).unwrap();
+        memory.store(AVAILABLE + 2, 0).unwrap();
+        let mut queue = Queue::resume(layout, &memory).unwrap();
+        let next = queue.peek(&memory, &mut Chain::default());
+        match used {
+            0 => assert_eq!(next, Ok(Next::Empty)),
+            0xfffb | 0x8000 | 1 | 4 | 5 => assert_eq!(next, Err(QueueFault::Overrun)),
+            // As many chains as fit, which are what the guest says.
+            _ => assert!(matches!(next, Ok(Next::Chain | Next::Bad(_))), "{next:?}"),
+        }
+    }
+    layout.used = 1 << 40;
+    assert_eq!(
+        Queue::resume(layout, &memory).unwrap_err(),
+        QueueFault::Outside
+    );
+    layout.used = 2;
+    assert_eq!(
+        Queue::resume(layout, &memory).unwrap_err(),
+        QueueFault::Layout
+    );
+}
+
 /// Section 2.7.10.2: with `VIRTIO_F_EVENT_IDX` the device sets the used ring's flags to 0, and
 /// advises the driver by `avail_event`; without it by the flags, and leaves `avail_event` alone.
 #[test]
