@@ -47,7 +47,7 @@ pub use linux::{
     vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
-pub use linux::{set_nonblocking, take_error};
+pub use linux::{set_nonblocking, take_error, write};
 #[cfg(windows)]
 pub use windows::{
     compute_systems, errno, hyperv, named_mutex, owner, poll, process, registry, rights,

@@ -50,6 +50,17 @@ pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, nonblocking).map_err(Into::into)
 }
 
+/// Writes to a descriptor of any kind, once. Returns the number of bytes written. A pipe without a reader
+/// raises no signal.
+///
+/// # Errors
+///
+/// Those of `write`, except `EINTR`.
+pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let write = || rustix::io::retry_on_intr(|| rustix::io::write(&fd, bytes));
+    Ok(sigpipe::without(write)?)
+}
+
 /// Returns and clears the socket's pending error (`SO_ERROR`).
 ///
 /// # Errors
