@@ -1,10 +1,12 @@
 //! What the device's threads share: the commands of the data thread, and the device's state.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hvsock_sys::sync::lock;
 use hvsock_virtio::{Cid, GuestCid};
 
 use super::queues::{QueueCommand, QueueReply};
@@ -50,23 +52,84 @@ pub(super) struct ConnectCommand {
     pub(super) end: LinkEnd,
 }
 
-/// The state of a device that its data thread sets and the core reads.
+/// What a device knows of its VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// No VMM has connected yet.
+    #[default]
+    Defined,
+    /// A VMM is connected. The guest has no driver: it has not loaded it yet, or has removed it, or boots.
+    Connected,
+    /// The guest's driver is there.
+    Running,
+    /// The VMM has stopped the rings of a driver that is still there.
+    Paused,
+    /// The VMM is gone.
+    Off,
+}
+
+impl Phase {
+    const ALL: [Self; 5] = [
+        Self::Defined,
+        Self::Connected,
+        Self::Running,
+        Self::Paused,
+        Self::Off,
+    ];
+
+    /// As the core sees it.
+    pub(super) fn partition_state(self) -> PartitionState {
+        match self {
+            Self::Defined => PartitionState::Defined,
+            Self::Connected => PartitionState::Connected,
+            Self::Off => PartitionState::Off,
+            Self::Running => PartitionState::Running,
+            Self::Paused => PartitionState::Paused,
+        }
+    }
+}
+
+/// What a device's threads and the core know of each other.
 #[derive(Clone, Debug, Default)]
-pub(super) struct DeviceState(Arc<AtomicU8>);
+pub(super) struct DeviceState(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    phase: AtomicU8,
+    no_seqpacket: AtomicBool,
+    connection: Mutex<Option<UnixStream>>,
+}
 
 impl DeviceState {
-    pub(super) fn get(&self) -> PartitionState {
-        let index = usize::from(self.0.load(Ordering::Relaxed));
-        PartitionState::ALL
-            .get(index)
-            .copied()
-            .unwrap_or(PartitionState::Off)
+    pub(super) fn phase(&self) -> Phase {
+        let index = usize::from(self.0.phase.load(Ordering::Relaxed));
+        Phase::ALL.get(index).copied().unwrap_or_default()
     }
 
-    pub(super) fn set(&self, state: PartitionState) {
-        let index = PartitionState::ALL.iter().position(|one| *one == state);
-        let index = index.and_then(|index| u8::try_from(index).ok());
-        self.0.store(index.unwrap_or_default(), Ordering::Relaxed);
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.0.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the driver knows SEQPACKET, as far as the VMM has said.
+    pub(super) fn has_seqpacket(&self) -> bool {
+        !self.0.no_seqpacket.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_seqpacket(&self, seqpacket: bool) {
+        self.0.no_seqpacket.store(!seqpacket, Ordering::Relaxed);
+    }
+
+    /// Sets the VMM's connection, or that there is none.
+    pub(super) fn set_connection(&self, connection: Option<UnixStream>) {
+        *lock(&self.0.connection) = connection;
+    }
+
+    /// Ends the VMM's connection, if there is one. Wakes a thread that waits for the VMM.
+    pub(super) fn disconnect(&self) {
+        if let Some(connection) = &*lock(&self.0.connection) {
+            let _ = connection.shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 
@@ -74,6 +137,6 @@ impl DeviceState {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeviceSettings {
     pub(super) cid: GuestCid,
-    /// Accepts memory files that are not sealed against shrinking.
+    /// Accepts unsealed memory files even if their truncation would not be handled.
     pub(super) unsealed_memory: bool,
 }

@@ -44,8 +44,8 @@ impl Ram {
     /// Returns this memory with one more region.
     ///
     /// # Errors
-    /// If the region overflows or overlaps another, if there are [`MAX_REGIONS`] already, or if
-    /// its file cannot be mapped or, unless `may_shrink`, is not sealed against shrinking.
+    /// If the region overflows or overlaps another, if there are [`MAX_REGIONS`] already, or if its file
+    /// cannot be mapped. `may_shrink`: see [`Mapping::part`].
     pub(super) fn with(
         &self,
         spec: RegionSpec,
@@ -56,8 +56,10 @@ impl Ram {
         if self.regions.len() >= MAX_REGIONS {
             return Err(invalid("the guest's memory has too many regions"));
         }
-        let ends = [spec.base, spec.vmm_base].map(|start| start.checked_add(spec.len));
-        if ends.contains(&None) {
+        // The VMM may use any addresses of its own, up to the last one.
+        let last = spec.len.saturating_sub(1);
+        let ends = [(spec.base, spec.len), (spec.vmm_base, last)];
+        if ends.iter().any(|(at, len)| at.checked_add(*len).is_none()) {
             return Err(invalid("a region of the guest's memory ends beyond 2^64"));
         }
         let overlaps = |other: &Region| {
@@ -86,6 +88,17 @@ impl Ram {
         let mut regions = self.regions.clone();
         regions.remove(at);
         Some(Self { regions })
+    }
+
+    /// Whether the VMM has taken memory away, or the system had none for a page. The region has zero pages
+    /// instead.
+    pub(super) fn is_lost(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.is_lost())
+    }
+
+    /// The lowest guest physical address.
+    pub(super) fn lowest(&self) -> Option<u64> {
+        self.regions.first().map(|region| region.base)
     }
 
     /// Translates an address of the VMM's address space to a guest physical address.
@@ -360,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_that_overlap_or_are_unsealed_or_exceed_their_file_are_refused() {
+    fn regions_that_overlap_or_exceed_their_file_are_refused() {
         let ram = ram();
         let more = create(0x1000).unwrap();
         assert!(ram.with(spec(0xfff, 0x1000), &more, false).is_err());
@@ -369,12 +382,36 @@ mod tests {
         assert!(ram.with(spec(u64::MAX - 5, 0x1000), &more, false).is_err());
         let open = tempfile::tempfile().unwrap();
         open.set_len(0x1000).unwrap();
-        assert!(ram.with(spec(0x5000, 0x1000), &open, false).is_err());
-        assert!(ram.with(spec(0x5000, 0x1000), &open, true).is_ok());
+        assert!(ram.with(spec(0x5000, 0x1001), &open, true).is_err());
+        assert!(ram.with(spec(0x5000, 0x1000), &open, false).is_ok());
         assert_eq!(ram.guest_address(0x7000_0000_1004), Some(0x1004));
         assert_eq!(ram.guest_address(0x7000_0000_2000), None);
+        // The VMM's own addresses may be any, also the last ones.
+        for vmm_base in [0, 1, 0x5000 + (1 << 52), u64::MAX - 0xfff] {
+            let ram = RegionSpec {
+                vmm_base,
+                ..spec(0x5000, 0x1000)
+            };
+            let ram = Ram::default().with(ram, &more, false).unwrap();
+            assert_eq!(ram.guest_address(vmm_base + 0xfff), Some(0x5fff));
+        }
         let less = ram.without(0x1000, 0x1000).unwrap();
         assert_eq!(less.load(0x1ffe), None);
         assert!(less.without(0x1000, 0x1000).is_none());
+    }
+
+    #[test]
+    fn memory_that_was_taken_away_is_lost_and_its_pages_are_zero() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(0x2000).unwrap();
+        let whole = ram().with(spec(0x40_0000, 0x2000), &file, false).unwrap();
+        assert!(whole.write(0x40_1000, b"data"));
+        file.set_len(0x1000).unwrap();
+        assert!(!whole.is_lost());
+        let mut back = [1; 4];
+        assert!(whole.read(0x40_1000, &mut back));
+        assert_eq!(back, [0; 4]);
+        assert!(whole.is_lost());
+        assert!(!whole.without(0x40_0000, 0x2000).unwrap().is_lost());
     }
 }

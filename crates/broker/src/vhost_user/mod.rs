@@ -8,15 +8,21 @@
 
 mod arenas;
 mod command;
+mod device;
+mod device_state;
+mod life_cycle;
 mod lingering;
 mod links;
 mod mem_table;
 mod memory;
+mod pause_check;
 mod queues;
 mod reports;
 mod spin;
 mod traffic;
+mod transport_reset;
 mod vmm;
+mod vring;
 mod wake;
 mod worker;
 
@@ -26,7 +32,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
-use hvsock_sys::stream;
+use hvsock_sys::{bus_error, stream};
 use hvsock_virtio::{Cid, Config, GuestCid};
 
 use crate::guest_link::{
@@ -69,8 +75,8 @@ pub(crate) struct VhostUser {
     pub(crate) socket: PathBuf,
     /// The user that the VMM runs as, if not the broker's.
     pub(crate) owner: Option<SocketOwner>,
-    /// Accepts memory files that are not sealed against shrinking. Shrinking one then kills the
-    /// broker with SIGBUS.
+    /// Accepts memory files that are not sealed against shrinking even if this program handles SIGBUS itself.
+    /// Shrinking one may then end the program.
     pub(crate) unsealed_memory: bool,
 }
 
@@ -133,12 +139,14 @@ impl Device {
         let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
         let (running, worker_end) = mpsc::channel();
         let worker = thread.spawn(move || {
+            bus_error::unblock();
             worker.run();
             drop(running);
         })?;
-        let link = vmm::WorkerHandle {
+        let link = device::WorkerHandle {
             commands: commands.clone(),
             waker: Arc::clone(&waker),
+            state: state.clone(),
         };
         let settings = DeviceSettings {
             cid,
@@ -172,7 +180,7 @@ impl GuestLink for Device {
     }
 
     fn state(&self) -> PartitionState {
-        self.state.get()
+        self.state.phase().partition_state()
     }
 
     fn socket(&self) -> Option<&Path> {
@@ -184,6 +192,9 @@ impl GuestLink for Device {
         let guest_port = guest_port.ok_or(Refusal::ServiceNotMappable)?;
         // The core gives an end to every link that moves its bytes.
         let end = connect.end.ok_or(Refusal::NotSupported)?;
+        if connect.kind == SocketKind::Seqpacket && !self.state.has_seqpacket() {
+            return Err(Refusal::NotSupported);
+        }
         let (peer, peer_port) = match connect.source {
             Source::Host => (Cid::HOST, None),
             Source::Sibling { cid, port } => (Cid(u64::from(cid)), port),
@@ -253,6 +264,9 @@ impl Drop for Device {
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }
-        self.vmm.join();
+        if !self.vmm.join(STOP_TIMEOUT) {
+            let socket = self.socket.display();
+            tracing::error!(%socket, "the VMM blocks its VM's vhost-user thread, which is left behind");
+        }
     }
 }

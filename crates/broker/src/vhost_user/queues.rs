@@ -1,22 +1,25 @@
-//! A device's virtqueues and their vhost-user state: kick and call eventfds, and whether each queue
-//! is enabled.
+//! A device's virtqueues in the guest's memory, and the VMM's requests that concern them.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use hvsock_sys::event::Signal;
 use hvsock_virtio::HEADER_LEN;
-use hvsock_virtio::queue::{Chain, Layout, Next, Queue, QueueFault};
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use hvsock_virtio::queue::{Chain, Layout, Next, QueueFault};
+use mio::{Registry, Token};
 
 use super::memory::Ram;
+use super::vring::{Origin, Vring};
 
 /// Index of the queue to the guest (virtio 1.2 §5.10.2).
 pub(super) const RX: usize = 0;
 /// Index of the queue from the guest.
 pub(super) const TX: usize = 1;
-/// The queues that the back end serves. The third one, the event queue, is the VMM's own.
-pub(super) const QUEUES: usize = 2;
+/// Index of the queue of events to the guest. QEMU keeps it to itself; with every other VMM it is ours.
+pub(super) const EVENT: usize = 2;
+/// All queues of the device.
+pub(super) const QUEUES: usize = 3;
+/// Bytes of an event (virtio 1.2 §5.10.6.6).
+pub(super) const EVENT_LEN: usize = 4;
 
 /// The most invalid chains returned in one call of [`Queues::peek`].
 const MAX_INVALID_CHAINS: usize = 64;
@@ -24,9 +27,11 @@ const MAX_INVALID_CHAINS: usize = 64;
 /// A request of the VMM to the data thread. Each is answered when it has taken effect.
 #[derive(Debug)]
 pub(crate) enum QueueCommand {
+    /// A VMM has connected.
+    Connected,
     /// Replaces the guest's memory, also for rings that are running.
     SetMemory(Ram),
-    /// Starts a ring at the available index `base` (SET_VRING_KICK).
+    /// Starts a ring (SET_VRING_KICK). The VMM has stated the available index `base`.
     Start {
         queue: usize,
         layout: Layout,
@@ -39,26 +44,16 @@ pub(crate) enum QueueCommand {
     SetEnabled { queue: usize, enabled: bool },
     /// Stops a ring (GET_VRING_BASE). The reply is its available index.
     Stop { queue: usize },
-    /// Resets the device.
+    /// Resets the device. The guest's memory stays: not all VMMs send it again.
     Reset,
+    /// Loads the state of a device that served this guest before. Connections are not in it.
+    Load,
     /// The VMM has disconnected.
     Disconnected,
 }
 
 /// The reply to a [`QueueCommand`]: an available index for [`QueueCommand::Stop`], else 0.
 pub(crate) type QueueReply = Result<u16, String>;
-
-/// One virtqueue with its eventfds.
-#[derive(Debug, Default)]
-pub(super) struct Vring {
-    queue: Option<Queue>,
-    layout: Option<Layout>,
-    kick: Option<OwnedFd>,
-    call: Option<Signal>,
-    enabled: bool,
-    /// Its layout and available index when it was stopped.
-    stopped_at: Option<(Layout, u16)>,
-}
 
 /// The queues of one device.
 #[derive(Debug, Default)]
@@ -67,16 +62,29 @@ pub(super) struct Queues {
     vrings: [Vring; QUEUES],
     /// A ring was started that does not resume where it stopped, so the driver was reset.
     driver_restarted: bool,
+    /// The guest was restored, and may have connections of another device.
+    loaded: bool,
     /// Count of invalid chains.
     pub(super) invalid_chains: u64,
 }
 
 impl Queues {
-    /// Whether all rings are started and enabled.
+    /// Whether the rings of packets are started and enabled.
     pub(super) fn are_running(&self) -> bool {
-        self.vrings
+        [RX, TX]
             .iter()
-            .all(|vring| vring.enabled && vring.queue.is_some())
+            .all(|queue| self.vrings[*queue].is_running())
+    }
+
+    /// How many rings are running, the event queue included.
+    pub(super) fn running(&self) -> usize {
+        let running = self.vrings.iter().filter(|vring| vring.is_running());
+        running.count()
+    }
+
+    /// Whether the event queue is ours and running.
+    pub(super) fn has_events(&self) -> bool {
+        self.vrings[EVENT].is_running()
     }
 
     /// Whether the driver was reset since the last call.
@@ -84,60 +92,76 @@ impl Queues {
         std::mem::take(&mut self.driver_restarted)
     }
 
+    /// Whether the guest may have connections of another device, for the first call only.
+    pub(super) fn take_taken_over(&mut self) -> bool {
+        let mut taken_over = std::mem::take(&mut self.loaded);
+        for vring in &mut self.vrings {
+            taken_over |= vring.take_taken_over();
+        }
+        taken_over
+    }
+
+    /// The driver's available index of a running queue.
+    pub(super) fn driver_index(&self, queue: usize) -> Option<u16> {
+        self.vrings[queue].queue()?.driver_index(&self.ram)
+    }
+
+    /// The layouts of the rings that were started.
+    pub(super) fn layouts(&self) -> impl Iterator<Item = &Layout> {
+        self.vrings.iter().filter_map(Vring::layout)
+    }
+
+    /// Forgets where the rings were stopped: the driver is gone.
+    pub(super) fn forget_stops(&mut self) {
+        self.vrings.iter_mut().for_each(Vring::forget_stop);
+        self.driver_restarted = true;
+    }
+
     /// Applies a command of the VMM. `tokens` are those of the kick eventfds.
     pub(super) fn handle(
         &mut self,
         command: QueueCommand,
         registry: &Registry,
-        tokens: [Token; 2],
+        tokens: [Token; QUEUES],
     ) -> QueueReply {
         match command {
-            QueueCommand::SetMemory(ram) => {
-                self.ram = ram;
-                Ok(0)
-            }
+            QueueCommand::Connected => {}
+            QueueCommand::SetMemory(ram) => self.ram = ram,
             QueueCommand::Start {
                 queue,
                 layout,
                 base,
                 kick,
             } => {
-                let token = tokens[queue];
-                let vring = &mut self.vrings[queue];
-                vring.unwatch(registry);
-                let started = Queue::new(layout, base, &self.ram).map_err(|e| e.to_string())?;
-                registry
-                    .register(&mut SourceFd(&kick.as_raw_fd()), token, Interest::READABLE)
-                    .map_err(|error| format!("cannot watch the queue's kick eventfd: {error}"))?;
-                let resumes = vring.stopped_at == Some((layout, base));
-                self.driver_restarted |= !resumes;
-                vring.queue = Some(started);
-                vring.layout = Some(layout);
-                vring.kick = Some(kick);
-                vring.stopped_at = None;
-                Ok(0)
+                let watch = (registry, tokens[queue]);
+                let origin = self.vrings[queue].start(layout, base, kick, &self.ram, watch)?;
+                self.driver_restarted |= origin != Origin::Resumed && queue != EVENT;
             }
-            QueueCommand::SetCall { queue, call } => {
-                self.vrings[queue].call = call;
-                // Buffers used before the eventfd was set may not have been notified.
-                self.vrings[queue].notify();
-                Ok(0)
+            QueueCommand::SetCall { queue, call } => self.vrings[queue].set_call(call),
+            QueueCommand::SetEnabled { queue, enabled } => self.vrings[queue].set_enabled(enabled),
+            QueueCommand::Stop { queue } => return Ok(self.vrings[queue].stop(registry)),
+            QueueCommand::Reset => {
+                for vring in &mut self.vrings {
+                    vring.reset(registry);
+                }
+                self.loaded = false;
+                self.driver_restarted = true;
             }
-            QueueCommand::SetEnabled { queue, enabled } => {
-                self.vrings[queue].enabled = enabled;
-                Ok(0)
+            QueueCommand::Load => {
+                self.loaded = true;
+                self.forget_stops();
             }
-            QueueCommand::Stop { queue } => Ok(self.vrings[queue].stop(registry)),
-            QueueCommand::Reset | QueueCommand::Disconnected => {
+            QueueCommand::Disconnected => {
                 for vring in &mut self.vrings {
                     vring.stop(registry);
                     *vring = Vring::default();
                 }
                 self.ram = Ram::default();
+                self.loaded = false;
                 self.driver_restarted = true;
-                Ok(0)
             }
         }
+        Ok(0)
     }
 
     /// Reads the next chain of a queue without consuming it. Adds invalid chains to the used ring
@@ -150,7 +174,7 @@ impl Queues {
             };
             match ring.peek(&self.ram, chain)? {
                 Next::Empty => return Ok(false),
-                Next::Chain if fits_header(queue, chain) => return Ok(true),
+                Next::Chain if fits(queue, chain) => return Ok(true),
                 Next::Chain | Next::Bad(_) => {
                     ring.take();
                     ring.add_used(&self.ram, chain.head(), 0)?;
@@ -207,54 +231,21 @@ impl Queues {
 
     /// Whether a buffer is available. Does not validate the ring.
     pub(super) fn has_available(&self, queue: usize) -> bool {
-        let vring = &self.vrings[queue];
-        vring.enabled
-            && vring
-                .queue
-                .as_ref()
-                .is_some_and(|ring| ring.has_available(&self.ram))
+        let ring = self.vrings[queue].queue();
+        ring.is_some_and(|ring| ring.has_available(&self.ram))
     }
 
     /// Stops serving a queue whose rings are invalid, until the VMM starts it again.
     pub(super) fn mark_broken(&mut self, queue: usize) {
-        self.vrings[queue].queue = None;
+        self.vrings[queue].mark_broken();
     }
 }
 
-/// Whether the chain is long enough for a packet header.
-fn fits_header(queue: usize, chain: &Chain) -> bool {
-    let len = match queue {
-        RX => chain.writable_len(),
-        _ => chain.readable_len(),
-    };
-    len as usize >= HEADER_LEN
-}
-
-impl Vring {
-    fn ring(&mut self) -> Option<&mut Queue> {
-        self.queue.as_mut().filter(|_| self.enabled)
-    }
-
-    fn unwatch(&mut self, registry: &Registry) {
-        if let Some(kick) = self.kick.take() {
-            let _ = registry.deregister(&mut SourceFd(&kick.as_raw_fd()));
-        }
-    }
-
-    fn stop(&mut self, registry: &Registry) -> u16 {
-        self.unwatch(registry);
-        match (self.queue.take(), self.layout) {
-            (Some(queue), Some(layout)) => {
-                self.stopped_at = Some((layout, queue.position()));
-                queue.position()
-            }
-            _ => self.stopped_at.map_or(0, |(_, position)| position),
-        }
-    }
-
-    fn notify(&self) {
-        if let Some(call) = &self.call {
-            call.send();
-        }
+/// Whether the chain is long enough for a packet header, or an event.
+fn fits(queue: usize, chain: &Chain) -> bool {
+    match queue {
+        RX => chain.writable_len() as usize >= HEADER_LEN,
+        TX => chain.readable_len() as usize >= HEADER_LEN,
+        _ => chain.writable_len() as usize >= EVENT_LEN,
     }
 }

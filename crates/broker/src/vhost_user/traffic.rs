@@ -18,6 +18,7 @@ use super::links::{Links, MAX_WATCHED};
 use super::memory::Chunks;
 use super::queues::{Queues, RX, TX};
 use super::reports::Reports;
+use super::transport_reset::TransportReset;
 use crate::guest_link::{
     DeliverError, Destination, FillOutcome, GuestRequest, LinkEvent, MessageEnd, RequestId,
     Service, SocketKind,
@@ -38,6 +39,7 @@ pub(super) struct Traffic {
     pub(super) mux: Muxer,
     pub(super) links: Links,
     pub(super) reports: Reports,
+    pub(super) transport_reset: TransportReset,
     /// Requests that the core has not answered.
     pub(super) requests: HashMap<RequestId, Handle>,
     next_request: u64,
@@ -55,6 +57,7 @@ impl Traffic {
             mux,
             links,
             reports,
+            transport_reset: TransportReset::default(),
             requests: HashMap::new(),
             next_request: 0,
             idle: Vec::new(),
@@ -137,7 +140,7 @@ impl Traffic {
     /// Writes up to [`BATCH`] packets to the rx queue. Returns whether there were any.
     pub(super) fn process_rx(&mut self, now: Instant) -> Result<bool, QueueFault> {
         let mut left = BATCH;
-        while left > 0 && self.mux.has_transmit() {
+        while left > 0 && self.may_transmit() {
             if !self.queues.peek(RX, &mut self.chain)? {
                 break;
             }
@@ -323,6 +326,11 @@ impl Traffic {
         self.mux.may_receive() && self.requests.len() < MAX_PENDING_REQUESTS
     }
 
+    /// Whether there is a packet that may be sent to the guest.
+    pub(super) fn may_transmit(&self) -> bool {
+        self.mux.has_transmit() && !self.transport_reset.holds_packets()
+    }
+
     /// Drains the muxer's events. Returns whether there were any.
     pub(super) fn process_events(&mut self) -> bool {
         let mut any = false;
@@ -392,7 +400,11 @@ impl Traffic {
     /// Stops a queue whose rings are invalid until the driver is reset.
     pub(super) fn fault(&mut self, queue: usize, fault: QueueFault) {
         self.queues.mark_broken(queue);
-        let name = if queue == RX { "rx" } else { "tx" };
+        let name = match queue {
+            RX => "rx",
+            TX => "tx",
+            _ => "event",
+        };
         self.send(LinkEvent::Fault(format!(
             "the guest's {name} queue is stopped until its driver is reset: {fault}"
         )));

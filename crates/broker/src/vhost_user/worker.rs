@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use hvsock_fabric::{PartitionState, Refusal};
+use hvsock_fabric::Refusal;
 use hvsock_virtio::{Config, Handle, Key, Muxer};
 use mio::{Events, Poll, Token};
 
 use super::arenas::Arenas;
 use super::command::{Command, ConnectCommand, DeviceState};
 use super::links::Links;
-use super::queues::{QueueCommand, RX, TX};
+use super::pause_check::PauseCheck;
+use super::queues::{QUEUES, RX, TX};
 use super::reports::Reports;
 use super::spin::SpinLimit;
 use super::traffic::{Traffic, request_of};
@@ -32,16 +33,18 @@ const LAST_PORT: u32 = 65_535;
 
 const WAKE: Token = Token(0);
 /// The kick eventfds of the queues.
-const KICKS: [Token; 2] = [Token(1), Token(2)];
+pub(super) const KICKS: [Token; QUEUES] = [Token(1), Token(2), Token(3)];
 
 /// The data thread's state.
 pub(super) struct Worker {
-    poll: Poll,
+    pub(super) poll: Poll,
     waker: Arc<LoopWaker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
-    traffic: Traffic,
-    state: DeviceState,
+    pub(super) traffic: Traffic,
+    pub(super) state: DeviceState,
+    /// While the VM counts as paused.
+    pub(super) pause_check: Option<PauseCheck>,
     /// The next local port for a connection of the host to the guest.
     next_port: u32,
     spin_limit: SpinLimit,
@@ -69,6 +72,7 @@ impl Worker {
             commands,
             traffic: Traffic::new(Muxer::new(config), links, Reports::new(events)),
             state,
+            pause_check: None,
             next_port: FIRST_PORT,
             spin_limit: SpinLimit::new(processors > 1),
             stopping: false,
@@ -117,6 +121,7 @@ impl Worker {
                 self.traffic.links.sweep(now);
             }
             self.traffic.reports.flush_due(now);
+            self.check_pause(now);
             // Up to 16 turns for one epoll_wait, so that the system call costs little.
             for _ in 0..16 {
                 awake = self.turn(now);
@@ -131,10 +136,7 @@ impl Worker {
         let refusal = Refusal::Reset {
             cause: "the broker has stopped".into(),
         };
-        for slot in self.traffic.links.slots() {
-            self.traffic.reset(slot, &refusal);
-        }
-        self.traffic.close_arenas(&refusal);
+        self.reset_all(&refusal);
         self.traffic.report();
         self.traffic.reports.flush();
     }
@@ -144,6 +146,8 @@ impl Worker {
             self.traffic.mux.poll_timeout(),
             self.traffic.reports.next_flush(),
             self.traffic.links.next_sweep(),
+            self.traffic.transport_reset.timeout(),
+            self.pause_check.as_ref().map(PauseCheck::next),
         ];
         let at = timers.into_iter().flatten().min()?;
         Some(at.saturating_duration_since(Instant::now()))
@@ -174,6 +178,7 @@ impl Worker {
         busy |= self.traffic.links.poll_arenas(&mut self.traffic.mux, now);
         busy |= self.traffic.process_events();
         busy |= self.traffic.poll_links();
+        busy |= self.process_transport_reset(now);
         // Before anything reaches the guest, so that the core knows a connection first.
         self.traffic.report();
         match self.traffic.process_rx(now) {
@@ -186,7 +191,7 @@ impl Worker {
             }
         }
         self.traffic.report();
-        busy
+        busy | self.check_memory(now)
     }
 
     /// Busy-polls for up to the spin limit. Returns whether there is work.
@@ -205,7 +210,7 @@ impl Worker {
                 if self.waker.is_requested()
                     || self.traffic.links.arenas.have_ready()
                     || self.traffic.may_receive() && self.traffic.queues.has_available(TX)
-                    || self.traffic.mux.has_transmit() && self.traffic.queues.has_available(RX)
+                    || self.traffic.may_transmit() && self.traffic.queues.has_available(RX)
                     || self.traffic.poll_links()
                 {
                     return true;
@@ -229,7 +234,8 @@ impl Worker {
                 Err(fault) => self.traffic.fault(TX, fault),
             }
         }
-        if self.traffic.mux.has_transmit() {
+        found |= self.arm_transport_reset();
+        if self.traffic.may_transmit() {
             match self.traffic.queues.enable_notification(RX) {
                 Ok(available) => found |= available,
                 Err(fault) => self.traffic.fault(RX, fault),
@@ -318,12 +324,7 @@ impl Worker {
                     .suspend(connection, suspended, &mut self.traffic.mux);
             }
             Command::Vmm(command, reply) => {
-                let disconnected = matches!(command, QueueCommand::Disconnected);
-                let result = self
-                    .traffic
-                    .queues
-                    .handle(command, self.poll.registry(), KICKS);
-                self.update_state(disconnected);
+                let result = self.handle_vmm(command, now);
                 // The VMM thread may have stopped waiting.
                 let _ = reply.send(result);
             }
@@ -418,31 +419,5 @@ impl Worker {
         let which = format!("descriptors that epoll can watch ({error})");
         let refusal = Refusal::LimitReached { which };
         self.traffic.reset(slot, &refusal);
-    }
-
-    /// Updates the partition's state after a command of the VMM. `disconnected`: the VMM is gone.
-    fn update_state(&mut self, disconnected: bool) {
-        if disconnected {
-            // Before `forget_all`, whose reason would be that the guest has restarted.
-            for slot in self.traffic.links.slots() {
-                self.traffic.reset(slot, &Refusal::PartitionOff);
-            }
-            self.traffic.close_arenas(&Refusal::PartitionOff);
-        }
-        if self.traffic.queues.take_driver_restarted() {
-            self.traffic.mux.forget_all();
-            self.traffic.process_events();
-        }
-        let old = self.state.get();
-        let state = match (self.traffic.queues.are_running(), old) {
-            (true, _) => PartitionState::Running,
-            (false, state) if state.is_down() => state,
-            (false, _) if disconnected => PartitionState::Off,
-            (false, _) => PartitionState::Paused,
-        };
-        if state != old {
-            self.state.set(state);
-            self.traffic.send(LinkEvent::State(state));
-        }
     }
 }

@@ -131,7 +131,7 @@ fn expect_reset(driver: &mut Driver, port: u32) {
 
 /// Establishes a connection from the hostile guest.
 #[track_caller]
-fn connect(fixture: &Fixture, driver: &mut Driver, port: u32) -> (HvStream, Header) {
+pub fn connect(fixture: &Fixture, driver: &mut Driver, port: u32) -> (HvStream, Header) {
     send(driver, &packet(port, Operation::Request));
     loop {
         let (op, header, _) = next_packet(driver);

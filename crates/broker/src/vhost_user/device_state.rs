@@ -1,0 +1,195 @@
+//! The state of a device that a VMM saves in a snapshot and loads at a restore (DEVICE_STATE).
+//!
+//! Connections do not survive: their host ends are with processes that know nothing of the snapshot. So the
+//! state says only that a device served the guest. One that has loaded it tells the guest that all of its
+//! connections have ended ([`transport_reset`](super::transport_reset)), and the guest goes on.
+//!
+//! The state goes through a pipe or socket of the VMM, which is not trusted to read, to write or to close it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use hvsock_sys::poll::{self, PollFd, PollFlags};
+use rustix::fs::FileType;
+use serde::{Deserialize, Serialize};
+
+/// The version that this release writes and reads.
+const VERSION: u32 = 1;
+/// The most bytes of a state. A later release may have more in it.
+const MAX_LEN: usize = 64 << 10;
+/// How long the VMM may take to read or write it.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A device's state. Unknown fields are ignored.
+#[derive(Debug, Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    /// The guest's context id. A guest may be restored under another one.
+    cid: u32,
+}
+
+/// Writes the state of the device of the guest with this context id.
+///
+/// # Errors
+/// If `to` is no pipe or socket, the VMM does not read in time, or `stop` becomes readable.
+pub(super) fn save(to: &File, cid: u32, stop: BorrowedFd<'_>) -> io::Result<()> {
+    prepare(to)?;
+    let version = VERSION;
+    let state = serde_json::to_vec(&Saved { version, cid })?;
+    let deadline = Instant::now() + TIMEOUT;
+    let mut rest = &state[..];
+    while !rest.is_empty() {
+        wait(to, PollFlags::OUT, stop, deadline)?;
+        match hvsock_sys::write(to, rest) {
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads a state to its end, and checks it.
+///
+/// # Errors
+/// As [`save`]; also if the state is too long, is malformed, or is of another version.
+pub(super) fn load(from: &File, stop: BorrowedFd<'_>) -> io::Result<()> {
+    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+    prepare(from)?;
+    let deadline = Instant::now() + TIMEOUT;
+    let mut state = Vec::new();
+    loop {
+        let mut block = [0; 4096];
+        wait(from, PollFlags::IN, stop, deadline)?;
+        match rustix::io::retry_on_intr(|| rustix::io::read(from, &mut block)) {
+            Ok(0) => break,
+            Ok(count) => state.extend(&block[..count]),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if state.len() > MAX_LEN {
+            return Err(invalid(format!("it is longer than {MAX_LEN} bytes")));
+        }
+    }
+    let Saved { version, cid: _ } =
+        serde_json::from_slice(&state).map_err(|error| invalid(format!("malformed: {error}")))?;
+    if version != VERSION {
+        return Err(invalid(format!(
+            "it has version {version}; this release reads version {VERSION}"
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses what may block for ever in spite of its mode, and sets the mode.
+fn prepare(file: &File) -> io::Result<()> {
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    if !matches!(kind, FileType::Fifo | FileType::Socket) {
+        let text = "the descriptor for it is neither a pipe nor a socket";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    hvsock_sys::set_nonblocking(file, true)
+}
+
+fn wait(file: &File, flags: PollFlags, stop: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+    let file = file.as_fd();
+    let mut fds = [
+        PollFd::from_borrowed_fd(file, flags),
+        PollFd::from_borrowed_fd(stop, PollFlags::IN),
+    ];
+    let is_ready = poll::wait(&mut fds, Some(deadline))?;
+    if !fds[1].revents().is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "the VM is being removed",
+        ));
+    }
+    match is_ready {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+
+    use hvsock_sys::event::Event;
+
+    use super::*;
+
+    fn pipe() -> (File, File) {
+        let (reader, writer) = io::pipe().unwrap();
+        let [reader, writer] = [OwnedFd::from(reader), OwnedFd::from(writer)];
+        (reader.into(), writer.into())
+    }
+
+    fn loaded(state: &[u8]) -> io::Result<()> {
+        let (reader, mut writer) = pipe();
+        let state = state.to_vec();
+        let sent = std::thread::spawn(move || writer.write_all(&state));
+        let loaded = load(&reader, Event::new().unwrap().as_fd());
+        drop(reader);
+        let _ = sent.join().unwrap();
+        loaded
+    }
+
+    #[test]
+    fn a_saved_state_is_loaded_whatever_a_later_release_adds() {
+        let (mut reader, writer) = pipe();
+        let stop = Event::new().unwrap();
+        save(&writer, 42, stop.as_fd()).unwrap();
+        drop(writer);
+        let mut state = Vec::new();
+        reader.read_to_end(&mut state).unwrap();
+        assert_eq!(state, br#"{"version":1,"cid":42}"#);
+        loaded(&state).unwrap();
+        loaded(br#"{"version":1,"cid":7,"more":[1,2,3]}"#).unwrap();
+    }
+
+    #[test]
+    fn a_malformed_state_is_an_error() {
+        let long = format!(
+            r#"{{"version":1,"cid":3,"more":"{}"}}"#,
+            "x".repeat(MAX_LEN)
+        );
+        for (state, text) in [
+            (&b""[..], "malformed"),
+            (b"{", "malformed"),
+            (b"\xff\xff", "malformed"),
+            (br#"{"version":1,"cid":-1}"#, "malformed"),
+            (br#"{"version":1,"cid":4294967296}"#, "malformed"),
+            (br#"{"version":1}"#, "malformed"),
+            (br#"{"version":1,"cid":3}x"#, "malformed"),
+            (br#"{"version":2,"cid":3}"#, "it has version 2"),
+            (long.as_bytes(), "longer than 65536 bytes"),
+        ] {
+            let error = loaded(state).unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_vmm_that_neither_reads_nor_writes_blocks_nobody() {
+        let stop = Event::new().unwrap();
+        let (reader, writer) = pipe();
+        prepare(&writer).unwrap();
+        while (&writer).write(&[0; 4096]).is_ok() {}
+        stop.set();
+        let error = save(&writer, 42, stop.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        let (silent, _kept) = pipe();
+        let error = load(&silent, stop.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        drop(reader);
+        stop.clear();
+        let error = save(&writer, 42, stop.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        let other = tempfile::tempfile().unwrap();
+        let error = save(&other, 42, stop.as_fd()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}

@@ -1,0 +1,147 @@
+//! The states of a VM, as operators see them.
+
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hvsock::HvListener;
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::guest::vmm::{Vmm, protocol, request};
+use hvsock_testkit::guest::{FrontEnd, Options};
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{PORT, WEB, World};
+use hvsock_virtio::features;
+
+use crate::traffic::ping;
+
+#[test]
+fn a_vm_is_defined_until_its_vmm_connects_and_connected_until_its_driver_starts() {
+    let world = World::with_web(|_| ());
+    assert_eq!(world.partition("web").state, PartitionState::Defined);
+    let mut vmm = Vmm::connect(&world.socket("web"), TIMEOUT).unwrap();
+    world.is("web", PartitionState::Connected);
+    vmm.negotiate(
+        features::VERSION_1,
+        protocol::REPLY_ACK | protocol::RESET_DEVICE,
+    )
+    .unwrap();
+    // QEMU resets each device when the machine starts.
+    vmm.send_acked(request::RESET_DEVICE, &[], &[]).unwrap();
+    assert_eq!(world.partition("web").state, PartitionState::Connected);
+    drop(vmm);
+    world.is("web", PartitionState::Off);
+    let guest = world.guest();
+    drop(guest);
+    world.is("web", PartitionState::Off);
+}
+
+/// A listener whose connections survive a pause.
+fn listen_suspendable(world: &World) -> HvListener {
+    let listener = HvListener::options()
+        .endpoint(world.host().endpoint())
+        .connected_suspend(true)
+        .listen((hvsock::VmId::CHILDREN, hvsock::ServiceId::from_port(PORT)));
+    listener.expect("listening")
+}
+
+#[test]
+fn a_paused_vm_stays_paused_and_one_whose_driver_goes_away_becomes_connected() {
+    let world = World::with_web(|_| ());
+    let (listener, guest) = (listen_suspendable(&world), world.guest());
+    let (inside, mut outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    guest
+        .pause(|_| {
+            world.is("web", PartitionState::Paused);
+            // Several looks at its memory: after 20, 60 and 140 ms.
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(world.partition("web").state, PartitionState::Paused);
+        })
+        .unwrap();
+    world.is("web", PartitionState::Running);
+    ping(&inside, &outside);
+    guest
+        .pause(|driver| {
+            // As Linux does: the driver takes the buffers back that were not used.
+            let index = driver.rx().available_index();
+            driver.rx().set_available_index(index.wrapping_sub(1));
+            world.is("web", PartitionState::Connected);
+            let error = outside.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            driver.rx().set_available_index(index);
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_vm_whose_memory_is_overwritten_after_its_rings_were_stopped_is_not_paused() {
+    let world = World::with_web(|_| ());
+    for at in [0, 4096, 0x46c, (1 << 20) - 1] {
+        let mut driver = world.driver(Options::new(WEB));
+        world.is("web", PartitionState::Running);
+        driver.stop_queues().unwrap();
+        world.is("web", PartitionState::Paused);
+        driver.memory().bytes(at, 1).put(0, &[0xA5]);
+        world.is("web", PartitionState::Connected);
+        driver.reset_queues();
+        driver.start_queues([0, 0]).unwrap();
+        world.is("web", PartitionState::Running);
+        drop(driver);
+        world.is("web", PartitionState::Off);
+    }
+}
+
+#[test]
+fn a_reset_of_the_device_keeps_its_memory_and_is_no_pause() {
+    let world = World::with_web(|_| ());
+    let listener = world.listen();
+    for reset in [request::RESET_DEVICE, request::RESET_OWNER] {
+        let mut driver = world.driver(Options::new(WEB));
+        world.is("web", PartitionState::Running);
+        // As QEMU since 9.1: the queues are stopped, then the device is reset.
+        driver.stop_queues().unwrap();
+        let vmm = driver.vmm().unwrap();
+        vmm.send_acked(reset, &[], &[]).unwrap();
+        world.is("web", PartitionState::Connected);
+        driver.reset_queues();
+        // The memory table is not sent again.
+        for index in [0, 1] {
+            let queue = if index == 0 { driver.rx() } else { driver.tx() };
+            let (size, at) = (queue.size(), queue.addresses());
+            let fds = [queue.kick_event(), queue.call_descriptor()];
+            let [kick, call] = fds.map(|fd| fd.try_clone_to_owned().unwrap());
+            let fds = [kick.as_fd(), call.as_fd()];
+            let vmm = driver.vmm().unwrap();
+            vmm.start_ring(index, size, 0, at, fds).unwrap();
+            vmm.enable_ring(index, true).unwrap();
+        }
+        driver.refill();
+        world.is("web", PartitionState::Running);
+        drop(driver);
+        world.is("web", PartitionState::Off);
+    }
+    let guest = world.guest();
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+}
+
+#[test]
+fn a_vm_of_each_vmm_is_off_after_it_and_running_again_with_it() {
+    let world = World::with_web(|_| ());
+    let listener = world.listen();
+    for front_end in [
+        FrontEnd::Qemu,
+        FrontEnd::UserModeLinux,
+        FrontEnd::CloudHypervisor,
+        FrontEnd::Crosvm,
+        FrontEnd::Libkrun,
+        FrontEnd::OpenVmm,
+    ] {
+        // Unsealed memory, too.
+        let guest = world.guest_of("web", Options::of(front_end, WEB));
+        let (inside, outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+        drop(guest);
+        world.is("web", PartitionState::Off);
+    }
+}
