@@ -24,7 +24,11 @@ fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     assert_eq!(cids, [&json!(4), &json!(3)]);
     let table = world.ok(["vm", "list"]);
     let first: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(first, ["db", ID, "4", "defined", "0"], "{table}");
+    assert_eq!(
+        first,
+        ["db", ID, "4", "vhost-user", "defined", "0"],
+        "{table}"
+    );
     let status = world.ok(["status"]);
     assert!(status.contains("web (vm with CID 3) defined"), "{status}");
     let shown = world.ok(["vm", "show", ID]);
@@ -131,4 +135,30 @@ fn a_service_is_shown_with_its_port_alias_and_found_by_it() {
     let clash = ["service", "register", "Mine", "--port", "2077976510"];
     let error = world.run(clash).failed();
     assert!(error.contains("(the alias of 0b2f1f0e"), "{error}");
+}
+
+#[test]
+fn options_that_a_link_has_no_use_for_are_misused() {
+    let world = World::new();
+    for (options, what) in [
+        (&["--hybrid", "/v.sock", "--cid", "3"][..], "--cid"),
+        (
+            &["--hybrid", "/v.sock", "--kernel-cid", "3"],
+            "--kernel-cid",
+        ),
+        (&["--kernel-cid", "3", "--user", "root"], "--user"),
+        (&["--kernel-cid", "2"], "--kernel-cid"),
+        (&["--style", "openvmm"], "--hybrid"),
+        (&["--netns", "/run/netns/x"], "--kernel-cid"),
+        (&["--hybrid", "/v.sock", "--style", "xen"], "firecracker"),
+        (&["--hybrid", "/v.sock", "--vmm", "qemu"], "--vmm qemu"),
+    ] {
+        let mut line = vec!["vm", "add", "web"];
+        line.extend(options);
+        let done = world.run(&line);
+        assert_eq!(done.code, Some(2), "{done:?}");
+        assert!(done.stderr.contains(what), "{what}: {done:?}");
+    }
+    let list = world.json(["vm", "list", "--json"]);
+    assert_eq!(list.as_array().unwrap().len(), 0);
 }

@@ -2,9 +2,8 @@
 
 mod device;
 mod freeze;
+mod link;
 mod shutdown;
-
-use std::ops::RangeInclusive;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, value_parser};
@@ -23,10 +22,8 @@ use crate::os::linux::format;
 use crate::output::{self, Json};
 use crate::table::Columns;
 use device::{Machine, Memory, Vmm};
+use link::{CIDS, LinkArgs};
 use shutdown::Shutdown;
-
-/// The context ids of guests. Lower ids are reserved (vsock(7)), and the highest is VMADDR_CID_ANY.
-const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
 
 /// Make virtual machines partitions of their own
 #[derive(Debug, Subcommand)]
@@ -75,6 +72,8 @@ pub struct Add {
     /// The user that runs its VMM [default: the broker's user]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    #[command(flatten)]
+    link: LinkArgs,
     #[command(flatten)]
     form: Form,
 }
@@ -175,15 +174,24 @@ impl Form {
     }
 
     fn json(&self, partition: Partition) -> Result<()> {
-        let options = device::all(&self.machine(&partition)?);
+        let options = match partition.socket.is_some() {
+            true => device::all(&self.machine(&partition)?),
+            false => serde_json::Map::new(),
+        };
         output::json(&Everything { partition, options })
     }
 }
 
 impl Add {
     fn run(self, context: &Context) -> Result<()> {
+        let (link, kernel_cid) = self.link.link()?;
+        let device = link == LinkSpec::VhostUser;
+        if let (false, Some(vmm)) = (device, self.form.chosen()) {
+            let what = format!("--vmm {} is for the broker's own device", vmm.name());
+            return Err(Failure::usage(what).into());
+        }
         let vmm = self.form.chosen().unwrap_or_else(device::default);
-        if vmm.unsealed() && !self.unsealed_memory {
+        if device && vmm.unsealed() && !self.unsealed_memory {
             let name = &self.name;
             return Err(Failure::new(format!(
                 "cannot add `{name}`: {} shares its memory without a seal, so whoever runs it \
@@ -198,15 +206,22 @@ impl Add {
         }
         let partition = context.client()?.add_vm(&NewVm {
             name: self.name,
-            cid: self.cid,
+            cid: self.cid.or(kernel_cid),
             id: self.id,
             groups: self.groups,
-            link: LinkSpec::default(),
+            link,
             unsealed_memory: self.unsealed_memory,
             user: self.user,
         })?;
         if self.form.json {
             return self.form.json(partition);
+        }
+        if !device {
+            context.note(&format!(
+                "`{}` is a partition with the id {}",
+                partition.name, partition.id
+            ));
+            return Ok(());
         }
         let options = self.form.options(&partition, vmm)?;
         let cid = partition.cid.unwrap_or_default();
@@ -249,6 +264,7 @@ impl Show {
             return output::text(&form.options(&partition, vmm)?.text());
         }
         let mut more = guest::facts(&partition);
+        more.extend(link::facts(&partition));
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
         let socket = partition.socket.as_ref();
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
@@ -257,8 +273,10 @@ impl Show {
             let text = "unsealed: its VMM can crash the broker".to_owned();
             more.push(("memory", text));
         }
-        let options = form.options(&partition, device::default())?.text();
-        more.extend(options.lines().map(|line| ("QEMU", line.to_owned())));
+        if partition.socket.is_some() {
+            let options = form.options(&partition, device::default())?.text();
+            more.extend(options.lines().map(|line| ("QEMU", line.to_owned())));
+        }
         facts(&partition, &more).print()
     }
 }
@@ -268,14 +286,17 @@ fn list(vms: Partitions<'_>, json: Json) -> Result<()> {
     if json.json {
         return output::json(&vms);
     }
-    let headings = ["name", "id", "cid", "state", "guest", "groups", "conn"];
+    let headings = [
+        "name", "id", "cid", "link", "state", "guest", "groups", "conn",
+    ];
     let empty = "no virtual machines; add one with `hvsock vm add NAME`";
-    let mut table = Columns::new(&headings, empty).right(&[2, 6]).whole(1);
+    let mut table = Columns::new(&headings, empty).right(&[2, 7]).whole(1);
     for vm in vms {
         table.row([
             vm.name.to_string(),
             vm.id.to_string(),
             vm.cid.map_or_else(String::new, |cid| cid.to_string()),
+            link::word(&vm).to_owned(),
             format::detailed_state(&vm).to_owned(),
             guest::word(&vm).unwrap_or_default().to_owned(),
             vm.groups.join(", "),
