@@ -171,7 +171,7 @@ impl Handle {
                 vm,
                 service,
             };
-            ExplanationReport::from(&core.fabric.explain_connect(&request, Audience::Operator))
+            ExplanationReport::from(&core.explain_connect(&request))
         })
     }
 

@@ -43,6 +43,9 @@ pub enum ProblemKind {
     Descriptors,
     /// Clients cannot connect to the control API.
     ControlSocket,
+    /// The broker does not have the host's vsock port of a service, so the guests of the kernel's vsock do not
+    /// reach it.
+    VsockPort,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -60,6 +63,7 @@ impl ProblemKind {
             Self::FolderMode => "folder_mode",
             Self::Descriptors => "descriptors",
             Self::ControlSocket => "control_socket",
+            Self::VsockPort => "vsock_port",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -87,6 +91,7 @@ mod tests {
             ProblemKind::FolderMode,
             ProblemKind::Descriptors,
             ProblemKind::ControlSocket,
+            ProblemKind::VsockPort,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

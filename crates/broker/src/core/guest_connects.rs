@@ -57,9 +57,9 @@ enum Side {
 }
 
 /// The guest's socket for the process, and the broker's duplicate.
-fn hand_over(socket: Option<OwnedFd>) -> Result<(Vec<OwnedFd>, Side), Refusal> {
+fn hand_over(socket: Option<OwnedFd>, connections: usize) -> Result<(Vec<OwnedFd>, Side), Refusal> {
     let socket = socket.ok_or_else(no_socket)?;
-    let kept = kept_duplicate(&socket)?;
+    let kept = kept_duplicate(&socket, connections)?;
     Ok((vec![socket], Side::HandOver(kept)))
 }
 
@@ -195,7 +195,7 @@ impl Core {
             reply,
         } = pending;
         let made = match part {
-            ProcessPart::HandedOver => hand_over(socket),
+            ProcessPart::HandedOver => hand_over(socket, self.connections.with_guests(vm)),
             ProcessPart::Relayed(process, data) => relay(process, data, socket),
             part => Ok((part.into_descriptors(), Side::Link)),
         };

@@ -1,19 +1,20 @@
 //! The two ends of a connection between a process and a guest: the process's descriptors, and what
 //! the guest's link moves bytes from and to.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use hvsock_endpoint::{Transport, Transports};
 use hvsock_fabric::{PartitionKey, Refusal};
 use hvsock_ring::{Parts, RingEnd, RingSide, RingSize};
 use hvsock_sys::{set_nonblocking, stream};
 
-use super::guest_shares::{DEFAULT_BUFFER, GUEST_RING, MIN_BUFFER, share_of_buffers};
+use super::guest_shares::{DEFAULT_BUFFER, GUEST_RING, MIN_BUFFER, credit, share_of_buffers};
 use super::limits::{descriptor_limit, mmap_limit};
 use super::pending::ProcessPart;
 use super::preference::{ChosenTransport, TransportPreference};
 use super::state::Core;
 use crate::guest_link::Peer;
+use crate::kernel_vsock::raise_credit;
 
 /// Creates both ends of a transport: the process's, the link's, and the buffer size in bytes for
 /// data from the guest.
@@ -56,8 +57,9 @@ pub(super) fn make_socket() -> Result<(OwnedFd, OwnedFd), Refusal> {
 }
 
 /// The broker's duplicate of a guest's socket that a process receives, which is put into blocking mode for
-/// it.
-pub(super) fn kept_duplicate(socket: &OwnedFd) -> Result<OwnedFd, Refusal> {
+/// it. `connections` is how many the guest has.
+pub(super) fn kept_duplicate(socket: &OwnedFd, connections: usize) -> Result<OwnedFd, Refusal> {
+    raise_credit(socket.as_fd(), credit(connections));
     set_nonblocking(socket, false).map_err(|error| descriptor_limit(&error))?;
     socket.try_clone().map_err(|error| descriptor_limit(&error))
 }

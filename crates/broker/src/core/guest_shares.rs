@@ -16,6 +16,12 @@ pub(super) const GUEST_RING: u32 = MAX_BUFFER;
 /// Largest buffer of a connection without a ring: the default of Linux guests.
 pub(super) const DEFAULT_BUFFER: u32 = 256 * 1024;
 
+/// Bytes of the receive buffers of one VM's connections whose sockets processes have. Each gets an equal share,
+/// but at least the kernel's default.
+const CREDIT_BUDGET: u64 = 4 * BUFFER_BUDGET as u64;
+/// The largest of these buffers: more makes no connection faster.
+const MAX_CREDIT: u64 = 4 * 1024 * 1024;
+
 /// Bytes of the granted rings of one VM's arenas, each way.
 const GRANTED_BUDGET: u64 = 2 * BUFFER_BUDGET as u64;
 /// The most slots that a new arena is granted, and the fewest of a full one.
@@ -28,6 +34,13 @@ const ARENA_BYTES: u32 = 16 * 1024 * 1024;
 /// The buffer bytes of one more connection of a VM that has `connections`, each way.
 pub(super) fn share_of_buffers(connections: usize) -> u32 {
     equal_share(BUFFER_BUDGET, connections)
+}
+
+/// The receive buffer in bytes of a connection whose socket a process gets, of a VM that has `connections`. The
+/// kernel keeps what a guest has sent and the process has not read.
+pub(super) fn credit(connections: usize) -> u64 {
+    let share = CREDIT_BUDGET / (connections as u64 + 1);
+    share.clamp(DEFAULT_BUFFER.into(), MAX_CREDIT)
 }
 
 /// The limits of one more arena of a VM that has `connections` and whose other arenas are granted rings of
@@ -76,6 +89,13 @@ mod tests {
     use super::*;
 
     const KIB: u32 = 1024;
+
+    #[test]
+    fn the_credit_of_a_guest_shrinks_to_the_kernels_default() {
+        assert_eq!(credit(0), MAX_CREDIT);
+        assert_eq!(credit(127), 2 * 1024 * 1024);
+        assert_eq!(credit(100_000), u64::from(DEFAULT_BUFFER));
+    }
 
     /// An arena of the model, full or not.
     struct Arena {

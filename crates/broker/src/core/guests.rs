@@ -86,6 +86,8 @@ impl Core {
             | LinkEvent::Failed(..)
             | LinkEvent::ConnectedSuspend(..)
             | LinkEvent::Closed(..) => {}
+            LinkEvent::PortProblem(port, problem) => self.port_problem(vm, port, problem),
+            LinkEvent::Stranger(stranger) => self.stranger(stranger),
             LinkEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
                 tracing::warn!(vm = %name, "{what}");
@@ -143,8 +145,11 @@ impl Core {
         };
         match joined {
             Ok(joined) => {
-                if let (Some((connection, end)), Some(link)) = (joined, self.vms.link(vm)) {
-                    link.accept(id, connection, end);
+                if let Some(link) = self.vms.link(vm) {
+                    match joined {
+                        Some((connection, end)) => link.accept(id, connection, end),
+                        None => link.taken(id),
+                    }
                 }
             }
             Err(refusal) => {
@@ -286,7 +291,7 @@ impl Core {
             false => {
                 let socket = request.socket.take().ok_or(Refusal::NotSupported)?;
                 if self.hands_over(vm) && takes_hand_over(preference) {
-                    let kept = kept_duplicate(&socket)?;
+                    let kept = kept_duplicate(&socket, self.connections.with_guests(vm))?;
                     let part = ProcessPart::Socket(socket);
                     (part, Transport::Direct, Side::HandOver(kept))
                 } else if takes_socket(preference) {

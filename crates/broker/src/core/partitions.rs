@@ -71,7 +71,7 @@ impl Core {
         let socket = self.dirs.vm_socket(name.as_str());
         let factory = match link {
             Some(factory) => factory,
-            None => links::built_in(&vm, socket)?,
+            None => links::built_in(&vm, socket, &self.kernel_hosts)?,
         };
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
@@ -189,6 +189,7 @@ impl Core {
             let _ = std::fs::remove_file(socket);
         }
         drop(removed);
+        self.forget_port_problems(key);
         self.forget_guest_arenas(key);
         // A link that is dropped resets its connections without events. Those that it did report are
         // still in the queue, and then name connections that are gone.

@@ -23,6 +23,7 @@ use super::liveness::Liveness;
 use super::offers::Offers;
 use super::parked::Parked;
 use super::pending::{ParkedConnect, PendingConnect};
+use super::port_problems::PortProblems;
 use super::problems::{Problems, Wakeup, object_of};
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
@@ -35,6 +36,7 @@ use crate::budget::{Budget, Charge, DescriptorPlan, Owner, Shares};
 use crate::callers::{Caller, Callers};
 use crate::data_path::ProcessSocket;
 use crate::guest_link::GuestLink;
+use crate::kernel_vsock::KernelHosts;
 use crate::model::ProblemKind;
 use crate::{BrokerConfig, StartError};
 
@@ -63,6 +65,9 @@ pub(crate) struct Core {
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
     pub(super) guest_arenas: GuestArenas,
+    /// The kernel's vsock, for the VMs that it serves.
+    pub(super) kernel_hosts: KernelHosts,
+    pub(super) port_problems: PortProblems,
     /// Where the link of a new VM reports to.
     pub(super) reports: ReportQueue,
     pub(super) liveness: Liveness,
@@ -155,6 +160,8 @@ impl Core {
             data_threads,
             vms: Vms::default(),
             guest_arenas: GuestArenas::default(),
+            kernel_hosts: KernelHosts::default(),
+            port_problems: PortProblems::default(),
             reports,
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),

@@ -246,8 +246,13 @@ impl Core {
                 link: vm.map(|vm| vm.settings().spec.link.clone()),
                 lacks: vm
                     .and_then(|vm| vm.link())
-                    .map(|link| link.capabilities().missing().map(str::to_owned).collect())
+                    .map(|link| {
+                        let limits = link.limits().iter().copied();
+                        let lacks = link.capabilities().missing().chain(limits);
+                        lacks.map(str::to_owned).collect()
+                    })
                     .unwrap_or_default(),
+                problems: self.port_problems.texts(key),
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
                 unsealed_memory: vm.is_some_and(|vm| vm.settings().spec.unsealed_memory),
                 user: vm.and_then(|vm| vm.settings().spec.user.clone()),

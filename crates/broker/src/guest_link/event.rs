@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
+use hvsock_fabric::{ConnectionId, Fix, PartitionState, Refusal};
 
 use super::arena::ArenaOpened;
 use super::values::{GuestRequest, RequestId};
@@ -44,6 +44,32 @@ pub enum LinkEvent {
     ArenaEnded(ConnectionId),
     /// A fault of the guest or of its VMM, for the log.
     Fault(String),
+    /// The link cannot have the host's port of a service that its guest may reach, or can again.
+    PortProblem(u32, Option<PortProblem>),
+    /// The link has closed connections to the host that are of no VM.
+    Stranger(Stranger),
+}
+
+/// Why a guest does not reach a service of the host although it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortProblem {
+    /// The problem as one sentence.
+    pub text: String,
+    /// The nearest refusal, for the explanation of a connect.
+    pub refusal: Refusal,
+    /// What removes its cause.
+    pub fix: Option<Fix>,
+}
+
+/// Connections to the host whose CID is no VM's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger {
+    /// The CID.
+    pub cid: u32,
+    /// The host's port, of the last one.
+    pub port: u32,
+    /// How many there were since the last report.
+    pub count: u64,
 }
 
 impl LinkEvent {

@@ -49,7 +49,8 @@
 //! **Without it, the broker's relay does.** The link hands out a connected stream socket, in
 //! [`GuestRequest::socket`] or with `Connected`, and has nothing more to do with the connection: it is
 //! neither accepted, established, suspended nor closed through the link. The process gets a socket,
-//! never a ring. There are no siblings: a request for one is refused with `NotSupported`.
+//! never a ring. There are no siblings: a request for one is refused with `NotSupported`. An accepted
+//! request is answered with [`taken`](GuestLink::taken).
 //!
 //! If the link [hands over](GuestLink::hands_over), a process that can use the link's socket gets that itself:
 //! the relay has nothing to do, no byte is counted, and the broker can close the connection but not
@@ -105,7 +106,7 @@ pub use crate::data_path::ControlConnection;
 pub(crate) use arena::Unrecorded;
 pub use arena::{ArenaConnection, ArenaOpened, ArenaState, GuestArena, NotOpened};
 pub use capabilities::Capabilities;
-pub use event::{EventSender, LinkEvent};
+pub use event::{EventSender, LinkEvent, PortProblem, Stranger};
 pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
 pub use peer::{FillRun, Peer};
 pub use pipe::{PeerState, PipeEnd, WakePeer};
@@ -147,6 +148,10 @@ pub trait GuestLink: Send {
     /// ([`Capabilities::refusal_reason`]).
     fn refuse(&self, request: RequestId, reason: Option<&Refusal>);
 
+    /// A request's [socket](GuestRequest::socket) is the broker's from now on: the request is accepted. Called
+    /// only for a link without [`Capabilities::byte_counts`], in place of [`accept`](Self::accept).
+    fn taken(&self, _request: RequestId) {}
+
     /// Hands over the control connection of the process at the other end of a connection that the
     /// guest has accepted, for [`Peer::set_control`]. From then on the connection's data flows.
     fn establish(&self, connection: ConnectionId, control: ControlConnection);
@@ -175,6 +180,11 @@ pub trait GuestLink: Send {
     /// socket gets its bytes by the relay. Only for a link without [`Capabilities::byte_counts`].
     fn hands_over(&self) -> bool {
         false
+    }
+
+    /// What the link cannot do beside its [capabilities](Self::capabilities), in words for operators.
+    fn limits(&self) -> &'static [&'static str] {
+        &[]
     }
 
     /// Whether the link can open connections by itself, in [arenas](GuestArena).

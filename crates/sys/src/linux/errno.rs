@@ -34,5 +34,9 @@ pub const ENOBUFS: i32 = libc::ENOBUFS;
 pub const ETIMEDOUT: i32 = libc::ETIMEDOUT;
 /// No socket listens at the address.
 pub const ECONNREFUSED: i32 = libc::ECONNREFUSED;
+/// This process has as many descriptors as it may.
+pub const EMFILE: i32 = libc::EMFILE;
+/// The system has as many open files as it may.
+pub const ENFILE: i32 = libc::ENFILE;
 /// The host is unreachable.
 pub const EHOSTUNREACH: i32 = libc::EHOSTUNREACH;

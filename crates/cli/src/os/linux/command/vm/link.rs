@@ -2,11 +2,12 @@
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, builder::TypedValueParser as _, value_parser};
-use hvsock_control::{HybridStyle, LinkSpec, Partition};
+use hvsock_control::{HybridStyle, LinkSpec, ManagerRef, Partition};
 
 /// The context ids of guests. Lower ids are reserved (vsock(7)), and the highest is VMADDR_CID_ANY.
 pub const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
@@ -28,6 +29,34 @@ pub struct LinkArgs {
     /// The network namespace of the VMM, if not the broker's
     #[arg(long, value_name = "PATH", requires = "kernel_cid")]
     netns: Option<PathBuf>,
+    /// Whom to ask whether it runs, such as libvirt:web [default: nobody; its state is unknown]
+    #[arg(long, value_name = "MANAGER[:VM]", requires = "kernel_cid")]
+    manager: Option<Manager>,
+}
+
+/// A manager, and the VM's name there if it is another.
+#[derive(Clone, Debug)]
+struct Manager {
+    manager: String,
+    vm: Option<String>,
+}
+
+impl FromStr for Manager {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (manager, vm) = match text.split_once(':') {
+            Some((manager, vm)) => (manager, Some(vm)),
+            None => (text, None),
+        };
+        if !["libvirt", "machined", "incus"].contains(&manager) || vm == Some("") {
+            return Err("expected libvirt, machined or incus, or one with a VM as in libvirt:web");
+        }
+        Ok(Self {
+            manager: manager.to_owned(),
+            vm: vm.map(str::to_owned),
+        })
+    }
 }
 
 fn styles() -> impl clap::builder::TypedValueParser<Value = HybridStyle> {
@@ -40,8 +69,8 @@ fn styles() -> impl clap::builder::TypedValueParser<Value = HybridStyle> {
 }
 
 impl LinkArgs {
-    /// The link, with the CID that it has in the kernel.
-    pub fn link(&self) -> Result<(LinkSpec, Option<u32>)> {
+    /// The link of the VM `name`, with the CID that it has in the kernel.
+    pub fn link(&self, name: &str) -> Result<(LinkSpec, Option<u32>)> {
         let absolute = |path: &Path| {
             std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
         };
@@ -51,7 +80,10 @@ impl LinkArgs {
         }
         if self.kernel_cid.is_some() {
             let netns = self.netns.as_deref().map(absolute).transpose()?;
-            let manager = None;
+            let manager = self.manager.as_ref().map(|one| ManagerRef {
+                manager: one.manager.clone(),
+                vm: one.vm.clone().unwrap_or_else(|| name.to_owned()),
+            });
             return Ok((LinkSpec::Kernel { netns, manager }, self.kernel_cid));
         }
         Ok((LinkSpec::VhostUser, None))
@@ -85,7 +117,8 @@ pub fn facts(vm: &Partition) -> Vec<(&'static str, String)> {
         }
     }
     if !vm.lacks.is_empty() {
-        facts.push(("lacks", vm.lacks.join(", ")));
+        facts.push(("lacks", vm.lacks.join("; ")));
     }
+    facts.extend(vm.problems.iter().map(|text| ("problem", text.clone())));
     facts
 }

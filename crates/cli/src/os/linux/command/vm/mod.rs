@@ -184,7 +184,7 @@ impl Form {
 
 impl Add {
     fn run(self, context: &Context) -> Result<()> {
-        let (link, kernel_cid) = self.link.link()?;
+        let (link, kernel_cid) = self.link.link(self.name.as_str())?;
         let device = link == LinkSpec::VhostUser;
         if let (false, Some(vmm)) = (device, self.form.chosen()) {
             let what = format!("--vmm {} is for the broker's own device", vmm.name());
@@ -221,6 +221,16 @@ impl Add {
                 "`{}` is a partition with the id {}",
                 partition.name, partition.id
             ));
+            for problem in &partition.problems {
+                context.note(problem);
+            }
+            if let Some(LinkSpec::Kernel { .. }) = &partition.link {
+                let (name, cid) = (&partition.name, partition.cid.unwrap_or_default());
+                context.note(&format!(
+                    "The kernel reaches it at the CID {cid}. What the broker cannot enforce or count \
+                     there: hvsock vm show {name}"
+                ));
+            }
             return Ok(());
         }
         let options = self.form.options(&partition, vmm)?;

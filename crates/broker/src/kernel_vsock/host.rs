@@ -1,0 +1,473 @@
+//! The host's side of the kernel's vhost-vsock, shared by all VMs of one network namespace: the ports that
+//! the broker owns, and a thread that accepts and connects.
+//!
+//! Ports are changed on the core's thread, by calls that never block, so that a change is done when its
+//! operator gets the answer. Everything else is done by the thread.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_sys::sync::lock;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+
+use super::ports::{PortFault, PortIo, Ports, Wanted};
+use super::sockets::{PeerAddress, Sockets};
+use super::strangers::Strangers;
+use super::{connects::Connects, refusal};
+use crate::guest_link::{
+    Destination, EventSender, GuestRequest, LinkEvent, OfferedService, RequestId, Service,
+    SocketKind,
+};
+
+/// The token of the waker. Those of listening ports are the ports, which are smaller.
+const WAKER: Token = Token(usize::MAX);
+/// The first token of a connect.
+const FIRST_CONNECT: usize = 1 << 33;
+
+/// Connections that one port accepts before others have their turn.
+const ACCEPTS: usize = 64;
+/// Requests of one guest that the core has not answered, at most: those beyond are closed.
+pub(super) const MAX_REQUESTS: usize = 256;
+/// The wait after the system has no descriptor for an accept.
+const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
+
+/// The lowest CID of a guest. Lower ones are the machine itself, and the host of a machine that is virtual
+/// itself.
+pub(super) const FIRST_GUEST: u32 = 3;
+
+/// The host's side in one network namespace. Dropping it frees the ports and ends the thread.
+pub(super) struct KernelHost {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    sockets: Box<dyn Sockets>,
+    registry: Registry,
+    waker: Waker,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The VMs by CID.
+    vms: HashMap<u32, Vm>,
+    ports: Ports<OwnedFd>,
+    /// Ports at which connections may wait.
+    ready: BTreeSet<u32>,
+    connects: Connects,
+    strangers: Strangers,
+    stopped: bool,
+}
+
+struct Vm {
+    events: EventSender,
+    services: Vec<OfferedService>,
+    next_request: u64,
+    /// Requests that the core has not answered.
+    requests: BTreeSet<u64>,
+    /// Connections that were closed because there were too many requests, since the last report.
+    dropped: u64,
+    /// The faults of ports that the core has been told.
+    reported: BTreeSet<u32>,
+}
+
+/// A VM of the same CID is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CidTaken;
+
+impl KernelHost {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// If a descriptor or the thread cannot be made.
+    pub(super) fn start(sockets: Box<dyn Sockets>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let shared = Arc::new(Shared {
+            sockets,
+            registry: poll.registry().try_clone()?,
+            waker: Waker::new(poll.registry(), WAKER)?,
+            state: Mutex::default(),
+        });
+        let thread = std::thread::Builder::new().name("vsock-host".into());
+        let host = Arc::clone(&shared);
+        let thread = thread.spawn(move || host.run(poll))?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Adds a VM.
+    pub(super) fn add(&self, cid: u32, events: EventSender) -> Result<(), CidTaken> {
+        let mut state = self.shared.lock();
+        if state.vms.contains_key(&cid) {
+            return Err(CidTaken);
+        }
+        let vm = Vm {
+            events,
+            services: Vec::new(),
+            next_request: 0,
+            requests: BTreeSet::new(),
+            dropped: 0,
+            reported: BTreeSet::new(),
+        };
+        state.vms.insert(cid, vm);
+        Ok(())
+    }
+
+    /// Removes a VM, its connects and what only it wants of ports. Sends no event.
+    pub(super) fn remove(&self, cid: u32) {
+        let mut state = self.shared.lock();
+        state.vms.remove(&cid);
+        state.connects.remove_of(cid);
+        self.shared.update_ports(&mut state);
+    }
+
+    /// Sets the services that a VM may know. The ports are as wanted, or their faults are known, when this
+    /// returns.
+    pub(super) fn set_services(&self, cid: u32, services: Vec<OfferedService>) {
+        let mut state = self.shared.lock();
+        if let Some(vm) = state.vms.get_mut(&cid) {
+            vm.services = services;
+        }
+        self.shared.update_ports(&mut state);
+    }
+
+    /// Connects to a guest.
+    pub(super) fn connect(&self, cid: u32, port: u32, id: ConnectionId, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        self.shared.lock().connects.queue(cid, port, id, deadline);
+        self.shared.wake();
+    }
+
+    /// Gives up a connect, if it is not answered.
+    pub(super) fn abort(&self, id: ConnectionId) {
+        self.shared.lock().connects.abort(id);
+    }
+
+    /// The core has answered a request.
+    pub(super) fn answered(&self, cid: u32, request: RequestId) {
+        if let Some(vm) = self.shared.lock().vms.get_mut(&cid) {
+            vm.requests.remove(&request.0);
+        }
+    }
+}
+
+impl Drop for KernelHost {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The system calls of the table of ports.
+struct Io<'a> {
+    sockets: &'a dyn Sockets,
+    registry: &'a Registry,
+}
+
+impl PortIo for Io<'_> {
+    type Socket = OwnedFd;
+
+    fn bind(&mut self, port: u32) -> Result<OwnedFd, PortFault> {
+        let bound = self.sockets.bind(port);
+        bound.map_err(|error| refusal::of_port(&error))
+    }
+
+    fn listen(&mut self, port: u32, socket: &OwnedFd) -> Result<(), PortFault> {
+        // First, so that no socket listens that nobody accepts from.
+        let fd = socket.as_raw_fd();
+        let (mut source, token) = (SourceFd(&fd), Token(port as usize));
+        let watched = self
+            .registry
+            .register(&mut source, token, Interest::READABLE);
+        let listening = watched.and_then(|()| self.sockets.listen(socket));
+        listening.map_err(|error| {
+            let _ = self.registry.deregister(&mut SourceFd(&fd));
+            refusal::of_port(&error)
+        })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn wake(&self) {
+        // An eventfd that is in an epoll set accepts every write.
+        let _ = self.waker.wake();
+    }
+
+    fn io(&self) -> Io<'_> {
+        Io {
+            sockets: &*self.sockets,
+            registry: &self.registry,
+        }
+    }
+
+    /// Makes the ports what the VMs want together.
+    fn update_ports(&self, state: &mut State) {
+        let mut wanted = BTreeMap::new();
+        for service in state.vms.values().flat_map(|vm| &vm.services) {
+            let Some(port) = service.port else { continue };
+            let one = match service.listening {
+                true => Wanted::Listening,
+                false => Wanted::Bound,
+            };
+            let all = wanted.entry(port).or_insert(one);
+            *all = one.max(*all);
+        }
+        state
+            .ports
+            .set_wanted(&mut self.io(), &wanted, Instant::now());
+        // The thread finds out who has a port, and reports.
+        self.wake();
+    }
+
+    fn run(&self, mut poll: Poll) {
+        let mut events = Events::with_capacity(256);
+        let mut wait = None;
+        loop {
+            if let Err(error) = poll.poll(&mut events, wait)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!("the thread of the kernel's vsock sockets has ended: {error}");
+                return;
+            }
+            for event in &events {
+                self.ready(event.token());
+            }
+            if self.lock().stopped {
+                return;
+            }
+            let shortage = self.accept_all();
+            self.run_connects();
+            self.retry_ports();
+            self.report_ports();
+            wait = self.wait(shortage);
+        }
+    }
+
+    fn ready(&self, token: Token) {
+        let mut state = self.lock();
+        if token == WAKER {
+            return;
+        }
+        match u32::try_from(token.0) {
+            Ok(port) => {
+                state.ready.insert(port);
+            }
+            Err(_) => state.connects.ready(token.0 - FIRST_CONNECT),
+        }
+    }
+
+    /// How long the thread may park. `shortage` is whether an accept lacked a descriptor.
+    fn wait(&self, shortage: bool) -> Option<Duration> {
+        let state = self.lock();
+        let now = Instant::now();
+        let until = [
+            state.ports.next_retry(),
+            state.connects.next_deadline(),
+            state.strangers.next_report(),
+        ];
+        let until = until.into_iter().flatten().min();
+        let until = until.map(|at| at.saturating_duration_since(now));
+        match (state.ready.is_empty(), shortage) {
+            (true, _) => until,
+            (false, true) => Some(until.map_or(SHORTAGE_WAIT, |at| at.min(SHORTAGE_WAIT))),
+            (false, false) => Some(Duration::ZERO),
+        }
+    }
+
+    /// Accepts from every port at which connections may wait, some from each. Returns whether the system
+    /// lacked a descriptor.
+    fn accept_all(&self) -> bool {
+        let ready: Vec<u32> = self.lock().ready.iter().copied().collect();
+        let mut shortage = false;
+        for port in ready {
+            // The lock is released between two ports: the core may wait for it.
+            shortage |= self.accept_from(port, &mut self.lock());
+        }
+        let mut state = self.lock();
+        let now = Instant::now();
+        let strangers = state.strangers.take_due(now);
+        if let Some(events) = state.vms.values().next().map(|vm| vm.events.clone()) {
+            for stranger in strangers {
+                events.send(LinkEvent::Stranger(stranger));
+            }
+        }
+        for vm in state.vms.values_mut().filter(|vm| vm.dropped > 0) {
+            let count = std::mem::take(&mut vm.dropped);
+            vm.events.send(LinkEvent::Fault(format!(
+                "closed {count} connections of the guest: {MAX_REQUESTS} others have no answer yet"
+            )));
+        }
+        shortage
+    }
+
+    fn accept_from(&self, port: u32, state: &mut State) -> bool {
+        for _ in 0..ACCEPTS {
+            let Some(listener) = state.ports.listener(port) else {
+                state.ready.remove(&port);
+                return false;
+            };
+            match self.sockets.accept(listener) {
+                Ok(Some((socket, peer))) => state.accepted(port, socket, peer),
+                Ok(None) => {
+                    state.ready.remove(&port);
+                    return false;
+                }
+                // Connections wait until there are descriptors or memory again.
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+
+    fn run_connects(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let state = &mut *state;
+        for started in state.connects.take_queued() {
+            let timeout = started.deadline.saturating_duration_since(now);
+            let socket = self.sockets.connect(started.cid, started.port, timeout);
+            let done = socket.and_then(|socket| {
+                let fd = socket.as_raw_fd();
+                let token = state.connects.begin(started, socket);
+                let token = Token(FIRST_CONNECT + token);
+                self.registry
+                    .register(&mut SourceFd(&fd), token, Interest::WRITABLE)
+            });
+            if let Err(error) = done {
+                state.connects.abort(started.id);
+                state.failed(started.cid, started.id, refusal::of_connect(&error));
+            }
+        }
+        for token in state.connects.take_ready() {
+            let Some(connect) = state.connects.get(token) else {
+                continue;
+            };
+            match self.sockets.connected(&connect.socket) {
+                Ok(false) => {}
+                Ok(true) => {
+                    if let Some(connect) = state.connects.take(token) {
+                        let fd = connect.socket.as_raw_fd();
+                        let _ = self.registry.deregister(&mut SourceFd(&fd));
+                        let (cid, id) = (connect.wanted.cid, connect.wanted.id);
+                        if let Some(vm) = state.vms.get(&cid) {
+                            let event = LinkEvent::Connected(id, Some(connect.socket));
+                            vm.events.send(event);
+                        }
+                    }
+                }
+                Err(error) => {
+                    if let Some(connect) = state.connects.take(token) {
+                        let refusal = refusal::of_connect(&error);
+                        state.failed(connect.wanted.cid, connect.wanted.id, refusal);
+                    }
+                }
+            }
+        }
+        for connect in state.connects.take_expired(now) {
+            state.failed(connect.cid, connect.id, Refusal::TimedOut);
+        }
+    }
+
+    fn retry_ports(&self) {
+        self.lock().ports.retry(&mut self.io(), Instant::now());
+    }
+
+    /// Reports ports that cannot be had, and those that can again, to the VMs that want them.
+    fn report_ports(&self) {
+        let changed: Vec<(u32, Option<PortFault>)> = {
+            let mut state = self.lock();
+            let changed = state.ports.take_changed();
+            let with_fault = changed
+                .into_iter()
+                .map(|port| (port, state.ports.fault(port)));
+            with_fault.collect()
+        };
+        for (port, fault) in changed {
+            // It searches all processes, so the lock is not held.
+            let holder = (fault == Some(PortFault::InUse)).then(|| self.sockets.holder(port));
+            let holder = holder.flatten();
+            let found = fault.map(|fault| refusal::port_problem(port, fault, holder.as_deref()));
+            let mut state = self.lock();
+            for vm in state.vms.values_mut() {
+                let wants = vm.services.iter().any(|one| one.port == Some(port));
+                let problem = found.clone().filter(|_| wants);
+                let was_told = match &problem {
+                    Some(_) => !vm.reported.insert(port),
+                    None => vm.reported.remove(&port),
+                };
+                if problem.is_some() || was_told {
+                    vm.events.send(LinkEvent::PortProblem(port, problem));
+                }
+            }
+        }
+        // A VM that wants a port no more is no longer concerned.
+        let mut state = self.lock();
+        for vm in state.vms.values_mut() {
+            let services = &vm.services;
+            let gone: Vec<u32> = vm
+                .reported
+                .iter()
+                .filter(|port| !services.iter().any(|one| one.port == Some(**port)))
+                .copied()
+                .collect();
+            for port in gone {
+                vm.reported.remove(&port);
+                vm.events.send(LinkEvent::PortProblem(port, None));
+            }
+        }
+    }
+}
+
+impl State {
+    /// Passes a connection on to the core, for the VM that has its CID.
+    fn accepted(&mut self, port: u32, socket: OwnedFd, peer: PeerAddress) {
+        let vm = match peer.cid {
+            FIRST_GUEST.. => self.vms.get_mut(&peer.cid),
+            _ => None,
+        };
+        let Some(vm) = vm else {
+            // The socket is closed, which is all the refusal that there is.
+            self.strangers.add(peer.cid, port, Instant::now());
+            return;
+        };
+        if vm.requests.len() >= MAX_REQUESTS {
+            vm.dropped = vm.dropped.saturating_add(1);
+            return;
+        }
+        let id = vm.next_request;
+        vm.next_request = id.wrapping_add(1);
+        vm.requests.insert(id);
+        let request = GuestRequest {
+            destination: Destination::Host,
+            service: Service::Port(port),
+            kind: SocketKind::Stream,
+            source_port: Some(peer.port),
+            identity: None,
+            socket: Some(socket),
+        };
+        vm.events.send(LinkEvent::Request(RequestId(id), request));
+    }
+
+    fn failed(&self, cid: u32, id: ConnectionId, refusal: Refusal) {
+        if let Some(vm) = self.vms.get(&cid) {
+            vm.events.send(LinkEvent::Failed(id, refusal));
+        }
+    }
+}

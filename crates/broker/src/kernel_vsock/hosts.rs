@@ -1,0 +1,37 @@
+//! The host's sides of a broker, one for each set of CIDs and ports. One is dropped with the last link that
+//! uses it.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, Weak};
+
+use hvsock_sys::sync::lock;
+
+use super::host::KernelHost;
+use super::namespace::{Namespace, Space};
+use super::sockets::KernelSockets;
+
+/// The host's sides of a broker.
+#[derive(Clone, Default)]
+pub(crate) struct KernelHosts(Arc<Mutex<HashMap<Space, Weak<KernelHost>>>>);
+
+impl KernelHosts {
+    /// That of a network namespace; of the broker's own without one.
+    ///
+    /// # Errors
+    ///
+    /// If the namespace cannot be used, or a descriptor or a thread cannot be made.
+    pub(super) fn host(&self, netns: Option<&Path>) -> io::Result<Arc<KernelHost>> {
+        let (namespace, space) = Namespace::open(netns)?;
+        let mut hosts = lock(&self.0);
+        hosts.retain(|_, host| host.strong_count() > 0);
+        if let Some(host) = hosts.get(&space).and_then(Weak::upgrade) {
+            return Ok(host);
+        }
+        let sockets = KernelSockets::new(namespace)?;
+        let host = Arc::new(KernelHost::start(Box::new(sockets))?);
+        hosts.insert(space, Arc::downgrade(&host));
+        Ok(host)
+    }
+}

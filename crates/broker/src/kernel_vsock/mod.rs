@@ -1,0 +1,162 @@
+//! The kernel's vhost-vsock as a link to guests: the VMs of libvirt, Incus, systemd-vmspawn and of plain QEMU
+//! with `vhost-vsock-pci`.
+//!
+//! The kernel carries the bytes. The broker owns the ports of registered services ([`ports`]), takes the
+//! peer's CID for the identity of a VM, has the core judge the connection, and hands the accepted socket over
+//! to the listener's process ([`GuestLink::hands_over`]).
+//!
+//! What the kernel does not leave to the broker:
+//!
+//! - It answers a guest's connect before the broker hears of it. A refusal is a port that does not listen, or
+//!   a connection that is closed at once.
+//! - A process of the host may connect to a guest's CID by itself, and may take a port before the broker does.
+//! - Nobody says whether a VM runs: its state is unknown. A failed connect tells about that connect only, since a
+//!   VM that is off for the broker could not be tried again.
+//! - A CID is a VM's only as long as the VM lives. The next VM with the same number is the same partition.
+//!
+//! All VMs of a network namespace share one [`KernelHost`], since a port of the host is for all of them.
+
+mod connects;
+mod host;
+mod hosts;
+mod namespace;
+mod ports;
+mod refusal;
+mod sockets;
+mod strangers;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
+
+use crate::StartError;
+use crate::data_path::ControlConnection;
+use crate::guest_link::{
+    Capabilities, EventSender, GuestConnect, GuestLink, LinkEnd, LinkFactory, LinkSettings,
+    OfferedService, RequestId, SocketKind,
+};
+use host::KernelHost;
+pub(crate) use hosts::KernelHosts;
+pub(crate) use sockets::raise_credit;
+
+/// What the kernel's sockets can do.
+const CAPABILITIES: Capabilities = Capabilities {
+    seqpacket: false,
+    half_close: true,
+    refusal_reason: false,
+    identity: false,
+    byte_counts: false,
+    reset_notice: false,
+};
+
+/// What the kernel does not leave to the broker.
+const LIMITS: [&str; 3] = [
+    "suspension: a pause resets the connections",
+    "siblings: guests reach the host only",
+    "a guard against processes of the host, which reach the guest's CID without the broker",
+];
+
+/// Opens the link of a VM that the kernel serves.
+pub(crate) struct KernelVsock {
+    /// The network namespace of the VMM; the broker's own without one.
+    pub(crate) netns: Option<PathBuf>,
+    /// The host's side.
+    pub(crate) hosts: KernelHosts,
+}
+
+/// The link to one guest.
+struct KernelLink {
+    cid: u32,
+    host: Arc<KernelHost>,
+}
+
+impl LinkFactory for KernelVsock {
+    fn open(
+        self: Box<Self>,
+        settings: LinkSettings,
+        events: EventSender,
+    ) -> Result<Box<dyn GuestLink>, StartError> {
+        let what = || match &self.netns {
+            None => "open a link to the kernel's vsock".to_owned(),
+            Some(path) => format!("open a link to the kernel's vsock in {}", path.display()),
+        };
+        let cid = settings.cid.filter(|cid| *cid >= host::FIRST_GUEST);
+        let cid = cid.ok_or_else(|| {
+            StartError::io(what())(std::io::Error::other("no CID of a guest is given"))
+        })?;
+        let host = self.hosts.host(self.netns.as_deref());
+        let host = host.map_err(StartError::io(what()))?;
+        host.add(cid, events).map_err(|_| {
+            let text = format!("another VM has the CID {cid} in the same kernel");
+            StartError::io(what())(std::io::Error::other(text))
+        })?;
+        Ok(Box::new(KernelLink { cid, host }))
+    }
+}
+
+impl Drop for KernelLink {
+    fn drop(&mut self) {
+        self.host.remove(self.cid);
+    }
+}
+
+impl GuestLink for KernelLink {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn state(&self) -> PartitionState {
+        PartitionState::Unknown
+    }
+
+    fn connect(&self, connect: GuestConnect) -> Result<(), Refusal> {
+        if connect.kind != SocketKind::Stream {
+            return Err(Refusal::NotSupported);
+        }
+        let port = connect.service.port().ok_or(Refusal::ServiceNotMappable)?;
+        self.host
+            .connect(self.cid, port, connect.connection, connect.timeout);
+        Ok(())
+    }
+
+    // The core relays, or hands over, what it accepts.
+    fn accept(&self, request: RequestId, _: ConnectionId, _: LinkEnd) {
+        self.host.answered(self.cid, request);
+    }
+
+    // The core has dropped the socket, which is all that the guest sees of a refusal.
+    fn refuse(&self, request: RequestId, _: Option<&Refusal>) {
+        self.host.answered(self.cid, request);
+    }
+
+    fn taken(&self, request: RequestId) {
+        self.host.answered(self.cid, request);
+    }
+
+    fn establish(&self, _: ConnectionId, _: ControlConnection) {}
+
+    fn close(&self, connection: ConnectionId, _: Refusal) {
+        self.host.abort(connection);
+    }
+
+    fn suspend(&self, _: ConnectionId, _: bool) {}
+
+    fn takes_services(&self) -> bool {
+        true
+    }
+
+    fn set_services(&self, services: Vec<OfferedService>) {
+        self.host.set_services(self.cid, services);
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
+    fn limits(&self) -> &'static [&'static str] {
+        &LIMITS
+    }
+}
