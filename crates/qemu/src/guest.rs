@@ -14,7 +14,7 @@ use crate::config::{Config, PORTS};
 use crate::error::{Error, quoted};
 use crate::kit::{Kit, Vmm};
 use crate::lock::{locked, unpoisoned};
-use crate::machine::{Machine, until};
+use crate::machine::{Machine, SPARE_MONITOR, until};
 use crate::port::{Answer, Attached, Port, Request};
 use crate::qmp::Monitor;
 
@@ -270,6 +270,11 @@ impl Guest {
             return Ok(());
         }
         Err(self.machine.timed_out(self.end(), self.boot_limit))
+    }
+
+    /// The socket of a second monitor of QEMU, for a program that is tested. User-mode Linux has none.
+    pub fn spare_monitor(&self) -> PathBuf {
+        self.machine.socket(SPARE_MONITOR)
     }
 
     /// Hot-unplugs the vsock device and plugs a new one. This connects to a restarted back-end, because QEMU

@@ -26,6 +26,9 @@ fn min_memory_mib(initramfs: usize) -> u32 {
     size.saturating_mul(3).saturating_add(SYSTEM)
 }
 
+/// The socket of QEMU's second monitor.
+pub const SPARE_MONITOR: &str = "qmp2";
+
 /// A running QEMU or User-mode Linux.
 #[derive(Debug)]
 pub struct Machine {
@@ -262,6 +265,9 @@ fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
     add(&["-chardev", &console, "-serial", "chardev:console"]);
     let monitor = format!("socket,id=monitor,path={},server=on,wait=off", own("qmp"));
     add(&["-chardev", &monitor, "-mon", "chardev=monitor,mode=control"]);
+    // A monitor serves one client at a time, and the first one is the guest's own.
+    let spare = format!("unix:{},server=on,wait=off", own(SPARE_MONITOR));
+    add(&["-qmp", &spare]);
     // Port 0 is reserved for a console.
     let ports = format!("virtio-serial-pci,max_ports={}", PORTS + 1);
     add(&["-device", &ports]);

@@ -161,19 +161,25 @@ fn a_guest_survives_its_broker_and_reaches_the_next_one_with_a_new_device() {
         return;
     };
     start_echo(&world, &guest);
-    let _first = world.listen([PORT, "--from", "children", "--keep", "--", "cat"]);
+    let mut first = world.listen([PORT, "--from", "children", "--keep", "--", "cat"]);
     let request = format!("echo hi | socat -t 10 - VSOCK-CONNECT:2:{PORT}");
     assert_eq!(run_in_guest(&guest, &request), "hi");
 
+    first.kill();
     world.broker().kill();
     // The guest continues to run. Its kernel gets no answer, so the connect times out.
     let output = guest.run(&request, GUEST_TIMEOUT).unwrap();
     assert!(!output.success(), "{output:?}");
 
     world.start_broker();
-    settles(&world, "web", "off");
-    guest.replug_vsock().unwrap();
-    settles(&world, "web", "running");
+    settles(&world, "web", "defined");
+    let spare = guest.spare_monitor();
+    let qmp = spare.to_str().unwrap();
+    let done = world.json(["vm", "reconnect", "web", "--qmp", qmp, "--json"]);
+    assert_eq!(done["state"], "running", "{done}");
+    assert_eq!(done["steps"].as_array().unwrap().len(), 5, "{done}");
+    let again = world.json(["vm", "reconnect", "web", "--qmp", qmp, "--json"]);
+    assert_eq!(again["exchanged"], false, "{again}");
     let _second = world.listen([PORT, "--from", "children", "--keep", "--", "cat"]);
     // The driver of the new device starts later than the device.
     eventually("the guest reaches the broker", || {

@@ -34,6 +34,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["vm", "remove"],
     &["vm", "wait"],
     &["vm", "shutdown"],
+    &["vm", "reconnect"],
     &["vm", "time"],
     &["vm", "freeze"],
     &["vm", "thaw"],

@@ -19,6 +19,7 @@ mod help;
 mod listen_connect;
 mod log;
 mod manual;
+mod reconnect;
 mod refusals;
 mod reg_files;
 mod services;

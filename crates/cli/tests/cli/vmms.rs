@@ -27,9 +27,9 @@ fn add_prints_the_options_that_qemu_needs() {
         format!(
             "-object memory-backend-memfd,id=hvsock-mem,size=SIZE,share=on \
              -machine memory-backend=hvsock-mem\n\
-             -device pcie-root-port,id=hvsock-port,chassis=240 \
+             -device pcie-root-port,id=hvsock-port-web,chassis=240 \
              -chardev socket,id=hvsock-web,path={socket} \
-             -device vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port,chardev=hvsock-web\n"
+             -device vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port-web,chardev=hvsock-web\n"
         )
     );
     assert_eq!(world.ok(["vm", "show", "web", "--vmm", "qemu"]), text);
@@ -64,7 +64,7 @@ fn each_vmm_gets_the_options_that_it_takes() {
         vec![
             "<source type='memfd'/>".to_owned(),
             "<access mode='shared'/>".to_owned(),
-            "<qemu:arg value='pcie-root-port,id=hvsock-port,chassis=240'/>".to_owned(),
+            "<qemu:arg value='pcie-root-port,id=hvsock-port-web,chassis=240'/>".to_owned(),
             format!("<qemu:arg value='socket,id=hvsock-web,path={socket}'/>"),
         ],
         vec![
@@ -96,7 +96,7 @@ fn a_vmm_whose_memory_is_not_sealed_is_added_only_with_the_option_that_allows_it
     let world = World::new();
     for vmm in ["cloud-hypervisor", "libkrun", "openvmm", "uml"] {
         let error = world.run(["vm", "add", "web", "--vmm", vmm]).failed();
-        let help = format!("help: hvsock vm add web --vmm {vmm} --unsealed-memory");
+        let help = format!("vm add web --vmm {vmm} --unsealed-memory");
         assert!(error.contains(&help), "{error}");
     }
     for (name, vmm) in [("a", "qemu"), ("b", "libvirt"), ("c", "crosvm")] {

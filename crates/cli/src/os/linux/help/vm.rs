@@ -108,6 +108,24 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "vm reconnect",
+        notes: &[
+            "QEMU does not connect to a broker that was restarted. This command exchanges its vsock \
+             device while the guest runs: the guest releases the device and gets a new one, on a new \
+             connection to the broker. Programs in the guest that listen go on.",
+            "The device must be behind a PCI Express port of its own, as `hvsock vm add` prints it, \
+             and the guest must support PCI hot-plug. QEMU's monitor serves one client at a time.",
+            "The command succeeds only once the broker has the device. One that ended early can be \
+             repeated.",
+        ],
+        examples: &[(
+            "hvsock vm reconnect web --qmp /run/web.qmp",
+            "after a restart of the broker",
+        )],
+        see_also: &["vm add", "vm wait"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "vm time",
         examples: &[
             ("hvsock vm time web", "show the last measurement"),

@@ -3,6 +3,7 @@
 mod device;
 mod freeze;
 mod link;
+mod reconnect;
 mod shutdown;
 
 use anyhow::{Context as _, Result};
@@ -37,6 +38,7 @@ pub enum Vm {
     /// Wait until a virtual machine is ready, or for another state
     Wait(Wait),
     Shutdown(Shutdown),
+    Reconnect(reconnect::Reconnect),
     /// Show the offset of a guest's clock
     Time(Time),
     /// Pause the hvsock traffic of a virtual machine
@@ -129,6 +131,7 @@ impl Vm {
             Self::Show(show) => show.run(vms),
             Self::Wait(wait) => wait.run(vms),
             Self::Shutdown(shutdown) => shutdown.run(vms),
+            Self::Reconnect(reconnect) => reconnect.run(vms),
             Self::Time(time) => time.run(vms),
             Self::Pause(named) => vms.set_state(&named, PartitionState::Paused),
             Self::Resume(named) => vms.set_state(&named, PartitionState::Running),
@@ -198,10 +201,10 @@ impl Add {
                  could crash the broker",
                 vmm.title()
             ))
-            .help(format!(
+            .help(context.command(&format!(
                 "hvsock vm add {name} --vmm {} --unsealed-memory",
                 vmm.name()
-            ))
+            )))
             .into());
         }
         let partition = context.client()?.add_vm(&NewVm {
@@ -246,7 +249,7 @@ impl Add {
         let user = vmm.user(partition.user.as_deref());
         let user = user.map_or_else(String::new, |user| format!(". {user}"));
         let text = options.text();
-        let size = match text.contains("SIZE") && self.form.memory.is_none() {
+        let size = match text.contains("size=SIZE") && self.form.memory.is_none() {
             true => ", with the VM's memory in place of SIZE",
             false => "",
         };

@@ -19,7 +19,7 @@ const CHASSIS: u8 = 240;
 enum Layout {
     /// Behind a root port. The PCI bus of `pc` takes one, too, but hot-plugs nothing below it.
     RootPort,
-    /// On the PCI bus.
+    /// On the PCI bus, where ACPI hot-plugs.
     Pci,
     /// Without PCI, as a virtio-mmio device.
     Mmio,
@@ -47,12 +47,12 @@ pub fn device(machine: &Machine<'_>) -> Vec<String> {
     let mut arguments = Vec::new();
     let device = match Layout::of(machine.machine) {
         Layout::RootPort => {
-            let port = format!("pcie-root-port,id=hvsock-port,chassis={CHASSIS}");
+            let port = format!("pcie-root-port,id=hvsock-port-{name},chassis={CHASSIS}");
             arguments.extend(["-device".to_owned(), port]);
-            "vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port"
+            format!("vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port-{name}")
         }
-        Layout::Pci => "vhost-user-vsock-pci,id=hvsock-device",
-        Layout::Mmio => "vhost-user-vsock-device,id=hvsock-device",
+        Layout::Pci => "vhost-user-vsock-pci,id=hvsock-device".to_owned(),
+        Layout::Mmio => "vhost-user-vsock-device,id=hvsock-device".to_owned(),
     };
     arguments.extend(chardev);
     arguments.extend([
@@ -100,14 +100,14 @@ impl Vmm for Qemu {
 /// Whether the device can be exchanged in this layout.
 pub fn exchange(machine: &Machine<'_>) -> Vec<String> {
     let text = match (Layout::of(machine.machine), machine.machine) {
-        (Layout::RootPort, Some(_)) => return Vec::new(),
         (Layout::RootPort, None) => {
             "For a machine type without PCI Express (`pc`, `microvm`), print it with --machine TYPE"
         }
-        (Layout::Pci | Layout::Mmio, _) => {
-            "This machine type has no PCI Express, so `hvsock vm reconnect` cannot exchange the \
-             device: after a restart of the broker, restart QEMU, too"
+        (Layout::Mmio, _) => {
+            "This machine type has no PCI, so `hvsock vm reconnect` cannot exchange the device: \
+             after a restart of the broker, restart QEMU, too"
         }
+        (Layout::RootPort | Layout::Pci, _) => return Vec::new(),
     };
     vec![text.to_owned()]
 }
@@ -123,9 +123,9 @@ mod tests {
             of(&Qemu, "/run/hvsock/vm/web.sock", None),
             "-object memory-backend-memfd,id=hvsock-mem,size=SIZE,share=on \
              -machine memory-backend=hvsock-mem\n\
-             -device pcie-root-port,id=hvsock-port,chassis=240 \
+             -device pcie-root-port,id=hvsock-port-web,chassis=240 \
              -chardev socket,id=hvsock-web,path=/run/hvsock/vm/web.sock \
-             -device vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port,chardev=hvsock-web\n"
+             -device vhost-user-vsock-pci,id=hvsock-device,bus=hvsock-port-web,chardev=hvsock-web\n"
         );
         for (text, size) in [("2G", "2G"), ("512", "512M"), ("64m", "64m")] {
             let given = of(&Qemu, "/s", Some(text));
