@@ -9,6 +9,7 @@
 //! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker, and in a host whose kernel serves
 //!   virtual machines. `vsock_diag` lists its sockets, `netns` enters other network namespaces.
+//! - `vhost`: the kernel's device for virtual machines, as a VMM uses it.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
 //! - `journal`: structured entries for systemd's journal.
 //! - `session`: programs in a session of their own. `supervisor`: such programs, of which all processes
@@ -44,7 +45,7 @@ pub use linux::{
     accounts, activation, bus_error, child, clock, container_user, doorbell, errno, event, freeze,
     futex, identity, inherit, journal, limits, locks, message, netns, owner, peer, poll, processor,
     seqpacket, session, shared_memory, signals, splice, standard_streams, stream, supervisor,
-    vsock, vsock_diag,
+    vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, write};

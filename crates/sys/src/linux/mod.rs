@@ -33,6 +33,7 @@ pub mod splice;
 pub mod standard_streams;
 pub mod stream;
 pub mod supervisor;
+pub mod vhost;
 pub mod vsock;
 pub mod vsock_diag;
 
