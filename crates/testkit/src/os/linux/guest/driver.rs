@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
+use hvsock_sys::vhost;
 use hvsock_virtio::{HEADER_LEN, Header, features};
 
 use super::call::Call;
@@ -13,6 +14,7 @@ use super::front_end::FrontEnd;
 use super::front_end::fault::FaultAt;
 use super::front_end::script::Step;
 use super::front_end::session::{Known, Machine, QUEUES, Session};
+use super::kernel::KernelDevice;
 use super::memory::{BumpAllocator, Memory, Regions};
 use super::virtqueue::{QueueOffsets, Segment, Virtqueue};
 use super::vmm::Vmm;
@@ -64,6 +66,9 @@ pub struct Options {
     pub features: u64,
     /// The VMM.
     pub front_end: FrontEnd,
+    /// Whether the device is the kernel's, `/dev/vhost-vsock`, and not one with a vhost-user socket. The path of
+    /// the device and the front end are then not used.
+    pub kernel: bool,
     /// Protocol features of vhost-user that the VMM accepts.
     pub protocol: u64,
     /// Bytes of one receive buffer, including the header.
@@ -100,6 +105,7 @@ impl Default for Options {
                 | features::STREAM
                 | features::SEQPACKET,
             front_end: FrontEnd::default(),
+            kernel: false,
             protocol: FrontEnd::default().script().protocol,
             rx_buffer: LINUX_RX_BUFFER,
             rx_header_apart: false,
@@ -139,6 +145,14 @@ impl Options {
         Self::of(FrontEnd::UserModeLinux, cid)
     }
 
+    /// Like Linux under QEMU with the kernel's device, with this context id.
+    pub fn kernel(cid: u64) -> Self {
+        Self {
+            kernel: true,
+            ..Self::new(cid)
+        }
+    }
+
     /// Removes virtio features.
     #[must_use]
     pub fn without(mut self, features: u64) -> Self {
@@ -170,6 +184,8 @@ pub struct Driver {
     session: Option<Session>,
     /// What the VMM knows of a connection that has ended.
     known: Option<Known>,
+    /// The kernel's device, in place of a session.
+    kernel: Option<KernelDevice>,
     rx: Virtqueue,
     tx: Virtqueue,
     events: Virtqueue,
@@ -250,6 +266,7 @@ impl Driver {
             memory,
             session: None,
             known: None,
+            kernel: None,
             rx,
             tx,
             events,
@@ -276,6 +293,12 @@ impl Driver {
     /// # Errors
     /// `Unsupported` if the VMM does not connect again. If the device cannot be reached or rejects the setup.
     pub fn connect(&mut self) -> io::Result<()> {
+        if self.options.kernel {
+            let device = KernelDevice::open(&self.memory, self.options.cid, self.options.features)?;
+            self.kernel = Some(device);
+            self.agree();
+            return self.start_queues([self.rx.used_index(), self.tx.used_index()]);
+        }
         let script = self.options.front_end.script();
         let (known, steps, start) = match (self.known.take(), script.reconnect) {
             (None, _) => (Known::default(), script.connect, script.start),
@@ -302,6 +325,9 @@ impl Driver {
     /// # Errors
     /// `NotConnected`, or if the device rejects the setup.
     pub fn start_queues(&mut self, bases: [u16; 2]) -> io::Result<()> {
+        if let Some(kernel) = &mut self.kernel {
+            return kernel.start([&self.rx, &self.tx], bases);
+        }
         self.set_bases(bases)?;
         self.run(self.options.front_end.script().start)?;
         self.kick_started();
@@ -313,6 +339,9 @@ impl Driver {
     /// # Errors
     /// `NotConnected`, or if the device's reply is invalid.
     pub fn stop_queues(&mut self) -> io::Result<[u16; 2]> {
+        if let Some(kernel) = &mut self.kernel {
+            return kernel.stop();
+        }
         self.run(self.options.front_end.script().pause)?;
         let [rx, tx, _] = self.session()?.known.bases;
         Ok([rx, tx])
@@ -323,6 +352,10 @@ impl Driver {
     /// # Errors
     /// `NotConnected`, or if the device rejects the setup.
     pub fn resume_queues(&mut self) -> io::Result<()> {
+        if let Some(kernel) = &mut self.kernel {
+            let bases = kernel.bases();
+            return kernel.start([&self.rx, &self.tx], bases);
+        }
         self.run(self.options.front_end.script().resume)?;
         self.kick_started();
         Ok(())
@@ -371,7 +404,10 @@ impl Driver {
     /// # Errors
     /// As [`Driver::stop_queues`] and [`Driver::start_queues`].
     pub fn reboot(&mut self) -> io::Result<()> {
-        self.run(self.options.front_end.script().stop)?;
+        match &mut self.kernel {
+            Some(kernel) => drop(kernel.stop()?),
+            None => self.run(self.options.front_end.script().stop)?,
+        }
         self.reset_queues();
         self.start_queues([0, 0])?;
         self.refill();
@@ -379,8 +415,9 @@ impl Driver {
     }
 
     /// Closes the vhost-user connection without stopping the queues, as a killed VMM does, or one whose device
-    /// has hung up.
+    /// has hung up. The kernel's device is closed.
     pub fn disconnect(&mut self) {
+        self.kernel = None;
         if let Some(session) = self.session.take() {
             self.known = Some(session.known);
         }
@@ -478,6 +515,11 @@ impl Driver {
             && self.events.call_is_open_and_silent()
     }
 
+    /// The kernel's device, if the VMM uses it and runs.
+    pub fn kernel_device(&self) -> Option<&vhost::Device> {
+        self.kernel.as_ref().map(KernelDevice::device)
+    }
+
     /// The vhost-user connection.
     ///
     /// # Errors
@@ -509,6 +551,9 @@ impl Driver {
 
     /// The negotiated virtio features.
     pub fn features(&self) -> u64 {
+        if let Some(kernel) = &self.kernel {
+            return kernel.features();
+        }
         let session = self.session.as_ref();
         session.map_or(0, |session| session.known.features)
     }

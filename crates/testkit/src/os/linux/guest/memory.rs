@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use hvsock_sys::shared_memory::{self, Mapping, SharedBytes};
 use rustix::fs::MemfdFlags;
@@ -79,7 +80,7 @@ pub enum ProcessAddresses {
 #[derive(Debug)]
 pub struct Memory {
     descriptor: OwnedFd,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
     regions: Vec<Region>,
 }
 
@@ -106,7 +107,7 @@ impl Memory {
                 file
             }
         };
-        let mapping = Mapping::part(&descriptor, 0, len, !kind.sealed)?;
+        let mapping = Arc::new(Mapping::part(&descriptor, 0, len, !kind.sealed)?);
         let half = (len / 2).next_multiple_of(PAGE);
         let layout: &[(usize, usize, u64, u64)] = match regions {
             Regions::One => &[(0, len, 0, 0)],
@@ -168,6 +169,11 @@ impl Memory {
     /// The descriptor of the shared memory. All regions are in it.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+
+    /// The mapping of all regions in this process.
+    pub(super) fn mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
     }
 
     /// The bytes at `offset`. Empty if the range is out of bounds.

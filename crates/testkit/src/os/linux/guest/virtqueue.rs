@@ -195,6 +195,12 @@ impl Virtqueue {
         }
     }
 
+    /// Offsets of the descriptor table, the available ring and the used ring in the guest memory.
+    pub(super) fn offsets(&self) -> [usize; 3] {
+        let at = self.offsets;
+        [at.descriptors, at.available, at.used]
+    }
+
     /// The kick descriptor: the driver's notifications to the device.
     pub fn kick_event(&self) -> BorrowedFd<'_> {
         self.kick.as_fd()
