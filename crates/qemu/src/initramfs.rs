@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::cpio::Archive;
 use crate::file::Source;
 use crate::kit::{Kit, Vmm};
@@ -16,8 +16,9 @@ const INIT: &str = include_str!("init.sh");
 
 /// Modules for QEMU's devices.
 const QEMU: [&str; 2] = ["virtio_console", "virtio_pci"];
-/// The module for vsock in the guest, and an optional one.
-const VSOCK: &str = "vmw_vsock_virtio_transport";
+/// The modules for vsock in a guest, in a host, and an optional one.
+const VSOCK: [&str; 1] = ["vmw_vsock_virtio_transport"];
+const VSOCK_HOST: [&str; 2] = ["vhost_vsock", "vsock_loopback"];
 const VSOCK_EXTRA: [&str; 1] = ["vsock_diag"];
 
 /// Builds the archive.
@@ -48,7 +49,10 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     if let Vmm::Qemu(_) = kit.vmm {
         required.extend(QEMU);
     }
-    required.push(VSOCK);
+    match config.role {
+        Role::Guest => required.extend(VSOCK),
+        Role::Host => required.extend(VSOCK_HOST),
+    }
     if config.network.is_some() {
         required.push("virtio_net");
     }

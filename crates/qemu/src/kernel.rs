@@ -76,24 +76,44 @@ impl Kernel {
     ///
     /// [`Missing`] if there is no cache folder, no package, or the download fails.
     pub fn fetch() -> Result<Self, Missing> {
-        let fail = |what: String| Missing {
-            what,
-            advice: format!("install a kernel with `{INSTALL}`"),
-        };
-        let cache =
-            cache_folder().ok_or_else(|| fail("no cache folder: HOME is not set".into()))?;
-        let package = PACKAGES
-            .iter()
-            .find_map(|meta| image_package(meta))
-            .ok_or_else(|| {
-                fail("apt-cache has no package of a cloud kernel (run `apt-get update`)".into())
-            })?;
+        let cache = cache_folder()
+            .ok_or_else(|| cannot_fetch("no cache folder: HOME is not set".into()))?;
+        let mut error = None;
+        for meta in PACKAGES {
+            match Self::fetch_package(meta, &cache, &[]) {
+                Ok(kernel) => return Ok(kernel),
+                Err(why) => error = error.or(Some(why)),
+            }
+        }
+        Err(error.unwrap_or_else(|| cannot_fetch("no package is known".into())))
+    }
+
+    /// Downloads the kernel that a metapackage of Debian depends on, such as `linux-image-cloud-amd64`, and
+    /// unpacks it into a folder of its own in `cache`. `options` are passed to apt, for a release of Debian
+    /// other than the installed one. A kernel that is there already is not downloaded again.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`] if there is no such package, or the download fails.
+    pub fn fetch_package(meta: &str, cache: &Path, options: &[String]) -> Result<Self, Missing> {
+        let package = image_package(meta, options).ok_or_else(|| {
+            cannot_fetch(format!("apt-cache has no {meta} (run `apt-get update`)"))
+        })?;
         let folder = cache.join(&package);
-        unpack(&package, &cache, &folder)
-            .map_err(|error| fail(format!("cannot download {package}: {error}")))?;
+        unpack(&package, cache, &folder, options)
+            .map_err(|error| cannot_fetch(format!("cannot download {package}: {error}")))?;
         let kernels = kernels_of(&folder);
         let kernel = kernels.into_iter().map(|(_, kernel)| kernel).next();
-        kernel.ok_or_else(|| fail(format!("{} contains no kernel", folder.display())))
+        kernel.ok_or_else(|| cannot_fetch(format!("{} contains no kernel", folder.display())))
+    }
+
+    /// The kernel with this image. Its modules are where its package has them.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`] if it is not a file, or has no modules.
+    pub fn at(image: &Path) -> Result<Self, Missing> {
+        Self::given(image.to_owned(), None)
     }
 
     /// The first two numbers of its version, from the name of its modules' folder.
@@ -137,6 +157,10 @@ impl Kernel {
             )));
         }
         let beside = || {
+            let folder = image.parent()?;
+            if folder.join("modules.builtin").is_file() {
+                return Some(folder.to_owned());
+            }
             let version = version_of(&image)?;
             let root = image.parent()?.parent()?;
             modules_in(root, &version)
@@ -147,6 +171,13 @@ impl Kernel {
                 "HVSOCK_GUEST_MODULES is not a folder of the kernel's modules".into(),
             )),
         }
+    }
+}
+
+fn cannot_fetch(what: String) -> Missing {
+    Missing {
+        what,
+        advice: format!("install a kernel with `{INSTALL}`"),
     }
 }
 
@@ -215,26 +246,27 @@ fn rank(version: &str) -> (bool, Vec<u64>) {
 }
 
 /// The image package that a metapackage depends on.
-fn image_package(meta: &str) -> Option<String> {
-    let depends = depends(meta).ok()?;
+fn image_package(meta: &str, options: &[String]) -> Option<String> {
+    let depends = depends(meta, options).ok()?;
     depends
         .into_iter()
         .find(|package| package.starts_with("linux-image-"))
 }
 
 /// The package and, for newer kernels, the packages it is split into.
-fn parts(package: &str) -> io::Result<Vec<String>> {
+fn parts(package: &str, options: &[String]) -> io::Result<Vec<String>> {
     let kinds = ["linux-base-", "linux-binary-", "linux-modules-"];
     let mut parts = vec![package.to_owned()];
-    let depends = depends(package)?.into_iter();
+    let depends = depends(package, options)?.into_iter();
     parts.extend(depends.filter(|name| kinds.iter().any(|kind| name.starts_with(kind))));
     Ok(parts)
 }
 
-fn depends(package: &str) -> io::Result<Vec<String>> {
+fn depends(package: &str, options: &[String]) -> io::Result<Vec<String>> {
     let apt_cache = tools::find("apt-cache");
     let apt_cache = apt_cache.ok_or_else(|| io::Error::other("apt-cache is not installed"))?;
-    let printed = tools::output(&mut tools::command(&apt_cache, &["depends", package]))?;
+    let mut command = tools::command(&apt_cache, &["depends", package]);
+    let printed = tools::output(command.args(options))?;
     let printed = String::from_utf8_lossy(&printed);
     let lines = printed.lines();
     let depends = lines.filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -242,7 +274,7 @@ fn depends(package: &str) -> io::Result<Vec<String>> {
 }
 
 /// Downloads and unpacks into a temporary folder and renames it, so that an existing folder is complete.
-fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
+fn unpack(package: &str, cache: &Path, folder: &Path, options: &[String]) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -256,7 +288,8 @@ fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
         .tempdir_in(cache)?;
     let download = ["--quiet=2", "-o", "Acquire::Retries=3", "download"];
     let mut download = tools::command(&apt_get, &download);
-    tools::output(download.args(parts(package)?).current_dir(work.path()))?;
+    let parts = parts(package, options)?;
+    tools::output(download.args(options).args(parts).current_dir(work.path()))?;
     let tree = work.path().join("tree");
     let is_package = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "deb");
     for archive in paths_in(work.path()).filter(is_package) {
@@ -312,5 +345,8 @@ mod tests {
         assert_eq!(found[0].1.version(), Some((1, 2)));
         let image = root.path().join("boot/vmlinuz-1.2");
         assert_eq!(Kernel::given(image, None).expect("beside").modules, modules);
+        let inside = modules.join("vmlinuz");
+        fs::write(&inside, "").expect("image");
+        assert_eq!(Kernel::at(&inside).expect("inside").modules, modules);
     }
 }

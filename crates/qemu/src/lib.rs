@@ -45,7 +45,7 @@ mod qmp;
 mod tools;
 mod uml;
 
-pub use config::{Accelerator, Config, Network, Vsock};
+pub use config::{Accelerator, Config, Network, Role, Vsock};
 pub use error::{Error, Missing};
 pub use file::File;
 pub use guest::{Guest, Output, Spawned};
@@ -61,7 +61,17 @@ mod tests {
     #[test]
     fn public_types_are_send_and_sync() {
         fn assert<T: Send + Sync>() {}
-        assert::<(Kit, Vmm, Kernel, Config, Accelerator, Network, Vsock, File)>();
+        assert::<(
+            Kit,
+            Vmm,
+            Kernel,
+            Config,
+            Accelerator,
+            Network,
+            Role,
+            Vsock,
+            File,
+        )>();
         assert::<(Guest, Output, Spawned<'_>, Attached, Error, Missing)>();
     }
 }
