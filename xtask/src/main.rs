@@ -8,6 +8,7 @@
 mod bench;
 mod ci;
 mod deny;
+mod kernel_link;
 mod loom;
 mod openapi;
 mod run;
@@ -74,6 +75,13 @@ const TASKS: &[Task] = &[
         about: "run the Linux kernel's own vsock tests between two real guests, in both directions; \
                 --source FOLDER, --json, --backend PROGRAM, --skip N",
         run: vsock_test::run,
+    },
+    Task {
+        name: "kernel-link",
+        arguments: "[ARGS…]",
+        about: "try the kernel's vhost-vsock in a machine that plays the host, and print what holds; \
+                --kernel 6.1, 6.12, 7.3 or IMAGE, --all, --only TEXT, --measure, --json",
+        run: kernel_link::run,
     },
     Task {
         name: "windows",
