@@ -14,7 +14,7 @@ fn a_guest_in_user_mode_linux_and_its_host_reach_each_other() {
         return;
     };
     let world = World::new();
-    world.ok(["vm", "add", "web", "--cid", "42", "--unsealed-memory"]);
+    world.ok(["vm", "add", "web", "--cid", "42"]);
     world.ok(["service", "register", DEMO, "--id", ID]);
     world.ok(["service", "register", "Echo", "--port", "7"]);
     let guest = boot(&kit, &world, "web");
@@ -39,21 +39,5 @@ fn a_guest_in_user_mode_linux_and_its_host_reach_each_other() {
     drop(listening);
 
     guest.quit().unwrap();
-    settles(&world, "web", "off");
-}
-
-#[test]
-fn a_vm_without_unsealed_memory_refuses_user_mode_linux_and_stays_off() {
-    let Some(kit) = require::found(Kit::find_uml()) else {
-        return;
-    };
-    let world = World::logged();
-    world.ok(["vm", "add", "web", "--cid", "42"]);
-    let guest = boot(&kit, &world, "web");
-    eventually("the broker refuses the memory", || {
-        world.log().contains("allow unsealed memory for the VM")
-    });
-    let driver = run_in_guest(&guest, "dmesg | grep 'reports error'");
-    assert!(!driver.is_empty());
     settles(&world, "web", "off");
 }

@@ -13,6 +13,7 @@ mod containers;
 mod demo;
 mod guest_failures;
 mod guest_programs;
+mod guest_states;
 mod guests;
 mod guests_uml;
 mod help;
