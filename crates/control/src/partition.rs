@@ -94,7 +94,8 @@ pub struct Partition {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub socket: Option<PathBuf>,
-    /// Whether a VM's memory is accepted unsealed: its VMM could shrink it, which kills the broker.
+    /// Whether a VM's memory is accepted unsealed even if the broker does not handle SIGBUS, since the program
+    /// that it is in does. Its VMM could then end that program. Elsewhere unsealed memory is always accepted.
     #[serde(default)]
     pub unsealed_memory: bool,
     /// The user that a VM's VMM runs as, if not the broker's.
@@ -137,7 +138,8 @@ pub struct VmSpec {
     pub cid: Option<u32>,
     /// How its connections reach its guest.
     pub link: LinkSpec,
-    /// Whether its memory is accepted unsealed: its VMM could shrink it, which kills the broker.
+    /// Whether its memory is accepted unsealed even if the broker does not handle SIGBUS, since the program
+    /// that it is in does. Its VMM could then end that program. Elsewhere unsealed memory is always accepted.
     pub unsealed_memory: bool,
     /// The name or number of the user that its VMM runs as, if not the broker's.
     pub user: Option<String>,
@@ -165,7 +167,8 @@ pub struct NewVm {
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Whether its memory is accepted unsealed: its VMM could shrink it, which kills the broker.
+    /// Whether its memory is accepted unsealed even if the broker does not handle SIGBUS, since the program
+    /// that it is in does. Its VMM could then end that program. Elsewhere unsealed memory is always accepted.
     #[serde(default)]
     pub unsealed_memory: bool,
     /// The name or number of the user that its VMM runs as, if not the broker's. Requires a broker

@@ -32,7 +32,7 @@ fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     let status = world.ok(["status"]);
     assert!(status.contains("web (vm with CID 3) defined"), "{status}");
     let shown = world.ok(["vm", "show", ID]);
-    for part in ["CID           4\n", "QEMU          -object", "unsealed:"] {
+    for part in ["CID           4\n", "QEMU          -object", "unsealed,"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     for (verb, state) in [

@@ -29,8 +29,10 @@ pub const TOPICS: &[Topic] = &[
             "QEMU's options place the device behind a PCI Express port of its own, so that `hvsock \
              vm reconnect` can exchange it. For a machine type without PCI Express, give the type \
              with --machine.",
-            "Cloud Hypervisor, libkrun, OpenVMM and User-mode Linux share memory that is not \
-             sealed. Their virtual machines need --unsealed-memory.",
+            "A VMM that takes away memory that it shares loses its own device only. A program that \
+             has the broker in it and handles SIGBUS itself cannot promise that: there VMMs that do \
+             not seal their memory (Cloud Hypervisor, libkrun, OpenVMM, User-mode Linux) need \
+             --unsealed-memory.",
         ],
         examples: &[
             ("hvsock vm add web --cid 42", "print QEMU's options"),
@@ -39,10 +41,7 @@ pub const TOPICS: &[Topic] = &[
                 "print XML for libvirt",
             ),
             ("hvsock vm add old --machine pc", "without PCI Express"),
-            (
-                "hvsock vm add um --vmm uml --unsealed-memory",
-                "for User-mode Linux",
-            ),
+            ("hvsock vm add um --vmm uml", "for User-mode Linux"),
             ("hvsock vm add ci --group build", "in a sibling group"),
         ],
         see_also: &["vm show", "vm remove"],

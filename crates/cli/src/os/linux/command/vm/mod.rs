@@ -68,7 +68,7 @@ pub struct Add {
     /// Add it to this sibling group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// Accept unsealed memory, with which its VMM can crash the broker
+    /// Accept unsealed memory from a program with its own broker that handles SIGBUS itself
     #[arg(long)]
     unsealed_memory: bool,
     /// The user that runs its VMM [default: the broker's user]
@@ -194,19 +194,6 @@ impl Add {
             return Err(Failure::usage(what).into());
         }
         let vmm = self.form.chosen().unwrap_or_else(device::default);
-        if device && vmm.unsealed() && !self.unsealed_memory {
-            let name = &self.name;
-            return Err(Failure::new(format!(
-                "cannot add `{name}`: {} shares its memory without a seal, so whoever runs it \
-                 could crash the broker",
-                vmm.title()
-            ))
-            .help(context.command(&format!(
-                "hvsock vm add {name} --vmm {} --unsealed-memory",
-                vmm.name()
-            )))
-            .into());
-        }
         let partition = context.client()?.add_vm(&NewVm {
             name: self.name,
             cid: self.cid.or(kernel_cid),
@@ -267,13 +254,6 @@ impl Show {
         let form = &self.form;
         if form.chosen().is_some() || form.memory.is_some() || form.machine.is_some() {
             let vmm = form.chosen().unwrap_or_else(device::default);
-            if vmm.unsealed() && !partition.unsealed_memory {
-                let (title, name) = (vmm.title(), &partition.name);
-                vms.context.note(&format!(
-                    "{title} shares its memory without a seal, which `{name}` does not accept: \
-                     remove it, and add it with --unsealed-memory"
-                ));
-            }
             return output::text(&form.options(&partition, vmm)?.text());
         }
         let mut more = guest::facts(&partition);
@@ -283,7 +263,7 @@ impl Show {
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
         more.extend(partition.user.clone().map(|user| ("user", user)));
         if partition.unsealed_memory {
-            let text = "unsealed: its VMM can crash the broker".to_owned();
+            let text = "unsealed, even if its loss is not handled".to_owned();
             more.push(("memory", text));
         }
         if partition.socket.is_some() {

@@ -33,10 +33,6 @@ impl Vmm for CloudHypervisor {
     fn place(&self) -> String {
         "Add both lines to the command line of cloud-hypervisor (version 52 or later)".to_owned()
     }
-
-    fn unsealed(&self) -> bool {
-        true
-    }
 }
 
 /// A value that the option parser reads as `text`.

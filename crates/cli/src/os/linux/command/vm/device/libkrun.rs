@@ -32,10 +32,6 @@ impl Vmm for Libkrun {
          feature vhost-user)"
             .to_owned()
     }
-
-    fn unsealed(&self) -> bool {
-        true
-    }
 }
 
 /// `text` within a string literal of C. Octal escapes end after three digits, unlike hexadecimal ones, and an

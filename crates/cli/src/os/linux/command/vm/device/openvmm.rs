@@ -38,10 +38,6 @@ impl Vmm for OpenVmm {
     fn place(&self) -> String {
         "Add this to the command line of openvmm".to_owned()
     }
-
-    fn unsealed(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

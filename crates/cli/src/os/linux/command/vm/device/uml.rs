@@ -41,10 +41,6 @@ impl Vmm for UserModeLinux {
     fn place(&self) -> String {
         "Add this to the command line of linux.uml".to_owned()
     }
-
-    fn unsealed(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]

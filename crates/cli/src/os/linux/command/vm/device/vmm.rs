@@ -72,11 +72,6 @@ pub trait Vmm: fmt::Debug + Sync {
     fn notes(&self, _machine: &Machine<'_>) -> Vec<String> {
         Vec::new()
     }
-
-    /// Whether it shares memory without a seal, which a VM accepts only if it was added so.
-    fn unsealed(&self) -> bool {
-        false
-    }
 }
 
 impl Options {
