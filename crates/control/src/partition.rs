@@ -94,6 +94,11 @@ pub struct Partition {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub socket: Option<PathBuf>,
+    /// The Unix socket by which programs on the host reach a VM's guest with `CONNECT <port>` (hybrid
+    /// vsock).
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub hybrid_socket: Option<PathBuf>,
     /// Whether a VM's memory is accepted unsealed even if the broker does not handle SIGBUS, since the program
     /// that it is in does. Its VMM could then end that program. Elsewhere unsealed memory is always accepted.
     #[serde(default)]

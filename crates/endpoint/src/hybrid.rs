@@ -15,7 +15,7 @@ mod request;
 
 use std::fmt;
 
-pub use request::{HybridRequest, InvalidHybridRequest, MAX_HYBRID_REQUEST};
+pub use request::{HybridRequest, HybridRequestReader, InvalidHybridRequest, MAX_HYBRID_REQUEST};
 
 use hvsock_address::ServiceId;
 

@@ -25,8 +25,8 @@ pub use client::{
     NamedAddress, Register,
 };
 pub use hybrid::{
-    HybridReply, HybridReplyError, HybridReplyReader, HybridRequest, HybridService,
-    InvalidHybridRequest, MAX_HYBRID_REPLY, MAX_HYBRID_REQUEST,
+    HybridReply, HybridReplyError, HybridReplyReader, HybridRequest, HybridRequestReader,
+    HybridService, InvalidHybridRequest, MAX_HYBRID_REPLY, MAX_HYBRID_REQUEST,
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{

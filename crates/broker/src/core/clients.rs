@@ -8,10 +8,11 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
 use hvsock_fabric::{PartitionKey, Refusal};
 use hvsock_sys::message;
 
-use super::endpoints::Accepted;
+use super::endpoints::{Accepted, EndpointKind, send_refusal};
+use super::hybrid_answers::send_refused;
 use super::limits::watch_limit;
 use super::requests::SessionState;
-use super::sessions::{Role, Session};
+use super::sessions::{Entry, Role, Session};
 use super::state::Core;
 use crate::callers::Caller;
 use crate::data_path::{ProcessSocket, protocol_violation};
@@ -34,7 +35,9 @@ impl Core {
     fn accept_from(&mut self, index: usize, limit: usize) -> bool {
         for _ in 0..limit {
             match self.endpoints.accept(index) {
-                Accepted::Client(socket, partition) => self.open_session(socket, partition),
+                Accepted::Client(socket, kind, partition) => {
+                    self.open_session(socket, kind, partition);
+                }
                 Accepted::Refused(refusal) => self.telemetry.count_refused(&refusal),
                 Accepted::Nothing => return false,
             }
@@ -42,8 +45,13 @@ impl Core {
         true
     }
 
-    /// Opens a session for an accepted client.
-    fn open_session(&mut self, socket: OwnedFd, partition: PartitionKey) {
+    /// Opens a session for a client of a socket of a partition.
+    fn open_session(&mut self, socket: OwnedFd, kind: EndpointKind, partition: PartitionKey) {
+        let (partition, entry) = match kind {
+            EndpointKind::Endpoint => (partition, Entry::Endpoint),
+            // Only processes of the host can reach a VM's socket.
+            EndpointKind::Hybrid => (self.fabric.root(), Entry::hybrid(partition)),
+        };
         let Ok(caller) = Caller::of(&socket) else {
             return;
         };
@@ -53,16 +61,14 @@ impl Core {
             Err(shortage) => {
                 let refusal = self.descriptor_share(shortage);
                 self.telemetry.count_refused(&refusal);
-                let message = BrokerMessage::Refused(refused(&refusal));
-                self.session_io.send(&socket, &message);
-                return;
+                return send_refusal(&socket, kind, &refusal);
             }
         };
         let socket = ProcessSocket::charged(socket, charge);
-        let session = self.sessions.open(socket, partition, caller);
+        let session = self.sessions.open(socket, partition, caller, entry);
         // A client sends its request at once, so most sessions are served without a registration in
         // epoll.
-        if let Some((session, _more)) = self.read_messages(session, None) {
+        if let Some((session, _more)) = self.read_session(session, None) {
             self.watch_session(session);
         }
     }
@@ -70,10 +76,13 @@ impl Core {
     /// Adds a new session to the table and to epoll. Unread messages cause an event.
     fn watch_session(&mut self, session: Session<ProcessSocket>) {
         if session.is_idle()
-            && let Some(oldest) = self.sessions.evict_idle(session.partition)
+            && let Some(oldest) = self.sessions.evict_idle(session.socket_of())
         {
             let slots = self.sessions.limits().idle_slots;
-            let which = format!("{slots} idle endpoint connections in one partition");
+            let which = match oldest.is_hybrid() {
+                true => format!("{slots} clients of one VM's socket that have sent no request"),
+                false => format!("{slots} idle endpoint connections in one partition"),
+            };
             self.send_refusal(&oldest, &Refusal::LimitReached { which });
         }
         let index = self.sessions.next_index();
@@ -108,7 +117,7 @@ impl Core {
         let Some(session) = self.sessions.take(index) else {
             return;
         };
-        match self.read_messages(session, Some(index)) {
+        match self.read_session(session, Some(index)) {
             Some((session, more)) => {
                 let role = session.role();
                 self.sessions.give_back(index, session, more);
@@ -134,7 +143,23 @@ impl Core {
     /// Closes the sessions whose idle timeout has passed.
     pub(super) fn expire_sessions(&mut self, now: Instant) {
         while let Some(session) = self.sessions.pop_expired(now) {
-            self.send_refusal(&session, &Refusal::TimedOut);
+            match session.is_hybrid() {
+                true => send_refused(&session.socket, "no request arrived in time"),
+                false => self.send_refusal(&session, &Refusal::TimedOut),
+            }
+        }
+    }
+
+    /// Reads what a session's process has sent, by the protocol of the socket that it came by, as
+    /// [`read_messages`](Self::read_messages).
+    fn read_session(
+        &mut self,
+        session: Session<ProcessSocket>,
+        index: Option<usize>,
+    ) -> Option<(Session<ProcessSocket>, bool)> {
+        match session.is_hybrid() {
+            true => self.read_hybrid_request(session, index),
+            false => self.read_messages(session, index),
         }
     }
 
@@ -223,11 +248,14 @@ impl Core {
 
     /// Sends a refusal to a session.
     pub(super) fn send_refusal(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) {
+        if session.is_hybrid() {
+            return send_refusal(&session.socket, EndpointKind::Hybrid, refusal);
+        }
         let message = BrokerMessage::Refused(refused(refusal));
         self.session_io.send(&session.socket, &message);
     }
 
-    /// Sends a reset to a session.
+    /// Sends a reset to a listener's or lease's session.
     fn send_reset(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) {
         let message = BrokerMessage::Reset(refused(refusal));
         self.session_io.send(&session.socket, &message);

@@ -94,6 +94,10 @@ impl Core {
         let id = route.connection;
         let failed = match route.destination {
             Destination::Guest => self.connect_to_guest(session, connect, route),
+            // The guest's kernel has the listeners of a VM.
+            Destination::Listener(_) if session.is_hybrid() => {
+                Err((session, Refusal::NotSupported.into()))
+            }
             Destination::Listener(_) => match self.join(&session, connect, &route) {
                 Ok(joined) => {
                     self.data_threads.yield_to_peers();

@@ -1,5 +1,5 @@
 //! Endpoints: the sockets by which processes reach the broker, and accepting from them, round robin
-//! with a bounded number per endpoint.
+//! with a bounded number per endpoint. The hybrid vsock socket of a VM is one of them, with another protocol.
 //!
 //! Endpoints are watched edge-triggered, so an endpoint stays in the busy list until `accept` would
 //! block. When the process runs out of descriptors (`EMFILE`), it closes one reserve descriptor to
@@ -10,7 +10,7 @@
 mod tests;
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,11 +18,12 @@ use std::time::{Duration, Instant};
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::{PartitionKey, Refusal};
-use hvsock_sys::{message, seqpacket};
+use hvsock_sys::{message, seqpacket, stream};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use slab::Slab;
 
+use super::hybrid_answers::send_refused;
 use super::limits::descriptor_limit;
 use super::tokens::endpoint_token;
 use crate::StartError;
@@ -49,10 +50,20 @@ pub(super) struct Endpoints {
     shortage: Shortage,
 }
 
-/// An endpoint socket. A process that connects to it belongs to its partition.
+/// Which socket of a partition it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndpointKind {
+    /// For the processes in the partition, which speak the endpoint protocol.
+    Endpoint,
+    /// For processes of the host, which reach the partition, a VM, by hybrid vsock.
+    Hybrid,
+}
+
+/// An endpoint socket.
 #[derive(Debug)]
 struct Endpoint {
     socket: OwnedFd,
+    kind: EndpointKind,
     partition: PartitionKey,
     path: PathBuf,
     /// It is in [`Endpoints::busy`].
@@ -72,8 +83,8 @@ struct Shortage {
 /// The outcome of [`Endpoints::accept`].
 #[derive(Debug)]
 pub(super) enum Accepted {
-    /// A client, and the partition that it belongs to.
-    Client(OwnedFd, PartitionKey),
+    /// A client, and the socket that it connected to.
+    Client(OwnedFd, EndpointKind, PartitionKey),
     /// A client was refused, because the broker has no descriptor for it.
     Refused(Refusal),
     /// No client is pending, or none can be accepted for now.
@@ -91,15 +102,20 @@ impl Endpoints {
         }
     }
 
-    /// Opens an endpoint socket. Every process that connects to it belongs to `partition`.
+    /// Opens a socket of `partition`.
     pub(super) fn open(
         &mut self,
+        kind: EndpointKind,
         partition: PartitionKey,
         path: PathBuf,
     ) -> Result<(), StartError> {
-        // Every process of the partition may connect. Access rules decide what it may do.
-        let socket = seqpacket::listen(&path, 0o666, ENDPOINT_BACKLOG)
-            .map_err(StartError::io(format!("listen at {}", path.display())))?;
+        // Every process that can reach the path may connect. Access rules decide what it may do.
+        let (mode, backlog) = (0o666, ENDPOINT_BACKLOG);
+        let socket = match kind {
+            EndpointKind::Endpoint => seqpacket::listen(&path, mode, backlog),
+            EndpointKind::Hybrid => stream::listen(&path, mode, None, backlog),
+        };
+        let socket = socket.map_err(StartError::io(format!("listen at {}", path.display())))?;
         let entry = self.endpoints.vacant_entry();
         let watched = self.registry.register(
             &mut SourceFd(&socket.as_raw_fd()),
@@ -112,6 +128,7 @@ impl Endpoints {
         }
         entry.insert(Endpoint {
             socket,
+            kind,
             partition,
             path,
             busy: false,
@@ -137,10 +154,11 @@ impl Endpoints {
         }
     }
 
-    /// The path of a partition's endpoint.
-    pub(super) fn path_of(&self, partition: PartitionKey) -> Option<&Path> {
+    /// The path of a partition's socket of a kind.
+    pub(super) fn path_of(&self, kind: EndpointKind, partition: PartitionKey) -> Option<&Path> {
         let mut all = self.endpoints.iter();
-        let (_, endpoint) = all.find(|(_, endpoint)| endpoint.partition == partition)?;
+        let wanted = (kind, partition);
+        let (_, endpoint) = all.find(|(_, one)| (one.kind, one.partition) == wanted)?;
         Some(&endpoint.path)
     }
 
@@ -205,9 +223,9 @@ impl Endpoints {
             return Accepted::Nothing;
         };
         match seqpacket::accept(&endpoint.socket) {
-            Ok(Some(socket)) => Accepted::Client(socket, endpoint.partition),
+            Ok(Some(socket)) => Accepted::Client(socket, endpoint.kind, endpoint.partition),
             Ok(None) => Accepted::Nothing,
-            Err(error) => self.shortage.refuse_next(&endpoint.socket, &error),
+            Err(error) => self.shortage.refuse_next(endpoint, &error),
         }
     }
 
@@ -216,6 +234,20 @@ impl Endpoints {
         if let Some(endpoint) = self.endpoints.get_mut(index) {
             endpoint.busy = more;
             self.busy.extend(more.then_some(index));
+        }
+    }
+}
+
+/// Sends a refusal to a client that has no session. A client with a full receive queue misses it.
+pub(super) fn send_refusal(client: impl AsFd, kind: EndpointKind, refusal: &Refusal) {
+    match kind {
+        EndpointKind::Endpoint => {
+            let mut bytes = Vec::new();
+            BrokerMessage::Refused(refused(refusal)).encode(&mut bytes);
+            let _ = message::send(&client, &bytes, &[]);
+        }
+        EndpointKind::Hybrid => {
+            send_refused(&client, &refusal.to_string());
         }
     }
 }
@@ -232,18 +264,15 @@ impl Shortage {
 
     /// Accepts the next client with the reserve descriptor and refuses it. `error` is why it cannot be
     /// accepted otherwise.
-    fn refuse_next(&mut self, endpoint: &OwnedFd, error: &io::Error) -> Accepted {
+    fn refuse_next(&mut self, endpoint: &Endpoint, error: &io::Error) -> Accepted {
         let now = Instant::now();
         self.last = Some((error.to_string(), now));
         // This frees the descriptor that `accept` needs.
         drop(self.reserve.take());
-        let (accepted, has_descriptor) = match seqpacket::accept(endpoint) {
+        let (accepted, has_descriptor) = match seqpacket::accept(&endpoint.socket) {
             Ok(Some(client)) => {
                 let refusal = descriptor_limit(error);
-                let mut bytes = Vec::new();
-                BrokerMessage::Refused(refused(&refusal)).encode(&mut bytes);
-                // A client with a full receive queue misses the refusal.
-                let _ = message::send(&client, &bytes, &[]);
+                send_refusal(&client, endpoint.kind, &refusal);
                 (Accepted::Refused(refusal), true)
             }
             // The kernel allocates a descriptor before it looks for a client, so `accept` can have

@@ -10,6 +10,7 @@ use hvsock_registry::store::Loaded;
 use hvsock_sys::limits::is_shortage;
 use mio::{Events, Poll};
 
+use super::endpoints::EndpointKind;
 use super::reports::{ReportQueue, ThreadReport};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
@@ -77,7 +78,8 @@ impl Loop {
         let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
         let mut core = Core::new(config, loaded, registry, queue)?;
         let own = core.fabric.root();
-        core.endpoints.open(own, core.dirs.endpoint())?;
+        core.endpoints
+            .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
         let (calls, queue) = std::sync::mpsc::channel();
         let event_loop = Self {
             core,

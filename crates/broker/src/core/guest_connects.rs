@@ -12,6 +12,7 @@ use hvsock_sys::set_nonblocking;
 
 use super::connections::EndRecord;
 use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over, takes_socket};
+use super::hybrid_answers::send_accepted;
 use super::limits::{descriptor_limit, in_flight_limit};
 use super::offering::NotNow;
 use super::pending::{PendingConnect, ProcessPart};
@@ -63,15 +64,15 @@ fn hand_over(socket: Option<OwnedFd>, connections: usize) -> Result<(Vec<OwnedFd
     Ok((vec![socket], Side::HandOver(kept)))
 }
 
-/// The process's socket, and the two ends that the broker relays between.
+/// What the process receives, and the two ends that the broker relays between.
 fn relay(
-    process: OwnedFd,
+    process: Vec<OwnedFd>,
     data: OwnedFd,
     socket: Option<OwnedFd>,
 ) -> Result<(Vec<OwnedFd>, Side), Refusal> {
     let guest = socket.ok_or_else(no_socket)?;
     set_nonblocking(&guest, true).map_err(|error| descriptor_limit(&error))?;
-    Ok((vec![process], Side::Relay { data, guest }))
+    Ok((process, Side::Relay { data, guest }))
 }
 
 fn no_socket() -> Refusal {
@@ -94,9 +95,12 @@ impl Core {
         route: Route,
     ) -> Result<(), (Session<ProcessSocket>, NotNow)> {
         let (id, vm) = (route.connection, route.target);
-        let reply = match self.reserve_reply(session.partition, session.caller) {
-            Ok(reply) => reply,
-            Err(why) => return Err((session, why)),
+        let reply = match session.is_hybrid() {
+            true => None,
+            false => match self.reserve_reply(session.partition, session.caller) {
+                Ok(reply) => Some(reply),
+                Err(why) => return Err((session, why)),
+            },
         };
         let owner = self.owner(session.partition, session.caller);
         // The process's part is closed once it is sent.
@@ -114,6 +118,7 @@ impl Core {
         };
         let counters: Arc<ByteCounters> = Arc::default();
         let made = match self.capabilities(vm).byte_counts {
+            _ if session.is_hybrid() => self.own_ends(&session.socket, vm, &counters),
             true => self
                 .transport_for(vm, preference)
                 .ok_or(Refusal::NotSupported)
@@ -196,7 +201,8 @@ impl Core {
         } = pending;
         let made = match part {
             ProcessPart::HandedOver => hand_over(socket, self.connections.with_guests(vm)),
-            ProcessPart::Relayed(process, data) => relay(process, data, socket),
+            ProcessPart::Relayed(process, data) => relay(vec![process], data, socket),
+            ProcessPart::OwnRelayed(data) => relay(Vec::new(), data, socket),
             part => Ok((part.into_descriptors(), Side::Link)),
         };
         let (descriptors, side) = match made {
@@ -225,11 +231,15 @@ impl Core {
             local: route.client,
             peer: route.server,
         });
+        let is_hybrid = session.is_hybrid();
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = self
-            .session_io
-            .send_with(&session.socket, &connected, &borrowed);
-        if sent.is_ok() {
+        let sent = match is_hybrid {
+            true => send_accepted(&session.socket, id),
+            false => self
+                .session_io
+                .send_with(&session.socket, &connected, &borrowed),
+        };
+        if let (Ok(()), Some(reply)) = (&sent, reply) {
             self.in_flight.sent(&session.socket, reply);
         }
         if let Err(error) = sent
@@ -249,7 +259,10 @@ impl Core {
         let claim = session.claim;
         match side {
             Side::Relay { data, guest } => {
-                let process = RelayEnd::new(session.socket, data, raw_fd);
+                let process = match is_hybrid {
+                    true => RelayEnd::plain(data),
+                    false => RelayEnd::new(session.socket, data, raw_fd),
+                };
                 let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
                 let relayed = Adopted {
                     id,
@@ -272,7 +285,11 @@ impl Core {
                 let end = (transport, charge);
                 self.record_link(vm, id, address.service, ends, end, &counters, claim);
                 if let Some(link) = self.vms.link(vm) {
-                    link.establish(id, ControlConnection::new(session.socket));
+                    let control = match is_hybrid {
+                        true => ControlConnection::none(),
+                        false => ControlConnection::new(session.socket),
+                    };
+                    link.establish(id, control);
                 }
             }
         }

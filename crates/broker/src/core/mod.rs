@@ -33,6 +33,7 @@
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
+//! - [`hybrid_server`]: connects processes that know only hybrid vsock, with [`hybrid_answers`];
 //! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
 //! - [`share_refusals`]: refuses what a share does not allow;
@@ -65,6 +66,8 @@ mod guest_reports;
 mod guest_shares;
 mod guests;
 mod host_ports;
+mod hybrid_answers;
+mod hybrid_server;
 mod in_flight;
 mod labels;
 mod leases;

@@ -11,6 +11,7 @@ use hvsock_fabric::{
 use hvsock_virtio::GuestCid;
 
 use super::connections::ConnectionOwner;
+use super::endpoints::EndpointKind;
 use super::labels::partition_label;
 use super::left_folders::ExistingFolder;
 use super::state::Core;
@@ -21,8 +22,8 @@ use crate::stores::VmEntry;
 use crate::{StartError, folders, links};
 
 /// The descriptors of a VM's link: its socket and its VMM's connection, the eventfds of its queues, what
-/// its threads wait with.
-const LINK: u64 = 16;
+/// its threads wait with, and the VM's hybrid vsock socket.
+const LINK: u64 = 17;
 /// Most connections of one guest: the broker has buffers for each.
 const MAX_GUEST_CONNECTIONS: usize = 16_384;
 
@@ -40,8 +41,8 @@ impl Core {
             .and_then(|()| folders::make_container(&self.dirs, name.as_str()))
             .and_then(|()| {
                 self.left_folders.take(name.as_str());
-                self.endpoints
-                    .open(key, self.dirs.container(name.as_str()).join("endpoint"))
+                let path = self.dirs.container(name.as_str()).join("endpoint");
+                self.endpoints.open(EndpointKind::Endpoint, key, path)
             });
         if let Err(error) = opened {
             let _ = self.fabric.remove_partition(key);
@@ -81,9 +82,14 @@ impl Core {
             max_connections: MAX_GUEST_CONNECTIONS.min(limit),
         };
         self.vms.insert(key, vm);
-        let link = match factory.open(settings, self.reports.of_link(key)) {
+        let hybrid = self.dirs.vm_hybrid_socket(name.as_str());
+        let opened = folders::check_socket(&hybrid)
+            .and_then(|()| self.endpoints.open(EndpointKind::Hybrid, key, hybrid))
+            .and_then(|()| factory.open(settings, self.reports.of_link(key)));
+        let link = match opened {
             Ok(link) => link,
             Err(error) => {
+                self.endpoints.close_of(key);
                 self.close_vm(key);
                 let _ = self.fabric.remove_partition(key);
                 return Err(error.into());

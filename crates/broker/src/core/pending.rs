@@ -25,8 +25,8 @@ pub(super) struct PendingConnect {
     pub(super) raw_fd: bool,
     /// For the descriptors of both ends.
     pub(super) charge: Charge,
-    /// For the reply.
-    pub(super) reply: Charge,
+    /// For the reply, if it carries descriptors.
+    pub(super) reply: Option<Charge>,
 }
 
 /// A connect that waits until processes read what was sent to them.
@@ -48,6 +48,10 @@ pub(super) enum ProcessPart {
     Relayed(OwnedFd, OwnedFd),
     /// It receives the guest's socket, once there is one.
     HandedOver,
+    /// Nothing: the socket that it connected with is its end, of which the guest's link has a duplicate.
+    Own,
+    /// Likewise, and the duplicate that the broker relays.
+    OwnRelayed(OwnedFd),
 }
 
 impl ProcessPart {
@@ -56,7 +60,7 @@ impl ProcessPart {
         match self {
             Self::Ring { memory, doorbells } => vec![memory, doorbells.own, doorbells.peer],
             Self::Socket(data) | Self::Relayed(data, _) => vec![data],
-            Self::HandedOver => Vec::new(),
+            Self::HandedOver | Self::Own | Self::OwnRelayed(_) => Vec::new(),
         }
     }
 }

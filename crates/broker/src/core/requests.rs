@@ -145,7 +145,7 @@ impl Core {
     }
 
     /// Connects an idle session, which may be watched.
-    fn connect_idle(
+    pub(super) fn connect_idle(
         &mut self,
         session: Session<ProcessSocket>,
         connect: &Connect,
@@ -191,14 +191,18 @@ impl Core {
     }
 
     /// Refuses a request because of a name in it.
-    fn refuse_name(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) -> SessionState {
+    pub(super) fn refuse_name(
+        &mut self,
+        session: &Session<ProcessSocket>,
+        refusal: &Refusal,
+    ) -> SessionState {
         self.telemetry.count_refused(refusal);
         self.send_refusal(session, refusal);
         SessionState::Closed
     }
 
     /// Records a request that was refused because of a name in it.
-    fn audit_unknown(
+    pub(super) fn audit_unknown(
         &mut self,
         session: &Session<ProcessSocket>,
         action: &str,

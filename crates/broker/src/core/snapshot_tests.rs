@@ -20,7 +20,7 @@ use super::listeners::snapshot::ListenersSnapshot;
 use super::listeners::{ListenerRecord, Listeners};
 use super::preference::TransportPreference;
 use super::sessions::snapshot::SessionsSnapshot;
-use super::sessions::{Role, Session, SessionLimits, Sessions};
+use super::sessions::{self, Role, Session, SessionLimits, Sessions};
 use super::snapshot::{Descriptors, SnapshotError};
 use crate::callers::Caller;
 
@@ -30,6 +30,8 @@ const LIMITS: SessionLimits = SessionLimits {
 };
 const PARTITIONS: u64 = 3;
 const SERVICES: u32 = 4;
+/// Without its newline.
+const HYBRID_REQUEST: &[u8] = b"CONNECT 52";
 const MAX_LISTENERS: usize = 100;
 const MAX_LEASES: usize = 100;
 
@@ -50,6 +52,11 @@ enum Op {
     Open {
         partition: u64,
         request: Request,
+    },
+    /// A client connects to the hybrid vsock socket of a VM and sends a part of its request.
+    OpenHybrid {
+        vm: u64,
+        received: usize,
     },
     /// A session has messages: at once, or when it is its turn.
     Event {
@@ -90,6 +97,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         5 => (0..PARTITIONS, request())
             .prop_map(|(partition, request)| Op::Open { partition, request }),
+        2 => (0..PARTITIONS, 0..HYBRID_REQUEST.len())
+            .prop_map(|(vm, received)| Op::OpenHybrid { vm, received }),
         4 => (any::<usize>(), request(), any::<bool>())
             .prop_map(|(nth, request, more)| Op::Event { nth, request, more }),
         3 => (request(), any::<bool>()).prop_map(|(request, more)| Op::Turn { request, more }),
@@ -148,6 +157,10 @@ impl World {
 
     /// Handles a request. `None` if the session is closed.
     fn serve(&mut self, mut session: Session<u32>, request: Request) -> Option<Session<u32>> {
+        let request = match request {
+            Request::Listen(_) | Request::Lease(_) if session.is_hybrid() => Request::Nothing,
+            other => other,
+        };
         match (session.role(), request) {
             (_, Request::Nothing) => {}
             (_, Request::Query) => {
@@ -252,7 +265,10 @@ impl World {
                     pid: self.last_descriptor,
                     ..Caller::UNKNOWN
                 };
-                let session = self.sessions.open(self.last_descriptor, partition, caller);
+                let entry = sessions::Entry::Endpoint;
+                let session = self
+                    .sessions
+                    .open(self.last_descriptor, partition, caller, entry);
                 match self.serve(session, request) {
                     None => "closed".into(),
                     Some(session) => {
@@ -265,6 +281,22 @@ impl World {
                         format!("{role:?} {evicted:?}")
                     }
                 }
+            }
+            Op::OpenHybrid { vm, received } => {
+                self.last_descriptor += 1;
+                let (host, vm) = (PartitionKey::from_u64(0), PartitionKey::from_u64(vm));
+                let mut entry = sessions::Entry::hybrid(vm);
+                if let sessions::Entry::Hybrid(hybrid) = &mut entry {
+                    let read = hybrid.request.read(&HYBRID_REQUEST[..received]);
+                    assert_eq!(read, Ok((received, None)));
+                }
+                let caller = Caller::UNKNOWN;
+                let session = self
+                    .sessions
+                    .open(self.last_descriptor, host, caller, entry);
+                let evicted = self.sessions.evict_idle(vm);
+                self.sessions.insert(session, self.now);
+                format!("{evicted:?}")
             }
             Op::Event { nth, request, more } => {
                 let serials = self.serials();
@@ -450,9 +482,9 @@ proptest! {
         let mut sockets: Vec<_> = world.sessions.iter().map(|(_, session)| session.socket).collect();
         sockets.sort_unstable();
         prop_assert!(sockets.windows(2).all(|pair| pair[0] < pair[1]));
-        let keys = world.sessions.iter().map(|(_, session)| session.partition);
+        let keys = world.sessions.iter().map(|(_, session)| session.socket_of());
         for key in keys.collect::<Vec<_>>() {
-            let of = world.sessions.iter().filter(|(_, session)| session.partition == key);
+            let of = world.sessions.iter().filter(|(_, session)| session.socket_of() == key);
             prop_assert!(of.filter(|(_, session)| session.is_idle()).count() <= LIMITS.idle_slots);
         }
         // What is restored can be taken out again, unchanged, and goes on working.
@@ -556,6 +588,26 @@ fn inconsistent_snapshots_are_refused() {
             "{damaged:#}"
         );
     }
+}
+
+#[test]
+fn a_hybrid_client_whose_request_is_complete_or_cannot_become_one_is_refused() {
+    let mut world = World::new();
+    let (vm, received) = (1, 7);
+    world.apply(&Op::OpenHybrid { vm, received });
+    let (snapshots, descriptors) = world.snapshot();
+    let value = serde_json::to_value(&snapshots).unwrap();
+    assert!(restored(value.clone(), descriptors.clone()).is_some());
+    for received in ["CONNECT 1\n", "GET ", &"CONNECT ".repeat(100)] {
+        let mut damaged = value.clone();
+        let at = "/sessions/sessions/0/hybrid/received";
+        *damaged.pointer_mut(at).unwrap() = received.as_bytes().into();
+        assert!(restored(damaged, descriptors.clone()).is_none());
+    }
+    let mut damaged = value;
+    let role = damaged.pointer_mut("/sessions/sessions/0/role").unwrap();
+    *role = serde_json::json!({ "listener": 1 });
+    assert!(restored(damaged, descriptors).is_none());
 }
 
 #[test]

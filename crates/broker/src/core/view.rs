@@ -13,6 +13,7 @@ use hvsock_registry::{Policy, Registration, Registry};
 
 use super::arenas::{SeenConnection, connection_id};
 use super::connections::ConnectionRecord;
+use super::endpoints::EndpointKind;
 use super::labels::{partition_label, registered, service_name};
 use super::listeners::ListenerRecord;
 use super::state::Core;
@@ -241,7 +242,14 @@ impl Core {
                     .parent()
                     .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),
                 groups: partition.groups().to_vec(),
-                endpoint: self.endpoints.path_of(key).map(Path::to_owned),
+                endpoint: self
+                    .endpoints
+                    .path_of(EndpointKind::Endpoint, key)
+                    .map(Path::to_owned),
+                hybrid_socket: self
+                    .endpoints
+                    .path_of(EndpointKind::Hybrid, key)
+                    .map(Path::to_owned),
                 cid: vm.and_then(|vm| vm.settings().spec.cid),
                 link: vm.map(|vm| vm.settings().spec.link.clone()),
                 lacks: vm

@@ -13,9 +13,12 @@ use super::ProcessSocket;
 const MESSAGES_PER_TURN: usize = 16;
 
 /// The broker's end of a process's control connection, with the state received on it.
+///
+/// A process that does not speak the endpoint protocol has [none](Self::none): it receives no messages, and
+/// the end of its data is always a clean end.
 #[derive(Debug)]
 pub struct ControlConnection {
-    socket: ProcessSocket,
+    socket: Option<ProcessSocket>,
     /// The process has announced a clean end of its data ([`ClientMessage::Shutdown`]).
     pub(crate) announced: bool,
     /// The process's end is closed.
@@ -38,7 +41,15 @@ pub struct ControlConnection {
 impl ControlConnection {
     pub(crate) fn new(socket: impl Into<ProcessSocket>) -> Self {
         Self {
-            socket: socket.into(),
+            socket: Some(socket.into()),
+            ..Self::none()
+        }
+    }
+
+    /// That of a process without one, which shows only that the process is there.
+    pub(crate) fn none() -> Self {
+        Self {
+            socket: None,
             announced: false,
             closed: false,
             // Registering the descriptor in epoll reports messages that are already there.
@@ -61,18 +72,29 @@ impl ControlConnection {
 
     /// Sends a message to the process. Never blocks, so a process with a full receive queue misses it.
     pub(crate) fn send(&self, message: &BrokerMessage) {
-        self.socket.send(message);
+        if let Some(socket) = &self.socket {
+            socket.send(message);
+        }
+    }
+
+    /// The descriptor, which becomes readable; `None` if there is none.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().map(AsFd::as_fd)
     }
 
     /// Reads at most [`MESSAGES_PER_TURN`] messages. A protocol violation is an error.
     pub(crate) fn read(&mut self) -> Result<(), Refusal> {
         let mut buffer = [0; MAX_MESSAGE];
+        let Some(socket) = self.socket.clone() else {
+            self.readable = false;
+            return Ok(());
+        };
         self.readable = !self.closed;
         for _ in 0..MESSAGES_PER_TURN {
             if !self.readable {
                 break;
             }
-            match message::recv(&self.socket, &mut buffer) {
+            match message::recv(&socket, &mut buffer) {
                 Ok(received) if received.dropped_descriptors => {
                     return Err(protocol_violation("a message with descriptors"));
                 }
@@ -105,12 +127,6 @@ impl ControlConnection {
     fn close(&mut self) {
         self.closed = true;
         self.readable = false;
-    }
-}
-
-impl AsFd for ControlConnection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }
 

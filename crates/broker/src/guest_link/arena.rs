@@ -6,7 +6,7 @@
 //! stands. The grant is the core's verdict about the guest, the service and the listener; the core revokes it
 //! before a change that refuses the next request is reported as done.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -126,8 +126,8 @@ impl GuestArena {
     }
 
     /// The descriptor of the control connection, which becomes readable.
-    pub fn control_descriptor(&self) -> BorrowedFd<'_> {
-        self.control.as_fd()
+    pub fn control_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.control.descriptor()
     }
 
     /// Opens a connection.

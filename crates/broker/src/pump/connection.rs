@@ -91,7 +91,7 @@ impl Connection {
             }
             Self::Ring(_) | Self::Arena(_) | Self::Direct(_) | Self::HandOver(_) => None,
         };
-        let control = |side: usize| Some((self.control(side)?.as_fd(), Interest::READABLE));
+        let control = |side: usize| Some((self.control(side)?.descriptor()?, Interest::READABLE));
         let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
         let slots = all.into_iter().enumerate();
         slots.filter_map(|(slot, watched)| watched.map(|(fd, interest)| (slot, fd, interest)))

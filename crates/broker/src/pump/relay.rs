@@ -14,7 +14,8 @@
 //! process that finishes announces it before it shuts down the descriptor (half-close). Without the
 //! announcement, the peer receives all bytes and then an error, never a clean end.
 //!
-//! One end may be the socket of a guest's link, without a control connection ([`RelayEnd::of_guest`]).
+//! One end may be the socket of a guest's link, without a control connection ([`RelayEnd::of_guest`]), and
+//! one that of a process that does not speak the endpoint protocol ([`RelayEnd::plain`]).
 
 #[cfg(test)]
 mod tests;
@@ -46,12 +47,15 @@ pub(crate) const SEND_BUFFER: usize = 512 * 1024;
 
 /// One end of a relayed connection.
 pub(crate) struct RelayEnd {
-    /// The process's control connection. `None` for a guest's socket.
+    /// The process's control connection. `None` for a guest's socket, and for a process that does not speak
+    /// the endpoint protocol.
     pub(super) control: Option<ControlConnection>,
     pub(super) data: OwnedFd,
     /// The process uses the data descriptor as a raw fd: its end of file is a clean end without an
     /// announcement.
     raw_fd: bool,
+    /// It is the end of a process, and not a socket of a guest's link.
+    is_process: bool,
     /// The end of data is passed on to it while it may still send.
     half_close: bool,
     /// A read may return data; cleared when it would block.
@@ -125,6 +129,15 @@ impl RelayEnd {
         Self {
             control: Some(ControlConnection::new(control)),
             raw_fd,
+            is_process: true,
+            ..Self::of_guest(data, true)
+        }
+    }
+
+    /// The end of a process that does not speak the endpoint protocol. Its end of file is a clean end.
+    pub(crate) fn plain(data: OwnedFd) -> Self {
+        Self {
+            is_process: true,
             ..Self::of_guest(data, true)
         }
     }
@@ -136,6 +149,7 @@ impl RelayEnd {
             control: None,
             data,
             raw_fd: true,
+            is_process: false,
             half_close,
             // Registering the descriptor in epoll reports data that is already there.
             readable: false,
@@ -164,7 +178,7 @@ impl RelayEnd {
         let size = match self.send_buffer {
             Some(size) => size,
             None => {
-                if self.control.is_some() {
+                if self.is_process {
                     // Refused beyond the system's limit, which then applies.
                     let _ = stream::set_send_buffer(&self.data, SEND_BUFFER);
                 }

@@ -85,8 +85,8 @@ impl Arenas {
     }
 
     fn watch(&self, arena: &GuestArena, index: usize) -> io::Result<()> {
-        let fds = [arena.doorbell(), arena.control_descriptor()];
-        for (fd, which) in fds.iter().zip(0..) {
+        let fds = [Some(arena.doorbell()), arena.control_descriptor()];
+        for (fd, which) in fds.into_iter().flatten().zip(0..) {
             let token = Token(FIRST + index * 2 + which);
             let mut source = SourceFd(&fd.as_raw_fd());
             self.registry
@@ -266,7 +266,8 @@ impl Arenas {
         }
         let Entry { arena, .. } = self.slab.remove(index);
         self.by_id.remove(&arena.id());
-        for fd in [arena.doorbell(), arena.control_descriptor()] {
+        let fds = [Some(arena.doorbell()), arena.control_descriptor()];
+        for fd in fds.into_iter().flatten() {
             let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         Some(arena.id())

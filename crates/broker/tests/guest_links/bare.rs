@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use hvsock_address::PartitionRef;
@@ -204,4 +205,73 @@ fn a_guest_that_goes_off_resets_the_relayed_connections() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     world.has_connections(0);
     assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
+}
+
+/// Sends a request to the VM's hybrid vsock socket with some data behind it, and reads the answer.
+fn dial(world: &World, data: &[u8]) -> UnixStream {
+    let path = world.partition("web").hybrid_socket.expect("a path");
+    let mut stream = UnixStream::connect(path).expect("connected");
+    let request = format!("CONNECT {PORT}\n");
+    stream
+        .write_all(&[request.as_bytes(), data].concat())
+        .expect("written");
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).expect("an answer");
+    assert!(answer.starts_with(b"OK ") && answer.ends_with(b"\n"));
+    stream
+}
+
+#[test]
+fn a_client_of_the_hybrid_socket_is_relayed_counted_and_closed_without_the_link() {
+    let (world, guest) = start();
+    let streams = guest.listen(PORT);
+    let mut outside = dial(&world, b"question");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    let mut buffer = [0; 8];
+    inside.read_exact(&mut buffer).expect("the bytes");
+    assert_eq!(&buffer, b"question");
+    inside.write_all(b"42").expect("a write");
+    outside.read_exact(&mut buffer[..2]).expect("the bytes");
+    eventually("the bytes are not counted", || {
+        let seen = world.connection();
+        (seen.bytes_sent, seen.bytes_received) == (Some(8), Some(2))
+    });
+    assert_eq!(world.connection().from.pid, std::process::id());
+    let id = world.connection().id;
+    world.broker.handle().close_connection(id).expect("closed");
+    assert_eq!(outside.read(&mut buffer).expect("an end"), 0);
+    assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
+    world.has_connections(0);
+    // A client that is killed.
+    let outside = dial(&world, b"");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    drop(outside);
+    assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
+    world.has_connections(0);
+    assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
+}
+
+#[test]
+fn a_relayed_client_of_the_hybrid_socket_half_closes_if_the_link_can() {
+    let world = World::new();
+    let capabilities = Capabilities {
+        half_close: true,
+        ..Capabilities::default()
+    };
+    let guest = world.socket_vm("web", capabilities);
+    world.register(PORT);
+    let streams = guest.listen(PORT);
+    let mut outside = dial(&world, b"question");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    outside.shutdown(Shutdown::Write).expect("it ends");
+    let mut text = String::new();
+    inside.read_to_string(&mut text).expect("the question");
+    assert_eq!(text, "question");
+    inside.write_all(b"answer").expect("a write");
+    drop(inside);
+    text.clear();
+    outside.read_to_string(&mut text).expect("the answer");
+    assert_eq!(text, "answer");
+    drop(outside);
+    world.has_connections(0);
 }

@@ -7,6 +7,7 @@ mod chains;
 mod churn;
 mod credit;
 mod hostile;
+mod hybrid;
 mod lost_memory;
 mod machines;
 mod messages;

@@ -74,8 +74,67 @@ impl HybridRequest {
     }
 }
 
+/// Reads a request in the pieces in which it arrives.
+///
+/// The bytes after the newline are the connection's data, so [`read`](Self::read) says how many bytes belong
+/// to the request. Whoever reads from a socket looks at its bytes without consuming them (`MSG_PEEK`) and
+/// then consumes that many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HybridRequestReader {
+    line: Vec<u8>,
+}
+
+impl HybridRequestReader {
+    /// The most bytes that can still belong to the request; never 0.
+    pub fn wanted(&self) -> usize {
+        MAX_HYBRID_REQUEST - self.line.len()
+    }
+
+    /// What has arrived of an incomplete request. A new reader that [reads](Self::read) it is equal to this
+    /// one.
+    pub fn received(&self) -> &[u8] {
+        &self.line
+    }
+
+    /// Reads further bytes. Returns how many of them belong to the request, and the request once it is
+    /// complete.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are no request and cannot become one.
+    pub fn read(
+        &mut self,
+        bytes: &[u8],
+    ) -> Result<(usize, Option<HybridRequest>), InvalidHybridRequest> {
+        let bytes = &bytes[..bytes.len().min(self.wanted())];
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let count = end.map_or(bytes.len(), |end| end + 1);
+        self.line.extend_from_slice(&bytes[..count]);
+        if end.is_some() {
+            return Ok((count, Some(HybridRequest::parse(&self.line)?)));
+        }
+        // What cannot become a request is not waited for.
+        if !may_begin(&self.line) {
+            return Err(InvalidHybridRequest::NotConnect);
+        }
+        match self.wanted() {
+            0 => Err(InvalidHybridRequest::TooLong),
+            _ => Ok((count, None)),
+        }
+    }
+}
+
+/// Whether a request can begin with these bytes.
+fn may_begin(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    let common = line.len().min(CONNECT.len());
+    line[..common].eq_ignore_ascii_case(&CONNECT.as_bytes()[..common])
+        && line.get(CONNECT.len()).is_none_or(u8::is_ascii_whitespace)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
@@ -144,6 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn a_request_ends_at_its_newline_and_what_follows_is_data() {
+        let mut reader = HybridRequestReader::default();
+        assert_eq!(reader.read(b""), Ok((0, None)));
+        assert_eq!(reader.read(b"CONN"), Ok((4, None)));
+        let rest = reader.read(b"ECT 52\nCONNECT 53\n");
+        assert_eq!(rest, Ok((7, Some(HybridRequest::Port(52)))));
+    }
+
+    #[test]
+    fn what_cannot_become_a_request_is_refused_at_its_first_wrong_byte() {
+        let mut reader = HybridRequestReader::default();
+        assert_eq!(reader.read(b"C"), Ok((1, None)));
+        let wrong = reader.read(b"x");
+        assert_eq!(wrong, Err(InvalidHybridRequest::NotConnect));
+        let endless = HybridRequestReader::default().read(&[b' '; 2 * MAX_HYBRID_REQUEST]);
+        assert_eq!(endless, Err(InvalidHybridRequest::TooLong));
+    }
+
+    #[test]
     fn the_longest_name_fits_into_a_request() {
         let longest = "x".repeat(ElementName::MAX_LEN);
         let line = format!("CONNECT {longest}\r\n");
@@ -157,6 +235,40 @@ mod tests {
         fn any_bytes_are_parsed_without_a_panic(line in any::<Vec<u8>>()) {
             let _ = HybridRequest::parse(&line);
             let _ = HybridRequest::parse(&[b"CONNECT ", &line[..]].concat());
+        }
+
+        /// The pieces in which bytes arrive change neither the request nor where the data begins.
+        #[test]
+        fn a_request_in_pieces_is_the_same_request(
+            bytes in prop_oneof![
+                vec(any::<u8>(), 0..400),
+                "[ ]{0,3}[cC]onnect [0-9a-z ]{0,340}\r?\n[ -~\n]{0,20}".prop_map(String::into_bytes),
+                "[CONECT 1-3\n]{0,20}".prop_map(String::into_bytes),
+            ],
+            cuts in vec(1..50_usize, 0..40),
+        ) {
+            let whole = HybridRequestReader::default().read(&bytes);
+            let (mut reader, mut at, mut cuts) = (HybridRequestReader::default(), 0, cuts.into_iter());
+            let in_pieces = loop {
+                let end = (at + cuts.next().unwrap_or(usize::MAX).min(bytes.len())).min(bytes.len());
+                match reader.read(&bytes[at..end]) {
+                    Ok((count, Some(request))) => break Ok((at + count, Some(request))),
+                    Ok((count, None)) if at + count == bytes.len() => break Ok((bytes.len(), None)),
+                    Ok((count, None)) => {
+                        prop_assert_eq!(at + count, end);
+                        at = end;
+                        let mut again = HybridRequestReader::default();
+                        prop_assert_eq!(again.read(reader.received()), Ok((at, None)));
+                        prop_assert_eq!(&again, &reader);
+                    }
+                    Err(error) => break Err(error),
+                }
+            };
+            // A line that is wrong at its beginning may be too long as well.
+            match (&whole, &in_pieces) {
+                (Err(_), Err(_)) => {}
+                _ => prop_assert_eq!(whole, in_pieces),
+            }
         }
     }
 }

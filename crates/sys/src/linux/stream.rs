@@ -4,8 +4,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
@@ -41,6 +42,15 @@ pub fn listen(path: &Path, mode: u32, owner: Option<u32>, backlog: u32) -> io::R
 /// As [`listen`]; `AddrInUse` if there is a file.
 pub fn listen_at_new(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
     super::listening::listen_at_new(SocketType::STREAM, path, mode, None, backlog)
+}
+
+/// Accepts one waiting client as a non-blocking socket; `None` if none waits.
+///
+/// # Errors
+///
+/// As [`seqpacket::accept`](super::seqpacket::accept).
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    super::seqpacket::accept(listener)
 }
 
 /// Sends `bytes`, or the first part of them. Returns the number of bytes sent.
@@ -194,6 +204,14 @@ pub fn send_buffer_used(socket: impl AsFd) -> io::Result<usize> {
     super::unsent(socket).map(|bytes| bytes as usize)
 }
 
+/// Whether no bytes can move in either direction any more (`POLLHUP`): the peer has closed, or each
+/// direction was shut down on one side.
+pub fn is_hung_up(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::empty())];
+    let polled = super::poll::wait(&mut fds, Some(Instant::now()));
+    polled.is_ok_and(|ready| ready && fds[0].revents().contains(PollFlags::HUP))
+}
+
 /// The number of bytes that the socket has received and nobody has read (`FIONREAD`).
 ///
 /// # Errors
@@ -244,6 +262,18 @@ mod tests {
             send(&a, b"x").unwrap_err().kind(),
             io::ErrorKind::BrokenPipe
         );
+    }
+
+    #[test]
+    fn a_socket_is_hung_up_once_both_directions_have_ended() {
+        let (a, b) = pair().unwrap();
+        shutdown(&a, Shutdown::Write).unwrap();
+        assert!(!is_hung_up(&a) && !is_hung_up(&b));
+        shutdown(&b, Shutdown::Write).unwrap();
+        assert!(is_hung_up(&a) && is_hung_up(&b));
+        let (a, b) = pair().unwrap();
+        drop(a);
+        assert!(is_hung_up(&b));
     }
 
     #[test]

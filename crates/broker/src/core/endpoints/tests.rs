@@ -29,7 +29,10 @@ impl World {
         for number in 0..count {
             let path = world.path(number);
             std::fs::create_dir(path.parent().unwrap()).unwrap();
-            world.endpoints.open(partition(number), path).unwrap();
+            world
+                .endpoints
+                .open(EndpointKind::Endpoint, partition(number), path)
+                .unwrap();
         }
         world
     }
@@ -51,7 +54,7 @@ impl World {
             let mut more = true;
             for _ in 0..limit {
                 match self.endpoints.accept(index) {
-                    Accepted::Client(_, partition) => clients.push(partition),
+                    Accepted::Client(_, _, partition) => clients.push(partition),
                     other => {
                         assert!(matches!(other, Accepted::Nothing), "{other:?}");
                         more = false;
@@ -101,10 +104,20 @@ fn a_flood_of_clients_at_one_endpoint_leaves_turns_to_the_others() {
 fn a_closed_endpoint_leaves_no_socket_and_the_folder_that_a_container_may_have_mounted() {
     let mut world = World::new(2);
     let gone = world.path(1);
-    assert_eq!(world.endpoints.path_of(partition(1)), Some(&*gone));
+    assert_eq!(
+        world
+            .endpoints
+            .path_of(EndpointKind::Endpoint, partition(1)),
+        Some(&*gone)
+    );
     world.endpoints.mark(1);
     world.endpoints.close_of(partition(1));
-    assert_eq!(world.endpoints.path_of(partition(1)), None);
+    assert_eq!(
+        world
+            .endpoints
+            .path_of(EndpointKind::Endpoint, partition(1)),
+        None
+    );
     assert!(!gone.exists() && gone.parent().unwrap().exists());
     assert!(world.path(0).exists());
     assert_eq!(world.round(), []);
@@ -116,6 +129,16 @@ fn a_closed_endpoint_leaves_no_socket_and_the_folder_that_a_container_may_have_m
 fn a_path_that_cannot_be_bound_is_an_error_and_leaves_no_endpoint() {
     let mut world = World::new(1);
     let path = world.folder.path().join("missing/endpoint");
-    assert!(world.endpoints.open(partition(1), path).is_err());
-    assert_eq!(world.endpoints.path_of(partition(1)), None);
+    assert!(
+        world
+            .endpoints
+            .open(EndpointKind::Endpoint, partition(1), path)
+            .is_err()
+    );
+    assert_eq!(
+        world
+            .endpoints
+            .path_of(EndpointKind::Endpoint, partition(1)),
+        None
+    );
 }

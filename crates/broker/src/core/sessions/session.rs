@@ -7,17 +7,19 @@ use hvsock_control::Claim;
 use hvsock_endpoint::NamedAddress;
 use hvsock_fabric::{ListenerId, PartitionKey};
 
+use super::entry::Entry;
 use crate::callers::Caller;
 
 /// Most lookups and options on one session before its request.
 pub(crate) const MAX_QUERIES: u32 = 64;
 
-/// A process's connection to an endpoint. `D` is its descriptor.
+/// A process's connection to an endpoint, or to a hybrid vsock socket. `D` is its descriptor.
 #[derive(Debug)]
 pub(crate) struct Session<D> {
     pub(crate) socket: D,
     pub(crate) partition: PartitionKey,
     pub(crate) caller: Caller,
+    pub(crate) entry: Entry,
     pub(crate) connected_suspend: bool,
     /// Requested ring capacity in bytes; 0 selects the broker's default.
     pub(crate) ring_size: u32,
@@ -54,11 +56,18 @@ pub(crate) enum Role {
 
 impl<D> Session<D> {
     /// A session that has not sent its request.
-    pub(super) fn new(serial: u64, socket: D, partition: PartitionKey, caller: Caller) -> Self {
+    pub(super) fn new(
+        serial: u64,
+        socket: D,
+        partition: PartitionKey,
+        caller: Caller,
+        entry: Entry,
+    ) -> Self {
         Self {
             socket,
             partition,
             caller,
+            entry,
             connected_suspend: false,
             ring_size: 0,
             claim: None,
@@ -74,6 +83,19 @@ impl<D> Session<D> {
     /// The serial number, which no other session of this broker has or had.
     pub(crate) fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// The partition whose socket the process connected to: its own, or the VM of a hybrid vsock socket.
+    pub(crate) fn socket_of(&self) -> PartitionKey {
+        match &self.entry {
+            Entry::Endpoint => self.partition,
+            Entry::Hybrid(hybrid) => hybrid.vm,
+        }
+    }
+
+    /// Whether it came by a hybrid vsock socket.
+    pub(crate) fn is_hybrid(&self) -> bool {
+        matches!(self.entry, Entry::Hybrid(_))
     }
 
     /// What it is for.

@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use hvsock_address::ServiceId;
 use hvsock_control::Claim;
+use hvsock_endpoint::HybridRequestReader;
 use hvsock_fabric::{ListenerId, PartitionKey};
 use serde::{Deserialize, Serialize};
 
+use super::entry::{Entry, HybridEntry};
 use super::session::{Role, Session};
 use super::table::{MAX_IDLE_TIMEOUT, SessionLimits, Sessions};
 use crate::core::snapshot::{
@@ -46,7 +48,18 @@ struct SessionSnapshot {
     /// What the process says that its connection is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claim: Option<Claim>,
+    /// Of a process at a hybrid vsock socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hybrid: Option<HybridSnapshot>,
     role: RoleSnapshot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct HybridSnapshot {
+    /// The VM's partition.
+    vm: u64,
+    /// What has arrived of the request.
+    received: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +103,7 @@ impl<D> Sessions<D> {
                 socket,
                 partition,
                 caller,
+                entry,
                 connected_suspend,
                 ring_size,
                 claim,
@@ -125,6 +139,13 @@ impl<D> Sessions<D> {
                 ring_size: *ring_size,
                 queries: *queries,
                 claim: claim.as_deref().cloned(),
+                hybrid: match entry {
+                    Entry::Endpoint => None,
+                    Entry::Hybrid(HybridEntry { vm, request }) => Some(HybridSnapshot {
+                        vm: vm.as_u64(),
+                        received: request.received().to_vec(),
+                    }),
+                },
                 role,
             });
             descriptors.push(socket);
@@ -149,7 +170,7 @@ impl<D> Sessions<D> {
     ///
     /// [`SnapshotError::UnsupportedVersion`] for another version; [`SnapshotError::LimitExceeded`] if a
     /// partition has more idle sessions than slots; [`SnapshotError::Inconsistent`] for repeated serial
-    /// numbers, descriptors or listeners, and for deadlines or turns that no run leads to.
+    /// numbers, descriptors or listeners, and for deadlines, turns or parts of requests that no run leads to.
     pub(crate) fn restore(
         snapshot: SessionsSnapshot,
         limits: SessionLimits,
@@ -184,19 +205,32 @@ impl<D> Sessions<D> {
                 ring_size,
                 queries,
                 claim,
+                hybrid,
                 role,
             } = session;
             let in_order = serial > previous && serial <= last_serial;
             ensure(in_order, "the serial numbers are not in order")?;
             previous = serial;
             let partition = PartitionKey::from_u64(partition);
+            let entry = match hybrid {
+                None => Entry::Endpoint,
+                Some(hybrid) => {
+                    let is_idle = matches!(role, RoleSnapshot::Idle(_));
+                    ensure(is_idle, "a hybrid vsock client is more than idle")?;
+                    hybrid_entry(&hybrid)?
+                }
+            };
+            let socket_of = match &entry {
+                Entry::Endpoint => partition,
+                Entry::Hybrid(hybrid) => hybrid.vm,
+            };
             let (role, until) = match role {
                 RoleSnapshot::Idle(left) => {
                     let until = time_at(left, now)?;
                     let in_order = Some(until) >= deadline && until <= latest;
                     ensure(in_order, "the deadlines are not in order")?;
                     deadline = Some(until);
-                    let count = idle.entry(partition).or_default();
+                    let count = idle.entry(socket_of).or_default();
                     *count += 1;
                     let slots = limits.idle_slots.max(1);
                     check_limit("idle sessions in one partition", *count, slots)?;
@@ -213,6 +247,7 @@ impl<D> Sessions<D> {
                 socket: descriptors.take(descriptor)?,
                 partition,
                 caller: caller.into(),
+                entry,
                 connected_suspend,
                 ring_size,
                 claim: claim.map(Arc::new),
@@ -234,4 +269,14 @@ impl<D> Sessions<D> {
         }
         Ok(table)
     }
+}
+
+/// A process at a hybrid vsock socket that has sent a part of its request, at most.
+fn hybrid_entry(hybrid: &HybridSnapshot) -> Result<Entry, SnapshotError> {
+    let HybridSnapshot { vm, received } = hybrid;
+    let mut request = HybridRequestReader::default();
+    let is_part = request.read(received) == Ok((received.len(), None));
+    ensure(is_part, "a part of a request cannot become one")?;
+    let vm = PartitionKey::from_u64(*vm);
+    Ok(Entry::Hybrid(HybridEntry { vm, request }))
 }

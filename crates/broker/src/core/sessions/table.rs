@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hvsock_fabric::PartitionKey;
 use slab::Slab;
 
+use super::entry::Entry;
 use super::idle::IdleSessions;
 use super::session::Session;
 use crate::callers::Caller;
@@ -16,7 +17,7 @@ pub(super) const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 360
 /// The bounds on idle sessions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SessionLimits {
-    /// Most idle sessions of one partition.
+    /// Most idle sessions by the sockets of one partition.
     pub(crate) idle_slots: usize,
     /// How long a session may be idle.
     pub(crate) idle_timeout: Duration,
@@ -76,12 +77,13 @@ impl<D> Sessions<D> {
         socket: D,
         partition: PartitionKey,
         caller: Caller,
+        entry: Entry,
     ) -> Session<D> {
         self.last_serial += 1;
-        Session::new(self.last_serial, socket, partition, caller)
+        Session::new(self.last_serial, socket, partition, caller, entry)
     }
 
-    /// Removes the oldest idle session of a partition, if the partition has no slot for another one.
+    /// Removes the oldest idle session by the sockets of a partition, if there is no slot for another one.
     pub(crate) fn evict_idle(&mut self, partition: PartitionKey) -> Option<Session<D>> {
         let slots = self.limits.idle_slots;
         let index = self.idle.evict_oldest(partition, slots)?;
@@ -105,7 +107,7 @@ impl<D> Sessions<D> {
         let index = entry.key();
         if session.is_idle() {
             self.idle
-                .insert(session.partition, session.serial, index, deadline);
+                .insert(session.socket_of(), session.serial, index, deadline);
         }
         entry.insert(Slot::Present(session));
         index
@@ -210,11 +212,11 @@ impl<D> Sessions<D> {
         })
     }
 
-    /// The indexes of a partition's sessions.
+    /// The indexes of the sessions by the sockets of a partition.
     pub(crate) fn of_partition(&self, partition: PartitionKey) -> Vec<usize> {
         let of = self
             .iter()
-            .filter(|(_, session)| session.partition == partition);
+            .filter(|(_, session)| session.socket_of() == partition);
         of.map(|(index, _)| index).collect()
     }
 

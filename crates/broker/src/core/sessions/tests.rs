@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::session::MAX_QUERIES;
-use super::{Role, Session, SessionLimits, Sessions};
+use super::{Entry, Role, Session, SessionLimits, Sessions};
 use crate::callers::Caller;
 
 const LIMITS: SessionLimits = SessionLimits {
@@ -22,7 +22,7 @@ fn partition(number: u64) -> PartitionKey {
 
 /// Opens a session, with its own serial number as its descriptor, and adds it.
 fn add(sessions: &mut Sessions<u64>, of: u64, role: Role, now: Instant) -> usize {
-    let mut session = sessions.open(0, partition(of), Caller::UNKNOWN);
+    let mut session = sessions.open(0, partition(of), Caller::UNKNOWN, Entry::Endpoint);
     session.socket = session.serial();
     session.assume(role);
     let next = sessions.next_index();
@@ -76,9 +76,31 @@ fn a_session_that_is_closed_while_it_waits_has_no_turn() {
 }
 
 #[test]
+fn clients_of_a_vms_hybrid_socket_evict_each_other_and_no_client_of_an_endpoint() {
+    let (mut sessions, now) = (Sessions::new(LIMITS), Instant::now());
+    add(&mut sessions, 0, Role::Idle, now);
+    let vm = partition(7);
+    for _ in 0..LIMITS.idle_slots {
+        assert_eq!(socket(sessions.evict_idle(vm)), None);
+        let caller = Caller::UNKNOWN;
+        let session = sessions.open(0, partition(0), caller, Entry::hybrid(vm));
+        assert!(session.is_hybrid() && session.socket_of() == vm);
+        sessions.insert(session, now);
+    }
+    assert_eq!(sessions.of_partition(vm).len(), LIMITS.idle_slots);
+    assert_eq!(sessions.of_partition(partition(0)).len(), 1);
+    assert!(sessions.evict_idle(partition(0)).is_none());
+    assert!(
+        sessions
+            .evict_idle(vm)
+            .is_some_and(|oldest| oldest.serial() == 2)
+    );
+}
+
+#[test]
 fn only_idle_sessions_exceed_the_limit_of_queries() {
     let mut sessions = Sessions::new(LIMITS);
-    let mut session = sessions.open(0_u64, partition(0), Caller::UNKNOWN);
+    let mut session = sessions.open(0_u64, partition(0), Caller::UNKNOWN, Entry::Endpoint);
     for _ in 0..MAX_QUERIES {
         session.count_query();
         assert!(!session.exceeds_queries());

@@ -101,6 +101,13 @@ impl Peer {
         Self::new(End::Socket(Socket::new(data, raw_fd)))
     }
 
+    /// A process that owns the other end of a socket and does not speak the endpoint protocol. It has no
+    /// control connection ([`ControlConnection::none`]). Nothing is written to the socket before it is
+    /// [established](Self::set_control): what the process reads first is an answer of the core.
+    pub(crate) fn plain_socket(data: OwnedFd) -> Self {
+        Self::new(End::Socket(Socket::plain(data)))
+    }
+
     /// A sibling guest.
     pub(crate) fn sibling(end: PipeEnd) -> Self {
         Self::new(End::Sibling(end))
@@ -136,12 +143,16 @@ impl Peer {
 
     /// The descriptor of the control connection, which becomes readable.
     pub fn control_descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.control.as_ref().map(AsFd::as_fd)
+        self.control.as_ref()?.descriptor()
     }
 
     /// Sets the control connection of the process, which has its end now.
     pub fn set_control(&mut self, control: ControlConnection) {
         self.control = Some(control);
+        if let End::Socket(socket) = &mut self.end {
+            socket.establish();
+        }
+        self.flush();
     }
 
     /// Whether the other end is there: bytes may be moved to the guest.
@@ -191,6 +202,7 @@ impl Peer {
         match &self.end {
             End::Sibling(end) => end.poll_peer().closed,
             End::Ring(ring) if ring.slot.is_some() => ring.end.is_peer_closed(),
+            End::Socket(socket) if socket.is_plain() => socket.is_over(),
             End::Ring(_) | End::Socket(_) => {
                 self.control.as_ref().is_some_and(|control| control.closed)
             }

@@ -11,12 +11,13 @@ use hvsock_sys::stream;
 use crate::data_path::{ControlConnection, peer_died, unread_data};
 use crate::guest_link::outcome::{DeliverError, FillOutcome, MessageEnd, Readiness};
 
-/// The broker's end of a socket pair.
+/// The broker's end of a process's stream socket.
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) data: OwnedFd,
-    /// The process has a raw fd and sends no SHUTDOWN message: end of file is a clean end.
-    raw_fd: bool,
+    protocol: Protocol,
+    /// Nothing is written before the connection is established.
+    held: bool,
     /// Bytes from the guest that the full socket did not accept, from `start` on.
     pub(super) pending: Vec<u8>,
     start: usize,
@@ -28,6 +29,23 @@ pub(super) struct Socket {
     finished: Finish,
     /// The process has closed its end.
     sink_closed: bool,
+    /// The end of the process's data was read.
+    ended: bool,
+    /// The guest reads no more.
+    read_closed: bool,
+    /// Both directions have ended.
+    hung_up: bool,
+}
+
+/// What the process has beside the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// A control connection, on which it announces the end of its data.
+    Announces,
+    /// A control connection, but it uses the socket as a raw fd: end of file is a clean end.
+    RawFd,
+    /// Nothing: end of file is a clean end, and a hang-up the end of both directions.
+    Plain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,9 +58,23 @@ enum Finish {
 
 impl Socket {
     pub(super) fn new(data: OwnedFd, raw_fd: bool) -> Self {
+        let protocol = match raw_fd {
+            true => Protocol::RawFd,
+            false => Protocol::Announces,
+        };
+        Self::with(data, protocol)
+    }
+
+    /// The socket of a process without a control connection.
+    pub(super) fn plain(data: OwnedFd) -> Self {
+        Self::with(data, Protocol::Plain)
+    }
+
+    fn with(data: OwnedFd, protocol: Protocol) -> Self {
         Self {
             data,
-            raw_fd,
+            protocol,
+            held: protocol == Protocol::Plain,
             pending: Vec::new(),
             start: 0,
             consumed: 0,
@@ -50,18 +82,51 @@ impl Socket {
             writable: true,
             finished: Finish::No,
             sink_closed: false,
+            ended: false,
+            read_closed: false,
+            hung_up: false,
         }
+    }
+
+    /// Whether the process has no control connection.
+    pub(super) fn is_plain(&self) -> bool {
+        self.protocol == Protocol::Plain
+    }
+
+    /// Allows writes: the process has received the core's answer.
+    pub(super) fn establish(&mut self) {
+        self.held = false;
+    }
+
+    /// Whether both directions of a process without a control connection have ended: it has closed the
+    /// socket, or the guest has.
+    pub(super) fn is_over(&self) -> bool {
+        let guest_closed = self.read_closed && self.finished == Finish::Done;
+        guest_closed || self.ended && (self.hung_up || self.finished == Finish::Done)
     }
 
     /// Records a readiness event of the descriptor.
     pub(super) fn ready(&mut self, readiness: Readiness) {
         self.readable |= readiness.readable;
         self.writable |= readiness.writable;
+        self.check_hang_up();
+    }
+
+    /// Looks whether a process that has no control connection and sends no more receives no more either.
+    fn check_hang_up(&mut self) {
+        if self.is_plain() && self.ended && !self.hung_up {
+            self.hung_up = stream::is_hung_up(&self.data);
+        }
+    }
+
+    /// Whether the socket may be written to now.
+    fn accepts(&self) -> bool {
+        self.writable && !self.held
     }
 
     /// Whether a write would be accepted in part at least, or fail.
     pub(super) fn is_writable(&self) -> bool {
-        self.sink_closed || self.writable && self.pending.is_empty()
+        self.sink_closed || self.accepts() && self.pending.is_empty()
     }
 
     /// Writes what the socket accepts.
@@ -101,14 +166,16 @@ impl Socket {
 
     /// Passes on that the guest reads no more.
     pub(super) fn close_read(&mut self) {
+        self.read_closed = true;
         let _ = stream::shutdown(&self.data, Shutdown::Read);
     }
+
     pub(super) fn deliver(&mut self, chunks: &[SharedBytes<'_>]) -> Result<(), DeliverError> {
         if self.sink_closed {
             return Err(DeliverError::ReadClosed);
         }
         let mut done = 0;
-        if self.pending.is_empty() && self.writable {
+        if self.pending.is_empty() && self.accepts() {
             done = self.send(|data| shared_memory::send(data, chunks));
         }
         for chunk in chunks {
@@ -127,7 +194,7 @@ impl Socket {
 
     /// Writes pending bytes until the socket is full.
     pub(super) fn flush(&mut self) {
-        while self.start < self.pending.len() && self.writable && !self.sink_closed {
+        while self.start < self.pending.len() && self.accepts() && !self.sink_closed {
             let pending = std::mem::take(&mut self.pending);
             let start = self.start;
             let consumed = self.send(|data| stream::send(data, &pending[start..]));
@@ -201,7 +268,9 @@ impl Socket {
     /// Handles end of file. The process sends SHUTDOWN before it shuts the socket down, so an end
     /// of file without one means that it died.
     fn end_of_file(&mut self, control: Option<&mut ControlConnection>) -> FillOutcome {
-        if self.raw_fd {
+        if self.protocol != Protocol::Announces {
+            self.ended = true;
+            self.check_hang_up();
             return FillOutcome::Ended;
         }
         let Some(control) = control else {
