@@ -253,25 +253,32 @@ fn a_client_of_the_hybrid_socket_is_relayed_counted_and_closed_without_the_link(
 
 #[test]
 fn a_relayed_client_of_the_hybrid_socket_half_closes_if_the_link_can() {
-    let world = World::new();
-    let capabilities = Capabilities {
-        half_close: true,
-        ..Capabilities::default()
-    };
-    let guest = world.socket_vm("web", capabilities);
-    world.register(PORT);
-    let streams = guest.listen(PORT);
-    let mut outside = dial(&world, b"question");
-    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
-    outside.shutdown(Shutdown::Write).expect("it ends");
-    let mut text = String::new();
-    inside.read_to_string(&mut text).expect("the question");
-    assert_eq!(text, "question");
-    inside.write_all(b"answer").expect("a write");
-    drop(inside);
-    text.clear();
-    outside.read_to_string(&mut text).expect("the answer");
-    assert_eq!(text, "answer");
-    drop(outside);
-    world.has_connections(0);
+    // A client cannot receive a socket, so its bytes are relayed even if the link hands its sockets over.
+    for hand_over in [false, true] {
+        let world = World::new();
+        let capabilities = Capabilities {
+            half_close: true,
+            ..Capabilities::default()
+        };
+        let guest = match hand_over {
+            true => world.hand_over_vm("web", capabilities),
+            false => world.socket_vm("web", capabilities),
+        };
+        world.register(PORT);
+        let streams = guest.listen(PORT);
+        let mut outside = dial(&world, b"question");
+        let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+        outside.shutdown(Shutdown::Write).expect("it ends");
+        let mut text = String::new();
+        inside.read_to_string(&mut text).expect("the question");
+        assert_eq!(text, "question");
+        assert_eq!(world.connection().bytes_sent, Some(8));
+        inside.write_all(b"answer").expect("a write");
+        drop(inside);
+        text.clear();
+        outside.read_to_string(&mut text).expect("the answer");
+        assert_eq!(text, "answer");
+        drop(outside);
+        world.has_connections(0);
+    }
 }
