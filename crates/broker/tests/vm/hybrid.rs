@@ -3,6 +3,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -603,4 +604,61 @@ fn the_rules_see_the_user_who_connects_to_the_socket() {
     assert_eq!(served.world.connection().from.uid, NOBODY);
     drop((input, inside));
     assert!(child.wait().unwrap().success());
+}
+
+/// systemd-ssh-proxy of systemd 257 or later. `HVSOCK_SSH_PROXY` names another one than the system's.
+fn ssh_proxy() -> Result<PathBuf, String> {
+    let system = "/usr/lib/systemd/systemd-ssh-proxy";
+    let named = std::env::var_os("HVSOCK_SSH_PROXY");
+    let path = PathBuf::from(named.unwrap_or_else(|| system.into()));
+    match path.exists() {
+        true => Ok(path),
+        false => Err(format!("there is no {}", path.display())),
+    }
+}
+
+/// The socket that systemd-ssh-proxy passes to ssh, which is its standard output.
+fn proxied(proxy: &Path, socket: &Path, port: u32) -> Option<UnixStream> {
+    let (output, own) = UnixStream::pair().unwrap();
+    let mut child = Command::new(proxy)
+        .arg(format!("vsock-mux/{}", socket.display()))
+        .arg(port.to_string())
+        .stdout(OwnedFd::from(output))
+        .spawn()
+        .unwrap();
+    child.wait().unwrap();
+    let received = hvsock_sys::message::recv_with_descriptors(&own, &mut [0; 8]).unwrap();
+    received.descriptors.into_iter().next().map(Into::into)
+}
+
+#[test]
+fn systemd_ssh_proxy_passes_ssh_a_connection_to_the_guest() {
+    let Some(proxy) = require::of_this_machine(ssh_proxy()) else {
+        return;
+    };
+    let served = Served::new();
+    let socket = served.path();
+    let mut outside = std::thread::scope(|scope| {
+        let outside = scope.spawn(|| proxied(&proxy, &socket, PORT));
+        let inside = served.accept();
+        // The server speaks first, as SSH's does.
+        (&inside).write_all(b"SSH-2.0-guest\r\n").unwrap();
+        let mut line = [0; 9];
+        let mut outside = outside.join().unwrap().expect("a socket");
+        outside.write_all(b"SSH-2.0-x").unwrap();
+        (&inside).read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"SSH-2.0-x");
+        outside
+    });
+    // Version 257 leaves the answer to ssh, which skips lines before the server's. Later ones read it.
+    let mut line = read_line(&mut outside).unwrap();
+    if line.starts_with("OK ") {
+        line = read_line(&mut outside).unwrap();
+    }
+    assert_eq!(line, "SSH-2.0-guest\r");
+    // A refusal reaches ssh, which shows it with -v, or the program itself.
+    if let Some(mut refused) = proxied(&proxy, &socket, 7003) {
+        let line = read_line(&mut refused).unwrap();
+        assert!(line.contains("not registered"), "{line}");
+    }
 }

@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use crate::util::{DEMO, World};
+use hvsock_testkit::require;
+
+use crate::util::{Completed, DEMO, World};
 
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
@@ -77,6 +79,27 @@ fn the_vmm_of_a_vm_can_run_as_another_user() {
     } else {
         assert!(done.failed().contains("for the user 0"));
     }
+}
+
+#[test]
+fn the_example_that_vm_show_prints_reaches_the_socket_of_the_vm() {
+    let Some(_socat) = require::program("socat", &["-V"]) else {
+        return;
+    };
+    let world = World::new();
+    world.ok(["vm", "add", "web"]);
+    let shown = world.ok(["vm", "show", "web"]);
+    let fact = |label: &str| {
+        let line = shown.lines().find(|line| line.starts_with(label)).unwrap();
+        line[label.len()..].trim().to_owned()
+    };
+    let socket = world.dir().join("vm/web.vsock");
+    assert_eq!(fact("hybrid vsock"), socket.to_str().unwrap());
+    let json = world.json(["vm", "show", "web", "--json"]);
+    assert_eq!(json["hybrid_socket"], json!(socket));
+    let mut shell = std::process::Command::new("sh");
+    let done = Completed::with_input(shell.args(["-c", &fact("example")]), b"");
+    assert_eq!(done.stdout, "ERR the partition is off\n", "{done:?}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod device;
 mod freeze;
+mod hybrid_socket;
 mod link;
 mod reconnect;
 mod shutdown;
@@ -261,6 +262,7 @@ impl Show {
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
         let socket = partition.socket.as_ref();
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
+        more.extend(hybrid_socket::facts(&partition));
         more.extend(partition.user.clone().map(|user| ("user", user)));
         if partition.unsealed_memory {
             let text = "unsealed, even if its loss is not handled".to_owned();
