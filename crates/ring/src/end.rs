@@ -417,8 +417,18 @@ impl RingEnd {
     /// [`RingError::Reset`].
     #[doc(alias = "abort")]
     pub fn reset(&self) {
+        self.reset_locally(ResetCause::Aborted);
+    }
+
+    /// As [`reset`](Self::reset), after the broker's message or the end of its control connection. The peer,
+    /// which may see the reset before it receives its own message, is not told that this end aborted.
+    pub fn reset_by_control(&self) {
+        self.reset_locally(ResetCause::Control);
+    }
+
+    fn reset_locally(&self, cause: ResetCause) {
         self.is_reset.store(true, Local::Release);
-        self.reset_for(ResetCause::Aborted);
+        self.reset_for(cause);
         // Also if the bit was set before: a parked thread has not seen it.
         self.link.wake(None, None);
     }

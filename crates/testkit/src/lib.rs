@@ -11,6 +11,7 @@
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
 //! - [`wait`]: the one bounded wait for a condition.
+//! - [`alone`]: a process of its own for a test that counts what a process has.
 //! - `usage`, on Linux: the memory and descriptors of a process.
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
 //! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 pub mod conformance;
 pub mod json_edits;
 pub mod openapi;
@@ -33,6 +35,7 @@ mod stop;
 mod temp;
 pub mod wait;
 
+pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::world;
 #[cfg(target_os = "linux")]

@@ -230,7 +230,10 @@ impl Arena {
 
     /// Drains the doorbell, and passes the notifications in it on to the connections that are watched.
     pub(super) fn drain_notifications(&self) {
-        let watched = lock(&self.watched);
+        self.drain_to(&lock(&self.watched));
+    }
+
+    fn drain_to(&self, watched: &WatchedSlots) {
         let wake = |slot: u32| {
             if let Some(Some(event)) = watched.events.get(slot as usize) {
                 event.set();
@@ -243,8 +246,16 @@ impl Arena {
         };
     }
 
-    /// The event of a connection, which notifications set from now on.
+    /// The event of a connection, which notifications set from now on. Earlier ones do not: they may be for
+    /// the slot's previous connection.
     pub(super) fn watch(&self, slot: u32) -> io::Result<Arc<Event>> {
+        let event = self.watch_from_now_on(slot)?;
+        // They may have waited for the doorbell that is drained now.
+        self.notify_acceptors();
+        Ok(event)
+    }
+
+    fn watch_from_now_on(&self, slot: u32) -> io::Result<Arc<Event>> {
         let mut watched = lock(&self.watched);
         let index = slot as usize;
         if watched.events.len() <= index {
@@ -254,6 +265,7 @@ impl Arena {
             return Ok(Arc::clone(event));
         }
         let event = Arc::new(Event::new()?);
+        self.drain_to(&watched);
         if watched.count == 0
             && let Some(registration) = self.registration.get()
         {

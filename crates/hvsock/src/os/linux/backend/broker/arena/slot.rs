@@ -4,14 +4,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use hvsock_ring::{Interest, RingEnd, SlotId};
 use hvsock_sys::event::Event;
+use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::seqpacket;
 use hvsock_sys::sync::lock;
 
 use super::super::control::ResetReason;
 use super::end::Arena;
+use super::watcher::Served;
 
 /// The broker's messages about one connection.
 #[derive(Debug)]
@@ -41,6 +44,22 @@ impl SlotControl {
     pub(crate) fn receive_reason(&self) -> Option<ResetReason> {
         self.arena.receive();
         self.reason()
+    }
+
+    /// As [`receive_reason`](Self::receive_reason), and waits for it until `deadline`.
+    pub(crate) fn wait_for_reason(&self, deadline: Option<Instant>) -> Option<ResetReason> {
+        loop {
+            if let Some(reason) = self.receive_reason() {
+                return Some(reason);
+            }
+            let control = Served::control(&*self.arena);
+            let mut fds = [PollFd::new(&control, PollFlags::IN)];
+            let has_message = deadline.is_some() && poll::wait(&mut fds, deadline).ok()?;
+            if !has_message {
+                // The watcher may have received it meanwhile.
+                return self.reason();
+            }
+        }
     }
 
     /// A descriptor in place of that of a control channel, for a program that does not use this library:

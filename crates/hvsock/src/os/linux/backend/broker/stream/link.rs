@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::ClientMessage;
+use hvsock_ring::ResetCause;
 
 use super::super::arena::SlotControl;
 use super::super::control::{Control, EndStatus};
@@ -14,7 +15,8 @@ use crate::backend::errors::{peer_stopped_reading, timed_out, write_shut_down};
 use crate::backend::{ConnectionInfo, LocalEnd};
 use crate::os::backend::Received;
 
-/// How long a failed write waits for the reason, which the broker sends before the reset.
+/// How long a failed operation waits for the reason. The broker sends it before the reset; if the broker ends,
+/// the peer may learn of it first, and reset the connection.
 const REASON_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// One end with its control channel.
@@ -84,12 +86,16 @@ impl Link {
         }
     }
 
-    /// The reason of a reset, if it has one. A blocking caller waits for it for a moment.
-    pub(super) fn reset_reason(&self) -> Option<io::Error> {
+    /// The reason of a reset, if it has one. `cause` is what the memory says. A blocking caller waits for the
+    /// reason for a moment.
+    pub(super) fn reset_reason(&self, cause: ResetCause) -> Option<io::Error> {
         let control = match &self.control {
             Channel::Own(control) => control,
             Channel::Arena(control) => {
-                return control.receive_reason().map(super::ResetReason::into_error);
+                let may_wait = cause == ResetCause::Control && !self.end.is_nonblocking();
+                let bound = may_wait.then(|| Instant::now() + REASON_TIMEOUT);
+                let reason = control.wait_for_reason(bound);
+                return reason.map(super::ResetReason::into_error);
             }
         };
         let mut status = control.drain();
@@ -105,7 +111,8 @@ impl Link {
         if self.end.state().write_shut_down {
             return write_shut_down();
         }
-        self.reset_reason().unwrap_or_else(peer_stopped_reading)
+        self.reset_reason(ResetCause::Control)
+            .unwrap_or_else(peer_stopped_reading)
     }
 }
 

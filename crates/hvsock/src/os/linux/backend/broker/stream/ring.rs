@@ -267,7 +267,7 @@ impl Ring {
     pub(super) fn poll_control(&self, link: &Link) {
         let status = link.control.drain();
         if status.reset.is_some() {
-            self.end.reset();
+            self.end.reset_by_control();
         } else if status.updated {
             // Other threads may wait for the message that this one has received.
             self.end.drain_notifications();
@@ -359,7 +359,7 @@ impl Ring {
                 reason.map_or_else(errors::peer_stopped_reading, super::ResetReason::into_error)
             }
             RingError::Reset | RingError::PeerGone => link
-                .reset_reason()
+                .reset_reason(self.end.reset_cause())
                 .unwrap_or_else(|| self.reset_by_peer(stop)),
             RingError::EndOfStream | RingError::UnreadData | RingError::ProtocolViolation(_) => {
                 reset(stop)
