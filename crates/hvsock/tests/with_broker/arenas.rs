@@ -434,12 +434,10 @@ fn an_idle_connection_of_an_arena_costs_no_descriptor_and_no_time() {
     let pairs: Vec<_> = (0..100)
         .map(|_| pair_in_arena(&options, VmId::PARENT, &listener))
         .collect();
-    let grown = descriptors().saturating_sub(before);
-    assert!(
-        grown <= 20,
-        "{grown} descriptors for {} connections",
-        pairs.len()
-    );
+    // Until the arena has grown, some were tried outside it. The broker closes what it had of them a moment later.
+    eventually("at most 20 descriptors for 100 connections", || {
+        descriptors().saturating_sub(before) <= 20
+    });
     let stats = || -> Vec<_> {
         let ends = pairs.iter().flat_map(|(one, other)| [one, other]);
         ends.map(|end| end.ring_stats().unwrap()).collect()
