@@ -172,16 +172,16 @@ pub fn install_for_windows() -> Result<bool> {
 /// Finds or fetches a kernel for real guests. Outside CI, prints which tests are skipped without one.
 pub fn have_guest_kernel() -> Result<()> {
     // The kernel's vsock suite of this version requires it; other tests accept older ones.
-    let is_new = |kernel: hvsock_qemu::Kernel| kernel.version() >= Some((6, 12));
-    if hvsock_qemu::Kernel::find().is_ok_and(is_new) {
+    let is_new = |kernel: hvsock_guests::Kernel| kernel.version() >= Some((6, 12));
+    if hvsock_guests::Kernel::find().is_ok_and(is_new) {
         return Ok(());
     }
-    let fetched = hvsock_qemu::Kernel::fetch().or_else(|_| {
+    let fetched = hvsock_guests::Kernel::fetch().or_else(|_| {
         // The package lists may be empty or old.
         if is_root() {
             run::run(&mut apt_get(&["update"]))?;
         }
-        Ok(hvsock_qemu::Kernel::fetch()?)
+        Ok(hvsock_guests::Kernel::fetch()?)
     });
     match fetched {
         Ok(kernel) => eprintln!("fetched {}", kernel.image.display()),

@@ -35,7 +35,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     };
     let program = built(&tree)?;
     run::run(
-        run::cargo(&["run", "--quiet", "--package", "hvsock-qemu"])
+        run::cargo(&["run", "--quiet", "--package", "hvsock-guests"])
             .args(["--example", "vsock_test", "--"])
             .arg(program)
             .args(rest),

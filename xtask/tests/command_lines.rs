@@ -8,7 +8,7 @@ use std::str::FromStr as _;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 /// Crates that are commands themselves, or are for tests only.
-const OTHER_CRATES: [&str; 3] = ["cli", "qemu", "testkit"];
+const OTHER_CRATES: [&str; 3] = ["cli", "guests", "testkit"];
 
 /// The program `hvsock-agent`, which is in the crate of the services and has a command line of its own.
 const AGENT: [&str; 3] = [

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use hvsock::{HvStream, ServiceId};
-use hvsock_qemu::{Attached, Config, File, Guest, Kit, Vsock};
+use hvsock_guests::{Attached, Config, File, Guest, Kit, Vmm, Vsock};
 
 use super::device::VhostDeviceVsock;
 use super::host::Host;
@@ -161,7 +161,7 @@ impl Measurable for UmlGuest {
 
 /// Measures one guest on each device in alternating turns.
 pub fn measure(peer: &Path, effort: Effort, progress: impl FnMut(usize)) -> anyhow::Result<Report> {
-    let kit = Kit::find_uml()?;
+    let kit = Kit::find_for(Vmm::Uml)?;
     let mut lanes = [
         Measured::new(GuestLaneKind::Ring, UmlGuest::hvsock(&kit)?),
         Measured::new(

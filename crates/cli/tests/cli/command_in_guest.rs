@@ -1,9 +1,8 @@
 //! The command in a guest without a broker.
 
-use hvsock_qemu::{Guest, Kit};
-use hvsock_testkit::require;
+use hvsock_guests::Guest;
 
-use crate::guests::{GUEST_TIMEOUT, boot, run_in_guest, settles};
+use crate::guests::{GUEST_TIMEOUT, boot, qemu, run_in_guest, settles};
 use crate::util::World;
 
 /// Runs a command in a guest, which must fail. Returns its stderr.
@@ -15,7 +14,7 @@ fn failure(guest: &Guest, command: &str) -> String {
 
 #[test]
 fn in_a_guest_without_a_broker_errors_name_the_command_to_run_on_the_host() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = qemu() else {
         return;
     };
     let world = World::new();

@@ -3,10 +3,10 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use hvsock_qemu::{Error, File, Guest, Kit};
+use hvsock_guests::{Error, File, Guest, Kit};
 use hvsock_testkit::require;
 
-use crate::guests::{GUEST_TIMEOUT, boot_with, connect, run_in_guest, settles};
+use crate::guests::{GUEST_TIMEOUT, boot_with, connect, kit, qemu, run_in_guest, settles};
 use crate::util::{Completed, Running, World, eventually};
 
 const PORT: &str = "7000";
@@ -64,17 +64,26 @@ fn wait_for_no_connection(world: &World) {
 
 #[test]
 fn a_pause_by_the_vmm_suspends_connections_with_the_option_and_closes_others() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = qemu() else {
         return;
     };
     let Some((world, guest)) = world(&kit) else {
         return;
     };
     start_echo(&world, &guest);
-    let without = connect_and_echo(&world, &[]);
-    let mut with = connect_and_echo(&world, &["--connected-suspend"]);
-    guest.pause().unwrap();
-    settles(&world, "web", "paused");
+    suspended_and_closed(
+        &world,
+        || guest.pause().unwrap(),
+        || guest.resume().unwrap(),
+    );
+}
+
+/// A pause with two connections to the guest's echo server, one with the option.
+fn suspended_and_closed(world: &World, pause: impl FnOnce(), resume: impl FnOnce()) {
+    let without = connect_and_echo(world, &[]);
+    let mut with = connect_and_echo(world, &["--connected-suspend"]);
+    pause();
+    settles(world, "web", "paused");
     let error = failure(without);
     assert!(error.contains("paused"), "{error}");
     with.write(b"are you there?\n");
@@ -82,17 +91,33 @@ fn a_pause_by_the_vmm_suspends_connections_with_the_option_and_closes_others() {
     let connections = world.connections();
     assert_eq!(connections.len(), 1, "{connections:?}");
     assert!(with.child.try_wait().unwrap().is_none());
-    guest.resume().unwrap();
+    resume();
     assert_eq!(with.line(), "are you there?");
     with.end_input();
     assert!(with.end().success());
-    wait_for_no_connection(&world);
+    wait_for_no_connection(world);
+}
+
+#[test]
+fn a_pause_by_the_operator_suspends_connections_with_the_option_and_closes_others() {
+    let Some(kit) = kit() else {
+        return;
+    };
+    let Some((world, guest)) = world(&kit) else {
+        return;
+    };
+    start_echo(&world, &guest);
+    suspended_and_closed(
+        &world,
+        || drop(world.ok(["vm", "pause", "web"])),
+        || drop(world.ok(["vm", "resume", "web"])),
+    );
 }
 
 #[test]
 fn repeated_pauses_by_the_vmm_lose_no_data() {
     const BYTES: usize = 30 << 20;
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = qemu() else {
         return;
     };
     let Some((world, guest)) = world(&kit) else {
@@ -124,8 +149,8 @@ fn repeated_pauses_by_the_vmm_lose_no_data() {
 }
 
 #[test]
-fn a_guest_that_is_reset_or_killed_loses_its_connections_and_can_boot_again() {
-    let Some(kit) = require::found(Kit::find()) else {
+fn a_guest_that_is_reset_loses_its_connections_and_boots_again() {
+    let Some(kit) = qemu() else {
         return;
     };
     let Some((world, guest)) = world(&kit) else {
@@ -138,7 +163,17 @@ fn a_guest_that_is_reset_or_killed_loses_its_connections_and_can_boot_again() {
     wait_for_no_connection(&world);
     settles(&world, "web", "running");
     start_echo(&world, &guest);
+}
 
+#[test]
+fn a_guest_that_is_killed_loses_its_connections_and_can_boot_again() {
+    let Some(kit) = kit() else {
+        return;
+    };
+    let Some((world, guest)) = world(&kit) else {
+        return;
+    };
+    start_echo(&world, &guest);
     let connection = connect_and_echo(&world, &[]);
     let began = Instant::now();
     guest.kill();
@@ -154,7 +189,7 @@ fn a_guest_that_is_reset_or_killed_loses_its_connections_and_can_boot_again() {
 
 #[test]
 fn a_guest_survives_its_broker_and_reaches_the_next_one_with_a_new_device() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = qemu() else {
         return;
     };
     let Some((mut world, guest)) = world(&kit) else {

@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hvsock_qemu::{File, Guest, Kit};
+use hvsock_guests::{File, Guest};
 use hvsock_testkit::require;
 
-use crate::guests::{boot_with, run_in_guest};
+use crate::guests::{boot_with, qemu, run_in_guest};
 use crate::util::{DEMO, Running, World, eventually};
 
 /// Connects to a port of the host. Prints 0 or the errno, and the duration in milliseconds.
@@ -92,7 +92,7 @@ for m in list(sys.modules.values()):
 
 #[test]
 fn vsock_programs_in_a_guest_reach_named_services_and_are_reached() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = qemu() else {
         return;
     };
     let Some(files) = programs() else { return };

@@ -15,7 +15,6 @@ mod guest_failures;
 mod guest_programs;
 mod guest_states;
 mod guests;
-mod guests_uml;
 mod help;
 mod listen_connect;
 mod log;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use hvsock_qemu::{Config, File, Guest, Kit, Vsock};
+use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 use hvsock_testkit::container::{Bundle, Container};
 use hvsock_testkit::require;
 
@@ -150,15 +150,24 @@ pub fn bundle(world: &World, name: &str) -> Option<Bundle> {
     Some(bundle)
 }
 
-/// Boots a real guest for a new VM of this name, and waits until its agent answers. Skips the test
-/// (`None`) without QEMU, a kernel or the static agent.
+/// Boots a real guest in User-mode Linux for a new VM of this name, and waits until its agent answers. Skips
+/// the test (`None`) without User-mode Linux or the static agent.
 pub fn guest(world: &World, name: &str) -> Option<Guest> {
-    guest_with(world, name, |_| {})
+    guest_in(world, name, Vmm::Uml, |_| {})
 }
 
-/// As [`guest`], with changes to the guest's configuration.
-pub fn guest_with(world: &World, name: &str, configure: impl FnOnce(&mut Config)) -> Option<Guest> {
-    let kit = require::found(Kit::find())?;
+/// As [`guest`], under QEMU and with changes to the guest's configuration.
+pub fn qemu_guest(world: &World, name: &str, configure: impl FnOnce(&mut Config)) -> Option<Guest> {
+    guest_in(world, name, Vmm::Qemu, configure)
+}
+
+fn guest_in(
+    world: &World,
+    name: &str,
+    vmm: Vmm,
+    configure: impl FnOnce(&mut Config),
+) -> Option<Guest> {
+    let kit = require::found(Kit::find_for(vmm))?;
     let agent = require::static_agent()?;
     world.ok(["-q", "vm", "add", name]);
     let mut config = Config::new(name);

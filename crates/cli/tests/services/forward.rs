@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use hvsock_qemu::File;
+use hvsock_guests::File;
 use rustix::process::Signal;
 
 use crate::fixture::{self, BOX, Fixture};
@@ -476,7 +476,7 @@ fn ports_and_ssh_of_a_real_guest_are_reached_without_a_network() {
         "/etc/ssh/authorized_keys".as_ref(),
     );
     let users = "root:*:0:0:root:/root:/bin/sh\nsshd:*:100:65534::/run/sshd:/bin/false\n";
-    let Some(guest) = fixture::guest_with(&world, "web", |machine| {
+    let Some(guest) = fixture::qemu_guest(&world, "web", |machine| {
         let sshd = File::program(keys.sshd(), "/usr/sbin/sshd").unwrap();
         let mut own = vec![
             File::bytes("/etc/passwd", 0o644, users),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use hvsock_qemu::{File, Guest, Kit};
+use hvsock_guests::{File, Guest, Kit, Vmm};
 use hvsock_testkit::require;
 use serde_json::Value;
 
@@ -70,7 +70,7 @@ fn expect_hook_calls(guest: &Guest, calls: &str) {
 }
 
 /// Two processes that write to the two filesystems, and thus block while these are frozen.
-struct Writers<'a>(Vec<hvsock_qemu::Spawned<'a>>);
+struct Writers<'a>(Vec<hvsock_guests::Spawned<'a>>);
 
 impl<'a> Writers<'a> {
     fn start(guest: &'a Guest) -> Self {
@@ -111,12 +111,12 @@ fn mounts(frozen: &Value) -> Vec<&str> {
 
 #[test]
 fn filesystems_of_a_real_guest_are_frozen_and_always_thawed() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
         return;
     };
     let world = World::new();
     let module = kit.module("loop").expect("the kernel has loop devices");
-    let guest = fixture::guest_with(&world, "web", |config| {
+    let guest = fixture::qemu_guest(&world, "web", |config| {
         config.files.push(File::bytes("/loop.ko", 0o644, module));
     });
     let Some(guest) = guest else {

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hvsock_qemu::{File, Guest};
+use hvsock_guests::{File, Guest};
 use serde_json::Value;
 
 use crate::fixture;
@@ -51,7 +51,7 @@ fn since_1970() -> f64 {
 fn a_real_guest_reports_heartbeats_keeps_time_and_shuts_down() {
     let mut world = World::new();
     let program = std::path::PathBuf::from(hvsock().get_program());
-    let Some(guest) = fixture::guest_with(&world, "web", |config| {
+    let Some(guest) = fixture::qemu_guest(&world, "web", |config| {
         let files = File::program(&program, "/bin/hvsock").unwrap();
         config.files.extend(files);
     }) else {

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use hvsock_qemu::Guest;
+use hvsock_guests::Guest;
 use rustix::process::Signal;
 
 use crate::fixture;

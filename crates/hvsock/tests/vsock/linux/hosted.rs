@@ -10,7 +10,7 @@ use hvsock::{
     Endpoint, Fix, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
     Transport, VmId, refusal_of,
 };
-use hvsock_qemu::{Kit, Vsock};
+use hvsock_guests::{Kit, Vmm, Vsock};
 use hvsock_testkit::conformance::Trial;
 use hvsock_testkit::require;
 use hvsock_testkit::wait;
@@ -145,7 +145,7 @@ impl Host {
 
 /// The test on the host.
 pub fn both_run_the_same_program() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
         return;
     };
     let host = Host::start();

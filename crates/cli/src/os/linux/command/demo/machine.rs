@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use hvsock_qemu::{Config, File, Guest, Kernel, Kit, Missing, Vsock};
+use clap::ValueEnum;
+use hvsock_guests::{Config, File, Guest, Kernel, Kit, Missing, Vmm, Vsock};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -16,22 +17,41 @@ use crate::output;
 /// The path of this program in the guest.
 const PROGRAM: &str = "/bin/hvsock";
 
-/// The files that a guest needs.
+/// What runs the guest, on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum VmmArg {
+    /// User-mode Linux
+    Uml,
+    /// QEMU
+    Qemu,
+}
+
+impl From<VmmArg> for Vmm {
+    fn from(arg: VmmArg) -> Self {
+        match arg {
+            VmmArg::Uml => Self::Uml,
+            VmmArg::Qemu => Self::Qemu,
+        }
+    }
+}
+
+/// The files that a guest needs: for this VMM, or for the first one that is installed.
 ///
 /// # Errors
 ///
 /// Fails with the packages to install if one is missing.
-pub fn kit(fetch_kernel: bool) -> Result<Kit> {
-    let found = if fetch_kernel {
-        Kit::find_or_fetch()
-    } else {
-        Kit::find()
+pub fn kit(vmm: Option<VmmArg>, fetch_kernel: bool) -> Result<Kit> {
+    let found = match (vmm, fetch_kernel) {
+        (None, false) => Kit::find(),
+        (None, true) => Kit::find_for(Vmm::Uml).or_else(|_| Kit::find_or_fetch(Vmm::Qemu)),
+        (Some(vmm), false) => Kit::find_for(vmm.into()),
+        (Some(vmm), true) => Kit::find_or_fetch(vmm.into()),
     };
     found.map_err(|Missing { what, advice }| {
         let mut help = advice;
-        if !fetch_kernel && Kernel::find().is_err() {
+        if vmm == Some(VmmArg::Qemu) && !fetch_kernel && Kernel::find().is_err() {
             help.push_str(
-                "; `hvsock demo --vm --fetch-kernel` fetches a kernel without installing it",
+                "; `hvsock demo --vm --vmm qemu --fetch-kernel` fetches a kernel without installing it",
             );
         }
         Failure::new(what).help(help).into()

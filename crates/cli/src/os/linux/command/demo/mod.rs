@@ -1,9 +1,10 @@
 //! `hvsock demo`: shows the whole system in a few seconds, step by step.
 //!
-//! The broker runs in this process, with its state in a temporary folder. [`guest`] is a second
-//! process in a second partition. [`story`] sends it commands through [`process`], and [`narrator`]
-//! prints. With `--vm` the second partition is a virtual machine ([`machine`]), and the steps are
-//! those of [`vm_story`], which ends with the integration services ([`services`]).
+//! [`supervisor`] runs it in a process of its own and removes its files afterwards, however it ends. In that
+//! process is the broker, with its state in a temporary folder. [`guest`] is a second process in a second
+//! partition. [`story`] sends it commands through [`process`], and [`narrator`] prints. With `--vm` the second
+//! partition is a virtual machine ([`machine`]), and the steps are those of [`vm_story`], which ends with the
+//! integration services ([`services`]).
 
 mod guest;
 mod machine;
@@ -12,18 +13,17 @@ mod process;
 mod props;
 mod services;
 mod story;
+mod supervisor;
 mod vm_story;
 
-use std::thread;
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use tempfile::TempDir;
 
 pub use guest::{GUEST_COMMAND, run as run_guest};
 
 use crate::context::Context;
-use crate::os::linux::signals::Termination;
 
 /// See services, partitions, refusals and a pause in a few seconds
 #[derive(Debug, Args)]
@@ -31,42 +31,33 @@ pub struct Demo {
     /// Boot a Linux guest, and use it as the second partition
     #[arg(long)]
     vm: bool,
-    /// Download a kernel (35 MB, with apt-get download) into the cache folder if none is found
+    /// What runs the guest [default: User-mode Linux if it is installed, else QEMU]
+    #[arg(long, value_name = "VMM", requires = "vm")]
+    vmm: Option<machine::VmmArg>,
+    /// Download a kernel for QEMU (35 MB, with apt-get download) into the cache folder if none is found
     #[arg(long, requires = "vm")]
     fetch_kernel: bool,
+    /// The folder of a demo that is supervised
+    #[arg(long, hide = true)]
+    run_in: Option<PathBuf>,
 }
 
 impl Demo {
     pub fn run(self, context: &Context) -> Result<()> {
-        let kit = self
-            .vm
-            .then(|| machine::kit(self.fetch_kernel))
-            .transpose()?;
-        let folder = tempfile::Builder::new()
-            .prefix("hvsock-demo-")
-            .tempdir()
-            .context("cannot create a temporary folder")?;
-        remove_on_signal(&folder)?;
-        match kit {
-            Some(kit) => vm_story::run(folder.path(), &kit, context),
-            None => story::run(folder.path()),
+        let Some(folder) = &self.run_in else {
+            // Fails before there is anything to remove.
+            self.kit()?;
+            return supervisor::run("--run-in");
+        };
+        supervisor::end_with_parent()?;
+        match self.kit()? {
+            Some(kit) => vm_story::run(folder, &kit, self.vmm.is_some(), context),
+            None => story::run(folder),
         }
     }
-}
 
-/// Removes the folder if a signal ends the demo.
-fn remove_on_signal(folder: &TempDir) -> Result<()> {
-    let mut termination = Termination::catch().context("cannot catch signals")?;
-    let path = folder.path().to_owned();
-    let wait = move || {
-        termination.wait();
-        let _ = std::fs::remove_dir_all(path);
-        // 128 + SIGINT, as a shell reports it.
-        std::process::exit(130);
-    };
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(wait)
-        .context("cannot start a thread")?;
-    Ok(())
+    fn kit(&self) -> Result<Option<hvsock_guests::Kit>> {
+        let find = || machine::kit(self.vmm, self.fetch_kernel);
+        self.vm.then(find).transpose()
+    }
 }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hvsock_qemu::Attached;
+use hvsock_guests::Attached;
 
 use super::guest::{Command, GUEST_COMMAND, Reply};
 

@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, bail};
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_broker::{Broker, BrokerConfig, Handle};
-use hvsock_control::{LinkSpec, NewVm};
+use hvsock_control::{LinkSpec, NewVm, PartitionState};
 use hvsock_endpoint::Dirs;
-use hvsock_qemu::{Guest, Kit};
+use hvsock_guests::{Guest, Kit, Vmm};
 
 use super::guest::{Command, Reply};
 use super::machine;
@@ -20,6 +20,7 @@ use super::process::{GuestProcess, REPLY_TIMEOUT};
 use super::props::{self, NAME, errno_text, name};
 use super::services;
 use crate::context::Context;
+use crate::failure::Failure;
 use crate::os::BrokerArgs;
 use crate::os::linux::command::built_in;
 use crate::os::linux::host_services::HostServices;
@@ -30,8 +31,16 @@ const GUEST: &str = "web";
 const LINE: &[u8] = b"are you there?\n";
 
 /// Boots the guest and runs the demo, with all its state in `folder`.
-pub fn run(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
-    let mut stage = Stage::set_up(folder, kit, context)?;
+///
+/// `is_chosen`: somebody chose the VMM, so there is no other to try.
+pub fn run(folder: &Path, kit: &Kit, is_chosen: bool, context: &Context) -> Result<()> {
+    let stage = Stage::set_up(folder, kit, context);
+    let mut stage = stage.map_err(|error| match kit.vmm {
+        Vmm::Uml if !is_chosen => Failure::new(format!("{error:#}"))
+            .help("`hvsock demo --vm --vmm qemu` uses QEMU instead")
+            .into(),
+        _ => error,
+    })?;
     stage.service()?;
     stage.guest_to_host()?;
     stage.host_to_guest()?;
@@ -89,10 +98,14 @@ impl Stage {
             "broker",
             &format!("waits for the VMM of `{GUEST}`, {}", partition.id),
         )?;
-        narrator.does(
-            "qemu",
-            "boots Linux with emulation, so that no KVM is needed",
-        )?;
+        let (vmm, boots) = match kit.vmm {
+            Vmm::Uml => ("uml", "boots Linux as a program, so that no KVM is needed"),
+            Vmm::Qemu => (
+                "qemu",
+                "boots Linux with emulation, so that no KVM is needed",
+            ),
+        };
+        narrator.does(vmm, boots)?;
         let socket = dirs.vm_socket(GUEST);
         let machine = machine::boot(kit, GUEST, &socket, folder, context)?;
         let system = machine.run("uname -sr", REPLY_TIMEOUT)?.text();
@@ -249,8 +262,9 @@ impl Stage {
     fn pause(&mut self) -> Result<()> {
         self.narrator.chapter(
             "The virtual machine is paused",
-            "The VMM notifies the broker. Connections are closed. Those with the option\n\
-             HVSOCKET_CONNECTED_SUSPEND are suspended instead, and continue later.",
+            "By its VMM, which notifies the broker, or by an operator. Connections are closed.\n\
+             Those with the option HVSOCKET_CONNECTED_SUSPEND are suspended instead, and\n\
+             continue later.",
         )?;
         let mut without = self.connect(false)?;
         let mut with = self.connect(true)?;
@@ -262,8 +276,13 @@ impl Stage {
             "host",
             "has two connections to the guest, one with HVSOCKET_CONNECTED_SUSPEND",
         )?;
-        self.narrator.does("qemu", "stops the machine")?;
-        self.machine.pause()?;
+        if self.machine.vmm().can_pause() {
+            self.narrator.does("qemu", "stops the machine")?;
+            self.machine.pause()?;
+        } else {
+            self.narrator.command(&format!("hvsock vm pause {GUEST}"))?;
+            self.handle.set_state(&guest()?, PartitionState::Paused)?;
+        }
         match receive(&mut without, REPLY_TIMEOUT) {
             Err(error) => self
                 .narrator
@@ -278,8 +297,14 @@ impl Stage {
             )?,
             Some(received) => bail!("the connection should be suspended, not {received:?}"),
         }
-        self.narrator.does("qemu", "resumes the machine")?;
-        self.machine.resume()?;
+        if self.machine.vmm().can_pause() {
+            self.narrator.does("qemu", "resumes the machine")?;
+            self.machine.resume()?;
+        } else {
+            self.narrator
+                .command(&format!("hvsock vm resume {GUEST}"))?;
+            self.handle.set_state(&guest()?, PartitionState::Running)?;
+        }
         let received = receive(&mut with, REPLY_TIMEOUT)?
             .context("the connection should have been resumed")?;
         let good = format!("with the option: receives \"{received}\", nothing is lost");
@@ -316,7 +341,7 @@ impl Stage {
         crate::output::text(&format!(
             "\nThe demo is complete after {took:.0} s and leaves nothing behind. Next steps:\n   \
              hvsock broker              in one terminal\n   \
-             hvsock vm add NAME         in another: prints the options for QEMU\n   \
+             hvsock vm add NAME         in another: prints the options for its VMM\n   \
              hvsock --help\n"
         ))
     }

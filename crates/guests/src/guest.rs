@@ -1,22 +1,21 @@
 //! A running guest.
 
-use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::config::{Config, PORTS};
+use crate::config::Config;
+use crate::deadline::until;
 use crate::error::{Error, quoted};
-use crate::kit::{Kit, Vmm};
+use crate::kit::Kit;
 use crate::lock::{locked, unpoisoned};
-use crate::machine::{Machine, SPARE_MONITOR, until};
+use crate::machine::Machine;
 use crate::port::{Answer, Attached, Port, Request};
-use crate::qmp::Monitor;
+use crate::vmm::{Control, SPARE_MONITOR, Started, Vmm};
 
 /// Extra time for an answer beyond the limit of its command.
 const GRACE: Duration = Duration::from_secs(15);
@@ -27,8 +26,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// A running guest. Dropping it kills its processes.
 #[derive(Debug)]
 pub struct Guest {
-    /// QEMU's monitor.
-    monitor: Option<Mutex<Monitor>>,
+    vmm: Vmm,
+    control: Box<dyn Control>,
     ports: Mutex<Ports>,
     returned: Condvar,
     boot: Mutex<String>,
@@ -90,31 +89,23 @@ impl Guest {
     /// # Errors
     ///
     /// [`Error::Io`] if the VMM cannot be started; [`Error::Ended`] if it or the kernel ends;
-    /// [`Error::Unsupported`] for a network in User-mode Linux; [`Error::TimedOut`] after [`Config::boot_limit`].
+    /// [`Error::Unsupported`] for a network that the VMM does not give; [`Error::TimedOut`] after [`Config::boot_limit`].
     pub fn boot(kit: &Kit, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.boot_limit;
-        if config.network.is_some() && kit.vmm == Vmm::UserModeLinux {
+        if config.network.is_some() && !kit.vmm.driver().has_network() {
             let (what, vmm) = ("a network", kit.vmm.name());
             return Err(Error::Unsupported { what, vmm });
         }
-        let (machine, mut streams) = Machine::start(kit, config)?;
-        let mut monitor = None;
-        let mut forwarded = Vec::new();
-        if let Vmm::Qemu(_) = kit.vmm {
-            // QEMU's standard error explains more than a closed monitor.
-            let mut opened = Monitor::open(connect(&machine, "qmp", deadline)?)
-                .map_err(|error| machine.ended_soon().unwrap_or(error))?;
-            for index in 0..PORTS {
-                streams.push(connect(&machine, &format!("port{index}"), deadline)?);
-            }
-            if let Some(network) = &config.network {
-                forwarded = forwards(&mut opened, &network.forwarded)?;
-            }
-            monitor = Some(Mutex::new(opened));
-        }
-        let idle: Vec<Port> = streams.into_iter().map(Port::new).collect();
+        let (machine, connect) = Machine::start(kit, config)?;
+        let connected = connect(&Started {
+            deadline,
+            check: &|| machine.check(),
+            ended_soon: &|| machine.ended_soon(),
+        })?;
+        let idle: Vec<Port> = connected.ports.into_iter().map(Port::new).collect();
         let guest = Self {
-            monitor,
+            vmm: kit.vmm,
+            control: connected.control,
             ports: Mutex::new(Ports {
                 all: idle.len(),
                 idle,
@@ -122,7 +113,7 @@ impl Guest {
             returned: Condvar::new(),
             boot: Mutex::new(String::new()),
             spawned: AtomicU64::new(0),
-            forwarded,
+            forwarded: connected.forwarded,
             boot_limit: config.boot_limit,
             vsock: config.vsock.as_ref().map(|vsock| vsock.socket.clone()),
             machine,
@@ -134,6 +125,11 @@ impl Guest {
     /// The guest's name.
     pub fn name(&self) -> &str {
         self.machine.name()
+    }
+
+    /// What it runs under.
+    pub fn vmm(&self) -> Vmm {
+        self.vmm
     }
 
     /// Process id of its VMM.
@@ -227,7 +223,7 @@ impl Guest {
     ///
     /// As [`monitor`](Self::monitor).
     pub fn pause(&self) -> Result<(), Error> {
-        self.monitor("stop", &json!({})).map(drop)
+        self.control.pause()
     }
 
     /// Resumes the guest after [`pause`](Self::pause).
@@ -236,7 +232,7 @@ impl Guest {
     ///
     /// As [`monitor`](Self::monitor).
     pub fn resume(&self) -> Result<(), Error> {
-        self.monitor("cont", &json!({})).map(drop)
+        self.control.resume()
     }
 
     /// Resets the guest and waits until it has booted. Running commands fail with [`Error::Rebooted`];
@@ -247,7 +243,7 @@ impl Guest {
     /// As [`boot`](Self::boot) and [`monitor`](Self::monitor).
     pub fn reset(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.boot_limit;
-        self.monitor("system_reset", &json!({}))?;
+        self.control.reset()?;
         self.wait_until_ready(deadline)
     }
 
@@ -274,7 +270,7 @@ impl Guest {
 
     /// The socket of a second monitor of QEMU, for a program that is tested. User-mode Linux has none.
     pub fn spare_monitor(&self) -> PathBuf {
-        self.machine.socket(SPARE_MONITOR)
+        self.machine.file(SPARE_MONITOR)
     }
 
     /// Hot-unplugs the vsock device and plugs a new one. This connects to a restarted back-end, because QEMU
@@ -287,25 +283,7 @@ impl Guest {
         let Some(socket) = &self.vsock else {
             return Err(Error::Protocol("the guest has no vsock device".into()));
         };
-        self.monitor("device_del", &json!({ "id": "vsock-device" }))?;
-        // The socket is in use until the guest has released the device.
-        let deadline = Instant::now() + GRACE;
-        while let Err(error) = self.monitor("chardev-remove", &json!({ "id": "vsock" })) {
-            if Instant::now() >= deadline {
-                return Err(error);
-            }
-            thread::sleep(POLL_INTERVAL * 10);
-        }
-        let address = json!({ "type": "unix", "data": { "path": socket } });
-        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
-        self.monitor("chardev-add", &json!({ "id": "vsock", "backend": backend }))?;
-        let device = json!({
-            "driver": "vhost-user-vsock-pci",
-            "id": "vsock-device",
-            "chardev": "vsock",
-            "bus": "vsock-port",
-        });
-        self.monitor("device_add", &device).map(drop)
+        self.control.replug_vsock(socket)
     }
 
     /// Quits the VMM and waits for its end, as when a machine is switched off.
@@ -314,10 +292,9 @@ impl Guest {
     ///
     /// [`Error::TimedOut`] if the VMM does not end; the errors of [`monitor`](Self::monitor) for QEMU.
     pub fn quit(self) -> Result<(), Error> {
-        match self.monitor {
-            Some(_) => drop(self.monitor("quit", &json!({}))?),
+        if !self.control.quit()? {
             // It may end before it has answered.
-            None => drop(self.spawn("poweroff -f")),
+            drop(self.spawn("poweroff -f"));
         }
         if self.machine.wait(GRACE) {
             Ok(())
@@ -339,14 +316,10 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] in User-mode Linux; [`Error::Protocol`] if QEMU refuses the command;
+    /// [`Error::Unsupported`] without QEMU; [`Error::Protocol`] if QEMU refuses the command;
     /// [`Error::Io`] or [`Error::Ended`] if it is gone.
     pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value, Error> {
-        let Some(monitor) = &self.monitor else {
-            let (what, vmm) = ("a command of QEMU's monitor", self.machine.vmm());
-            return Err(Error::Unsupported { what, vmm });
-        };
-        locked(monitor).execute(command, arguments)
+        self.control.monitor(command, arguments)
     }
 
     fn request(&self, request: &Request<'_>, limit: Duration, what: &str) -> Result<Output, Error> {
@@ -535,73 +508,5 @@ impl Spawned<'_> {
     pub fn kill(&self) -> Result<(), Error> {
         let command = format!("kill -KILL -$(cat {}/pid) 2>/dev/null || :", self.folder);
         self.guest.run(&command, GRACE).map(drop)
-    }
-}
-
-/// Connects to one of QEMU's sockets, which exist shortly after its start.
-fn connect(machine: &Machine, name: &str, deadline: Instant) -> Result<UnixStream, Error> {
-    let path = machine.socket(name);
-    loop {
-        match UnixStream::connect(&path) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if may_appear(&error) && Instant::now() < deadline => {}
-            Err(error) => return Err(Error::io(format!("cannot connect to QEMU's {name}"))(error)),
-        }
-        machine.check()?;
-        thread::sleep(POLL_INTERVAL);
-    }
-}
-
-fn may_appear(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-    )
-}
-
-/// The host's ports that QEMU forwards to the guest's, from the monitor's output:
-/// `TCP[HOST_FORWARD]  12       127.0.0.1 40719       10.0.2.15  1234     0     0`.
-fn forwards(monitor: &mut Monitor, wanted: &[u16]) -> Result<Vec<(u16, u16)>, Error> {
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let line = json!({ "command-line": "info usernet" });
-    let output = monitor.execute("human-monitor-command", &line)?;
-    let output = output.as_str().unwrap_or_default();
-    wanted
-        .iter()
-        .map(|port| {
-            forward(output, *port)
-                .map(|from| (*port, from))
-                .ok_or_else(|| {
-                    Error::Protocol(format!("QEMU forwards no port to port {port}: {output}"))
-                })
-        })
-        .collect()
-}
-
-fn forward(output: &str, port: u16) -> Option<u16> {
-    output.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words[..] {
-            ["TCP[HOST_FORWARD]", _, _, from, _, to, ..] if to.parse() == Ok(port) => {
-                from.parse().ok()
-            }
-            _ => None,
-        }
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_forwarded_port_is_parsed_from_the_monitors_output() {
-        let output = "Hub -1 (network):\r\n  Protocol[State]    FD  Source Address  Port   Dest. \
-                     Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]  12       127.0.0.1 40719    \
-                     10.0.2.15  1234     0     0\r\n";
-        assert_eq!(forward(output, 1234), Some(40719));
-        assert_eq!(forward(output, 1235), None);
     }
 }

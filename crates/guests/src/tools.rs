@@ -13,6 +13,19 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// The path of a program: that of an environment variable, or that of its name. On failure, why there is none.
+pub fn program(variable: &str, name: &str) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!("{variable} is not a file: {}", path.display()))
+        };
+    }
+    find(name).ok_or_else(|| format!("{name} is not installed"))
+}
+
 /// Runs a program and returns its standard output. On failure the error quotes its standard error.
 pub fn output(command: &mut Command) -> io::Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();

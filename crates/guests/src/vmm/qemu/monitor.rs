@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::deadline::until;
 use crate::error::Error;
-use crate::machine::until;
 
 /// Time limit of a reply. `stop` waits for the device's back-end.
 const LIMIT: Duration = Duration::from_secs(30);

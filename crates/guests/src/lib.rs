@@ -1,17 +1,18 @@
 //! Boots real Linux guests in seconds: a virtual machine monitor, a distribution's kernel package, and an
 //! initramfs of busybox, kernel modules and the caller's files. It needs no disk image, no root and no KVM.
 //!
-//! - [`Kit`]: the programs and the kernel. [`Kit::find`] locates those for QEMU, which emulates a machine,
-//!   and [`Kit::find_uml`] those for User-mode Linux, which boots in a second and runs at nearly native
-//!   speed. The error names what is missing and the command that installs it.
+//! - [`Vmm`]: what runs them. User-mode Linux boots in a second and runs at nearly native speed; QEMU emulates
+//!   a machine.
+//! - [`Kit`]: the programs and the kernel. [`Kit::find`] locates those for the first VMM that is installed, and
+//!   [`Kit::find_for`] those for one. The error names what is missing and the command that installs it.
 //! - [`Config`]: a guest's memory, files, vhost-user-vsock device and network.
 //! - [`Guest`]: a running guest. Run commands in it ([`Guest::run`], [`Guest::spawn`],
-//!   [`Guest::attach`]), copy files and stop it; QEMU's can also be paused and reset. Commands go over serial
+//!   [`Guest::attach`]), copy files and stop it; QEMU's can also be paused and reset from outside. Commands go over serial
 //!   ports, so they do not depend on vsock.
 //!
 //! ```no_run
 //! # use std::time::Duration;
-//! # use hvsock_qemu::{Config, Guest, Kit, Vsock};
+//! # use hvsock_guests::{Config, Guest, Kit, Vsock};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let kit = Kit::find()?;
 //! let mut config = Config::new("web");
@@ -30,6 +31,7 @@
 
 mod config;
 mod cpio;
+mod deadline;
 mod error;
 mod file;
 mod guest;
@@ -41,17 +43,17 @@ mod machine;
 mod modules;
 mod port;
 mod program;
-mod qmp;
 mod tools;
-mod uml;
+mod vmm;
 
 pub use config::{Accelerator, Config, Network, Role, Vsock};
 pub use error::{Error, Missing};
 pub use file::File;
 pub use guest::{Guest, Output, Spawned};
 pub use kernel::Kernel;
-pub use kit::{Kit, Vmm};
+pub use kit::Kit;
 pub use port::Attached;
+pub use vmm::Vmm;
 
 #[cfg(test)]
 mod tests {

@@ -3,10 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-/// The command that installs everything on Debian and its derivatives.
-pub(crate) const INSTALL: &str =
-    "apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static";
-
 /// A program or kernel that guests need is missing on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {advice}")]
@@ -15,6 +11,28 @@ pub struct Missing {
     pub what: String,
     /// How to install it, if possible as one command.
     pub advice: String,
+}
+
+impl Missing {
+    /// `what` is missing because `package` is not installed. `all` installs everything for guests. If an
+    /// environment variable names it, that is wrong instead.
+    pub(crate) fn package(what: String, package: &str, all: &str) -> Self {
+        let advice = if is_of_variable(&what) {
+            "correct it or unset it".to_owned()
+        } else {
+            format!("install it with `apt-get install {package}` (everything for guests: `{all}`)")
+        };
+        Self { what, advice }
+    }
+
+    /// Whether a variable of the environment is wrong, so that nothing can be installed for it.
+    pub(crate) fn is_misconfigured(&self) -> bool {
+        is_of_variable(&self.what)
+    }
+}
+
+fn is_of_variable(what: &str) -> bool {
+    what.starts_with("HVSOCK_")
 }
 
 /// An error of a guest.
@@ -81,4 +99,20 @@ pub(crate) fn quoted(heading: &str, text: &str) -> String {
         return String::new();
     }
     format!("\n--- {heading}\n{text}\n---")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_reported_with_the_command_that_installs_it() {
+        let text = Missing::package("busybox is not installed".into(), "busybox-static", "all");
+        let text = text.to_string();
+        assert!(
+            text.contains("busybox is not installed; install it with `apt-get"),
+            "{text}"
+        );
+        assert!(!text.contains('\n'));
+    }
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use hvsock_qemu::{Config, File, Guest, Kit, Network, Vsock};
+use hvsock_guests::{Config, File, Guest, Kit, Network, Vmm, Vsock};
 
 use backend::Backend;
 use suite::{Trial, Verdict};
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let arguments = arguments()?;
-    let kit = Kit::find()?;
+    let kit = Kit::find_for(Vmm::Qemu)?;
     let backend = Backend::start(arguments.backend.as_deref())?;
     eprintln!("device:  {}", backend.name());
     eprintln!("kernel:  {}", kit.kernel.image.display());

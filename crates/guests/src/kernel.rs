@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::{INSTALL, Missing};
+use crate::error::Missing;
 use crate::tools;
 
 /// A kernel and its modules.
@@ -18,6 +18,9 @@ pub struct Kernel {
     /// The folder of its modules, with `kernel` and `modules.builtin`.
     pub modules: PathBuf,
 }
+
+/// The command that installs a kernel on Debian and its derivatives.
+const INSTALL: &str = "apt-get install linux-image-cloud-amd64";
 
 /// Folders of modules, below a root.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];

@@ -1,6 +1,6 @@
 //! Commands over a serial port of the guest.
 //!
-//! The host sends one line, `VERB ID NUMBER BASE64`. When the command is finished, the guest replies with
+//! The host sends one line, `VERB ID NUMBER TEXT`, where the shell's `printf %b` decodes the text. When the command is finished, the guest replies with
 //! `done ID STATUS SIZE SIZE` and that many bytes of standard output and standard error. A port handles
 //! one command at a time. Replies to an earlier, timed-out request are recognized by their ID and dropped.
 //! After a boot the guest first sends `ready` and its boot id.
@@ -9,8 +9,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use crate::deadline::until;
 use crate::error::Error;
-use crate::machine::until;
 
 /// Maximum bytes of a command's output.
 const MAX_OUTPUT: usize = 256 << 20;
@@ -119,7 +119,7 @@ impl Port {
         deadline: Instant,
     ) -> Result<(), Error> {
         self.id += 1;
-        let line = format!("{verb} {} {number} {}\n", self.id, base64(text.as_bytes()));
+        let line = format!("{verb} {} {number} {}\n", self.id, escaped(text.as_bytes()));
         self.write(line.as_bytes(), deadline)
     }
 
@@ -250,20 +250,13 @@ impl Write for Attached {
     }
 }
 
-/// Base64 of RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for digit in 0..4 {
-            if digit <= chunk.len() {
-                let character = DIGITS[(bits >> (18 - 6 * digit)) as usize & 63];
-                text.push(char::from(character));
-            } else {
-                text.push('=');
-            }
+/// The text for `printf %b`: a backslash, and what is not printable in ASCII, as `\0` and three octal digits.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b' '..=b'~' if *byte != b'\\' => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("\\0{byte:03o}")),
         }
     }
     text
@@ -274,16 +267,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_as_in_the_rfc() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
+    fn a_text_survives_the_shells_printf() {
+        let text: Vec<u8> = (1..=255).chain(*b" \\n%s $x `y` 'z' \"\n").collect();
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "read -r verb text; printf %b \"$text\""]);
+        shell.stdin(std::process::Stdio::piped());
+        shell.stdout(std::process::Stdio::piped());
+        let mut shell = shell.spawn().expect("a shell");
+        let mut stdin = shell.stdin.take().expect("its input");
+        stdin
+            .write_all(format!("run {}\n", escaped(&text)).as_bytes())
+            .expect("written");
+        drop(stdin);
+        let printed = shell.wait_with_output().expect("its output").stdout;
+        assert_eq!(printed, text);
     }
 
     #[test]

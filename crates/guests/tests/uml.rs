@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_qemu::{Config, Error, File, Guest, Kit, Network};
+use hvsock_guests::{Config, Error, File, Guest, Kit, Network, Vmm};
 use hvsock_testkit::{require, wait};
 
 const SOON: Duration = Duration::from_secs(20);
@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// One guest for all cases.
 #[test]
 fn a_guest_in_user_mode_linux_runs_commands_copies_files_and_leaves_no_process() {
-    let Some(kit) = require::found(Kit::find_uml()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Uml)) else {
         return;
     };
     let mut config = Config::new("alone");
@@ -66,7 +66,7 @@ fn a_guest_in_user_mode_linux_runs_commands_copies_files_and_leaves_no_process()
 
 #[test]
 fn killing_a_guest_in_user_mode_linux_leaves_no_process() {
-    let Some(kit) = require::found(Kit::find_uml()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Uml)) else {
         return;
     };
     let mut config = Config::new("killed");

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use hvsock_qemu::{Guest, Spawned};
+use hvsock_guests::{Guest, Spawned};
 use serde_json::{Value, json};
 
 use crate::{CONTROL, control};

@@ -9,13 +9,11 @@ use std::path::Path;
 use crate::config::{Config, Role};
 use crate::cpio::Archive;
 use crate::file::Source;
-use crate::kit::{Kit, Vmm};
-use crate::{modules, tools, uml};
+use crate::kit::Kit;
+use crate::{modules, tools};
 
 const INIT: &str = include_str!("init.sh");
 
-/// Modules for QEMU's devices.
-const QEMU: [&str; 2] = ["virtio_console", "virtio_pci"];
 /// The modules for vsock in a guest, in a host, and an optional one.
 const VSOCK: [&str; 1] = ["vmw_vsock_virtio_transport"];
 const VSOCK_HOST: [&str; 2] = ["vhost_vsock", "vsock_loopback"];
@@ -37,18 +35,13 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
         image.link(&format!("/bin/{applet}"), "busybox");
     }
     let network = if config.network.is_some() { "yes" } else { "" };
-    let ports = match kit.vmm {
-        Vmm::Qemu(_) => "/dev/vport*".to_owned(),
-        Vmm::UserModeLinux => uml::port_files().collect::<Vec<_>>().join(" "),
-    };
+    let driver = kit.vmm.driver();
+    let ports = driver.port_files();
     let name = &config.name;
     let settings = format!("name='{name}'\nnetwork={network}\nports='{ports}'\n");
     image.file("/etc/guest", 0o644, settings.as_bytes());
 
-    let mut required = Vec::new();
-    if let Vmm::Qemu(_) = kit.vmm {
-        required.extend(QEMU);
-    }
+    let mut required = driver.modules().to_vec();
     match config.role {
         Role::Guest => required.extend(VSOCK),
         Role::Host => required.extend(VSOCK_HOST),

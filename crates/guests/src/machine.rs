@@ -1,22 +1,24 @@
-//! The processes of a guest, and QEMU's command line.
+//! The processes of a guest.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use rustix::io::FdFlags;
 use tempfile::TempDir;
 
-use crate::config::{Accelerator, Config, PORTS};
+use crate::config::Config;
 use crate::error::{Error, quoted};
 use crate::initramfs;
-use crate::kit::{Kit, Vmm};
+use crate::kit::Kit;
 use crate::lock::locked;
-use crate::{tools, uml};
+use crate::vmm::{Boot, Connect, Prepared};
 
 /// Minimum memory in MiB for an initramfs of this size in bytes. During unpacking it exists twice, and its
 /// tmpfs is limited to half of the memory. With less memory, files are silently truncated.
@@ -25,9 +27,6 @@ fn min_memory_mib(initramfs: usize) -> u32 {
     let size = u32::try_from(initramfs >> 20).unwrap_or(u32::MAX);
     size.saturating_mul(3).saturating_add(SYSTEM)
 }
-
-/// The socket of QEMU's second monitor.
-pub const SPARE_MONITOR: &str = "qmp2";
 
 /// A running QEMU or User-mode Linux.
 #[derive(Debug)]
@@ -42,8 +41,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Starts it. Returns the host's ends of the ports that need no connect.
-    pub fn start(kit: &Kit, config: &Config) -> Result<(Self, Vec<UnixStream>), Error> {
+    /// Starts it. Returns what connects to it.
+    pub fn start(kit: &Kit, config: &Config) -> Result<(Self, Connect), Error> {
         let parent = config.folder.clone();
         let folder = tempfile::Builder::new()
             .prefix("hvsock-guest-")
@@ -62,24 +61,17 @@ impl Machine {
         let errors = fs::File::create(folder.path().join("errors"))
             .map_err(Error::io("cannot write the VMM's messages"))?;
         let vmm = kit.vmm.name();
-        let mut ours = Vec::new();
-        let mut theirs = Vec::new();
-        let mut command = match &kit.vmm {
-            Vmm::Qemu(qemu) => {
-                let mut command = with_parent(qemu);
-                command.args(arguments(kit, config, folder.path()));
-                command.stdin(Stdio::null()).stdout(Stdio::null());
-                command
-            }
-            Vmm::UserModeLinux => {
-                let console = fs::File::create(folder.path().join("console"))
-                    .map_err(Error::io("cannot write the guest's console"))?;
-                (ours, theirs) = uml::ports().map_err(Error::io("cannot create serial lines"))?;
-                let mut command = uml::command(kit, config, folder.path(), &theirs);
-                command.stdout(console);
-                command
-            }
-        };
+        let prepared = kit.vmm.driver().prepare(&Boot {
+            program: &kit.program,
+            kernel: &kit.kernel,
+            config,
+            folder: folder.path(),
+        });
+        let Prepared {
+            mut command,
+            inherited,
+            connect,
+        } = prepared.map_err(Error::io(format!("cannot prepare {vmm}")))?;
         command.stderr(errors);
         let (kill, kill_requests) = mpsc::channel();
         let (started, start) = mpsc::channel();
@@ -88,10 +80,10 @@ impl Machine {
         let slot = Arc::clone(&end);
         thread::Builder::new()
             .name(format!("{vmm} {}", config.name))
-            .spawn(move || match uml::spawn_with(&mut command, &theirs) {
+            .spawn(move || match spawn_with(&mut command, &inherited) {
                 Ok(mut child) => {
                     // Closes our copies of the guest's ends, so that its end is seen.
-                    drop((command, theirs));
+                    drop((command, inherited));
                     let _ = started.send(Ok(child.id()));
                     *locked(&slot) = supervise(&mut child, &kill_requests);
                     drop(ends);
@@ -105,7 +97,7 @@ impl Machine {
         let pid = match start.recv() {
             Ok(Ok(pid)) => pid,
             Ok(Err(error)) => return Err(failed()(error)),
-            Err(gone) => return Err(failed()(std::io::Error::other(gone))),
+            Err(gone) => return Err(failed()(io::Error::other(gone))),
         };
         let machine = Self {
             name: config.name.clone(),
@@ -116,7 +108,7 @@ impl Machine {
             ended: Mutex::new(ended),
             kill,
         };
-        Ok((machine, ours))
+        Ok((machine, connect))
     }
 
     pub fn name(&self) -> &str {
@@ -132,8 +124,8 @@ impl Machine {
         self.pid
     }
 
-    /// Path of one of its sockets.
-    pub fn socket(&self, name: &str) -> PathBuf {
+    /// The path of a file or socket in the guest's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -203,8 +195,8 @@ impl Drop for Machine {
 }
 
 /// Waits for the child's end or for a kill request. Dropping its standard input ends the other processes of a
-/// guest in User-mode Linux. Runs in the thread that started it: see
-/// [`with_parent`].
+/// guest in User-mode Linux. Runs in the thread that started it, whose end
+/// would end QEMU.
 fn supervise(child: &mut Child, kill_requests: &Receiver<()>) -> Option<ExitStatus> {
     let _group = child.stdin.take();
     let mut interval = Duration::from_millis(1);
@@ -224,82 +216,19 @@ fn supervise(child: &mut Child, kill_requests: &Receiver<()>) -> Option<ExitStat
     }
 }
 
-/// A QEMU that the kernel kills when the starting thread ends, even if this process is killed
-/// (`PR_SET_PDEATHSIG`). That thread must outlive QEMU. Without `setpriv`, a killed process leaves QEMU
-/// running.
-fn with_parent(qemu: &Path) -> Command {
-    match tools::find("setpriv") {
-        Some(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "KILL", "--"]).arg(qemu);
-            command
+/// Spawns `command`, which inherits `descriptors`.
+///
+/// Processes that another thread starts at this moment, other than by this function, inherit them too.
+pub fn spawn_with(command: &mut Command, descriptors: &[OwnedFd]) -> io::Result<Child> {
+    static SPAWNING: Mutex<()> = Mutex::new(());
+    let _guard = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let set = |flags| -> io::Result<()> {
+        for fd in descriptors {
+            rustix::io::fcntl_setfd(fd, flags)?;
         }
-        None => Command::new(qemu),
-    }
-}
-
-fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
-    let mut arguments = Vec::new();
-    let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-    let text = |path: &Path| path.display().to_string();
-    // A comma separates options, and is doubled within a value.
-    let escaped = |path: &Path| text(path).replace(',', ",,");
-    let own = |name: &str| escaped(&folder.join(name));
-    add(&["-name", &config.name, "-nodefaults", "-no-user-config"]);
-    add(&["-display", "none"]);
-    add(&Accelerator::chosen(config).arguments());
-    add(&["-machine", "q35,memory-backend=memory"]);
-    // vhost-user requires shared memory.
-    let memory = format!(
-        "memory-backend-memfd,id=memory,share=on,size={}M",
-        config.memory_mib
-    );
-    add(&["-object", &memory, "-m", &format!("{}M", config.memory_mib)]);
-    add(&["-smp", &config.processors.to_string()]);
-    add(&["-kernel", &text(&kit.kernel.image)]);
-    add(&["-initrd", &text(&folder.join("initramfs"))]);
-    // Boots faster without mitigations and with few messages.
-    let line = "console=ttyS0 loglevel=4 mitigations=off nokaslr panic=0";
-    add(&["-append", line]);
-    let console = format!("file,id=console,path={}", own("console"));
-    add(&["-chardev", &console, "-serial", "chardev:console"]);
-    let monitor = format!("socket,id=monitor,path={},server=on,wait=off", own("qmp"));
-    add(&["-chardev", &monitor, "-mon", "chardev=monitor,mode=control"]);
-    // A monitor serves one client at a time, and the first one is the guest's own.
-    let spare = format!("unix:{},server=on,wait=off", own(SPARE_MONITOR));
-    add(&["-qmp", &spare]);
-    // Port 0 is reserved for a console.
-    let ports = format!("virtio-serial-pci,max_ports={}", PORTS + 1);
-    add(&["-device", &ports]);
-    for index in 0..PORTS {
-        let path = own(&format!("port{index}"));
-        let port = format!("socket,id=port{index},path={path},server=on,wait=off");
-        add(&["-chardev", &port]);
-        let device = format!("virtserialport,chardev=port{index},name=hvsock.{index}");
-        add(&["-device", &device]);
-    }
-    if let Some(vsock) = &config.vsock {
-        let backend = format!("socket,id=vsock,path={}", escaped(&vsock.socket));
-        add(&["-chardev", &backend]);
-        // A separate PCIe root port makes the device hot-pluggable.
-        add(&["-device", "pcie-root-port,id=vsock-port,slot=1"]);
-        let device = "vhost-user-vsock-pci,id=vsock-device,chardev=vsock,bus=vsock-port";
-        add(&["-device", device]);
-    }
-    if let Some(network) = &config.network {
-        let mut user = "user,id=network".to_owned();
-        for port in &network.forwarded {
-            user.push_str(&format!(",hostfwd=tcp:127.0.0.1:0-:{port}"));
-        }
-        add(&["-netdev", &user]);
-        add(&["-device", "virtio-net-pci,netdev=network,romfile="]);
-    }
-    arguments
-}
-
-/// Time left until a deadline, at least 1 ms: some calls take 0 as no limit.
-pub fn until(deadline: Instant) -> Duration {
-    deadline
-        .saturating_duration_since(Instant::now())
-        .max(Duration::from_millis(1))
+        Ok(())
+    };
+    let spawned = set(FdFlags::empty()).and_then(|()| command.spawn());
+    set(FdFlags::CLOEXEC)?;
+    spawned
 }

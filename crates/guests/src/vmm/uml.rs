@@ -5,18 +5,19 @@
 //! of the guest. [`command`] starts a shell beside them that kills the group as soon as the pipe on its
 //! standard input closes, which is at the latest when this process ends.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use rustix::io::FdFlags;
-
+use super::{Boot, Connected, Control, Driver, Prepared};
 use crate::config::{Config, PORTS};
-use crate::kit::Kit;
+use crate::error::Missing;
+use crate::kernel::Kernel;
+use crate::tools;
 
 /// Device id of a vsock device (virtio 1.2 §5).
 const VSOCK_DEVICE: u32 = 19;
@@ -32,8 +33,78 @@ const START: &str = "exec 3<&0; ( ( read -r _ <&3; kill -KILL 0 ) & ); exec \"$@
 /// The lowest descriptor of a serial line: the shell uses lower ones.
 const FIRST: i32 = 16;
 
+/// The driver of User-mode Linux.
+pub struct Uml;
+
+/// Debian's package has the kernel and its modules.
+const PACKAGE: &str = "user-mode-linux";
+
+impl Driver for Uml {
+    fn name(&self) -> &'static str {
+        "User-mode Linux"
+    }
+
+    fn install(&self) -> &'static str {
+        "apt-get install user-mode-linux busybox-static"
+    }
+
+    fn can_pause(&self) -> bool {
+        false
+    }
+
+    fn find(&self, _fetch: bool) -> Result<(PathBuf, Kernel), Missing> {
+        let found = tools::program("HVSOCK_GUEST_UML", "linux.uml")
+            .and_then(|linux| Ok((linux.clone(), Kernel::user_mode(linux)?)));
+        found.map_err(|why| Missing::package(why, PACKAGE, self.install()))
+    }
+
+    fn modules(&self) -> &'static [&'static str] {
+        // Its devices are built in.
+        &[]
+    }
+
+    fn port_files(&self) -> String {
+        let files: Vec<_> = (0..PORTS)
+            .map(|index| format!("/dev/ttyS{index}"))
+            .collect();
+        files.join(" ")
+    }
+
+    fn has_network(&self) -> bool {
+        false
+    }
+
+    fn prepare(&self, boot: &Boot<'_>) -> io::Result<Prepared> {
+        let console = fs::File::create(boot.folder.join("console"))?;
+        let (ours, theirs) = ports()?;
+        let mut command = command(boot, &theirs);
+        command.stdout(console);
+        Ok(Prepared {
+            command,
+            inherited: theirs,
+            connect: Box::new(move |_| {
+                Ok(Connected {
+                    ports: ours,
+                    forwarded: Vec::new(),
+                    control: Box::new(Running),
+                })
+            }),
+        })
+    }
+}
+
+/// A running User-mode Linux. It has no monitor.
+#[derive(Debug)]
+struct Running;
+
+impl Control for Running {
+    fn name(&self) -> &'static str {
+        Uml.name()
+    }
+}
+
 /// Our ends and the guest's ends of its serial lines.
-pub fn ports() -> io::Result<(Vec<UnixStream>, Vec<OwnedFd>)> {
+fn ports() -> io::Result<(Vec<UnixStream>, Vec<OwnedFd>)> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..PORTS {
@@ -44,18 +115,13 @@ pub fn ports() -> io::Result<(Vec<UnixStream>, Vec<OwnedFd>)> {
     Ok((ours, theirs))
 }
 
-/// The files of the guest's serial lines, in the guest.
-pub fn port_files() -> impl Iterator<Item = String> {
-    (0..PORTS).map(|index| format!("/dev/ttyS{index}"))
-}
-
 /// The command that starts the guest with these ends of its serial lines.
-pub fn command(kit: &Kit, config: &Config, folder: &Path, ports: &[OwnedFd]) -> Command {
+fn command(boot: &Boot<'_>, ports: &[OwnedFd]) -> Command {
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", START, "sh"]).arg(&kit.kernel.image);
-    command.args(arguments(config, folder, ports));
+    command.args(["-c", START, "sh"]).arg(boot.program);
+    command.args(arguments(boot.config, boot.folder, ports));
     command.stdin(Stdio::piped()).process_group(0);
-    if has_space(config) {
+    if has_space(boot.config) {
         for variable in TEMPORARY {
             command.env(variable, SHARED_MEMORY);
         }
@@ -95,21 +161,4 @@ fn arguments(config: &Config, folder: &Path, ports: &[OwnedFd]) -> Vec<String> {
         arguments.push(format!("virtio_uml.device={socket}:{VSOCK_DEVICE}"));
     }
     arguments
-}
-
-/// Spawns `command`, which inherits `descriptors`.
-///
-/// Processes that another thread starts at this moment, other than by this function, inherit them too.
-pub fn spawn_with(command: &mut Command, descriptors: &[OwnedFd]) -> io::Result<Child> {
-    static SPAWNING: Mutex<()> = Mutex::new(());
-    let _guard = SPAWNING.lock().unwrap_or_else(PoisonError::into_inner);
-    let set = |flags| -> io::Result<()> {
-        for fd in descriptors {
-            rustix::io::fcntl_setfd(fd, flags)?;
-        }
-        Ok(())
-    };
-    let spawned = set(FdFlags::empty()).and_then(|()| command.spawn());
-    set(FdFlags::CLOEXEC)?;
-    spawned
 }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_qemu::{Config, Error, File, Guest, Kit, Network};
+use hvsock_guests::{Config, Error, File, Guest, Kit, Network, Vmm};
 use hvsock_testkit::require;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(20);
 /// One guest for all cases, because a boot takes seconds.
 #[test]
 fn a_guest_runs_commands_copies_files_pauses_and_resets() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
         return;
     };
     let mut config = Config::new("alone");
