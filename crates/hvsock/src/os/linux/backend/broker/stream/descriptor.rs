@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{ClientMessage, SocketOption};
+use hvsock_ring::ResetCause;
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{poll, stream, vsock};
 
@@ -155,7 +156,7 @@ impl Descriptor {
             (Carrier::Peer, Received::EndPending, Some(error)) => Err(error),
             // The broker learns of it at the same time as this process.
             (Carrier::Vsock, Received::EndPending, Some(error)) => {
-                Err(link.reset_reason().unwrap_or(error))
+                Err(link.reset_reason(ResetCause::Control).unwrap_or(error))
             }
             (Carrier::Peer | Carrier::Vsock, Received::EndPending, None) => {
                 self.ask_for_end(link);
