@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
-use hvsock_qemu::Kernel;
+use hvsock_guests::Kernel;
 use serde_json::Value;
 
 use crate::{run, statically, tools};

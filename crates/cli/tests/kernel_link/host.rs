@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hvsock_qemu::{Config, File, Guest, Kit, Output, Role, Spawned};
+use hvsock_guests::{Config, File, Guest, Kit, Output, Role, Spawned};
 
 /// The time limit of one command, on an emulated processor.
 const LIMIT: Duration = Duration::from_secs(120);

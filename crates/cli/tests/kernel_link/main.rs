@@ -17,7 +17,7 @@ mod unloaded;
 
 use std::time::Instant;
 
-use hvsock_qemu::Kit;
+use hvsock_guests::{Kit, Vmm};
 use hvsock_testkit::require;
 
 use host::Host;
@@ -26,7 +26,7 @@ use report::{Report, Scenario};
 /// One machine for all scenarios, because a boot takes seconds. They run in this order.
 #[test]
 fn the_kernels_vhost_vsock_links_guests_to_services() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
         return;
     };
     let Some(program) = require::example("hvsock-testkit", "kernel_link") else {
