@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hvsock_qemu::{Guest, Kit};
+use hvsock_guests::{Guest, Kit, Vmm};
 use hvsock_testkit::require;
 use serde_json::json;
 
@@ -39,7 +39,7 @@ fn driver_comes_and_goes(world: &World, guest: &Guest) {
 
 #[test]
 fn a_guest_in_user_mode_linux_whose_driver_goes_away_is_connected() {
-    let Some(kit) = require::found(Kit::find_uml()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Uml)) else {
         return;
     };
     let (world, guest) = started(&kit);
@@ -50,7 +50,7 @@ fn a_guest_in_user_mode_linux_whose_driver_goes_away_is_connected() {
 
 #[test]
 fn only_a_guest_under_qemu_that_its_vmm_has_stopped_is_paused() {
-    let Some(kit) = require::found(Kit::find()) else {
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
         return;
     };
     let (world, guest) = started(&kit);
