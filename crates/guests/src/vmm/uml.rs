@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Boot, Connected, Control, Driver, Prepared};
+use super::driver::{Boot, Connected, Control, Driver, Prepared};
 use crate::config::{Config, PORTS};
 use crate::error::Missing;
 use crate::kernel::Kernel;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::{Accelerator, PORTS};
-use crate::vmm::{Boot, SPARE_MONITOR};
+use crate::vmm::driver::{Boot, SPARE_MONITOR};
 
 /// The arguments that boot a guest.
 pub fn arguments(boot: &Boot<'_>) -> Vec<String> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::monitor::Monitor;
-use super::{Boot, Connected, Control, Driver, Prepared, Started};
+use super::driver::{Boot, Connected, Control, Driver, Prepared, Started};
 use crate::config::PORTS;
 use crate::error::{Error, Missing};
 use crate::kernel::Kernel;
