@@ -22,7 +22,7 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::command::{Command, DeviceSettings, DeviceState};
-use super::device_state;
+use super::device_state::{self, Loading};
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::queues::{QUEUES, QueueCommand};
 use crate::loop_waker::LoopWaker;
@@ -72,8 +72,8 @@ pub(super) struct Device {
     /// Whether REPLY_ACK is negotiated. The crate keeps its own record of it.
     acknowledges: bool,
     rings: [VringConfig; QUEUES],
-    /// The descriptor from which the VMM's saved state is read when it asks whether that was right.
-    loading: Option<File>,
+    /// The saved state that the VMM writes, until it asks whether that was right.
+    loading: Option<Loading>,
     /// Whether the transfer of the state has succeeded.
     transferred: bool,
     stop: Arc<Event>,
@@ -125,6 +125,18 @@ impl Device {
     /// Whether a request that asks for it is acknowledged.
     pub(super) fn acknowledges(&self) -> bool {
         self.acknowledges
+    }
+
+    /// The descriptor from which a state arrives that the VMM loads.
+    pub(super) fn state_file(&self) -> Option<Arc<File>> {
+        self.loading.as_ref().and_then(Loading::file)
+    }
+
+    /// Reads what has arrived of the state.
+    pub(super) fn read_state(&mut self) {
+        if let Some(loading) = &mut self.loading {
+            loading.read();
+        }
     }
 
     fn send_command(&self, command: QueueCommand) -> Result<u16> {
@@ -424,14 +436,18 @@ impl VhostUserBackendReqHandlerMut for Device {
                 self.transferred = true;
             }
             // The VMM writes after the reply to this request.
-            VhostTransferStateDirection::LOAD => self.loading = Some(file),
+            VhostTransferStateDirection::LOAD => {
+                let loading = Loading::new(file).map_err(|error| transfer_error("load", &error))?;
+                self.loading = Some(loading);
+            }
         }
         Ok(None)
     }
 
     fn check_device_state(&mut self) -> Result<()> {
-        if let Some(file) = self.loading.take() {
-            device_state::load(&file, self.stop.as_fd())
+        if let Some(loading) = self.loading.take() {
+            loading
+                .finish(self.stop.as_fd())
                 .map_err(|error| transfer_error("load", &error))?;
             self.send_command(QueueCommand::Load)?;
             self.transferred = true;

@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
@@ -51,36 +52,85 @@ pub(super) fn save(to: &File, cid: u32, stop: BorrowedFd<'_>) -> io::Result<()> 
     Ok(())
 }
 
-/// Reads a state to its end, and checks it.
-///
-/// # Errors
-/// As [`save`]; also if the state is too long, is malformed, or is of another version.
-pub(super) fn load(from: &File, stop: BorrowedFd<'_>) -> io::Result<()> {
-    let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
-    prepare(from)?;
-    let deadline = Instant::now() + TIMEOUT;
-    let mut state = Vec::new();
-    loop {
+/// A state that the VMM writes. It is read while it arrives: the VMM asks for the result when it has written all,
+/// and may write more than the pipe takes.
+#[derive(Debug)]
+pub(super) struct Loading {
+    /// `None` when it has ended.
+    file: Option<Arc<File>>,
+    state: Vec<u8>,
+    failure: Option<io::Error>,
+}
+
+impl Loading {
+    /// A state that arrives from `from`.
+    ///
+    /// # Errors
+    /// If `from` is no pipe or socket.
+    pub(super) fn new(from: File) -> io::Result<Self> {
+        prepare(&from)?;
+        Ok(Self {
+            file: Some(Arc::new(from)),
+            state: Vec::new(),
+            failure: None,
+        })
+    }
+
+    /// The file, as long as more of the state may arrive.
+    pub(super) fn file(&self) -> Option<Arc<File>> {
+        self.file.clone()
+    }
+
+    /// Reads what has arrived. A state that is too long ends here, and so does the VMM's write.
+    pub(super) fn read(&mut self) {
         let mut block = [0; 4096];
-        wait(from, PollFlags::IN, stop, deadline)?;
-        match rustix::io::retry_on_intr(|| rustix::io::read(from, &mut block)) {
-            Ok(0) => break,
-            Ok(count) => state.extend(&block[..count]),
-            Err(rustix::io::Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if state.len() > MAX_LEN {
-            return Err(invalid(format!("it is longer than {MAX_LEN} bytes")));
+        while let Some(file) = &self.file {
+            match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut block)) {
+                Ok(0) => self.file = None,
+                Ok(count) => self.state.extend(&block[..count]),
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(error) => self.fail(error.into()),
+            }
+            if self.state.len() > MAX_LEN {
+                self.fail(invalid(format!("it is longer than {MAX_LEN} bytes")));
+            }
         }
     }
-    let Saved { version, cid: _ } =
-        serde_json::from_slice(&state).map_err(|error| invalid(format!("malformed: {error}")))?;
-    if version != VERSION {
-        return Err(invalid(format!(
-            "it has version {version}; this release reads version {VERSION}"
-        )));
+
+    /// Reads the rest of the state, and checks it.
+    ///
+    /// # Errors
+    /// If the VMM does not end it in time, `stop` becomes readable, or the state is too long, is malformed, or is
+    /// of another version.
+    pub(super) fn finish(mut self, stop: BorrowedFd<'_>) -> io::Result<()> {
+        let deadline = Instant::now() + TIMEOUT;
+        self.read();
+        while let Some(file) = self.file() {
+            wait(&file, PollFlags::IN, stop, deadline)?;
+            self.read();
+        }
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        let Saved { version, cid: _ } = serde_json::from_slice(&self.state)
+            .map_err(|error| invalid(format!("malformed: {error}")))?;
+        if version != VERSION {
+            return Err(invalid(format!(
+                "it has version {version}; this release reads version {VERSION}"
+            )));
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn fail(&mut self, failure: io::Error) {
+        self.file = None;
+        self.state = Vec::new();
+        self.failure = Some(failure);
+    }
+}
+
+fn invalid(text: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// Refuses what may block for ever in spite of its mode, and sets the mode.
@@ -131,8 +181,8 @@ mod tests {
         let (reader, mut writer) = pipe();
         let state = state.to_vec();
         let sent = std::thread::spawn(move || writer.write_all(&state));
-        let loaded = load(&reader, Event::new().unwrap().as_fd());
-        drop(reader);
+        let loading = Loading::new(reader).unwrap();
+        let loaded = loading.finish(Event::new().unwrap().as_fd());
         let _ = sent.join().unwrap();
         loaded
     }
@@ -173,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn a_vmm_that_writes_more_than_any_state_is_not_left_to_wait() {
+        let (reader, mut writer) = pipe();
+        let mut loading = Loading::new(reader).unwrap();
+        let sent = std::thread::spawn(move || {
+            let sent = writer.write_all(&[b' '; 1 << 20]);
+            sent.map_err(|error| error.kind())
+        });
+        while let Some(file) = loading.file() {
+            let file = file.as_fd();
+            poll::wait(&mut [PollFd::new(&file, PollFlags::IN)], None).unwrap();
+            loading.read();
+        }
+        assert_eq!(sent.join().unwrap(), Err(io::ErrorKind::BrokenPipe));
+        let error = loading.finish(Event::new().unwrap().as_fd()).unwrap_err();
+        assert!(error.to_string().contains("longer than"), "{error}");
+    }
+
+    #[test]
     fn a_vmm_that_neither_reads_nor_writes_blocks_nobody() {
         let stop = Event::new().unwrap();
         let (reader, writer) = pipe();
@@ -182,7 +250,10 @@ mod tests {
         let error = save(&writer, 42, stop.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         let (silent, _kept) = pipe();
-        let error = load(&silent, stop.as_fd()).unwrap_err();
+        let error = Loading::new(silent)
+            .unwrap()
+            .finish(stop.as_fd())
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
         drop(reader);
         stop.clear();

@@ -111,6 +111,12 @@ impl Queues {
         self.vrings.iter().filter_map(Vring::layout)
     }
 
+    /// Whether the used indexes in guest memory are those that the device has published.
+    pub(super) fn used_indexes_are_ours(&self) -> bool {
+        let is_ours = |vring: &Vring| vring.used_index_is_ours(&self.ram);
+        self.vrings.iter().all(is_ours)
+    }
+
     /// Forgets where the rings were stopped: the driver is gone.
     pub(super) fn forget_stops(&mut self) {
         self.vrings.iter_mut().for_each(Vring::forget_stop);

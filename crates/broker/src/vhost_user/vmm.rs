@@ -165,10 +165,15 @@ fn serve_one(
     let _ = worker.send(QueueCommand::Connected);
     let mut failures = 0;
     loop {
-        let fds = [polled.as_fd(), listener.as_fd(), stop.event.as_fd()];
+        let state = lock(&device).state_file();
+        let mut fds = vec![polled.as_fd(), listener.as_fd(), stop.event.as_fd()];
+        fds.extend(state.as_deref().map(AsFd::as_fd));
         let ready = wait(&fds, None).map_err(Error::SocketError)?;
         if stop.is_set() {
             return Ok(());
+        }
+        if ready.contains(&3) {
+            lock(&device).read_state();
         }
         // Requests of the first VMM are handled first: it may have disconnected so that the second
         // can connect.

@@ -4,7 +4,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use hvsock_sys::event::Signal;
-use hvsock_virtio::queue::{Layout, Queue};
+use hvsock_virtio::queue::{GuestMemory, Layout, Queue};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
@@ -125,6 +125,15 @@ impl Vring {
     /// Where the ring is in guest memory, if it was ever started.
     pub(super) fn layout(&self) -> Option<&Layout> {
         self.layout.as_ref()
+    }
+
+    /// Whether the used index in guest memory is the one that the device has published. Only the device writes it,
+    /// until the driver gives the ring's memory back.
+    pub(super) fn used_index_is_ours(&self, ram: &Ram) -> bool {
+        let stopped = self.stopped_at.map(|(_, position)| position);
+        let ours = self.queue.as_ref().map(Queue::published).or(stopped);
+        let found = self.layout.and_then(|layout| ram.load(layout.used + 2));
+        found.is_none() || ours.is_none() || found == ours
     }
 
     pub(super) fn set_enabled(&mut self, enabled: bool) {

@@ -161,6 +161,11 @@ impl Queue {
         self.next_avail.0
     }
 
+    /// The used index that the driver sees.
+    pub fn published(&self) -> u16 {
+        self.used_idx.0
+    }
+
     /// Queue size in entries.
     pub fn size(&self) -> u16 {
         self.layout.size
