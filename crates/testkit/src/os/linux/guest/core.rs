@@ -147,7 +147,8 @@ impl Core {
         }
     }
 
-    /// Handles the device's events. Like Linux, it reads the context id again after a transport reset.
+    /// Handles the device's events. Like Linux, a transport reset ends the connections that are established, and
+    /// those only, and the context id is read again.
     #[cold]
     fn process_events(&mut self) {
         while let Some(event) = self.driver.poll_event() {
@@ -156,7 +157,7 @@ impl Core {
                 continue;
             }
             self.transport_resets += 1;
-            self.end_connections(CloseReason::TransportReset);
+            self.end_connections(CloseReason::TransportReset, |connection| connection.open);
             let cid = self.cid();
             if let Ok(config) = self.driver.read_config(0, 8)
                 && config != cid.to_le_bytes()
@@ -165,6 +166,7 @@ impl Core {
                     .push(format!("the context id is {config:?}"));
             }
         }
+        self.driver.refill();
     }
 
     /// When the next close times out.
@@ -540,12 +542,13 @@ impl Core {
         for connection in self.connections.values_mut() {
             connection.clear_unread();
         }
-        self.end_connections(CloseReason::Restarted);
+        self.end_connections(CloseReason::Restarted, |_| true);
+        self.tx_pending.clear();
     }
 
-    /// Ends all connections. Listeners stay.
-    fn end_connections(&mut self, reason: CloseReason) {
-        for connection in self.connections.values_mut() {
+    /// Ends connections. Listeners stay.
+    fn end_connections(&mut self, reason: CloseReason, which: impl Fn(&Connection) -> bool) {
+        for connection in self.connections.values_mut().filter(|it| which(it)) {
             connection.close_reason = connection.close_reason.or(Some(reason));
             connection.changed.notify_all();
         }
@@ -554,7 +557,6 @@ impl Core {
         for listener in self.listeners.values_mut() {
             listener.queue.clear();
         }
-        self.tx_pending.clear();
         self.closing.clear();
     }
 }

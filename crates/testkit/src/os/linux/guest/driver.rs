@@ -300,21 +300,25 @@ impl Driver {
             return self.start_queues([self.rx.used_index(), self.tx.used_index()]);
         }
         let script = self.options.front_end.script();
-        let (known, steps, start) = match (self.known.take(), script.reconnect) {
-            (None, _) => (Known::default(), script.connect, script.start),
-            (Some(mut known), Some(steps)) => {
-                known.bases = self.bases();
-                (known, steps, &[][..])
-            }
-            (Some(_), None) => {
-                let text = "the VMM does not connect to its device again";
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-            }
+        let Some(mut known) = self.known.take() else {
+            self.open()?;
+            self.run(script.connect)?;
+            self.agree();
+            self.run(script.start)?;
+            self.kick_started();
+            return Ok(());
         };
-        self.open_with(known)?;
-        self.run(steps)?;
+        let Some(again) = script.reconnect else {
+            let text = "the VMM does not connect to its device again";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        };
+        self.session = None;
+        known.bases = self.bases();
+        let (every, within) = (again.every, again.within);
+        let vmm = Vmm::connect_every(&self.path, every, within, self.options.timeout)?;
+        self.use_vmm(vmm, known);
+        self.run(again.steps)?;
         self.agree();
-        self.run(start)?;
         self.kick_started();
         Ok(())
     }
@@ -439,15 +443,15 @@ impl Driver {
 
     fn open_with(&mut self, known: Known) -> io::Result<()> {
         self.session = None;
-        let options = &self.options;
-        self.session = Some(Session::connect(
-            &self.path,
-            options.front_end,
-            options.timeout,
-            known,
-            options.fault,
-        )?);
+        let vmm = Vmm::connect(&self.path, self.options.timeout)?;
+        self.use_vmm(vmm, known);
         Ok(())
+    }
+
+    fn use_vmm(&mut self, vmm: Vmm, known: Known) {
+        let options = &self.options;
+        let (front_end, timeout) = (options.front_end, options.timeout);
+        self.session = Some(Session::new(vmm, front_end, timeout, known, options.fault));
     }
 
     /// Sends messages of the VMM in an order of the test's own.
@@ -607,7 +611,8 @@ impl Driver {
         self.events.publish();
     }
 
-    /// Returns the next event's id, and offers its buffer again.
+    /// Returns the next event's id. The next [`Driver::refill`] offers its buffer again, which tells the device that
+    /// the event is handled.
     ///
     /// # Panics
     /// If the device wrote anything but an event.
@@ -618,7 +623,6 @@ impl Driver {
         let offset = self.events_begin + buffer as usize * EVENT_STRIDE;
         self.memory.bytes(offset, EVENT).get(0, &mut id);
         self.events_spare.push(buffer);
-        self.offer_events();
         Some(u32::from_le_bytes(id))
     }
 

@@ -125,12 +125,25 @@ impl Vmm {
     /// # Errors
     /// If the socket does not accept a connection within `timeout`.
     pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
-        let until = Instant::now() + timeout;
+        Self::connect_every(path, Duration::from_millis(2), timeout, timeout)
+    }
+
+    /// Connects. Attempts are this far apart and end `within` a time; `timeout` bounds each reply.
+    ///
+    /// # Errors
+    /// If the socket does not accept a connection within that time.
+    pub(super) fn connect_every(
+        path: &Path,
+        every: Duration,
+        within: Duration,
+        timeout: Duration,
+    ) -> io::Result<Self> {
+        let until = Instant::now() + within;
         let socket = loop {
             match UnixStream::connect(path) {
                 Ok(socket) => break socket,
                 Err(error) if Instant::now() > until => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                Err(_) => std::thread::sleep(every),
             }
         };
         socket.set_read_timeout(Some(timeout))?;

@@ -10,10 +10,12 @@
 //! every 100 ms for 60 s, and names the available index as base. An error that is sent for GET_CONFIG or
 //! SET_CONFIG is a panic.
 
+use std::time::Duration;
+
 use super::super::call::Calls;
 use super::super::memory::MemoryKind;
 use super::super::vmm::{Acks, PROTOCOL_FEATURES, protocol};
-use super::script::{Base, Channel, Script, Step};
+use super::script::{Base, Channel, Reconnect, Script, Step};
 use hvsock_virtio::features;
 
 pub(super) static SCRIPT: Script = Script {
@@ -43,7 +45,12 @@ pub(super) static SCRIPT: Script = Script {
         Step::Acks(Acks::Every),
         Step::QueueNum,
     ],
-    reconnect: Some(AGAIN),
+    // `connect_vhost_user`.
+    reconnect: Some(Reconnect {
+        every: Duration::from_millis(100),
+        within: Duration::from_secs(60),
+        steps: AGAIN,
+    }),
     start: &[
         // The guest's driver reads it before it starts the device.
         Step::ReadCid { size: 4, flags: 0 },

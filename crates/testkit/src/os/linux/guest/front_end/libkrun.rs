@@ -39,7 +39,7 @@ pub(super) static SCRIPT: Script = Script {
             Step::Enable(true),
         ]),
     ],
-    stop: &[Step::Queues(&[Step::Enable(false)])],
+    stop: &[Step::Queues(&[Step::Enable(false)]), Step::Barrier],
     pause: &[],
     resume: &[],
     save: &[],

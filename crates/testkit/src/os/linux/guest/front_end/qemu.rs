@@ -1,9 +1,11 @@
 //! QEMU (`hw/virtio/vhost.c`, `hw/virtio/vhost-user.c`). It serves the event queue itself.
 
+use std::time::Duration;
+
 use super::super::call::Calls;
 use super::super::memory::MemoryKind;
 use super::super::vmm::{Acks, protocol};
-use super::script::{Base, Script, Step};
+use super::script::{Base, Reconnect, Script, Step};
 
 pub(super) static SCRIPT: Script = Script {
     memory: MemoryKind::SEALED,
@@ -14,7 +16,12 @@ pub(super) static SCRIPT: Script = Script {
     protocol: protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::RESET_DEVICE,
     kicks: true,
     connect: CONNECT,
-    reconnect: Some(&[Step::All(CONNECT), Step::All(START)]),
+    reconnect: Some(Reconnect {
+        // Any time that the person who starts the VM gives.
+        every: Duration::from_millis(2),
+        within: Duration::from_secs(10),
+        steps: &[Step::All(CONNECT), Step::All(START)],
+    }),
     start: START,
     stop: STOP,
     pause: STOP,

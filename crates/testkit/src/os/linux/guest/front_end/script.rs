@@ -1,5 +1,7 @@
 //! What a front end is made of: its memory, its notification descriptors, its features and its messages.
 
+use std::time::Duration;
+
 use super::super::call::Calls;
 use super::super::memory::MemoryKind;
 use super::super::vmm::Acks;
@@ -23,8 +25,8 @@ pub struct Script {
     pub kicks: bool,
     /// When it connects for the first time.
     pub connect: &'static [Step],
-    /// When it connects again after a hang-up, if it does so. This starts the queues.
-    pub reconnect: Option<&'static [Step]>,
+    /// When it connects again after a hang-up, if it does so.
+    pub reconnect: Option<Reconnect>,
     /// When the guest's driver starts the device.
     pub start: &'static [Step],
     /// When the guest's driver resets the device: a reboot, or the removal of its module.
@@ -39,6 +41,17 @@ pub struct Script {
     pub resume_saved: &'static [Step],
     /// When a VM is restored from a snapshot, if it can be, instead of [`Script::connect`]. This starts the queues.
     pub load: Option<&'static [Step]>,
+}
+
+/// How a VMM connects again.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconnect {
+    /// The time between two attempts.
+    pub every: Duration,
+    /// How long it tries.
+    pub within: Duration,
+    /// Its messages then. They start the queues.
+    pub steps: &'static [Step],
 }
 
 /// The base of a queue: where the device shall go on.
@@ -126,6 +139,9 @@ pub enum Step {
     Save(Channel),
     /// SET_DEVICE_STATE_FD to load, the saved state, CHECK_DEVICE_STATE; if DEVICE_STATE is in common.
     Load(Channel),
+    /// A request that the VMM does not send, and its reply: the guest takes longer for what comes next than the
+    /// device for the messages before, which nobody acknowledges.
+    Barrier,
     /// The steps, if DEVICE_STATE is in common.
     IfState(&'static [Step]),
     /// The steps, if DEVICE_STATE is not in common.

@@ -3,7 +3,6 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::super::memory::Memory;
@@ -82,15 +81,16 @@ pub(in super::super) struct Session {
 }
 
 impl Session {
-    pub(in super::super) fn connect(
-        path: &Path,
+    /// Lets the VMM `front_end` use this connection.
+    pub(in super::super) fn new(
+        vmm: Vmm,
         front_end: FrontEnd,
         timeout: Duration,
         known: Known,
         fault: Option<FaultAt>,
-    ) -> io::Result<Self> {
-        Ok(Self {
-            vmm: Vmm::connect(path, timeout)?,
+    ) -> Self {
+        Self {
+            vmm,
             front_end,
             script: front_end.script(),
             known,
@@ -100,7 +100,7 @@ impl Session {
             fault,
             messages: 0,
             timeout,
-        })
+        }
     }
 
     /// The messages sent so far.
@@ -279,6 +279,7 @@ impl Session {
                 true => self.set(request::RESET_DEVICE, &[], &[]),
                 false => Ok(()),
             },
+            Step::Barrier => self.get_u64(request::GET_FEATURES).map(drop),
             Step::Save(channel) => self.save(channel),
             Step::Load(channel) => self.load(channel),
             // `run` has taken them apart.
