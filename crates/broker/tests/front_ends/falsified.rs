@@ -3,14 +3,17 @@
 //! are served, and its own VM can be started again.
 
 use std::io::ErrorKind;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hvsock::HvStream;
+use hvsock_sys::event::Event;
 use hvsock_testkit::guest::front_end::fault::{Fault, FaultAt};
 use hvsock_testkit::guest::front_end::script::{Base, Channel, Step};
-use hvsock_testkit::guest::vmm::request;
-use hvsock_testkit::guest::{Driver, FrontEnd, Guest, GuestStream, Options};
+use hvsock_testkit::guest::vmm::{RingAddresses, Vmm, protocol, request, vring_state};
+use hvsock_testkit::guest::{Driver, FrontEnd, Guest, GuestStream, Memory, Options, Regions};
 use hvsock_testkit::world::{PORT, WEB, World};
+use hvsock_virtio::features;
 
 use crate::data::ping;
 use crate::vmms::{add, each};
@@ -197,6 +200,47 @@ fn messages_in_any_order_harm_no_other_vm_and_not_the_next_start() {
                 fixture.others_are_served();
             }
         }
+        fixture.the_vm_can_be_started(front_end);
+    });
+}
+
+fn vmm(fixture: &Fixture, protocol: u64) -> Vmm {
+    let bound = Duration::from_secs(5);
+    let mut vmm = Vmm::connect(&fixture.world.socket("web"), bound).expect("connected");
+    vmm.negotiate(features::VERSION_1, protocol)
+        .expect("agreed");
+    vmm
+}
+
+#[test]
+fn a_queue_of_an_invalid_size_does_not_start() {
+    each(|front_end| {
+        let fixture = Fixture::new(front_end);
+        let memory = Memory::new(1 << 20, Regions::One).unwrap();
+        let at = |offset| memory.process_address(offset);
+        let addresses = RingAddresses {
+            descriptors: at(0),
+            available: at(0x1000),
+            used: at(0x2000),
+        };
+        let event = Event::new().unwrap();
+        for size in [0, 3, 100, 32_767, 32_769, 65_535] {
+            for queue in 0..3 {
+                let vmm = vmm(&fixture, protocol::REPLY_ACK | protocol::MQ);
+                vmm.set_memory(memory.regions(), memory.descriptor())
+                    .unwrap();
+                let events = [event.as_fd(), event.as_fd()];
+                // Refused when it is set, or when the ring would start.
+                let started = vmm.start_ring(queue, size, 0, addresses, events);
+                assert!(started.is_err(), "{size} of {queue}");
+            }
+        }
+        for size in [65_536, 65_536 + 128, u32::MAX] {
+            let vmm = vmm(&fixture, protocol::REPLY_ACK | protocol::MQ);
+            let set = vmm.send_acked(request::SET_VRING_NUM, &vring_state(0, size), &[]);
+            set.unwrap_err();
+        }
+        fixture.others_are_served();
         fixture.the_vm_can_be_started(front_end);
     });
 }

@@ -2,8 +2,11 @@
 //! their messages, in their order, as their sources have them. None of these programs runs. The guest is the test
 //! kit's, so the driver, its queues and its sockets are those of the other tests.
 
+mod configuration;
 mod falsified;
+mod reconnects;
 mod restarts;
+mod snapshots;
 mod traffic;
 mod vmms;
 

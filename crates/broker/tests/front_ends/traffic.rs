@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::time::Instant;
 
 use hvsock::Refusal;
 use hvsock_testkit::guest::{CloseReason, FrontEnd, HOST, Options, Regions};
@@ -134,7 +135,12 @@ fn messages_keep_their_boundaries_unless_the_vmm_drops_the_devices_features() {
         let has_messages = guest.with_driver(|driver| driver.features()) & features::SEQPACKET;
         assert_eq!(has_messages == 0, vmm == FrontEnd::CloudHypervisor);
         if has_messages == 0 {
-            // Its driver makes no such socket. A stream is served.
+            // Its driver makes no such socket, and has none that a sibling could reach. A stream is served.
+            let _listener = guest.listen_for(SocketKind::Seqpacket, 5000, 8).unwrap();
+            let began = Instant::now();
+            let refused = peer.connect_to(SocketKind::Seqpacket, WEB, 5000, TIMEOUT);
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+            assert!(began.elapsed() < TIMEOUT / 3);
             let listener = peer.listen(5000).unwrap();
             let stream = guest.connect_to(SocketKind::Stream, 77, 5000, TIMEOUT);
             let _stream = stream.unwrap();
