@@ -6,6 +6,7 @@
 //!   `peer`, `accounts` and `container_user` identify the process at the other end.
 //! - [`stream`]: the data sockets of connections. `shared_memory` and `doorbell`: rings between two
 //!   processes, and their wakeups.
+//! - `socket_folder`: Unix sockets in a folder that an untrusted user may write to.
 //! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker, and in a host whose kernel serves
 //!   virtual machines. `vsock_diag` lists its sockets, `netns` enters other network namespaces.
@@ -44,7 +45,7 @@ mod windows;
 pub use linux::{
     accounts, activation, bus_error, child, clock, container_user, doorbell, errno, event, freeze,
     futex, identity, inherit, journal, limits, locks, message, netns, owner, peer, poll, processor,
-    seqpacket, session, shared_memory, signals, splice, standard_streams, stream, supervisor,
+    seqpacket, session, shared_memory, signals, socket_folder, splice, standard_streams, stream, supervisor,
     vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]

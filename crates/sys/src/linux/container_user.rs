@@ -12,12 +12,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::process::{Pid, PidfdFlags};
 
 use super::peer::{self, Credentials};
 
@@ -33,8 +31,6 @@ pub enum ContainerUser {
     Unknown,
 }
 
-/// `SO_PEERPIDFD`, since Linux 6.5 (`include/uapi/asm-generic/socket.h`).
-const SO_PEERPIDFD: i32 = 77;
 /// More than the 32 levels that the kernel allows (`MAX_PID_NS_LEVEL`).
 const MAX_LEVELS: usize = 40;
 /// Maximum bytes read of `uid_map`: 340 lines of 33 characters.
@@ -51,7 +47,7 @@ fn examine(socket: impl AsFd, peer: &Credentials) -> io::Result<ContainerUser> {
     let Some(pid) = peer.pid else {
         return Ok(ContainerUser::Unknown);
     };
-    let process = open_process(socket, pid)?;
+    let process = peer::process(socket)?;
     let found = container_user(pid, peer.uid)?;
     // While the process exists, its number is not used again: so it was the one examined.
     Ok(match has_ended(&process)? {
@@ -100,24 +96,6 @@ fn inside(map: &str, uid: u32) -> Option<u32> {
         let offset = uid.checked_sub(outside)?;
         (offset < length).then(|| inside.checked_add(offset))?
     })
-}
-
-/// A descriptor of the process at the other end of a socket.
-fn open_process(socket: impl AsFd, pid: u32) -> io::Result<OwnedFd> {
-    let mut fd = [MaybeUninit::<i32>::uninit()];
-    match peer::get(socket.as_fd(), SO_PEERPIDFD, &mut fd) {
-        Ok(len) if len == size_of::<i32>() => {
-            // SAFETY: the kernel wrote it, and it is a new descriptor that nobody else has.
-            Ok(unsafe { OwnedFd::from_raw_fd(fd[0].assume_init()) })
-        }
-        Ok(_) => Err(io::ErrorKind::InvalidData.into()),
-        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-            let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-            Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
-        }
-        Err(error) => Err(error),
-    }
 }
 
 /// Whether the process of a pidfd has ended.

@@ -29,6 +29,7 @@ mod shared_bytes;
 pub mod shared_memory;
 pub mod signals;
 mod sigpipe;
+pub mod socket_folder;
 pub mod splice;
 pub mod standard_streams;
 pub mod stream;

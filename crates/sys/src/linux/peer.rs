@@ -2,7 +2,12 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+/// `SO_PEERPIDFD`, since Linux 6.5 (`include/uapi/asm-generic/socket.h`).
+const SO_PEERPIDFD: i32 = 77;
 
 /// Credentials of the peer process at the time of its connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,33 @@ pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// A descriptor of the peer process (a pidfd), which is readable once the process has ended. It is the process
+/// that connected or called `listen`.
+///
+/// # Errors
+///
+/// `InvalidData` if the process has ended, or has no number here and the system is older than Linux 6.5;
+/// those of `pidfd_open`.
+#[doc(alias = "pidfd")]
+pub fn process(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let mut fd = [MaybeUninit::<i32>::uninit()];
+    match get(socket.as_fd(), SO_PEERPIDFD, &mut fd) {
+        Ok(len) if len == size_of::<i32>() => {
+            // SAFETY: the kernel wrote it, and it is a new descriptor that nobody else has.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd[0].assume_init()) })
+        }
+        Ok(_) => Err(io::ErrorKind::InvalidData.into()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            let pid = credentials(socket)?.pid;
+            let pid = pid.and_then(|pid| i32::try_from(pid).ok());
+            let pid = pid.and_then(Pid::from_raw);
+            let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+            Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+        }
+        Err(error) => Err(error),
     }
 }
 
