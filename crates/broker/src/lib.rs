@@ -19,6 +19,7 @@ mod folders;
 pub mod guest_link;
 mod guests;
 mod handle;
+mod hybrid;
 mod kernel_vsock;
 mod links;
 mod loop_waker;

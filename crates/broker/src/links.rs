@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use hvsock_control::LinkSpec;
 
-use crate::StartError;
 use crate::guest_link::LinkFactory;
+use crate::hybrid::Hybrid;
 use crate::kernel_vsock::{KernelHosts, KernelVsock};
 use crate::stores::VmEntry;
 use crate::vhost_user::{SocketOwner, VhostUser};
@@ -15,26 +15,25 @@ pub(crate) fn built_in(
     vm: &VmEntry,
     socket: PathBuf,
     kernel: &KernelHosts,
-) -> Result<Box<dyn LinkFactory>, StartError> {
+) -> Box<dyn LinkFactory> {
     let owner = vm.user.as_ref().map(|user| SocketOwner {
         uid: user.uid,
         name: user.name.clone(),
     });
     match &vm.spec.link {
-        LinkSpec::VhostUser => Ok(Box::new(VhostUser {
+        LinkSpec::VhostUser => Box::new(VhostUser {
             socket,
             owner,
             unsealed_memory: vm.spec.unsealed_memory,
-        })),
-        LinkSpec::Kernel { netns, manager: _ } => Ok(Box::new(KernelVsock {
+        }),
+        LinkSpec::Hybrid { path, style } => Box::new(Hybrid {
+            path: path.clone(),
+            style: *style,
+            user: vm.user.as_ref().map(|user| user.uid),
+        }),
+        LinkSpec::Kernel { netns, manager: _ } => Box::new(KernelVsock {
             netns: netns.clone(),
             hosts: kernel.clone(),
-        })),
-        link @ LinkSpec::Hybrid { .. } => {
-            let error = std::io::Error::from(hvsock_fabric::Refusal::NotSupported);
-            Err(StartError::io(format!("open a {} link", link.kind()))(
-                error,
-            ))
-        }
+        }),
     }
 }

@@ -46,6 +46,8 @@ pub enum ProblemKind {
     /// The broker does not have the host's vsock port of a service, so the guests of the kernel's vsock do not
     /// reach it.
     VsockPort,
+    /// The sockets of a VM's VMM, or the host's for it, cannot be used.
+    VmLink,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -64,6 +66,7 @@ impl ProblemKind {
             Self::Descriptors => "descriptors",
             Self::ControlSocket => "control_socket",
             Self::VsockPort => "vsock_port",
+            Self::VmLink => "vm_link",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -92,6 +95,7 @@ mod tests {
             ProblemKind::Descriptors,
             ProblemKind::ControlSocket,
             ProblemKind::VsockPort,
+            ProblemKind::VmLink,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

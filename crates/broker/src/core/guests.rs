@@ -37,7 +37,7 @@ use crate::guest_link::{
     Capabilities, Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, LinkEvent, Peer,
     RequestId, Service, SocketKind, Source, pipe,
 };
-use crate::model::EventKind;
+use crate::model::{EventKind, ProblemKind};
 use crate::pump::{Adopted, Connection, RelayEnd};
 
 /// Timeout of a connect between sibling guests, as Linux's `VSOCK_DEFAULT_CONNECT_TIMEOUT`.
@@ -91,6 +91,18 @@ impl Core {
             LinkEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
                 tracing::warn!(vm = %name, "{what}");
+            }
+            // The link of a VM that has just been removed may still report one.
+            LinkEvent::Problem(_) if !self.vms.contains(vm) => {}
+            LinkEvent::Problem(problem) => {
+                let name = partition_label(&self.fabric, vm);
+                match problem {
+                    Some(what) => {
+                        let text = format!("the VM {name}: {what}");
+                        self.raise(ProblemKind::VmLink, name, text, None);
+                    }
+                    None => self.clear(ProblemKind::VmLink, &name),
+                }
             }
         }
         self.apply_effects();

@@ -37,7 +37,10 @@ impl Core {
             has_changed |= self.vms.set_offered(vm, service, offered);
         }
         if has_changed && let Some(link) = self.vms.link(vm) {
-            link.set_services(self.vms.offered(vm));
+            let offered = self.vms.offered(vm);
+            let listening = offered.iter().filter(|one| one.listening).count();
+            link.set_services(offered);
+            self.charge_vm(vm, listening);
         }
     }
 

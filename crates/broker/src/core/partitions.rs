@@ -17,7 +17,7 @@ use super::left_folders::ExistingFolder;
 use super::state::Core;
 use crate::budget::Owner;
 use crate::guest_link::{LinkFactory, LinkSettings};
-use crate::model::{self, EventKind};
+use crate::model::{self, EventKind, ProblemKind};
 use crate::stores::VmEntry;
 use crate::{StartError, folders, links};
 
@@ -72,7 +72,7 @@ impl Core {
         let socket = self.dirs.vm_socket(name.as_str());
         let factory = match link {
             Some(factory) => factory,
-            None => links::built_in(&vm, socket, &self.kernel_hosts)?,
+            None => links::built_in(&vm, socket, &self.kernel_hosts),
         };
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
@@ -127,6 +127,12 @@ impl Core {
         self.apply_effects();
         self.telemetry
             .publish(|| EventKind::PartitionRemoved { partition: name });
+    }
+
+    /// Charges a VM for its link, which has a descriptor for each of `sockets` of the host.
+    pub(super) fn charge_vm(&mut self, key: PartitionKey, sockets: usize) {
+        let sockets = u64::try_from(sockets).unwrap_or(u64::MAX);
+        self.charge_partition(key, LINK.saturating_add(sockets));
     }
 
     /// Charges a partition for what an operator has opened for it.
@@ -196,6 +202,8 @@ impl Core {
         }
         drop(removed);
         self.forget_port_problems(key);
+        let name = partition_label(&self.fabric, key);
+        self.clear(ProblemKind::VmLink, &name);
         self.forget_guest_arenas(key);
         // A link that is dropped resets its connections without events. Those that it did report are
         // still in the queue, and then name connections that are gone.

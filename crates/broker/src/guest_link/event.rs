@@ -44,6 +44,9 @@ pub enum LinkEvent {
     ArenaEnded(ConnectionId),
     /// A fault of the guest or of its VMM, for the log.
     Fault(String),
+    /// What an operator has to see to before the link works, as a sentence about an object; `None` once
+    /// that is solved. Operators see it until then.
+    Problem(Option<String>),
     /// The link cannot have the host's port of a service that its guest may reach, or can again.
     PortProblem(u32, Option<PortProblem>),
     /// The link has closed connections to the host that are of no VM.

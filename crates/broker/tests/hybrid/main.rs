@@ -1,0 +1,11 @@
+//! VMs behind Unix sockets of their VMM ("hybrid vsock").
+//!
+//! The VMMs are scripted, from their documentation and sources.
+
+mod from_guest;
+mod hostile;
+mod life;
+#[path = "../links/mod.rs"]
+mod links;
+mod to_guest;
+mod vm;
