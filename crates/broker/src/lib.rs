@@ -4,6 +4,11 @@
 //! runs until the [`Broker`] is dropped. It has four kinds of thread: the core thread decides
 //! (`core`), the data threads copy bytes (`pump`), each VM's link has threads of its own
 //! ([`guest_link`]), and the control thread serves the HTTP API (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
+//!
+//! When the first VMM shares a guest's memory, the broker installs a handler for `SIGBUS`, which passes on every
+//! signal that is not of such memory to the handler from before. A program that installs its own does so before
+//! that; otherwise memory that a VMM has not sealed is refused, unless its VM has
+//! `unsealed_memory`.
 
 #![forbid(unsafe_code)]
 

@@ -75,35 +75,48 @@ impl Worker {
         if running && self.traffic.queues.take_taken_over() {
             self.traffic.transport_reset.begin(now);
         }
-        self.set_phase(next_phase(self.state.phase(), change, running));
-        if self.state.phase() != Phase::Paused || self.traffic.queues.running() > 0 {
+        self.phase = next_phase(self.phase, change, running);
+        if self.phase != Phase::Paused {
             self.pause_check = None;
-        } else if self.pause_check.is_none() || running_before > 0 || change == Change::Memory {
+            self.report_phase();
+            return;
+        }
+        // The device writes to rings that still run.
+        let is_outdated =
+            self.traffic.queues.running() != running_before || change == Change::Memory;
+        if self.pause_check.is_none() || is_outdated {
             self.pause_check = Some(PauseCheck::new(&self.traffic.queues, now));
         }
     }
 
-    fn set_phase(&mut self, phase: Phase) {
-        let old = self.state.phase();
-        if phase == old {
+    fn report_phase(&mut self) {
+        let (old, new) = (self.state.phase(), self.phase);
+        if new == old {
             return;
         }
-        self.state.set_phase(phase);
-        let state = phase.partition_state();
+        self.state.set_phase(new);
+        let state = new.partition_state();
         if state != old.partition_state() {
             self.traffic.send(LinkEvent::State(state));
         }
     }
 
-    /// Looks whether a VM that counts as paused is, when that is due.
+    /// Looks whether a VM that counts as paused is, when that is due. It is reported as paused only after the
+    /// first look, so that a driver that goes away does not look like a pause even for a moment.
     pub(super) fn check_pause(&mut self, now: Instant) {
         let queues = &self.traffic.queues;
-        let is_due = |check: &&mut PauseCheck| check.next() <= now;
-        let check = self.pause_check.as_mut().filter(is_due);
-        if check.is_some_and(|check| check.has_changed(queues, now)) {
+        let Some(check) = self.pause_check.as_mut() else {
+            return;
+        };
+        if check.next() > now {
+            return;
+        }
+        if check.has_changed(queues, now) && queues.running() == 0 {
             // The driver is gone, and the guest has forgotten its connections.
             self.traffic.queues.forget_stops();
             self.apply(Change::Reset, 0, now);
+        } else {
+            self.report_phase();
         }
     }
 

@@ -1,10 +1,11 @@
 //! The vhost-user back end: one virtio-vsock device for each virtual machine, as a [`GuestLink`].
 //!
 //! A VMM such as QEMU, the vhost-user front end, connects to a VM's socket and shares the guest's
-//! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests and may block
+//! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests ([`device`]) and may block
 //! on the VMM. The data thread ([`worker`]) moves the [`traffic`] between the virtqueues ([`queues`]), the
 //! vsock protocol's state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It
-//! never blocks, and it owns all of these outright. The core's calls become [`Command`]s to it.
+//! never blocks, and it owns all of these outright. It also knows the VM's phase ([`life_cycle`]). The core's
+//! calls become [`Command`]s to it.
 
 mod arenas;
 mod command;

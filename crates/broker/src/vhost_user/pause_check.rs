@@ -5,7 +5,7 @@
 //! does not change, while a driver that goes away takes its buffers back at once, and a guest that boots again
 //! overwrites the first MiB: its firmware or VMM puts tables, the time and the kernel's parameters there. So
 //! the device compares those parts of the memory for as long as the VM counts as paused, soon at first and less
-//! and less often.
+//! and less often. A VM that its VMM resumes before the first look was never paused, as far as anybody is told.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::memory::Ram;
 use super::queues::Queues;
 
 /// The time until the first look. Each later one takes twice as long.
-const FIRST: Duration = Duration::from_millis(20);
+const FIRST: Duration = Duration::from_millis(30);
 /// The longest time between two looks.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Bytes at the start of the guest's memory that are compared.

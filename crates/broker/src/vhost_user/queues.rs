@@ -71,15 +71,15 @@ pub(super) struct Queues {
 impl Queues {
     /// Whether the rings of packets are started and enabled.
     pub(super) fn are_running(&self) -> bool {
-        [RX, TX]
-            .iter()
-            .all(|queue| self.vrings[*queue].is_running())
+        self.running() == 2
     }
 
-    /// How many rings are running, the event queue included.
+    /// How many of the rings of packets are running.
     pub(super) fn running(&self) -> usize {
-        let running = self.vrings.iter().filter(|vring| vring.is_running());
-        running.count()
+        let running = [RX, TX].iter();
+        running
+            .filter(|queue| self.vrings[**queue].is_running())
+            .count()
     }
 
     /// Whether the event queue is ours and running.

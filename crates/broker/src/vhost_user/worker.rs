@@ -15,7 +15,7 @@ use hvsock_virtio::{Config, Handle, Key, Muxer};
 use mio::{Events, Poll, Token};
 
 use super::arenas::Arenas;
-use super::command::{Command, ConnectCommand, DeviceState};
+use super::command::{Command, ConnectCommand, DeviceState, Phase};
 use super::links::Links;
 use super::pause_check::PauseCheck;
 use super::queues::{QUEUES, RX, TX};
@@ -43,6 +43,8 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     pub(super) traffic: Traffic,
     pub(super) state: DeviceState,
+    /// The VM's phase. A pause is [reported](DeviceState) a moment later.
+    pub(super) phase: Phase,
     /// While the VM counts as paused.
     pub(super) pause_check: Option<PauseCheck>,
     /// The next local port for a connection of the host to the guest.
@@ -71,6 +73,7 @@ impl Worker {
             wake_queue,
             commands,
             traffic: Traffic::new(Muxer::new(config), links, Reports::new(events)),
+            phase: state.phase(),
             state,
             pause_check: None,
             next_port: FIRST_PORT,

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hvsock::HvListener;
-use hvsock_broker::model::PartitionState;
+use hvsock_broker::model::{EventKind, PartitionState};
 use hvsock_testkit::guest::vmm::{Vmm, protocol, request};
 use hvsock_testkit::guest::{FrontEnd, Options};
 use hvsock_testkit::wait::TIMEOUT;
@@ -53,13 +53,14 @@ fn a_paused_vm_stays_paused_and_one_whose_driver_goes_away_becomes_connected() {
     guest
         .pause(|_| {
             world.is("web", PartitionState::Paused);
-            // Several looks at its memory: after 20, 60 and 140 ms.
-            std::thread::sleep(Duration::from_millis(200));
+            // Several looks at its memory: after 30, 90 and 210 ms.
+            std::thread::sleep(Duration::from_millis(250));
             assert_eq!(world.partition("web").state, PartitionState::Paused);
         })
         .unwrap();
     world.is("web", PartitionState::Running);
     ping(&inside, &outside);
+    let events = world.handle().events().unwrap();
     guest
         .pause(|driver| {
             // As Linux does: the driver takes the buffers back that were not used.
@@ -71,6 +72,15 @@ fn a_paused_vm_stays_paused_and_one_whose_driver_goes_away_becomes_connected() {
             driver.rx().set_available_index(index);
         })
         .unwrap();
+    // Not even for a moment was it paused.
+    let mut states = Vec::new();
+    while states.last() != Some(&PartitionState::Connected) {
+        let event = events.recv_timeout(TIMEOUT).unwrap();
+        if let EventKind::PartitionState { state, .. } = event.what {
+            states.push(state);
+        }
+    }
+    assert_eq!(states, [PartitionState::Connected]);
 }
 
 #[test]
