@@ -31,8 +31,9 @@ pub(crate) fn built_in(
             style: *style,
             user: vm.user.as_ref().map(|user| user.uid),
         }),
-        LinkSpec::Kernel { netns, manager: _ } => Box::new(KernelVsock {
+        LinkSpec::Kernel { netns, manager } => Box::new(KernelVsock {
             netns: netns.clone(),
+            manager: manager.clone(),
             hosts: kernel.clone(),
         }),
     }

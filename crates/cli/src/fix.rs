@@ -82,6 +82,14 @@ fn spell(fix: &Fix) -> Help {
         Fix::LoadModule { module } => {
             Help::sentence(format!("load it with `modprobe {}`", shell_word(module)))
         }
+        Fix::GrantCapability { capability } => Help::sentence(format!(
+            "run the broker as root, or with `AmbientCapabilities={}` in its systemd unit",
+            shell_word(capability)
+        )),
+        Fix::FreeVsockPort { port } => Help::sentence(format!(
+            "end the process that has the vsock port {port}, or register the service with another \
+             `--port`"
+        )),
         other => os::help_for(other).unwrap_or_else(|| Help::Sentence(other.to_string())),
     }
 }
@@ -292,11 +300,12 @@ mod tests {
             "scope" => Some("defaults"),
             "service" => Some("00000ac9-facb-11e6-bd58-64006a7986d3"),
             "uid" => Some("0"),
-            "path" | "module" | "lists" | "user" => Some(hostile),
+            "path" | "module" | "capability" | "lists" | "user" => Some(hostile),
             _ => None,
         };
         for kind in [
             "load_module",
+            "grant_capability",
             "take_ownership",
             "restrict_writes",
             "of a later version",

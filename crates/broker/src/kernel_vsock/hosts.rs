@@ -9,12 +9,16 @@ use std::sync::{Arc, Mutex, Weak};
 use hvsock_sys::sync::lock;
 
 use super::host::KernelHost;
+use super::managers::Managers;
 use super::namespace::{Namespace, Space};
 use super::sockets::KernelSockets;
 
-/// The host's sides of a broker.
+/// The host's sides of a broker, and the managers of its VMs.
 #[derive(Clone, Default)]
-pub(crate) struct KernelHosts(Arc<Mutex<HashMap<Space, Weak<KernelHost>>>>);
+pub(crate) struct KernelHosts {
+    hosts: Arc<Mutex<HashMap<Space, Weak<KernelHost>>>>,
+    pub(super) managers: Managers,
+}
 
 impl KernelHosts {
     /// That of a network namespace; of the broker's own without one.
@@ -24,7 +28,7 @@ impl KernelHosts {
     /// If the namespace cannot be used, or a descriptor or a thread cannot be made.
     pub(super) fn host(&self, netns: Option<&Path>) -> io::Result<Arc<KernelHost>> {
         let (namespace, space) = Namespace::open(netns)?;
-        let mut hosts = lock(&self.0);
+        let mut hosts = lock(&self.hosts);
         hosts.retain(|_, host| host.strong_count() > 0);
         if let Some(host) = hosts.get(&space).and_then(Weak::upgrade) {
             return Ok(host);

@@ -10,15 +10,18 @@
 //! - It answers a guest's connect before the broker hears of it. A refusal is a port that does not listen, or
 //!   a connection that is closed at once.
 //! - A process of the host may connect to a guest's CID by itself, and may take a port before the broker does.
-//! - Nobody says whether a VM runs: its state is unknown. A failed connect tells about that connect only, since a
-//!   VM that is off for the broker could not be tried again.
-//! - A CID is a VM's only as long as the VM lives. The next VM with the same number is the same partition.
+//! - It does not say whether a VM runs. Its state is that of its manager ([`managers`]), if one is named, and
+//!   unknown otherwise. A failed connect tells about that connect only, since a VM that is off for the
+//!   broker could not be tried again.
+//! - A CID is a VM's only as long as the VM lives. The next VM with the same number is the same partition, unless
+//!   a manager says that it is another.
 //!
 //! All VMs of a network namespace share one [`KernelHost`], since a port of the host is for all of them.
 
 mod connects;
 mod host;
 mod hosts;
+mod managers;
 mod namespace;
 mod ports;
 mod refusal;
@@ -30,6 +33,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use hvsock_control::ManagerRef;
 use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
 
 use crate::StartError;
@@ -40,6 +44,7 @@ use crate::guest_link::{
 };
 use host::KernelHost;
 pub(crate) use hosts::KernelHosts;
+use managers::Watch;
 pub(crate) use sockets::raise_credit;
 
 /// What the kernel's sockets can do.
@@ -63,6 +68,8 @@ const LIMITS: [&str; 3] = [
 pub(crate) struct KernelVsock {
     /// The network namespace of the VMM; the broker's own without one.
     pub(crate) netns: Option<PathBuf>,
+    /// Who knows whether the VM runs.
+    pub(crate) manager: Option<ManagerRef>,
     /// The host's side.
     pub(crate) hosts: KernelHosts,
 }
@@ -71,6 +78,7 @@ pub(crate) struct KernelVsock {
 struct KernelLink {
     cid: u32,
     host: Arc<KernelHost>,
+    watch: Option<Watch>,
 }
 
 impl LinkFactory for KernelVsock {
@@ -89,11 +97,20 @@ impl LinkFactory for KernelVsock {
         })?;
         let host = self.hosts.host(self.netns.as_deref());
         let host = host.map_err(StartError::io(what()))?;
-        host.add(cid, events).map_err(|_| {
+        host.add(cid, events.clone()).map_err(|_| {
             let text = format!("another VM has the CID {cid} in the same kernel");
             StartError::io(what())(std::io::Error::other(text))
         })?;
-        Ok(Box::new(KernelLink { cid, host }))
+        let mut link = KernelLink {
+            cid,
+            host,
+            watch: None,
+        };
+        if let Some(manager) = &self.manager {
+            let watch = self.hosts.managers.watch(manager, cid, events);
+            link.watch = Some(watch.map_err(StartError::io("ask the VM's manager"))?);
+        }
+        Ok(Box::new(link))
     }
 }
 
@@ -109,7 +126,11 @@ impl GuestLink for KernelLink {
     }
 
     fn state(&self) -> PartitionState {
-        PartitionState::Unknown
+        match self.watch {
+            // Until its manager has answered.
+            Some(_) => PartitionState::Defined,
+            None => PartitionState::Unknown,
+        }
     }
 
     fn connect(&self, connect: GuestConnect) -> Result<(), Refusal> {

@@ -62,13 +62,14 @@ fn port_text(port: u32, fault: PortFault, holder: Option<&str>) -> (String, Opti
         PortFault::InUse => {
             let holder = holder.unwrap_or("another process");
             let text = format!("{what}: {holder} has the port, and gets their connections");
-            (text, None)
+            (text, Some(Fix::FreeVsockPort { port }))
         }
         PortFault::Privileged => {
+            let capability = "CAP_NET_BIND_SERVICE".to_owned();
             let text = format!(
-                "{what}: the broker may not have ports below 1024, which needs CAP_NET_BIND_SERVICE"
+                "{what}: the broker may not have ports below 1024, which need {capability}"
             );
-            (text, None)
+            (text, Some(Fix::GrantCapability { capability }))
         }
         PortFault::NoVsock => {
             let text = format!("{what}: the kernel has no AF_VSOCK");

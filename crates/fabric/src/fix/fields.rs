@@ -28,6 +28,8 @@ mod key {
     pub(super) const UID: &str = "uid";
     pub(super) const NAME: &str = "name";
     pub(super) const VALUE: &str = "value";
+    pub(super) const CAPABILITY: &str = "capability";
+    pub(super) const PORT: &str = "port";
 }
 
 impl Fix {
@@ -112,6 +114,8 @@ impl Fix {
                 add(key::LISTENING, listening);
             }
             Self::LoadModule { module } => add(key::MODULE, module),
+            Self::GrantCapability { capability } => add(key::CAPABILITY, capability),
+            Self::FreeVsockPort { port } => add(key::PORT, port),
             Self::TakeOwnership { path, uid } => {
                 add(key::PATH, path);
                 add(key::UID, uid);
@@ -298,6 +302,12 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             },
             "load_module" => Fix::LoadModule {
                 module: self.get(key::MODULE)?,
+            },
+            "grant_capability" => Fix::GrantCapability {
+                capability: self.get(key::CAPABILITY)?,
+            },
+            "free_vsock_port" => Fix::FreeVsockPort {
+                port: self.get(key::PORT)?,
             },
             "raise_descriptor_limit" => Fix::RaiseDescriptorLimit,
             "raise_kernel_limit" => Fix::RaiseKernelLimit {

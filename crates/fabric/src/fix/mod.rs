@@ -185,6 +185,16 @@ pub enum Fix {
         /// Its name.
         module: String,
     },
+    /// Give the broker a capability of the Linux kernel.
+    GrantCapability {
+        /// Its name.
+        capability: String,
+    },
+    /// Free a vsock port of the host, which another process has, or give the service another port.
+    FreeVsockPort {
+        /// The port.
+        port: u32,
+    },
     /// Raise this process's limit of open descriptors.
     RaiseDescriptorLimit,
     /// Raise a limit of the operating system's kernel.
@@ -268,6 +278,8 @@ impl Fix {
             Self::BecomeOperator => "become_operator",
             Self::StartAgent { .. } => "start_agent",
             Self::LoadModule { .. } => "load_module",
+            Self::GrantCapability { .. } => "grant_capability",
+            Self::FreeVsockPort { .. } => "free_vsock_port",
             Self::RaiseDescriptorLimit => "raise_descriptor_limit",
             Self::RaiseKernelLimit { .. } => "raise_kernel_limit",
             Self::OpenFolder { .. } => "open_folder",
@@ -405,6 +417,15 @@ impl fmt::Display for Fix {
             Self::RestrictWrites { path } => write!(f, "let only the owner write to {path}"),
             Self::StartAgent { partition } => write!(f, "start the agent in {partition}"),
             Self::LoadModule { module } => write!(f, "load the kernel module {module}"),
+            Self::GrantCapability { capability } => {
+                write!(f, "run the broker as root or with {capability}")
+            }
+            Self::FreeVsockPort { port } => {
+                write!(
+                    f,
+                    "free the vsock port {port}, or give the service another one"
+                )
+            }
             Self::RaiseDescriptorLimit => {
                 f.write_str("raise the limit of open files of this process")
             }

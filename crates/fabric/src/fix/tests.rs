@@ -115,6 +115,10 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::LoadModule {
                 module: partition.to_string(),
             },
+            Fix::GrantCapability {
+                capability: partition.to_string(),
+            },
+            Fix::FreeVsockPort { port: 7 },
             Fix::TakeOwnership {
                 path: partition.to_string(),
                 uid: 7,
