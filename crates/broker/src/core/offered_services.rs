@@ -62,8 +62,16 @@ impl Core {
         }
     }
 
-    /// What the host offers a VM of a service. `None` if a connect would be refused for another reason
-    /// than that nobody listens.
+    /// Whether an operator has registered a service. Those that are built in count by their verdict: a guest
+    /// offers some of them, not the host.
+    fn is_registered(&self, service: ServiceId) -> bool {
+        let registry = self.fabric.registry(self.fabric.root());
+        registry.is_some_and(|registry| registry.get(service).is_some())
+    }
+
+    /// What the host offers a VM of a service. A link keeps the port of a registered service from others even
+    /// while the VM may not connect, as when it is paused. `None` for any other service for which a connect
+    /// would be refused for another reason than that nobody listens.
     fn offered_to(&self, vm: PartitionKey, service: ServiceId) -> Option<OfferedService> {
         let request = ConnectRequest {
             from: vm,
@@ -74,6 +82,7 @@ impl Core {
         let listening = match self.fabric.judge(&request) {
             Ok(Destination::Listener(_)) => true,
             Err(Refusal::NoListener) => false,
+            Err(_) if self.is_registered(service) => false,
             Ok(Destination::Guest) | Err(_) => return None,
         };
         let port = service.port_for_guests();

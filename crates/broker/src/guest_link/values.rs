@@ -49,7 +49,7 @@ impl Service {
 /// A service of the host, as a link's guest may see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferedService {
-    /// The service: registered and enabled, and the guest is allowed to connect to it.
+    /// The service: registered, or one that the guest is allowed to connect to.
     pub service: ServiceId,
     /// Its vsock port. `None` if its GUID maps to none, or another service has the port.
     pub port: Option<u32>,

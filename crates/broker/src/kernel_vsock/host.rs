@@ -16,7 +16,7 @@ use hvsock_sys::sync::lock;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
-use super::ports::{PortFault, PortIo, Ports, Wanted};
+use super::ports::{MAX_PORTS, PortFault, PortIo, Ports, Wanted};
 use super::sockets::{PeerAddress, Sockets};
 use super::strangers::Strangers;
 use super::{connects::Connects, refusal};
@@ -34,6 +34,8 @@ const FIRST_CONNECT: usize = 1 << 33;
 const ACCEPTS: usize = 64;
 /// Requests of one guest that the core has not answered, at most: those beyond are closed.
 pub(super) const MAX_REQUESTS: usize = 256;
+/// One in so many descriptors may be a port's.
+const PORT_SHARE: usize = 16;
 /// The wait after the system has no descriptor for an accept.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
 
@@ -54,7 +56,6 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     /// The VMs by CID.
     vms: HashMap<u32, Vm>,
@@ -94,7 +95,7 @@ impl KernelHost {
             sockets,
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKER)?,
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
         });
         let thread = std::thread::Builder::new().name("vsock-host".into());
         let host = Arc::clone(&shared);
@@ -436,6 +437,18 @@ impl Shared {
 }
 
 impl State {
+    fn new() -> Self {
+        let limit = usize::try_from(hvsock_sys::limits::descriptors()).unwrap_or(MAX_PORTS);
+        Self {
+            vms: HashMap::new(),
+            ports: Ports::new((limit / PORT_SHARE).min(MAX_PORTS)),
+            ready: BTreeSet::new(),
+            connects: Connects::default(),
+            strangers: Strangers::default(),
+            stopped: false,
+        }
+    }
+
     /// Passes a connection on to the core, for the VM that has its CID.
     fn accepted(&mut self, port: u32, socket: OwnedFd, peer: PeerAddress) {
         let vm = match peer.cid {

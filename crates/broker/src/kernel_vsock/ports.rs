@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
-/// The most ports that are owned; each costs a descriptor. Ports that are listened to come first.
+/// The most ports that are owned, if the process may have many descriptors: each port costs one. Ports that
+/// are listened to come first.
 pub(super) const MAX_PORTS: usize = 512;
 
 /// The wait after the first failure, and the longest one.
@@ -65,6 +66,7 @@ pub(super) struct Ports<S> {
     blocked: BTreeMap<u32, Blocked>,
     /// The ports whose fault has changed since the last [`take_changed`](Self::take_changed).
     changed: BTreeSet<u32>,
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -80,18 +82,18 @@ struct Blocked {
     retry_at: Instant,
 }
 
-impl<S> Default for Ports<S> {
-    fn default() -> Self {
+impl<S> Ports<S> {
+    /// A table of at most `most` ports.
+    pub(super) fn new(most: usize) -> Self {
         Self {
             wanted: BTreeMap::new(),
             held: BTreeMap::new(),
             blocked: BTreeMap::new(),
             changed: BTreeSet::new(),
+            most,
         }
     }
-}
 
-impl<S> Ports<S> {
     /// Sets what is wanted of all ports, and acts on it at once.
     pub(super) fn set_wanted(
         &mut self,
@@ -99,7 +101,7 @@ impl<S> Ports<S> {
         wanted: &BTreeMap<u32, Wanted>,
         now: Instant,
     ) {
-        let allowed = within_limit(wanted);
+        let allowed = within_limit(wanted, self.most);
         let before = std::mem::replace(&mut self.wanted, allowed);
         // Ports are freed before others are taken.
         for port in before.keys().filter(|port| !self.wanted.contains_key(port)) {
@@ -235,10 +237,8 @@ impl<S> Ports<S> {
 }
 
 /// The wanted ports that the broker may own.
-fn within_limit(wanted: &BTreeMap<u32, Wanted>) -> BTreeMap<u32, Wanted> {
+fn within_limit(wanted: &BTreeMap<u32, Wanted>, most: usize) -> BTreeMap<u32, Wanted> {
     let of = |kind: Wanted| wanted.iter().filter(move |(_, one)| **one == kind);
-    let first = of(Wanted::Listening)
-        .chain(of(Wanted::Bound))
-        .take(MAX_PORTS);
+    let first = of(Wanted::Listening).chain(of(Wanted::Bound)).take(most);
     first.map(|(port, wanted)| (*port, *wanted)).collect()
 }

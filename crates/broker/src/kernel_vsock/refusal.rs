@@ -77,8 +77,7 @@ fn port_text(port: u32, fault: PortFault, holder: Option<&str>) -> (String, Opti
             (text, Some(Fix::LoadModule { module }))
         }
         PortFault::TooMany => {
-            let most = super::ports::MAX_PORTS;
-            let text = format!("{what}: the broker has {most} ports of the kernel already");
+            let text = format!("{what}: the broker has as many ports of the kernel as it may");
             (text, None)
         }
         PortFault::System(number) => {
@@ -120,7 +119,7 @@ mod tests {
             (PortFault::InUse, "process 7 (socat) has the port"),
             (PortFault::Privileged, "CAP_NET_BIND_SERVICE"),
             (PortFault::NoVsock, "no AF_VSOCK"),
-            (PortFault::TooMany, "512 ports"),
+            (PortFault::TooMany, "as many ports"),
             (PortFault::System(errno::ENOMEM), "memory"),
         ] {
             let (text, _) = port_text(5000, fault, Some("process 7 (socat)"));

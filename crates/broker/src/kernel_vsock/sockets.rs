@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hvsock_address::SockAddrVm;
@@ -59,13 +59,12 @@ pub(super) struct KernelSockets {
 /// A thread in another network namespace that makes sockets there: they stay in the namespace that they
 /// are made in.
 struct Maker {
+    namespace: Arc<NetworkNamespace>,
     requests: Mutex<SyncSender<Request>>,
 }
 
-enum Request {
-    Socket(SyncSender<io::Result<OwnedFd>>),
-    Holder(u32, SyncSender<Option<String>>),
-}
+/// Asks for a socket, which is sent back.
+type Request = SyncSender<io::Result<OwnedFd>>;
 
 impl KernelSockets {
     /// Those of a namespace.
@@ -84,7 +83,7 @@ impl KernelSockets {
     fn socket(&self) -> io::Result<OwnedFd> {
         match &self.maker {
             None => vsock::socket(),
-            Some(maker) => maker.ask(Request::Socket)?,
+            Some(maker) => maker.socket(),
         }
     }
 }
@@ -132,21 +131,24 @@ impl Sockets for KernelSockets {
     fn holder(&self, port: u32) -> Option<String> {
         match &self.maker {
             None => find_holder(port),
-            Some(maker) => maker.ask(|reply| Request::Holder(port, reply)).ok()?,
+            Some(maker) => maker.holder(port),
         }
     }
 }
 
 impl Maker {
     fn start(namespace: NetworkNamespace) -> io::Result<Self> {
-        let (requests, queue) = mpsc::sync_channel(16);
+        let (requests, queue) = mpsc::sync_channel::<Request>(16);
         let (entered, result) = mpsc::sync_channel(1);
+        let namespace = Arc::new(namespace);
+        let own = Arc::clone(&namespace);
         let thread = move || {
-            let done = namespace.enter();
+            let done = own.enter();
             let is_in = done.is_ok();
             let _ = entered.send(done);
-            if is_in {
-                serve(&queue);
+            // Until the sender is dropped.
+            for reply in queue.iter().take_while(|_| is_in) {
+                let _ = reply.send(vsock::socket());
             }
         };
         std::thread::Builder::new()
@@ -155,29 +157,27 @@ impl Maker {
         let entered = result.recv();
         entered.map_err(|_| ended())??;
         Ok(Self {
+            namespace,
             requests: Mutex::new(requests),
         })
     }
 
-    fn ask<T>(&self, request: impl FnOnce(SyncSender<T>) -> Request) -> io::Result<T> {
+    fn socket(&self) -> io::Result<OwnedFd> {
         let (reply, result) = mpsc::sync_channel(1);
-        let sent = lock(&self.requests).send(request(reply));
+        let sent = lock(&self.requests).send(reply);
         sent.map_err(|_| ended())?;
-        result.recv().map_err(|_| ended())
+        result.recv().map_err(|_| ended())?
     }
-}
 
-/// Answers until the sender is dropped.
-fn serve(queue: &Receiver<Request>) {
-    for request in queue {
-        match request {
-            Request::Socket(reply) => {
-                let _ = reply.send(vsock::socket());
-            }
-            Request::Holder(port, reply) => {
-                let _ = reply.send(find_holder(port));
-            }
-        }
+    /// Searches on a thread of its own, so that nobody who wants a socket waits for it.
+    fn holder(&self, port: u32) -> Option<String> {
+        let namespace = Arc::clone(&self.namespace);
+        let search = move || {
+            namespace.enter().ok()?;
+            find_holder(port)
+        };
+        let thread = std::thread::Builder::new().name("vsock-holder".into());
+        thread.spawn(search).ok()?.join().ok()?
     }
 }
 

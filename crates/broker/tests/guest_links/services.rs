@@ -95,10 +95,10 @@ impl Offered {
 #[test]
 fn a_link_without_refusals_is_told_which_services_its_guest_can_reach() {
     let vm = Offered::new();
-    // A VM that does not run reaches nothing.
-    vm.nothing_is_new();
-    vm.events.send(LinkEvent::State(PartitionState::Unknown));
+    // A VM that does not run reaches nothing, as one that nobody listens to.
     assert_eq!(vm.next(), [(Some(PORT), false)]);
+    vm.events.send(LinkEvent::State(PartitionState::Unknown));
+    vm.nothing_is_new();
 
     let listener = vm.world.host().listen(VmId::CHILDREN, PORT).unwrap();
     assert_eq!(vm.now(), [(Some(PORT), true)]);
@@ -113,10 +113,11 @@ fn a_link_without_refusals_is_told_which_services_its_guest_can_reach() {
     let _listener = vm.world.host().listen(VmId::CHILDREN, PORT).unwrap();
     assert_eq!(vm.now(), [(Some(PORT), true)]);
     let handle = vm.world.handle();
+    // The port of a service that is disabled stays known, so that nobody else takes it.
     handle.set_enabled(&service_ref(PORT), false, None).unwrap();
-    assert_eq!(vm.now(), []);
-    handle.set_enabled(&service_ref(PORT), true, None).unwrap();
     assert_eq!(vm.now(), [(Some(PORT), false)]);
+    handle.set_enabled(&service_ref(PORT), true, None).unwrap();
+    vm.nothing_is_new();
 
     let _listener = vm.world.host().listen(VmId::CHILDREN, PORT).unwrap();
     assert_eq!(vm.now(), [(Some(PORT), true)]);
@@ -124,7 +125,7 @@ fn a_link_without_refusals_is_told_which_services_its_guest_can_reach() {
     handle
         .set_enabled(&service_ref(PORT), false, Some(&web))
         .unwrap();
-    assert_eq!(vm.now(), [], "a rule for one VM");
+    assert_eq!(vm.now(), [(Some(PORT), false)], "a rule for one VM");
     handle.unregister(&service_ref(PORT)).unwrap();
     vm.world.register(PORT + 1);
     assert_eq!(vm.now(), [(Some(PORT + 1), false)]);
@@ -134,12 +135,13 @@ fn a_link_without_refusals_is_told_which_services_its_guest_can_reach() {
 fn the_services_of_a_vm_follow_its_state() {
     let vm = Offered::new();
     let _listener = vm.world.host().listen(VmId::CHILDREN, PORT).unwrap();
+    assert_eq!(vm.next(), [(Some(PORT), false)]);
     vm.events.send(LinkEvent::State(PartitionState::Running));
     assert_eq!(vm.next(), [(Some(PORT), true)]);
     let (handle, web) = (vm.world.handle(), partition_ref("web"));
     let set = |state| handle.set_state(&web, state).unwrap();
     set(hvsock_broker::model::PartitionState::Paused);
-    assert_eq!(vm.now(), []);
+    assert_eq!(vm.now(), [(Some(PORT), false)]);
     set(hvsock_broker::model::PartitionState::Running);
     assert_eq!(vm.now(), [(Some(PORT), true)]);
     for state in [
@@ -148,7 +150,7 @@ fn the_services_of_a_vm_follow_its_state() {
         PartitionState::Defined,
     ] {
         vm.events.send(LinkEvent::State(state));
-        assert_eq!(vm.next(), [], "{state}");
+        assert_eq!(vm.next(), [(Some(PORT), false)], "{state}");
         vm.events.send(LinkEvent::State(PartitionState::Running));
         assert_eq!(vm.next(), [(Some(PORT), true)]);
     }

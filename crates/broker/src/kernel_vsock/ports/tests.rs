@@ -118,7 +118,7 @@ fn check(ports: &Ports<Socket>, kernel: &Kernel, want: &BTreeMap<u32, bool>) {
 proptest! {
     #[test]
     fn ports_are_what_is_wanted_unless_something_is_in_the_way(ops in proptest::collection::vec(op(), 1..60)) {
-        let (mut kernel, mut ports) = (Kernel::default(), Ports::default());
+        let (mut kernel, mut ports) = (Kernel::default(), Ports::new(MAX_PORTS));
         let mut now = Instant::now();
         let (mut want, mut faults) = (BTreeMap::new(), BTreeMap::new());
         for op in ops {
@@ -177,7 +177,7 @@ proptest! {
 
 #[test]
 fn a_port_in_use_is_tried_again_with_a_growing_wait() {
-    let (mut kernel, mut ports) = (Kernel::default(), Ports::default());
+    let (mut kernel, mut ports) = (Kernel::default(), Ports::new(MAX_PORTS));
     let start = Instant::now();
     kernel.0.borrow_mut().squatters.insert(5);
     ports.set_wanted(&mut kernel, &[(5, Wanted::Listening)].into(), start);
@@ -208,7 +208,7 @@ fn a_port_in_use_is_tried_again_with_a_growing_wait() {
 
 #[test]
 fn ports_that_are_listened_to_come_first_if_there_are_too_many() {
-    let (mut kernel, mut ports) = (Kernel::default(), Ports::default());
+    let (mut kernel, mut ports) = (Kernel::default(), Ports::new(MAX_PORTS));
     let now = Instant::now();
     let count = u32::try_from(MAX_PORTS).unwrap();
     let mut want: BTreeMap<u32, Wanted> =
