@@ -165,7 +165,7 @@ fn messages_in_any_order_harm_no_other_vm_and_not_the_next_start() {
             random ^= random << 17;
             (random % count as u64) as usize
         };
-        for round in 0..60 {
+        for round in 0..30 {
             let options = Options {
                 timeout: SHORT,
                 hostile: true,

@@ -4,6 +4,7 @@
 
 mod configuration;
 mod falsified;
+mod memory;
 mod reconnects;
 mod restarts;
 mod snapshots;
