@@ -1,9 +1,12 @@
 //! The conformance suite between a guest and processes of its host. One end uses the library, the
 //! other the test kit's virtio-vsock driver, which behaves like Linux's and runs at native speed.
-//! The guest connects every other pair, the host the rest.
+//! The guest connects every other pair, the host the rest. A client of hybrid vsock connects all of its own.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -11,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::{HvListener, HvStream, Interest, Transport as Carrier, VmId};
+use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
 };
@@ -18,14 +22,26 @@ use hvsock_testkit::guest::{Guest, GuestListener, GuestStream};
 use hvsock_testkit::world::{PORT as SERVICE, World, address};
 
 fn main() -> ExitCode {
-    let carriers = [Carrier::Ring, Carrier::Descriptor];
-    let kinds = carriers.map(|carrier| conformance::trials(Vm::new(carrier)));
+    let kinds = [
+        Kind::Library(Carrier::Ring),
+        Kind::Library(Carrier::Descriptor),
+        Kind::Hybrid,
+    ];
+    let kinds = kinds.map(|kind| conformance::trials(Vm::new(kind)));
     conformance::main(kinds.into_iter().flatten().collect())
 }
 
-/// Connections between a guest and a process that uses the transport `carrier`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The process uses the library, with this transport.
+    Library(Carrier),
+    /// It knows only hybrid vsock. It has a plain Unix socket, which shows no resets.
+    Hybrid,
+}
+
+/// Connections between a guest and a process.
 struct Vm {
-    carrier: Carrier,
+    kind: Kind,
     /// Started by the first case, so that listing the cases starts none.
     host: OnceLock<Host>,
 }
@@ -41,25 +57,53 @@ struct Host {
 }
 
 impl Vm {
-    fn new(carrier: Carrier) -> Self {
+    fn new(kind: Kind) -> Self {
         Self {
-            carrier,
+            kind,
             host: OnceLock::new(),
         }
     }
 
     fn host(&self) -> &Host {
-        self.host.get_or_init(|| Host::start(self.carrier))
+        self.host.get_or_init(|| Host::start(self.carrier()))
     }
 
-    fn connect(&self, port: u32) -> io::Result<HvStream> {
+    /// The transport of processes that listen.
+    fn carrier(&self) -> Carrier {
+        match self.kind {
+            Kind::Library(carrier) => carrier,
+            Kind::Hybrid => Carrier::Descriptor,
+        }
+    }
+
+    fn connect(&self, port: u32) -> io::Result<VmEnd> {
+        let Kind::Library(carrier) = self.kind else {
+            let socket = self.host().world.dirs().vm_hybrid_socket("web");
+            return dial(&socket, port).map(VmEnd::Plain);
+        };
         let stream = HvStream::options()
             .endpoint(self.host().world.host().endpoint())
             .timeout(LONGEST_WAIT)
-            .shared_memory(self.carrier == Carrier::Ring)
+            .shared_memory(carrier == Carrier::Ring)
             .connect(("web", port))?;
-        assert_eq!(stream.transport(), self.carrier);
-        Ok(stream)
+        assert_eq!(stream.transport(), carrier);
+        Ok(VmEnd::Process(stream))
+    }
+}
+
+/// Connects by hybrid vsock.
+fn dial(socket: &Path, port: u32) -> io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(LONGEST_WAIT))?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
+    let (mut answer, mut byte) = (String::new(), [0]);
+    while !answer.ends_with('\n') {
+        stream.read_exact(&mut byte)?;
+        answer.push(byte[0].into());
+    }
+    match answer.starts_with("OK ") {
+        true => Ok(stream),
+        false => Err(io::Error::other(answer)),
     }
 }
 
@@ -91,30 +135,39 @@ impl Transport for Vm {
     type Stream = VmEnd;
 
     fn name(&self) -> &'static str {
-        match self.carrier {
-            Carrier::Ring => "ring_with_a_guest",
-            _ => "descriptor_with_a_guest",
+        match self.kind {
+            Kind::Library(Carrier::Ring) => "ring_with_a_guest",
+            Kind::Library(_) => "descriptor_with_a_guest",
+            Kind::Hybrid => "hybrid_vsock_with_a_guest",
         }
     }
 
     fn pair(&self) -> io::Result<(VmEnd, VmEnd)> {
         let host = self.host();
         let pairs = host.pairs.lock().expect("no pair failed");
-        if host.by_guest.fetch_not(Ordering::Relaxed) {
+        if self.kind != Kind::Hybrid && host.by_guest.fetch_not(Ordering::Relaxed) {
             let inside = host.guest.connect(SERVICE)?;
             let (outside, _) = pairs.0.accept_timeout(LONGEST_WAIT)?;
-            assert_eq!(outside.transport(), self.carrier);
+            assert_eq!(outside.transport(), self.carrier());
             Ok((VmEnd::inside(inside), VmEnd::Process(outside)))
         } else {
             let outside = self.connect(SERVICE)?;
             let inside = pairs.1.accept(LONGEST_WAIT)?;
-            Ok((VmEnd::Process(outside), VmEnd::inside(inside)))
+            Ok((outside, VmEnd::inside(inside)))
         }
+    }
+
+    fn distinguishes_death_from_eof(&self) -> bool {
+        self.kind != Kind::Hybrid
     }
 
     /// Closes a process's stream through the broker; a guest's stream sends an RST.
     fn reset(&self) -> Option<Reset<Self>> {
+        if self.kind == Kind::Hybrid {
+            return None;
+        }
         Some(|transport, stream| match stream {
+            VmEnd::Plain(_) => Err(io::ErrorKind::Unsupported.into()),
             VmEnd::Process(stream) => {
                 let broker = transport.host().world.handle();
                 let closed = broker.close_connection(stream.connection_id());
@@ -128,11 +181,14 @@ impl Transport for Vm {
     }
 
     fn listen(&self) -> Option<Listen<Self>> {
+        if self.kind == Kind::Hybrid {
+            return None;
+        }
         Some(|transport, backlog| {
             let host = transport.host();
             let port = host.next_service.fetch_add(1, Ordering::Relaxed);
             host.world.register(port);
-            let listener = listen(&host.world, transport.carrier, port, backlog)?;
+            let listener = listen(&host.world, transport.carrier(), port, backlog)?;
             Ok(Box::new(Outside {
                 listener,
                 guest: Arc::clone(&host.guest),
@@ -163,6 +219,7 @@ impl Listener<VmEnd> for Outside {
 /// One end of a connection.
 enum VmEnd {
     Process(HvStream),
+    Plain(UnixStream),
     Guest {
         stream: GuestStream,
         nonblocking: AtomicBool,
@@ -210,6 +267,7 @@ impl Stream for VmEnd {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             VmEnd::Process(stream) => (&mut &*stream).read(buffer),
+            VmEnd::Plain(stream) => (&mut &*stream).read(buffer),
             VmEnd::Guest {
                 stream,
                 nonblocking,
@@ -224,6 +282,7 @@ impl Stream for VmEnd {
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             VmEnd::Process(stream) => (&mut &*stream).write(bytes),
+            VmEnd::Plain(stream) => (&mut &*stream).write(bytes),
             VmEnd::Guest {
                 stream,
                 nonblocking,
@@ -241,6 +300,7 @@ impl Stream for VmEnd {
     fn shutdown_write(&self) -> io::Result<()> {
         match self {
             VmEnd::Process(stream) => stream.shutdown(Shutdown::Write),
+            VmEnd::Plain(stream) => stream.shutdown(Shutdown::Write),
             VmEnd::Guest { stream, .. } => stream.shutdown(Shutdown::Write),
         }
     }
@@ -248,6 +308,7 @@ impl Stream for VmEnd {
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             VmEnd::Process(stream) => stream.set_read_timeout(Some(timeout)),
+            VmEnd::Plain(stream) => stream.set_read_timeout(Some(timeout)),
             VmEnd::Guest { timeouts, .. } => {
                 timeouts.lock().expect("no panic")[0] = Some(timeout);
                 Ok(())
@@ -258,6 +319,7 @@ impl Stream for VmEnd {
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
             VmEnd::Process(stream) => stream.set_write_timeout(Some(timeout)),
+            VmEnd::Plain(stream) => stream.set_write_timeout(Some(timeout)),
             VmEnd::Guest { timeouts, .. } => {
                 timeouts.lock().expect("no panic")[1] = Some(timeout);
                 Ok(())
@@ -268,6 +330,7 @@ impl Stream for VmEnd {
     fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         match self {
             VmEnd::Process(stream) => stream.set_nonblocking(on),
+            VmEnd::Plain(stream) => stream.set_nonblocking(on),
             VmEnd::Guest { nonblocking, .. } => {
                 nonblocking.store(on, Ordering::Relaxed);
                 Ok(())
@@ -289,6 +352,7 @@ impl Stream for VmEnd {
                     write: ready.is_writable(),
                 })
             }
+            VmEnd::Plain(stream) => wait_for_socket(stream, interest, timeout),
             VmEnd::Guest { stream, .. } => {
                 let start = Instant::now();
                 loop {
@@ -304,4 +368,18 @@ impl Stream for VmEnd {
             }
         }
     }
+}
+
+fn wait_for_socket(stream: &UnixStream, interest: Ready, timeout: Duration) -> io::Result<Ready> {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, interest.read);
+    flags.set(PollFlags::OUT, interest.write);
+    let mut polled = [PollFd::from_borrowed_fd(stream.as_fd(), flags)];
+    poll::wait(&mut polled, Some(Instant::now() + timeout))?;
+    let seen = polled[0].revents();
+    let failed = seen.intersects(PollFlags::ERR | PollFlags::HUP);
+    Ok(Ready {
+        read: interest.read && (failed || seen.contains(PollFlags::IN)),
+        write: interest.write && (failed || seen.contains(PollFlags::OUT)),
+    })
 }

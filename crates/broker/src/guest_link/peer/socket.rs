@@ -285,3 +285,86 @@ impl Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hvsock_sys::set_nonblocking;
+
+    use super::super::Peer;
+    use super::*;
+
+    fn plain() -> (Peer, OwnedFd) {
+        let (own, process) = stream::pair().unwrap();
+        set_nonblocking(&own, true).unwrap();
+        set_nonblocking(&process, true).unwrap();
+        (Peer::plain_socket(own), process)
+    }
+
+    fn ready(peer: &mut Peer) {
+        peer.data_ready(Readiness {
+            readable: true,
+            writable: true,
+        });
+    }
+
+    fn ends(peer: &mut Peer) -> bool {
+        matches!(peer.read(&mut [0; 8], false), FillOutcome::Ended)
+    }
+
+    #[test]
+    fn nothing_reaches_a_plain_socket_before_it_is_established() {
+        let (mut peer, process) = plain();
+        ready(&mut peer);
+        assert!(!peer.is_established());
+        assert_eq!(peer.write(b"early", MessageEnd::default()), Ok(0));
+        peer.finish();
+        let mut bytes = [0; 8];
+        let error = stream::recv(&process, &mut bytes).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        peer.set_control(ControlConnection::none());
+        assert!(peer.is_established() && peer.control_descriptor().is_none());
+        // The guest has ended meanwhile.
+        assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 0);
+        let (mut peer, process) = plain();
+        peer.set_control(ControlConnection::none());
+        assert_eq!(peer.write(b"late", MessageEnd::default()), Ok(4));
+        assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 4);
+    }
+
+    #[test]
+    fn a_plain_socket_is_closed_once_both_directions_have_ended() {
+        let established = || {
+            let (mut peer, process) = plain();
+            peer.set_control(ControlConnection::none());
+            (peer, process)
+        };
+        // The process half-closes, and closes later.
+        let (mut peer, process) = established();
+        stream::shutdown(&process, Shutdown::Write).unwrap();
+        assert!(ends(&mut peer) && !peer.is_closed());
+        drop(process);
+        ready(&mut peer);
+        assert!(peer.is_closed());
+        // It closes with bytes that nobody has read.
+        let (mut peer, process) = established();
+        stream::send(&process, b"last").unwrap();
+        drop(process);
+        ready(&mut peer);
+        assert!(!peer.is_closed());
+        let read = peer.read(&mut [0; 8], false);
+        assert!(matches!(read, FillOutcome::Bytes(4, ..)));
+        assert!(ends(&mut peer) && peer.is_closed());
+        // The guest half-closes, and closes later; the process stays.
+        let (mut peer, _process) = established();
+        peer.finish();
+        assert!(!peer.is_closed());
+        peer.close_read();
+        assert!(peer.is_closed());
+        // Each half-closes.
+        let (mut peer, process) = established();
+        stream::shutdown(&process, Shutdown::Write).unwrap();
+        assert!(ends(&mut peer));
+        peer.finish();
+        assert!(peer.is_closed());
+    }
+}
