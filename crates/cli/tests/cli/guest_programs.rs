@@ -152,8 +152,26 @@ fn host_reaches_guest(world: &World, guest: &Guest) {
             echoes(world, &port)
         });
         assert!(echoes(world, &name), "no echo by name");
+        echoes_to_socat(world, &port);
+        echoes_to_socat(world, &name);
         server.kill().unwrap();
     }
+}
+
+/// Has socat of the host connect to a service of the guest by hybrid vsock and get a line back.
+fn echoes_to_socat(world: &World, service: &str) {
+    let socket = world.dir().join("vm/web.vsock");
+    let mut command = Command::new("socat");
+    command.args(["-t", "10", "-"]);
+    command.arg(format!("UNIX-CONNECT:{}", socket.display()));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut connection = Running::start(command.stderr(Stdio::null()));
+    connection.write(format!("CONNECT {service}\nby hybrid vsock\n").as_bytes());
+    let answer = connection.line();
+    assert!(answer.starts_with("OK "), "{answer}");
+    assert_eq!(connection.line(), "by hybrid vsock");
+    connection.end_input();
+    connection.end();
 }
 
 /// Whether a service of the guest returns a line. The half-close follows afterwards: on every transport,
