@@ -34,11 +34,12 @@ fn as_text<S: serde::Serializer>(why: &Unavailable, serializer: S) -> Result<S::
 }
 
 /// Asks each of `managers`, `limit` at most each, and merges what they say: of two descriptions of one virtual
-/// machine (the same process, or the same way to it) the first one stays. A virtual machine that is off has
+/// machine (the same process, UUID or way to it) the first one stays. A virtual machine that is off has
 /// no process, and its context id may be in use by another one.
 pub fn discover(managers: &[Box<dyn Manager>], limit: Duration) -> Found {
     let mut found = Found::default();
     let mut pids = HashSet::new();
+    let mut uuids = HashSet::new();
     let mut ways: HashSet<Reach> = HashSet::new();
     for manager in managers {
         let machines = match manager.list(Instant::now() + limit) {
@@ -52,12 +53,17 @@ pub fn discover(managers: &[Box<dyn Manager>], limit: Duration) -> Found {
         for machine in machines {
             let live = machine.state != State::Off;
             let known = machine.pid.is_some_and(|pid| pids.contains(&pid))
+                || machine
+                    .uuid
+                    .as_ref()
+                    .is_some_and(|uuid| uuids.contains(uuid))
                 || machine.reach.iter().any(|way| ways.contains(way));
             if live && known {
                 continue;
             }
             if live {
                 pids.extend(machine.pid);
+                uuids.extend(machine.uuid.clone());
                 ways.extend(machine.reach.iter().cloned());
             }
             found.machines.push(machine);

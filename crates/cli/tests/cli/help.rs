@@ -35,6 +35,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["vm", "wait"],
     &["vm", "shutdown"],
     &["vm", "reconnect"],
+    &["vm", "discover"],
     &["vm", "time"],
     &["vm", "freeze"],
     &["vm", "thaw"],

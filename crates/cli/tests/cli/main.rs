@@ -11,6 +11,7 @@ mod completion;
 mod connections;
 mod containers;
 mod demo;
+mod discover;
 mod guest_failures;
 mod guest_programs;
 mod guest_states;

@@ -125,6 +125,26 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "vm discover",
+        notes: &[
+            "The command asks libvirt, Incus and systemd-machined, and reads the command lines of \
+             QEMU, Firecracker, Cloud Hypervisor, crosvm, OpenVMM and User-mode Linux. It lists each \
+             virtual machine with its state and how it can be reached: by a CID of the kernel's \
+             vhost-vsock, by a socket of its VMM, or by a vhost-user device, which may be the \
+             broker's own.",
+            "--add makes partitions of those that run and can be reached. What a process of another \
+             user claims is added by its name only.",
+            "A manager that is not there or cannot be asked is a note, not an error.",
+        ],
+        examples: &[
+            ("hvsock vm discover", "what runs here"),
+            ("hvsock vm discover --add", "make partitions of all"),
+            ("hvsock vm discover --add web", "of one"),
+        ],
+        see_also: &["vm add", "vm list"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "vm time",
         examples: &[
             ("hvsock vm time web", "show the last measurement"),

@@ -1,6 +1,7 @@
 //! `hvsock vm`: virtual machines as partitions.
 
 mod device;
+mod discover;
 mod freeze;
 mod hybrid_socket;
 mod link;
@@ -40,6 +41,7 @@ pub enum Vm {
     Wait(Wait),
     Shutdown(Shutdown),
     Reconnect(reconnect::Reconnect),
+    Discover(discover::Discover),
     /// Show the offset of a guest's clock
     Time(Time),
     /// Pause the hvsock traffic of a virtual machine
@@ -133,6 +135,7 @@ impl Vm {
             Self::Wait(wait) => wait.run(vms),
             Self::Shutdown(shutdown) => shutdown.run(vms),
             Self::Reconnect(reconnect) => reconnect.run(vms),
+            Self::Discover(discover) => discover.run(context),
             Self::Time(time) => time.run(vms),
             Self::Pause(named) => vms.set_state(&named, PartitionState::Paused),
             Self::Resume(named) => vms.set_state(&named, PartitionState::Running),
