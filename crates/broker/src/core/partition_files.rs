@@ -35,7 +35,10 @@ impl Core {
                     vm,
                     known,
                     edited: _,
-                } => results.push(self.put_partition(key, &path, spec, vm, known)),
+                } => {
+                    let vm = vm.map(|vm| vm.map(|vm| *vm));
+                    results.push(self.put_partition(key, &path, spec, vm, known));
+                }
                 PartitionStep::Remove { path, name } => {
                     self.repair_refused(&path);
                     if let Some(key) = name.and_then(|name| self.fabric.by_name(&name)) {

@@ -42,7 +42,7 @@ pub(crate) enum PartitionStep {
         path: PathBuf,
         spec: PartitionSpec,
         /// The settings of a VM, or why it cannot have them.
-        vm: Result<Option<VmEntry>, String>,
+        vm: Result<Option<Box<VmEntry>>, String>,
         known: bool,
         /// Whether somebody changed the file; otherwise it is tried again.
         edited: bool,
@@ -164,7 +164,7 @@ impl PartitionFiles {
         PartitionStep::Put {
             path: self.folder.path_of(&key),
             spec: entry.spec(),
-            vm: entry.resolved_vm(),
+            vm: entry.resolved_vm().map(|vm| vm.map(Box::new)),
             known: self.in_force.contains_key(&key),
             edited,
             key,
