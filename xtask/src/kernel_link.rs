@@ -61,8 +61,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
         kernels.push(Kernel::find()?);
     }
     let agent = statically::AGENT.build()?;
-    let build = ["build", "--package", "hvsock-testkit", "--example"];
-    run::run(run::cargo(&build).arg("kernel_link"))?;
+    let build = [
+        "build",
+        "--package",
+        "hvsock-testkit",
+        "--features",
+        "world",
+    ];
+    run::run(run::cargo(&build).args(["--example", "kernel_link"]))?;
     fs::create_dir_all(work())?;
     let mut results = Vec::new();
     let mut failed = false;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use hvsock_guests::{Config, File, Guest, Kit, Output, Role, Spawned};
@@ -139,9 +139,19 @@ impl Host {
 
     /// Starts a VM with further options.
     pub fn vm_with(&self, cid: u32, options: &str) -> Result<Vm<'_>> {
+        self.vm_by("", cid, options)
+    }
+
+    /// Starts a VM whose VMM is in the network namespace at this path.
+    pub fn vm_in(&self, cid: u32, namespace: &str) -> Result<Vm<'_>> {
+        self.vm_by(&format!("nsenter --net={namespace}"), cid, "")
+    }
+
+    fn vm_by(&self, starter: &str, cid: u32, options: &str) -> Result<Vm<'_>> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let control = format!("/run/vm{number}");
-        let command = format!("{PROGRAM} guest --cid {cid} --control {control} {options}");
+        let command =
+            format!("{starter} {PROGRAM} guest --cid {cid} --control {control} {options}");
         let vm = Vm {
             host: self,
             running: self.spawn(&command)?,
@@ -168,6 +178,17 @@ impl Running<'_> {
     /// Waits until it has printed a text.
     pub fn prints(&self, text: &str) -> Result<()> {
         Ok(self.spawned.wait_for(text, LIMIT)?)
+    }
+
+    /// As [`Running::prints`], on stdout or stderr.
+    pub fn prints_any(&self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.output()?.contains(text) {
+            if Instant::now() > deadline {
+                bail!("{text:?} was not printed, but {:?}", self.output()?);
+            }
+        }
+        Ok(())
     }
 
     /// What it has printed so far.

@@ -10,8 +10,11 @@
 
 #![cfg(target_os = "linux")]
 
+mod broker;
 mod host;
 mod kernel;
+mod link;
+mod namespaces;
 mod report;
 mod unloaded;
 
@@ -21,7 +24,7 @@ use hvsock_guests::{Kit, Vmm};
 use hvsock_testkit::require;
 
 use host::Host;
-use report::{Report, Scenario};
+use report::Report;
 
 /// One machine for all scenarios, because a boot takes seconds. They run in this order.
 #[test]
@@ -35,7 +38,16 @@ fn the_kernels_vhost_vsock_links_guests_to_services() {
     let start = Instant::now();
     let host = Host::boot(&kit, &program).unwrap();
     let mut report = Report::new(host.release(), start.elapsed());
-    let groups: [&[Scenario]; 2] = [kernel::SCENARIOS, unloaded::SCENARIOS];
+    let namespaces = match host.version() >= (7, 0) {
+        true => namespaces::SCENARIOS,
+        false => &[],
+    };
+    let groups = [
+        kernel::SCENARIOS,
+        link::SCENARIOS,
+        namespaces,
+        unloaded::SCENARIOS,
+    ];
     for scenario in groups.into_iter().flatten() {
         report.run(scenario, &host);
     }

@@ -119,7 +119,7 @@ fn listen(at: Address, how: &[&str]) -> Answer {
 }
 
 /// The socket's family and peer, as the process that has it sees them.
-fn described(fd: impl AsFd) -> String {
+pub fn described(fd: impl AsFd) -> String {
     let family = if vsock::is_vsock(&fd) {
         "AF_VSOCK"
     } else {

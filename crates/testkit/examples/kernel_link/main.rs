@@ -5,6 +5,7 @@
 //! kernel_link guest --cid N --control PATH [--child]   play a VMM and its guest; serve commands at PATH
 //! kernel_link tell PATH COMMAND…                       send a command to a guest, and print its answer
 //! kernel_link host COMMAND…                            act as a program on the host, with plain sockets
+//! kernel_link service FOLDER NAME HOW                  listen by the broker in a folder, with the library
 //! ```
 //!
 //! The commands are in `guest.rs` and `host.rs`. An answer begins with `ok` or `error`, which is also the exit
@@ -21,6 +22,8 @@ mod host;
 #[cfg(target_os = "linux")]
 mod load;
 #[cfg(target_os = "linux")]
+mod service;
+#[cfg(target_os = "linux")]
 mod tell;
 
 use std::process::ExitCode;
@@ -32,8 +35,11 @@ fn main() -> ExitCode {
     let answer = match words.as_slice() {
         ["guest", options @ ..] => guest::serve(options),
         ["tell", path, command @ ..] => tell::send(path.as_ref(), command),
+        ["service", folder, name, how] => service::serve(folder, name, how),
         ["host", command @ ..] => host::act(command),
-        _ => Err("usage: kernel_link guest | tell | host, see the head of main.rs".into()),
+        _ => {
+            Err("usage: kernel_link guest | tell | host | service, see the head of main.rs".into())
+        }
     };
     match answer {
         Ok(text) => {
