@@ -71,7 +71,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let mut programs = test::prepare(&mut timings)?;
     test::doc_tests(&mut timings)?;
     timings.step("loom", || loom::run(&[]))?;
-    timings.step("the kernel's vsock_test", || vsock_test::run(&[]))?;
+    timings.step("the kernel's vsock_test", || {
+        vsock_test::run(&[])?;
+        vsock_test::run(&["--guests".to_owned(), "uml,qemu".to_owned()])
+    })?;
     programs.extend(windows::check(&mut timings)?);
     timings.print();
     test::last(&programs, &[])

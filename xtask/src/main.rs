@@ -73,7 +73,7 @@ const TASKS: &[Task] = &[
         name: "vsock-test",
         arguments: "[ARGS…]",
         about: "run the Linux kernel's own vsock tests between two real guests, in both directions; \
-                --source FOLDER, --json, --backend PROGRAM, --skip N",
+                --guests uml,qemu, --all, --source FOLDER, --json, --backend PROGRAM, --skip N",
         run: vsock_test::run,
     },
     Task {

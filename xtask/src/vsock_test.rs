@@ -1,5 +1,5 @@
 //! `cargo xtask vsock-test`: builds the Linux kernel's own vsock tests from source and runs them between two
-//! real guests of one broker.
+//! real guests of one broker: under QEMU, or as `--guests` says.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,34 +1,40 @@
 //! Runs the Linux kernel's own `vsock_test` between two guests, in both directions.
 //!
 //! `cargo xtask vsock-test` builds the suite from the kernel's source and runs this example:
-//! `vsock_test PROGRAM [--backend vhost-device-vsock] [--json] [--skip N]…`. PROGRAM is the suite, linked
-//! statically or dynamically. The device is the broker's; `--backend` names another program, with the
-//! command line of vhost-device-vsock. Exit status: 0 if every test passes.
+//! `vsock_test PROGRAM [--guests uml,qemu] [--all] [--backend vhost-device-vsock] [--json] [--skip N]…`. PROGRAM is the
+//! suite, linked statically or dynamically. The device is the broker's; `--backend` names another program,
+//! with the command line of vhost-device-vsock. Exit status: 0 if every test passes that the guests' kernels
+//! can pass.
+//!
+//! `--guests uml` runs both halves in one guest, over the loopback of its kernel. No device is involved: a test
+//! that fails there, fails by the kernel. [`kernels`] lists these; `--all` runs them nevertheless.
 
 #![forbid(unsafe_code)]
 
 mod backend;
 mod control;
+mod kernels;
 mod suite;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
-use hvsock_guests::{Config, File, Guest, Kit, Network, Vmm, Vsock};
+use anyhow::{Context as _, Result, bail, ensure};
+use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 
 use backend::Backend;
 use suite::{Trial, Verdict};
-
-/// The TCP port of the suite's control connection, in the serving guest.
-const CONTROL: u16 = 1234;
 
 struct Arguments {
     program: PathBuf,
     backend: Option<PathBuf>,
     json: bool,
     skip: Vec<usize>,
+    /// Two guests, or one that is both.
+    guests: Vec<Vmm>,
+    /// Also what the guests' kernels cannot pass.
+    all: bool,
 }
 
 fn main() -> ExitCode {
@@ -44,24 +50,38 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let arguments = arguments()?;
-    let kit = Kit::find_for(Vmm::Qemu)?;
-    let backend = Backend::start(arguments.backend.as_deref())?;
-    eprintln!("device:  {}", backend.name());
-    eprintln!("kernel:  {}", kit.kernel.image.display());
+    let kits = arguments.guests.iter().map(|vmm| Kit::find_for(*vmm));
+    let kits = kits.collect::<Result<Vec<_>, _>>()?;
     let start = Instant::now();
-    let guests = boot(&kit, &backend, &arguments.program)?;
-    eprintln!("guests:  two, ready after {:.1?}", start.elapsed());
     let names = suite::list(&arguments.program)?;
     let mut trials = Vec::new();
-    for (server, client) in [(0, 1), (1, 0)] {
-        let direction = suite::Direction {
-            server: &guests[server],
-            client: &guests[client],
-            server_cid: backend::CIDS[server],
-            client_cid: backend::CIDS[client],
-        };
-        eprintln!("\n== {direction}");
-        trials.extend(suite::run(&direction, &names, &arguments.skip)?);
+    if let [kit] = &kits[..] {
+        let guest = alone(kit, &arguments.program)?;
+        let lacking = kernels::lacking(&[&guest], &names, arguments.all)?;
+        trials = suite::run(
+            &suite::Direction::loopback(&guest),
+            &names,
+            &arguments.skip,
+            &lacking,
+        )?;
+    } else {
+        let backend = Backend::start(arguments.backend.as_deref())?;
+        eprintln!("device:  {}", backend.name());
+        let guests = boot(&kits, &backend, &arguments.program)?;
+        let lacking = kernels::lacking(&[&guests[0], &guests[1]], &names, arguments.all)?;
+        eprintln!("guests:  two, ready after {:.1?}", start.elapsed());
+        for (control, (server, client)) in (control::PORT..).zip([(0, 1), (1, 0)]) {
+            let direction = suite::Direction {
+                server: &guests[server],
+                client: &guests[client],
+                server_cid: backend::CIDS[server],
+                client_cid: backend::CIDS[client],
+                control,
+            };
+            eprintln!("\n== {direction}");
+            control::relay(direction.server, direction.client, control)?;
+            trials.extend(suite::run(&direction, &names, &arguments.skip, &lacking)?);
+        }
     }
     let failed = trials.iter().filter(|trial| trial.failed()).count();
     if arguments.json {
@@ -71,9 +91,11 @@ fn run() -> Result<bool> {
     }
     let seconds = start.elapsed().as_secs_f64();
     let passed = trials.iter().filter(|trial| trial.passed()).count();
+    let kernels = trials.iter().filter(|trial| trial.is_by_kernel()).count();
     eprintln!(
-        "\n{passed} passed, {failed} failed of {} in two directions, {seconds:.0} s",
-        trials.len()
+        "\n{passed} passed, {failed} failed, {kernels} not possible with a guest's kernel, of {} in {} s",
+        trials.len(),
+        seconds.round()
     );
     Ok(failed == 0)
 }
@@ -86,6 +108,8 @@ fn arguments() -> Result<Arguments> {
         backend: None,
         json: false,
         skip: Vec::new(),
+        guests: vec![Vmm::Qemu, Vmm::Qemu],
+        all: false,
     };
     while let Some(word) = given.next() {
         match word.as_str() {
@@ -93,6 +117,19 @@ fn arguments() -> Result<Arguments> {
                 found.backend = Some(given.next().context("--backend takes a program")?.into());
             }
             "--json" => found.json = true,
+            "--all" => found.all = true,
+            "--guests" => {
+                let words = given.next().context("--guests takes two VMMs, or one")?;
+                let vmms = words.split(',').map(|word| match word {
+                    "uml" => Ok(Vmm::Uml),
+                    "qemu" => Ok(Vmm::Qemu),
+                    other => bail!("no VMM {other}: uml or qemu"),
+                });
+                found.guests = vmms.collect::<Result<_>>()?;
+                if !(1..=2).contains(&found.guests.len()) {
+                    bail!("--guests takes two VMMs, or one");
+                }
+            }
             "--skip" => {
                 let number = given.next().context("--skip takes a test's number")?;
                 found
@@ -108,20 +145,21 @@ fn arguments() -> Result<Arguments> {
     Ok(found)
 }
 
+fn config(name: &str, program: &Path) -> Result<Config> {
+    let mut config = Config::new(name);
+    config.files = File::program(program, "/bin/vsock_test")?;
+    config.boot_limit = Duration::from_secs(120);
+    Ok(config)
+}
+
 /// Boots both guests concurrently.
-fn boot(kit: &Kit, backend: &Backend, program: &std::path::Path) -> Result<[Guest; 2]> {
-    let files = File::program(program, "/bin/vsock_test")?;
-    let start = |index: usize| {
-        let mut config = Config::new(backend::NAMES[index]);
-        config.files.clone_from(&files);
+fn boot(kits: &[Kit], backend: &Backend, program: &Path) -> Result<[Guest; 2]> {
+    let start = |index: usize| -> Result<Guest> {
+        let mut config = config(backend::NAMES[index], program)?;
         config.vsock = Some(Vsock {
             socket: backend.socket(index),
         });
-        config.network = Some(Network {
-            forwarded: vec![CONTROL],
-        });
-        config.boot_limit = Duration::from_secs(120);
-        Guest::boot(kit, &config)
+        Ok(Guest::boot(&kits[index], &config)?)
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(|| start(1));
@@ -129,6 +167,19 @@ fn boot(kit: &Kit, backend: &Backend, program: &std::path::Path) -> Result<[Gues
         let other = other.join().ok().context("the thread ended")??;
         Ok([one, other])
     })
+}
+
+/// Boots a guest without a device, in which the loopback is the only transport.
+fn alone(kit: &Kit, program: &Path) -> Result<Guest> {
+    let mut config = config("loopback", program)?;
+    let module = kit.module("vsock_loopback")?;
+    config
+        .files
+        .push(File::bytes("/loopback.ko", 0o644, module));
+    let guest = Guest::boot(kit, &config)?;
+    let loaded = guest.run("insmod /loopback.ko", Duration::from_secs(60))?;
+    ensure!(loaded.success(), "{}", loaded.stderr_text());
+    Ok(guest)
 }
 
 fn print_table(names: &[String], trials: &[Trial]) {
@@ -140,10 +191,17 @@ fn print_table(names: &[String], trials: &[Trial]) {
                 Verdict::Passed => "ok",
                 Verdict::Failed(_) => "FAILED",
                 Verdict::Skipped => "skipped",
+                Verdict::Kernel(_) => "kernel",
             };
             line.push_str(&format!(" {verdict:<8}"));
         }
         println!("{}", line.trim_end());
+    }
+    for (id, name) in names.iter().enumerate() {
+        let mut of_test = trials.iter().filter(|trial| trial.id == id);
+        if let Some(Verdict::Kernel(version)) = of_test.next().map(|trial| &trial.verdict) {
+            println!("{id} - {name}: not with a kernel older than {version}");
+        }
     }
     for trial in trials {
         if let Verdict::Failed(why) = &trial.verdict {

@@ -13,7 +13,8 @@ use anyhow::{Result, bail};
 use hvsock_guests::{Guest, Spawned};
 use serde_json::{Value, json};
 
-use crate::{CONTROL, control};
+use crate::control;
+use crate::kernels::Lacking;
 
 /// Maximum time without progress. The suite's own timeouts are 10 s each, in guest time.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -27,6 +28,26 @@ pub struct Direction<'a> {
     pub client: &'a Guest,
     pub server_cid: u32,
     pub client_cid: u32,
+    /// The TCP port of the control connection.
+    pub control: u16,
+}
+
+impl<'a> Direction<'a> {
+    /// Both halves in one guest.
+    pub fn loopback(guest: &'a Guest) -> Self {
+        const LOCAL: u32 = 1;
+        Self {
+            server: guest,
+            client: guest,
+            server_cid: LOCAL,
+            client_cid: LOCAL,
+            control: control::PORT,
+        }
+    }
+
+    fn is_loopback(&self) -> bool {
+        std::ptr::eq(self.server, self.client)
+    }
 }
 
 impl fmt::Display for Direction<'_> {
@@ -48,11 +69,17 @@ pub enum Verdict {
     Passed,
     Failed(String),
     Skipped,
+    /// The kernel of a guest cannot pass it before this version.
+    Kernel(&'static str),
 }
 
 impl Trial {
     pub fn passed(&self) -> bool {
         matches!(self.verdict, Verdict::Passed)
+    }
+
+    pub fn is_by_kernel(&self) -> bool {
+        matches!(self.verdict, Verdict::Kernel(_))
     }
 
     pub fn failed(&self) -> bool {
@@ -76,11 +103,19 @@ pub fn list(program: &Path) -> Result<Vec<String>> {
 }
 
 /// Runs all tests in one direction.
-pub fn run(direction: &Direction<'_>, names: &[String], skip: &[usize]) -> Result<Vec<Trial>> {
+pub fn run(
+    direction: &Direction<'_>,
+    names: &[String],
+    skip: &[usize],
+    lacking: &Lacking,
+) -> Result<Vec<Trial>> {
     let mut verdicts: Vec<Option<Verdict>> = names
         .iter()
         .enumerate()
-        .map(|(id, _)| skip.contains(&id).then_some(Verdict::Skipped))
+        .map(|(id, _)| match lacking.get(&id) {
+            Some(version) => Some(Verdict::Kernel(version)),
+            None => skip.contains(&id).then_some(Verdict::Skipped),
+        })
         .collect();
     while verdicts.iter().any(Option::is_none) {
         let decided: Vec<usize> = (0..names.len())
@@ -117,14 +152,21 @@ fn attempt(
 ) -> Result<(BTreeSet<usize>, Failure)> {
     let (server, client) = (direction.server, direction.client);
     let skip: String = decided.iter().map(|id| format!(" --skip {id}")).collect();
+    let port = direction.control;
     let (server_cid, client_cid) = (direction.server_cid, direction.client_cid);
+    if !direction.is_loopback() {
+        control::wait_until_listening(client, port)?;
+    }
     let serve = server.spawn(&format!(
-        "exec vsock_test --mode server --control-port {CONTROL} --peer-cid {client_cid}{skip}"
+        "exec vsock_test --mode server --control-port {port} --peer-cid {client_cid}{skip}"
     ))?;
-    serve.wait_for("listening", IDLE_TIMEOUT)?;
-    let port = control::delayed(server.forwarded(CONTROL).unwrap_or(CONTROL))?;
+    if direction.is_loopback() {
+        serve.wait_for("istening", IDLE_TIMEOUT)?;
+    } else {
+        control::wait_until_connected(server, port)?;
+    }
     let connect = client.spawn(&format!(
-        "exec vsock_test --mode client --control-host 10.0.2.2 --control-port {port} \
+        "exec vsock_test --mode client --control-host 127.0.0.1 --control-port {port} \
          --peer-cid {server_cid}{skip}"
     ))?;
     let mut shown = BTreeSet::new();
@@ -252,8 +294,12 @@ pub fn json(trials: &[Trial]) -> Value {
     let trials = trials.iter().map(|trial| {
         let (verdict, why) = match &trial.verdict {
             Verdict::Passed => ("passed", None),
-            Verdict::Failed(why) => ("failed", Some(why)),
+            Verdict::Failed(why) => ("failed", Some(why.clone())),
             Verdict::Skipped => ("skipped", None),
+            Verdict::Kernel(version) => (
+                "kernel",
+                Some(format!("not with a kernel older than {version}")),
+            ),
         };
         json!({
             "id": trial.id,
