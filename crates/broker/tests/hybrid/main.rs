@@ -1,7 +1,8 @@
 //! VMs behind Unix sockets of their VMM ("hybrid vsock").
 //!
-//! The VMMs are scripted, from their documentation and sources.
+//! The VMMs are scripted, from their documentation and sources; the one of `foreign` is vhost-device-vsock.
 
+mod foreign;
 mod from_guest;
 mod hostile;
 mod life;
