@@ -70,6 +70,12 @@ impl Problems {
         Some(known.text)
     }
 
+    /// The text of a problem, if there is it.
+    pub(super) fn text(&self, kind: ProblemKind, object: &str) -> Option<&str> {
+        let known = self.known.get(&(kind, object.to_owned()))?;
+        Some(&known.text)
+    }
+
     /// Whether there is a problem of one of these kinds.
     pub(super) fn has_any(&self, kinds: &[ProblemKind]) -> bool {
         self.known.keys().any(|(kind, _)| kinds.contains(kind))

@@ -21,8 +21,8 @@ use crate::budget::{Budget, Owner, Shares};
 use crate::callers::Caller;
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
-    self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, Service,
-    ServiceMetrics, Share, SharedResource,
+    self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, ProblemKind,
+    Service, ServiceMetrics, Share, SharedResource,
 };
 
 /// Most owners of a resource that are listed.
@@ -256,11 +256,22 @@ impl Core {
                     .and_then(|vm| vm.link())
                     .map(|link| {
                         let limits = link.limits().iter().copied();
-                        let lacks = link.capabilities().missing().chain(limits);
+                        // The relay counts the bytes for a link that does not.
+                        let counted = !link.hands_over();
+                        let missing = link.capabilities().missing();
+                        let missing = missing.filter(|what| !counted || *what != "byte counts");
+                        let lacks = missing.chain(limits);
                         lacks.map(str::to_owned).collect()
                     })
                     .unwrap_or_default(),
-                problems: self.port_problems.texts(key),
+                problems: {
+                    let of_link = self
+                        .problems
+                        .text(ProblemKind::VmLink, partition.name().as_str());
+                    let mut texts = self.port_problems.texts(key);
+                    texts.extend(of_link.map(str::to_owned));
+                    texts
+                },
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
                 unsealed_memory: vm.is_some_and(|vm| vm.settings().spec.unsealed_memory),
                 user: vm.and_then(|vm| vm.settings().spec.user.clone()),

@@ -39,7 +39,7 @@ use crate::guest_link::{
 };
 use crate::loop_waker::LoopWaker;
 use command::{Command, Place, SharedState};
-use style::Style;
+use style::{Connects, Style};
 use trust::Trust;
 use worker::Worker;
 
@@ -185,6 +185,13 @@ impl GuestLink for Link {
     }
 
     fn suspend(&self, _connection: ConnectionId, _suspended: bool) {}
+
+    fn limits(&self) -> &'static [&'static str] {
+        match self.style.connects {
+            Connects::ByLine => &[],
+            Connects::ByPath => &["whether the guest has accepted a connect"],
+        }
+    }
 
     fn takes_services(&self) -> bool {
         true

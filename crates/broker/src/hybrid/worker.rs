@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -32,8 +32,14 @@ use crate::loop_waker::LoopWaker;
 const WAKE: Token = Token(0);
 const WATCH: Token = Token(1);
 const VMM: Token = Token(2);
+const PROBE: Token = Token(3);
 /// The first token of a socket. Each is used once.
-const FIRST: usize = 3;
+const FIRST: usize = 4;
+
+/// What the VMM is sent to find out that it listens: no request, so that it closes the connection. To close it
+/// without a line makes vhost-device-vsock 0.3 spin, and to hold it open blocks OpenVMM. Firecracker requires 10
+/// bytes at least, and reads at most 32.
+const PROBE_LINE: &str = "PROBE by hvsock\n";
 
 /// The longest time that a guest may take to accept. A VMM holds a connect of which its guest's driver knows
 /// nothing for as long as it likes.
@@ -80,6 +86,8 @@ pub(super) struct Worker {
     presence: Presence,
     folder: Option<SocketFolder>,
     watch: Option<SocketWatch>,
+    /// The connection by which the VMM was found, until the VMM closes it.
+    probe: Option<OwnedFd>,
     /// The VMM's process, while one is known.
     vmm: Option<OwnedFd>,
     sockets: HostSockets,
@@ -156,6 +164,7 @@ impl Worker {
             presence,
             folder: None,
             watch: None,
+            probe: None,
             vmm: None,
             attempts: HashMap::new(),
             timers: BTreeSet::new(),
@@ -246,6 +255,7 @@ impl Worker {
             WAKE => {}
             WATCH => self.folder_changed(),
             VMM => self.vmm_ended(),
+            PROBE => self.probe = None,
             token => match self.sources.get(&token) {
                 Some(Source::HostSocket(name)) if self.waiting.contains(name) => {}
                 Some(Source::HostSocket(name)) => self.waiting.push_back(name.clone()),
@@ -356,6 +366,7 @@ impl Worker {
                         self.vmm = None;
                     }
                     self.found_vmm(&socket);
+                    self.end_probe(socket);
                     self.report_states(|presence| presence.listens(file));
                     self.vmm_retry.reset();
                     self.problems.vmm = None;
@@ -393,6 +404,20 @@ impl Worker {
         {
             self.check.now();
             self.check.no_earlier_than(at);
+        }
+    }
+
+    /// Sends the VMM a line upon which it closes the connection.
+    fn end_probe(&mut self, socket: OwnedFd) {
+        // A VMM that has closed already is no less there.
+        let _ = stream::try_send(&socket, &[IoSlice::new(PROBE_LINE.as_bytes())]);
+        let mut source = SourceFd(&socket.as_raw_fd());
+        let registry = self.poll.registry();
+        if registry
+            .register(&mut source, PROBE, Interest::READABLE)
+            .is_ok()
+        {
+            self.probe = Some(socket);
         }
     }
 

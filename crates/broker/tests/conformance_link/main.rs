@@ -1,6 +1,7 @@
 //! The conformance suite over links to guests that a program brings along: one over in-memory pipes
 //! (`links::pipe_link`), and one that hands out sockets, which the broker relays
-//! (`links::socket_link`). One end of each pair is a process with the library, the other the guest.
+//! (`links::socket_link`); and over the broker's own link to the hybrid sockets of a VMM that half-closes
+//! (`links::hybrid_vmm`). One end of each pair is a process with the library, the other the guest.
 //! The guest connects every other pair, the host the rest.
 
 #[path = "../links/mod.rs"]
@@ -23,10 +24,14 @@ use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
 };
 
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::wait;
 use hvsock_testkit::world::World;
+use links::hybrid_vmm::{self, HybridVmm};
 use links::memory::GuestStream;
 use links::pipe_link::{self, Wanted, refused};
 use links::socket_link;
+use serde_json::json;
 
 use links::world::LinkWorld as _;
 
@@ -49,6 +54,7 @@ fn main() -> ExitCode {
         Kind::Pipes(Carrier::Descriptor),
         Kind::Sockets,
         Kind::HandOver,
+        Kind::Hybrid,
     ];
     conformance::main(
         kinds
@@ -66,13 +72,15 @@ enum Kind {
     Sockets,
     /// The process has the link's socket. A Unix socket stands in for the kernel's.
     HandOver,
+    /// The broker relays the bytes between a VMM's hybrid sockets and the process's.
+    Hybrid,
 }
 
 impl Kind {
     fn carrier(self) -> Carrier {
         match self {
             Self::Pipes(carrier) => carrier,
-            Self::Sockets => Carrier::Descriptor,
+            Self::Sockets | Self::Hybrid => Carrier::Descriptor,
             Self::HandOver => Carrier::Direct,
         }
     }
@@ -80,7 +88,7 @@ impl Kind {
     fn capabilities(self) -> Capabilities {
         match self {
             Self::Pipes(_) => pipe_link::CAPABILITIES,
-            Self::Sockets | Self::HandOver => SOCKETS,
+            Self::Sockets | Self::HandOver | Self::Hybrid => SOCKETS,
         }
     }
 }
@@ -99,12 +107,14 @@ struct Host {
     /// The lock serializes pairs, so that each accept returns its own connect's peer.
     pairs: Mutex<(HvListener, Accepting)>,
     world: World,
+    _vmm: Option<HybridVmm>,
 }
 
 #[derive(Clone)]
 enum Guest {
     Pipes(pipe_link::Guest),
     Sockets(socket_link::Guest),
+    Hybrid(hybrid_vmm::Guest),
 }
 
 enum Accepting {
@@ -120,6 +130,11 @@ impl Guest {
                 Ok(End::Pipes(connected.map_err(refused)?))
             }
             Self::Sockets(guest) => Ok(End::Socket(guest.connect(Wanted::port(port)))),
+            Self::Hybrid(guest) => {
+                // The host's socket is made soon after the listener has its answer.
+                let connect = || guest.connect(port);
+                wait::within(LONGEST_WAIT, connect).map(End::Socket)
+            }
         }
     }
 
@@ -127,6 +142,7 @@ impl Guest {
         match self {
             Self::Pipes(guest) => Accepting::Pipes(guest.listen(port)),
             Self::Sockets(guest) => Accepting::Sockets(guest.listen(port)),
+            Self::Hybrid(guest) => Accepting::Sockets(guest.listen(port)),
         }
     }
 }
@@ -153,10 +169,21 @@ impl Linked {
         self.host.get_or_init(|| {
             let world = World::new();
             let capabilities = self.kind.capabilities();
+            let mut vmm = None;
             let guest = match self.kind {
                 Kind::Pipes(_) => Guest::Pipes(world.pipe_vm("web", capabilities)),
                 Kind::Sockets => Guest::Sockets(world.socket_vm("web", capabilities)),
                 Kind::HandOver => Guest::Sockets(world.hand_over_vm("web", capabilities)),
+                Kind::Hybrid => {
+                    let path = world.folder.join("v.sock");
+                    let started = HybridVmm::start(&path, hybrid_vmm::Kind::CloudHypervisor);
+                    let link = json!({"kind": "hybrid", "path": path, "style": "cloud-hypervisor"});
+                    let vm = serde_json::from_value(json!({"name": "web", "link": link}));
+                    let added = world.handle().add_vm(vm.expect("a VM"));
+                    added.expect("added");
+                    world.is("web", PartitionState::Unknown);
+                    Guest::Hybrid(vmm.insert(started).guest())
+                }
             };
             world.register(SERVICE);
             let shared_memory = self.kind.carrier() == Carrier::Ring;
@@ -168,6 +195,7 @@ impl Linked {
                 next_service: AtomicU32::new(SERVICE + 1),
                 pairs: Mutex::new(pairs),
                 world,
+                _vmm: vmm,
             }
         })
     }
@@ -182,6 +210,7 @@ impl Transport for Linked {
             Kind::Pipes(_) => "descriptor_with_a_pipe_link",
             Kind::Sockets => "relay_with_a_socket_link",
             Kind::HandOver => "socket_handed_over_by_a_link",
+            Kind::Hybrid => "relay_with_hybrid_sockets",
         }
     }
 

@@ -109,10 +109,13 @@ fn a_service_that_cannot_be_reached_is_refused_to_the_guest_and_to_the_host() {
     let (vm, _muxer, guest) = start(&program);
     // Registered, and nobody listens: there is no socket.
     let error = guest.connect(PORT).expect_err("refused");
-    assert!(
-        [ErrorKind::ConnectionReset, ErrorKind::ConnectionRefused].contains(&error.kind()),
-        "{error}"
-    );
+    // Its reset arrives with the next packet only, if there is one.
+    let kinds = [
+        ErrorKind::ConnectionReset,
+        ErrorKind::ConnectionRefused,
+        ErrorKind::TimedOut,
+    ];
+    assert!(kinds.contains(&error.kind()), "{error}");
     // The guest does not listen; whether its driver runs, this VMM does not tell.
     let refusal = refused(vm.world.connect_to("web", PORT));
     assert!(

@@ -13,13 +13,14 @@ use hvsock_testkit::world::{accept, refused};
 use crate::links::hybrid_vmm::connect;
 use crate::vm::{PORT, Vm};
 
-/// A VMM that does `script` with the first connection on which a line comes.
+/// A VMM that does `script` with each connection on which a request comes.
 fn vmm(path: &Path, script: impl Fn(UnixStream) + Send + 'static) {
     let listener = UnixListener::bind(path).expect("a socket");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connect");
-            if stream.read(&mut [0; 64]).is_ok_and(|count| count > 0) {
+            let mut line = [0; 64];
+            if stream.read(&mut line).is_ok() && line.starts_with(b"CONNECT") {
                 script(stream);
             }
         }

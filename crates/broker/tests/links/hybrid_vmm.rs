@@ -43,7 +43,7 @@ pub struct HybridVmm {
 pub struct Guest {
     path: PathBuf,
     listeners: Arc<Mutex<HashMap<String, Sender<UnixStream>>>>,
-    /// The lines that have come.
+    /// The requests that have come.
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -63,7 +63,7 @@ impl Guest {
         connections
     }
 
-    /// The lines that have come so far.
+    /// The requests that have come so far.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic").clone()
     }
@@ -112,10 +112,10 @@ impl Guest {
             line.push(byte[0]);
         }
         let line = String::from_utf8_lossy(&line).into_owned();
-        self.lines.lock().expect("no panic").push(line.clone());
         let Some(service) = line.trim_end().strip_prefix("CONNECT ") else {
             return Ok(());
         };
+        self.lines.lock().expect("no panic").push(line.clone());
         let listeners = self.listeners.lock().expect("no panic");
         // The guest refuses: the VMM closes without a word.
         let Some(listener) = listeners.get(service) else {
