@@ -49,20 +49,23 @@ impl Process {
         let first = words.next().filter(|first| !first.is_empty())?;
         let program = first.rsplit('/').next().unwrap_or_default().to_owned();
         // The links' texts are as good as the links, unless the process has mounts of its own.
-        let same = |name: &str| {
-            let of = |pid: &str| fs::read_link(proc.join(pid).join("ns").join(name)).ok();
-            of("self") == of(&pid.to_string())
-        };
+        let mounts = |pid: &str| fs::read_link(proc.join(pid).join("ns/mnt")).ok();
+        let (own, its) = (mounts("self"), mounts(&pid.to_string()));
         let place = |name: &str| {
             let link = folder.join(name);
-            let text = fs::read_link(&link).ok().filter(|_| same("mnt"));
+            let text = fs::read_link(&link).ok().filter(|_| its == own);
             text.filter(|text| text.is_absolute()).unwrap_or(link)
+        };
+        // Of a process of another user nothing is known but its arguments; most have no root of their own.
+        let root = match its {
+            Some(_) => place("root"),
+            None => PathBuf::from("/"),
         };
         Some(Self {
             uid,
             program,
             arguments: words.collect(),
-            root: place("root"),
+            root,
             working: place("cwd"),
             folder,
         })

@@ -209,3 +209,15 @@ fn cloud_hypervisor_is_asked_for_a_device_that_was_added_over_its_api() {
     let own = hybrid(Path::new("/v.sock"), HybridStyle::CloudHypervisor);
     assert_eq!(machine.reach, [own, vhost_user("/s")]);
 }
+
+#[test]
+fn an_unprivileged_user_sees_the_sockets_of_another_users_vmm_by_their_own_paths() {
+    // Its links in /proc may be read by root only, and this folder stands for them.
+    let proc = tempfile::tempdir().unwrap();
+    let process = proc.path().join("4711");
+    std::fs::create_dir(&process).unwrap();
+    let line = "linux.uml\0mem=64M\0virtio_uml.device=/run/web.sock:19\0";
+    std::fs::write(process.join("cmdline"), line).unwrap();
+    let machines = answer(&Processes::at(proc.path().to_owned()));
+    assert_eq!(machines[0].reach, [vhost_user("/run/web.sock")]);
+}

@@ -70,9 +70,8 @@ impl Discover {
                 Vec::new()
             }
         };
-        let is_named = |machine: &&Machine| {
-            self.names.is_empty() || self.names.iter().any(|name| *name == machine.name)
-        };
+        let is_named =
+            |machine: &&Machine| self.names.is_empty() || self.names.contains(&machine.name);
         let mut entries: Vec<Entry<'_>> = found
             .machines
             .iter()

@@ -148,11 +148,10 @@ impl Reconnect {
         }
         let state = current_state(vm);
         let how = match exchanged {
-            true => "with a new device",
-            false => "and needs no exchange",
+            true => "has a new device",
+            false => "needs no exchange",
         };
-        vms.context
-            .note(&format!("`{}` is {state}, {how}", vm.name));
+        vms.context.note(&format!("`{}` {how}: {state}", vm.name));
         Ok(())
     }
 
