@@ -29,6 +29,11 @@ impl<'a> Broker<'a> {
         Ok(Self { host, dir, running })
     }
 
+    /// Its folder.
+    pub fn dir(&self) -> &str {
+        &self.dir
+    }
+
     /// The command line of `hvsock ARGUMENTS`.
     pub fn line(&self, arguments: &str) -> String {
         format!("hvsock --dir {} {arguments}", self.dir)

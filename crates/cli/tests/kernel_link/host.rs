@@ -25,7 +25,7 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn boot(kit: &Kit, program: &Path) -> Result<Self> {
+    pub fn boot(kit: &Kit, program: &Path, agent: &Path) -> Result<Self> {
         let mut config = Config::new("host");
         config.role = Role::Host;
         config.memory_mib = 768;
@@ -33,6 +33,8 @@ impl Host {
         config.files = File::program(program, format!("/bin/{PROGRAM}"))?;
         let hvsock = Path::new(env!("CARGO_BIN_EXE_hvsock"));
         config.files.extend(File::program(hvsock, "/bin/hvsock")?);
+        let agent = File::copy(agent, "/bin/hvsock-agent")?;
+        config.files.push(agent);
         let users = "root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
         config.files.push(File::bytes("/etc/passwd", 0o644, users));
         let groups = "root:x:0:\nnogroup:x:65534:\n";

@@ -10,6 +10,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod agent;
 mod broker;
 mod host;
 mod kernel;
@@ -35,8 +36,11 @@ fn the_kernels_vhost_vsock_links_guests_to_services() {
     let Some(program) = require::example("hvsock-testkit", "kernel_link") else {
         return;
     };
+    let Some(agent) = require::static_agent() else {
+        return;
+    };
     let start = Instant::now();
-    let host = Host::boot(&kit, &program).unwrap();
+    let host = Host::boot(&kit, &program, &agent).unwrap();
     let mut report = Report::new(host.release(), start.elapsed());
     let namespaces = match host.version() >= (7, 0) {
         true => namespaces::SCENARIOS,
@@ -45,6 +49,7 @@ fn the_kernels_vhost_vsock_links_guests_to_services() {
     let groups = [
         kernel::SCENARIOS,
         link::SCENARIOS,
+        agent::SCENARIOS,
         namespaces,
         unloaded::SCENARIOS,
     ];
