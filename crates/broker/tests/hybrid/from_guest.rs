@@ -88,9 +88,9 @@ fn openvmm_finds_a_service_without_a_port_by_its_guid() {
     let at = HvAddr::new(PartitionRef::Id(VmId::CHILDREN), id);
     let listener = options.listen(at).expect("listening");
     let alias = id.vsock_alias().expect("an alias");
-    for name in [GUID.to_owned(), alias.to_string()] {
-        vm.has_socket(&name);
-        let _inside = vmm.guest().connect(&name).expect("connected");
+    for name in [GUID, &alias.to_string()] {
+        vm.has_socket(name);
+        let _inside = vmm.guest().connect(name).expect("connected");
         accept(&listener);
     }
     drop(listener);

@@ -1,5 +1,6 @@
 //! A VM with such a link, and its folder.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use hvsock_broker::model::{NewVm, PartitionState, ProblemKind};
@@ -41,8 +42,8 @@ impl Vm {
     }
 
     /// The path of the host's socket for a service.
-    pub fn socket(&self, service: impl ToString) -> PathBuf {
-        self.folder.join(format!("v.sock_{}", service.to_string()))
+    pub fn socket(&self, service: impl Display + Copy) -> PathBuf {
+        self.folder.join(format!("v.sock_{service}"))
     }
 
     /// Starts the VMM and waits until the broker has found it.
@@ -64,14 +65,14 @@ impl Vm {
 
     /// Waits until the host's socket for a service exists.
     #[track_caller]
-    pub fn has_socket(&self, service: impl ToString) {
+    pub fn has_socket(&self, service: impl Display + Copy) {
         let path = self.socket(service);
         eventually(&format!("{} exists", path.display()), || path.exists());
     }
 
     /// Waits until the host's socket for a service does not exist.
     #[track_caller]
-    pub fn has_no_socket(&self, service: impl ToString) {
+    pub fn has_no_socket(&self, service: impl Display + Copy) {
         let path = self.socket(service);
         eventually(&format!("{} is gone", path.display()), || {
             path.symlink_metadata().is_err()

@@ -2,6 +2,7 @@
 //! documentation and sources, and uses nothing of the broker.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -49,14 +50,14 @@ pub struct Guest {
 
 impl Guest {
     /// Connects to a service of the host.
-    pub fn connect(&self, service: impl ToString) -> io::Result<UnixStream> {
+    pub fn connect(&self, service: impl Display + Copy) -> io::Result<UnixStream> {
         let mut path = self.path.clone().into_os_string();
-        path.push(format!("_{}", service.to_string()));
+        path.push(format!("_{service}"));
         connect(Path::new(&path))
     }
 
     /// Accepts connections to a port, or to a GUID, from now on.
-    pub fn listen(&self, service: impl ToString) -> Receiver<UnixStream> {
+    pub fn listen(&self, service: impl Display + Copy) -> Receiver<UnixStream> {
         let (accepted, connections) = mpsc::channel();
         let mut listeners = self.listeners.lock().expect("no panic");
         listeners.insert(service.to_string(), accepted);
