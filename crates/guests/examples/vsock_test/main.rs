@@ -57,7 +57,7 @@ fn run() -> Result<bool> {
     let mut trials = Vec::new();
     if let [kit] = &kits[..] {
         let guest = alone(kit, &arguments.program)?;
-        let lacking = kernels::lacking(&[&guest], &names, arguments.all)?;
+        let lacking = kernels::lacking(&guest, &guest, &names, arguments.all)?;
         trials = suite::run(
             &suite::Direction::loopback(&guest),
             &names,
@@ -68,7 +68,6 @@ fn run() -> Result<bool> {
         let backend = Backend::start(arguments.backend.as_deref())?;
         eprintln!("device:  {}", backend.name());
         let guests = boot(&kits, &backend, &arguments.program)?;
-        let lacking = kernels::lacking(&[&guests[0], &guests[1]], &names, arguments.all)?;
         eprintln!("guests:  two, ready after {:.1?}", start.elapsed());
         for (control, (server, client)) in (control::PORT..).zip([(0, 1), (1, 0)]) {
             let direction = suite::Direction {
@@ -79,6 +78,8 @@ fn run() -> Result<bool> {
                 control,
             };
             eprintln!("\n== {direction}");
+            let (server, client) = (direction.server, direction.client);
+            let lacking = kernels::lacking(server, client, &names, arguments.all)?;
             control::relay(direction.server, direction.client, control)?;
             trials.extend(suite::run(&direction, &names, &arguments.skip, &lacking)?);
         }
@@ -183,7 +184,7 @@ fn alone(kit: &Kit, program: &Path) -> Result<Guest> {
 }
 
 fn print_table(names: &[String], trials: &[Trial]) {
-    println!("\n{:>3}  {:<52} {:<8} b to a", "", "test", "a to b");
+    println!("\n{:>3}  {:<52} {:<8} server b", "", "test", "server a");
     for (id, name) in names.iter().enumerate() {
         let mut line = format!("{id:>3}  {name:<52}");
         for trial in trials.iter().filter(|trial| trial.id == id) {
@@ -199,7 +200,11 @@ fn print_table(names: &[String], trials: &[Trial]) {
     }
     for (id, name) in names.iter().enumerate() {
         let mut of_test = trials.iter().filter(|trial| trial.id == id);
-        if let Some(Verdict::Kernel(version)) = of_test.next().map(|trial| &trial.verdict) {
+        let version = of_test.find_map(|trial| match &trial.verdict {
+            Verdict::Kernel(version) => Some(version),
+            _ => None,
+        });
+        if let Some(version) = version {
             println!("{id} - {name}: not with a kernel older than {version}");
         }
     }
