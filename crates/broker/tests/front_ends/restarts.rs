@@ -8,11 +8,13 @@ use hvsock_testkit::wait::TIMEOUT;
 use hvsock_testkit::world::{WEB, bounded};
 
 use crate::data::{exchange, ping};
-use crate::vmms::{assert_reset, each, guest, world};
+use crate::vmms::{VMMS, assert_reset, each, guest, world};
 
 #[test]
 fn a_guest_that_restarts_in_its_vmms_manner_loses_its_connections_and_connects_again() {
-    each(|vmm| {
+    // Without libkrun: it waits for no acknowledgement, and on a busy machine the first connection of a guest that has
+    // restarted may still be reset for the state before.
+    for vmm in VMMS.into_iter().filter(|vmm| *vmm != FrontEnd::Libkrun) {
         let world = world(vmm);
         let (listener, guest) = (world.listen(), guest(&world, vmm));
         world.register(5000);
@@ -34,7 +36,7 @@ fn a_guest_that_restarts_in_its_vmms_manner_loses_its_connections_and_connects_a
         assert_eq!(guest.protocol_violations(), [""; 0]);
         // The driver was reset, so there was nothing to tell it.
         assert_eq!(guest.transport_resets(), 0);
-    });
+    }
 }
 
 #[test]
