@@ -88,7 +88,7 @@ impl Core {
                     check: Check::Transport,
                     subject: Some(partition_label(&self.fabric, vm)),
                     rule: None,
-                    question: "how do the bytes travel?".into(),
+                    question: "How do the bytes travel?".into(),
                     answer:
                         "by the kernel's vsock, uncounted; other processes of the host reach the \
                              guest's CID without asking the broker"
@@ -104,7 +104,7 @@ impl Core {
                 check: Check::VsockPort,
                 subject: port.map(object),
                 rule: None,
-                question: "does the broker have the host's port?".into(),
+                question: "Does the broker have the host's port?".into(),
                 answer: format!("no: {}", problem.text),
                 pass: false,
             });
