@@ -229,7 +229,7 @@ impl PartitionState {
     }
 
     /// Why a partition in this state can have no connection, if it cannot.
-    pub(crate) fn down_refusal(self) -> Option<Refusal> {
+    pub fn down_refusal(self) -> Option<Refusal> {
         match self {
             Self::Off | Self::Defined => Some(Refusal::PartitionOff),
             Self::Connected => Some(Refusal::NoDriver),

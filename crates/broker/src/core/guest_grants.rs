@@ -94,7 +94,7 @@ impl Core {
                 return Ok(false);
             };
             if let Some(link) = self.vms.link(vm) {
-                link.open_arena(arena);
+                link.open_arena(arena, id);
             }
         }
         if let Some(link) = self.vms.link(vm) {

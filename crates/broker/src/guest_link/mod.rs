@@ -62,6 +62,8 @@
 //! ([`connect_in_arena`](GuestLink::connect_in_arena)). From then on the link tries
 //! [`GuestArena::connect`] before it sends a request. It reports each connection that it opens
 //! ([`LinkEvent::Opened`]) before anything else about it, and then the connection is as any other.
+//! When the guest loses its driver the link ends all arenas before it reports that state. So what the core
+//! does about the state, perhaps after the driver has started again, concerns no new connection.
 //!
 //! An answer of the core may name a request or connection that is gone on the link's side. The link
 //! then ignores `refuse`, `establish`, `suspend` and `close`, and answers `accept` with
@@ -192,9 +194,10 @@ pub trait GuestLink: Send {
         false
     }
 
-    /// Hands over an arena. From then on the link opens connections in it by itself, for requests of its
-    /// port at the host. Called only if [`takes_arenas`](Self::takes_arenas).
-    fn open_arena(&self, _arena: GuestArena) {}
+    /// Hands over an arena, which is made for a request of the guest. From then on the link opens connections
+    /// in it by itself, for requests of its port at the host. If the guest's driver has gone since the request,
+    /// the link ends the arena instead. Called only if [`takes_arenas`](Self::takes_arenas).
+    fn open_arena(&self, _arena: GuestArena, _request: RequestId) {}
 
     /// Answers a request of the guest with a connection in an arena that is for its port. If there is none,
     /// the link asks again ([`LinkEvent::NoSlot`]).

@@ -28,8 +28,8 @@ pub(super) enum Command {
     Close(ConnectionId, Refusal),
     /// Suspends or resumes a connection's data.
     Suspend(ConnectionId, bool),
-    /// Opens connections in an arena from now on.
-    OpenArena(Box<GuestArena>),
+    /// Opens connections in an arena from now on, which was made for this request.
+    OpenArena(Box<GuestArena>, RequestId),
     /// Accepts the guest's request in an arena.
     AcceptInArena(RequestId),
     /// Ends an arena and resets its connections.

@@ -97,6 +97,11 @@ impl Worker {
         self.state.set_phase(new);
         let state = new.partition_state();
         if state != old.partition_state() {
+            // The core ends all connections of a guest without a driver when it reads the event, perhaps when the
+            // next driver has long begun: that must find nothing to which the data thread may add by itself.
+            if let Some(refusal) = state.down_refusal() {
+                self.traffic.close_arenas(&refusal);
+            }
             self.traffic.send(LinkEvent::State(state));
         }
     }

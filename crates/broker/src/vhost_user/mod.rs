@@ -239,8 +239,8 @@ impl GuestLink for Device {
         true
     }
 
-    fn open_arena(&self, arena: GuestArena) {
-        self.command(Command::OpenArena(Box::new(arena)));
+    fn open_arena(&self, arena: GuestArena, request: RequestId) {
+        self.command(Command::OpenArena(Box::new(arena), request));
     }
 
     fn connect_in_arena(&self, request: RequestId) {

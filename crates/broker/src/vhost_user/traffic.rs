@@ -20,8 +20,8 @@ use super::queues::{Queues, RX, TX};
 use super::reports::Reports;
 use super::transport_reset::TransportReset;
 use crate::guest_link::{
-    DeliverError, Destination, FillOutcome, GuestRequest, LinkEvent, MessageEnd, RequestId,
-    Service, SocketKind,
+    DeliverError, Destination, FillOutcome, GuestArena, GuestRequest, LinkEvent, MessageEnd,
+    RequestId, Service, SocketKind,
 };
 
 /// Packets processed in one direction before the other direction gets its turn.
@@ -43,6 +43,8 @@ pub(super) struct Traffic {
     /// Requests that the core has not answered.
     pub(super) requests: HashMap<RequestId, Handle>,
     next_request: u64,
+    /// The last request of the guest's driver before this one.
+    last_of_past_driver: RequestId,
     /// Links without bytes for the guest that are polled and not armed for a wakeup.
     idle: Vec<usize>,
     chain: Chain,
@@ -60,6 +62,7 @@ impl Traffic {
             transport_reset: TransportReset::default(),
             requests: HashMap::new(),
             next_request: 0,
+            last_of_past_driver: RequestId(0),
             idle: Vec::new(),
             chain: Chain::default(),
             invalid_chains_reported: 0,
@@ -385,8 +388,26 @@ impl Traffic {
         self.links.reset(slot, &mut self.mux, refusal);
     }
 
-    /// Ends all arenas and resets their connections.
+    /// Opens connections in an arena from now on, unless the driver of the request that it is made for is gone:
+    /// the core is about to end all arenas of that driver, also with what the next one has opened in them.
+    pub(super) fn open_arena(&mut self, arena: GuestArena, request: RequestId) {
+        let opened = match request <= self.last_of_past_driver {
+            true => Err((arena, Refusal::NoDriver)),
+            false => self.links.arenas.add(arena).map_err(|(arena, error)| {
+                let which = format!("arenas of one guest ({error})");
+                (arena, Refusal::LimitReached { which })
+            }),
+        };
+        if let Err((arena, refusal)) = opened {
+            arena.end(&refusal);
+            self.send(LinkEvent::ArenaEnded(arena.id()));
+        }
+    }
+
+    /// Ends all arenas and resets their connections. Those that the core makes for earlier requests are
+    /// [not opened](Self::open_arena) any more.
     pub(super) fn close_arenas(&mut self, refusal: &Refusal) {
+        self.last_of_past_driver = RequestId(self.next_request);
         for arena in self.links.arenas.ids() {
             self.links.close_arena(arena, refusal, &mut self.mux);
         }

@@ -124,7 +124,6 @@ impl Worker {
                 self.traffic.links.sweep(now);
             }
             self.traffic.reports.flush_due(now);
-            self.check_pause(now);
             // Up to 16 turns for one epoll_wait, so that the system call costs little.
             for _ in 0..16 {
                 awake = self.turn(now);
@@ -173,6 +172,8 @@ impl Worker {
             self.handle_commands(now);
             busy = true;
         }
+        // After the VMM's requests: one that starts the rings ends the check.
+        self.check_pause(now);
         match self.traffic.process_tx() {
             Ok(moved) => busy |= moved,
             Err(fault) => self.traffic.fault(TX, fault),
@@ -277,13 +278,7 @@ impl Worker {
                     self.traffic.mux.refuse(handle);
                 }
             }
-            Command::OpenArena(arena) => {
-                if let Err((arena, error)) = self.traffic.links.arenas.add(*arena) {
-                    let which = format!("arenas of one guest ({error})");
-                    arena.end(&Refusal::LimitReached { which });
-                    self.traffic.send(LinkEvent::ArenaEnded(arena.id()));
-                }
-            }
+            Command::OpenArena(arena, request) => self.traffic.open_arena(*arena, request),
             Command::AcceptInArena(request) => {
                 let handle = self.traffic.requests.get(&request).copied();
                 let key = handle.and_then(|handle| Some((handle, self.traffic.mux.key(handle)?)));

@@ -1,20 +1,23 @@
 //! Guests that restart, each in its VMM's manner, and VMMs that end.
 
 use std::io::{ErrorKind, Read};
+use std::sync::mpsc;
+use std::thread;
 
+use hvsock_broker::StartError;
+use hvsock_broker::guest_link::{EventSender, GuestLink, LinkSettings};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{Driver, FrontEnd, Options};
-use hvsock_testkit::wait::TIMEOUT;
-use hvsock_testkit::world::{WEB, bounded};
+use hvsock_testkit::wait::{self, TIMEOUT};
+use hvsock_testkit::world::{PORT, WEB, accept, bounded};
+use serde_json::json;
 
 use crate::data::{exchange, ping};
-use crate::vmms::{VMMS, assert_reset, each, guest, world};
+use crate::vmms::{assert_reset, each, guest, world};
 
 #[test]
 fn a_guest_that_restarts_in_its_vmms_manner_loses_its_connections_and_connects_again() {
-    // Without libkrun: it waits for no acknowledgement, and on a busy machine the first connection of a guest that has
-    // restarted may still be reset for the state before.
-    for vmm in VMMS.into_iter().filter(|vmm| *vmm != FrontEnd::Libkrun) {
+    each(|vmm| {
         let world = world(vmm);
         let (listener, guest) = (world.listen(), guest(&world, vmm));
         world.register(5000);
@@ -36,7 +39,54 @@ fn a_guest_that_restarts_in_its_vmms_manner_loses_its_connections_and_connects_a
         assert_eq!(guest.protocol_violations(), [""; 0]);
         // The driver was reset, so there was nothing to tell it.
         assert_eq!(guest.transport_resets(), 0);
-    }
+    });
+}
+
+#[test]
+fn a_connection_of_a_restarted_guest_outlives_what_a_busy_core_does_about_the_restart() {
+    each(|vmm| {
+        let world = world(vmm);
+        let (listener, guest) = (world.listen(), guest(&world, vmm));
+        // The core knows then that the process accepts the guest, whose next connection makes an arena.
+        drop(world.pair(&guest, &listener));
+        world.later_exchange();
+        let (inside, outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+        let (busy, is_busy) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let factory = move |_: LinkSettings, _: EventSender| {
+            let _ = busy.send(());
+            let _ = released.recv_timeout(TIMEOUT);
+            let (what, error) = ("keep the core busy".into(), ErrorKind::Other.into());
+            Err::<Box<dyn GuestLink>, _>(StartError::Io { what, error })
+        };
+        let connected = thread::scope(|scope| {
+            let vm = serde_json::from_value(json!({"name": "other"})).unwrap();
+            scope.spawn(|| assert!(world.handle().add_vm_with_link(vm, factory).is_err()));
+            is_busy.recv().unwrap();
+            guest.with_driver(|driver| {
+                driver.run(vmm.script().stop).unwrap();
+                driver.reset_queues();
+            });
+            // By now the device has found that this is no pause.
+            assert_reset(outside);
+            guest.reboot().unwrap();
+            let connecting = scope.spawn(|| bounded(guest.connect(PORT).unwrap()));
+            wait::until_ok("the device has the guest's request", || {
+                let used = |driver: &mut Driver| (driver.tx().has_used(), driver.tx().used_index());
+                match guest.with_driver(used) {
+                    (false, 0) => Err("nothing is used"),
+                    _ => Ok(()),
+                }
+            });
+            release.send(()).unwrap();
+            connecting.join().unwrap()
+        });
+        let outside = accept(&listener);
+        world.is("web", PartitionState::Running);
+        world.later_exchange();
+        ping(&connected, &outside);
+    });
 }
 
 #[test]
