@@ -4,14 +4,14 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 
-use hvsock::{Refusal, refusal_of};
+use hvsock::{HvListener, HvStream, Refusal, VmId, refusal_of};
 use hvsock_broker::model::PartitionState;
-use hvsock_testkit::guest::{CloseReason, HOST, Options};
+use hvsock_testkit::guest::{CloseReason, GuestStream, HOST, Options};
 use hvsock_virtio::SocketKind;
 
 use crate::traffic::{exchange, ping};
-use hvsock_testkit::wait::TIMEOUT;
-use hvsock_testkit::world::{PORT, WEB, World, accept, bounded};
+use hvsock_testkit::wait::{self, TIMEOUT};
+use hvsock_testkit::world::{PORT, WEB, World, accept, address, bounded};
 
 #[test]
 fn a_guest_connects_to_a_service_of_the_host_and_data_flows_each_way() {
@@ -110,6 +110,45 @@ fn a_half_close_ends_one_direction_after_all_its_bytes() {
     drop(inside);
     world.has_connections(0);
     assert_eq!(guest.protocol_violations(), [""; 0]);
+}
+
+#[test]
+fn a_guest_that_receives_no_more_still_sends() {
+    let world = World::with_web(|_| ());
+    let guest = world.guest();
+    for shared_memory in [true, false] {
+        let host = world.host();
+        let options = HvListener::options().endpoint(host.endpoint());
+        let listener = options.shared_memory(shared_memory);
+        let listener = listener.listen(address(VmId::CHILDREN, PORT)).unwrap();
+        let (inside, mut outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+        inside.shutdown(Shutdown::Read).unwrap();
+        let error = wait::until_ok("the process writes no more", || {
+            match outside.write_all(b"lost") {
+                Ok(()) => Err("a write succeeds"),
+                Err(error) => Ok(error),
+            }
+        });
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+        for _ in 0..20 {
+            ping_one_way(&inside, &mut outside);
+        }
+        inside.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(outside.read(&mut [0; 8]).unwrap(), 0);
+        drop((inside, outside));
+        world.has_connections(0);
+    }
+    assert_eq!(guest.protocol_violations(), [""; 0]);
+}
+
+/// Sends some bytes of the guest, which the process reads at once.
+#[track_caller]
+fn ping_one_way(mut inside: &GuestStream, outside: &mut HvStream) {
+    inside.write_all(b"one way").unwrap();
+    let mut bytes = [0; 7];
+    outside.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"one way");
 }
 
 #[test]
@@ -227,7 +266,7 @@ fn a_container_connects_to_a_guest_of_its_group_by_name() {
     world.register(5000);
     let listener = guest.listen(5000).unwrap();
     let endpoint = world.folder.join("containers/front/endpoint");
-    let connect = hvsock::HvStream::options().endpoint(hvsock::Endpoint::at(endpoint));
+    let connect = HvStream::options().endpoint(hvsock::Endpoint::at(endpoint));
     let outside = connect.connect(("db", 5000)).unwrap();
     let inside = bounded(listener.accept(TIMEOUT).unwrap());
     exchange(&inside, &outside, 1 << 20, 10_000);

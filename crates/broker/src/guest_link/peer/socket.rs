@@ -273,6 +273,11 @@ impl Socket {
             self.check_hang_up();
             return FillOutcome::Ended;
         }
+        if self.read_closed {
+            // This end has shut the socket down, so the process has had no part in it. It may be there still; if it
+            // is not, its control connection tells.
+            return FillOutcome::Ended;
+        }
         let Some(control) = control else {
             return FillOutcome::Empty;
         };
@@ -288,7 +293,7 @@ impl Socket {
 
 #[cfg(test)]
 mod tests {
-    use hvsock_sys::set_nonblocking;
+    use hvsock_sys::{seqpacket, set_nonblocking};
 
     use super::super::Peer;
     use super::*;
@@ -329,6 +334,35 @@ mod tests {
         peer.set_control(ControlConnection::none());
         assert_eq!(peer.write(b"late", MessageEnd::default()), Ok(4));
         assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 4);
+    }
+
+    #[test]
+    fn a_process_is_not_taken_for_dead_after_the_guest_has_closed_its_end() {
+        let (own, process) = stream::pair().unwrap();
+        let (control, process_control) = seqpacket::pair().unwrap();
+        for fd in [&own, &process, &control] {
+            set_nonblocking(fd, true).unwrap();
+        }
+        let mut peer = Peer::socket(own, false);
+        peer.set_control(ControlConnection::new(control));
+        assert_eq!(peer.write(b"last", MessageEnd::default()), Ok(4));
+        stream::send(&process, b"sent before").unwrap();
+        peer.finish();
+        peer.close_read();
+        // The close makes the socket readable. What the process had sent comes first.
+        ready(&mut peer);
+        let read = peer.read(&mut [0; 16], false);
+        assert!(matches!(read, FillOutcome::Bytes(11, ..)), "{read:?}");
+        let read = peer.read(&mut [0; 8], false);
+        assert!(matches!(read, FillOutcome::Ended), "{read:?}");
+        assert!(!peer.is_closed());
+        let mut bytes = [0; 8];
+        assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 4);
+        assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 0);
+        drop(process_control);
+        peer.control_ready();
+        assert_eq!(peer.read_control().1, Ok(()));
+        assert!(peer.is_closed());
     }
 
     #[test]
