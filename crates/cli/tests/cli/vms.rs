@@ -175,6 +175,8 @@ fn options_that_a_link_has_no_use_for_are_misused() {
         (&["--netns", "/run/netns/x"], "--kernel-cid"),
         (&["--hybrid", "/v.sock", "--style", "xen"], "firecracker"),
         (&["--hybrid", "/v.sock", "--vmm", "qemu"], "--vmm qemu"),
+        (&["--hybrid", "/v.sock", "--memory", "2G"], "--memory"),
+        (&["--kernel-cid", "3", "--machine", "pc"], "--machine"),
     ] {
         let mut line = vec!["vm", "add", "web"];
         line.extend(options);
@@ -184,4 +186,22 @@ fn options_that_a_link_has_no_use_for_are_misused() {
     }
     let list = world.json(["vm", "list", "--json"]);
     assert_eq!(list.as_array().unwrap().len(), 0);
+}
+
+#[test]
+fn show_says_that_a_vm_without_the_brokers_device_has_no_options() {
+    let world = World::new();
+    let path = world.dir().join("v.sock");
+    world.ok(["vm", "add", "web", "--hybrid", path.to_str().unwrap()]);
+    for options in [["--vmm", "uml"], ["--memory", "2G"], ["--machine", "pc"]] {
+        let mut line = vec!["vm", "show", "web"];
+        line.extend(options);
+        let error = world.run(&line).failed();
+        for part in [
+            "`web` does not use the broker's device",
+            "help: hvsock vm show web",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
 }

@@ -23,10 +23,10 @@ pub const TOPICS: &[Topic] = &[
         notes: &[
             "The demo needs no privileges. It starts its own broker in a temporary folder and \
              leaves nothing behind.",
-            "With --vm the second partition is a Linux guest under QEMU, which reaches the broker \
-             through a virtio-vsock device. This takes about 30 seconds and no KVM. It needs \
-             packages: on Debian, apt-get install qemu-system-x86 linux-image-cloud-amd64 \
-             busybox-static.",
+            "With --vm the second partition is a Linux guest, which reaches the broker through a \
+             virtio-vsock device. This takes about 30 seconds and no KVM. It needs packages: on \
+             Debian, apt-get install busybox-static and either user-mode-linux, or qemu-system-x86 \
+             and linux-image-cloud-amd64 for QEMU.",
         ],
         examples: &[
             ("hvsock demo", ""),

@@ -163,9 +163,22 @@ impl Form {
         self.vmm.or_else(|| self.libvirt.then(device::libvirt))
     }
 
+    /// The first option given that only the broker's own device has a use for.
+    fn device_option(&self) -> Option<String> {
+        let vmm = self.chosen().map(|vmm| format!("--vmm {}", vmm.name()));
+        let memory = || self.memory.as_ref().map(|_| "--memory".to_owned());
+        let machine = || self.machine.as_ref().map(|_| "--machine".to_owned());
+        vmm.or_else(memory).or_else(machine)
+    }
+
     fn machine<'a>(&'a self, vm: &'a Partition) -> Result<Machine<'a>> {
-        let socket = vm.socket.as_ref();
-        let socket = socket.context("the broker has no socket for this VM")?;
+        let socket = vm.socket.as_ref().ok_or_else(|| {
+            let what = format!(
+                "`{}` does not use the broker's device, so there are no options for its VMM",
+                vm.name
+            );
+            Failure::new(what).help(format!("hvsock vm show {}", vm.name))
+        })?;
         let socket = socket.to_str().context("the socket's path is not UTF-8")?;
         Ok(Machine {
             name: &vm.name,
@@ -193,8 +206,8 @@ impl Add {
     fn run(self, context: &Context) -> Result<()> {
         let (link, kernel_cid) = self.link.link(self.name.as_str())?;
         let device = link == LinkSpec::VhostUser;
-        if let (false, Some(vmm)) = (device, self.form.chosen()) {
-            let what = format!("--vmm {} is for the broker's own device", vmm.name());
+        if let (false, Some(option)) = (device, self.form.device_option()) {
+            let what = format!("{option} is for the broker's own device");
             return Err(Failure::usage(what).into());
         }
         let vmm = self.form.chosen().unwrap_or_else(device::default);
