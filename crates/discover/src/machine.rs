@@ -19,7 +19,8 @@ pub struct Machine {
     pub state: State,
     /// The process that runs it.
     pub pid: Option<u32>,
-    /// The user that this process runs as.
+    /// The user that this process runs as and whose words its arguments are. `None` if they may be those of
+    /// another: of whoever has run a set-user-ID program, or of a container.
     pub uid: Option<u32>,
     /// How it can be reached. Empty for one without a vsock device.
     pub reach: Vec<Reach>,

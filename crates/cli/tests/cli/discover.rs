@@ -178,6 +178,26 @@ fn what_a_process_of_another_user_claims_is_not_added_with_the_others() {
 }
 
 #[test]
+fn a_name_that_another_user_claims_first_still_means_the_vm_of_this_user() {
+    let Some(()) = require::root() else { return };
+    let world = World::new();
+    let name = format!("twin-{}", std::process::id());
+    let device = |cid: u32| format!("vhost-vsock-pci,guest-cid={cid}");
+    let (claimed, real) = (device(41191), device(41192));
+    let arguments = ["-name", &name, "-device", &claimed];
+    let _claims = Vmm::new("qemu-system-x86_64", &arguments, Some(65534));
+    let arguments = ["-name", &name, "-device", &real];
+    let _real = Vmm::new("qemu-system-x86_64", &arguments, None);
+    let done = discover(&world, &["--add", &name]);
+    assert!(
+        done.stderr.contains("a process of the user 65534"),
+        "{done:?}"
+    );
+    done.ok();
+    assert_eq!(world.json(["vm", "show", &name, "--json"])["cid"], 41192);
+}
+
+#[test]
 fn the_list_needs_no_broker_and_a_silent_manager_is_a_note() {
     let mut world = World::new();
     let path = world.dir().join("incus");

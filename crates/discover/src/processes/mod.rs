@@ -1,7 +1,7 @@
 //! The processes of VMMs, by their command lines. A file for each VMM; [`VMMS`] has them all.
 //!
 //! A process can name itself as it likes, so what is found here is what its owner claims, and
-//! [`Machine::uid`](crate::Machine::uid) says who that is.
+//! [`Machine::uid`](crate::Machine::uid) says who that is, if it is known.
 
 mod cloud_hypervisor;
 mod crosvm;
@@ -93,7 +93,7 @@ fn machine(proc: &Path, pid: u32, deadline: Instant) -> Option<Machine> {
         uuid: description.uuid,
         state: description.state.unwrap_or(State::Unknown),
         pid: Some(pid),
-        uid: Some(process.uid),
+        uid: Some(process.uid).filter(|_| process.is_of_its_user),
         reach: description.reach,
     })
 }

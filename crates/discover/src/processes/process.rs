@@ -26,6 +26,8 @@ pub struct Process {
     folder: PathBuf,
     /// The user that it runs as.
     pub uid: u32,
+    /// Whether that user has given it its arguments, as far as can be seen.
+    pub is_of_its_user: bool,
     /// The last part of its program's path, as it names itself.
     pub program: String,
     /// Its arguments, without the program. Bytes that are not UTF-8 are replaced.
@@ -63,6 +65,7 @@ impl Process {
         };
         Some(Self {
             uid,
+            is_of_its_user: is_of_its_user(proc, &folder),
             program,
             arguments: words.collect(),
             root,
@@ -121,6 +124,28 @@ impl Process {
         let found = fs::metadata(&path).ok()?;
         (found.file_type().is_socket() && found.uid() == self.uid).then_some(path)
     }
+}
+
+/// Whether the arguments of a process are those of the user that it runs as. A program with the set-user-ID bit
+/// has them from whoever runs it, and the root of a container is not that of this machine.
+fn is_of_its_user(proc: &Path, folder: &Path) -> bool {
+    const SET_ID: u32 = 0o6000;
+    let is_plain = |exe: fs::Metadata| exe.mode() & SET_ID == 0;
+    let ids = |folder: &Path| bounded(&folder.join("status")).map(|status| count_of_ids(&status));
+    let (Some(its), Some(own)) = (ids(folder), ids(&proc.join("self"))) else {
+        return false;
+    };
+    its <= own && fs::metadata(folder.join("exe")).is_ok_and(is_plain)
+}
+
+/// In how many nested PID namespaces a process has an id, by its `status`. 0 if the kernel has none.
+fn count_of_ids(status: &[u8]) -> usize {
+    let mut lines = status.split(|byte| *byte == b'\n');
+    let ids = lines.find_map(|line| line.strip_prefix(b"NSpid:"));
+    ids.map_or(0, |ids| {
+        let words = ids.split(u8::is_ascii_whitespace);
+        words.filter(|word| !word.is_empty()).count()
+    })
 }
 
 /// The bytes of a regular file, up to a limit. A FIFO would block.

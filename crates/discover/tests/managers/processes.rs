@@ -1,6 +1,8 @@
 //! Processes with the command lines of VMMs.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,7 +19,12 @@ struct Fake(Child);
 
 impl Fake {
     fn new(program: &str, arguments: &[&str], folder: &Path) -> Self {
-        let child = Command::new("/bin/sh")
+        Self::of(Path::new("/bin/sh"), program, arguments, folder)
+    }
+
+    /// The same by this shell.
+    fn of(shell: &Path, program: &str, arguments: &[&str], folder: &Path) -> Self {
+        let child = Command::new(shell)
             .arg0(program)
             .args(["-c", "echo ready; read line", program])
             .args(arguments)
@@ -220,4 +227,45 @@ fn an_unprivileged_user_sees_the_sockets_of_another_users_vmm_by_their_own_paths
     std::fs::write(process.join("cmdline"), line).unwrap();
     let machines = answer(&Processes::at(proc.path().to_owned()));
     assert_eq!(machines[0].reach, [vhost_user("/run/web.sock")]);
+}
+
+#[test]
+fn the_arguments_of_a_set_user_id_program_are_not_its_users_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = folder.path().join("shell");
+    for (mode, is_known) in [(0o755, true), (0o4755, false), (0o2755, false)] {
+        std::fs::copy("/bin/sh", &shell).unwrap();
+        std::fs::set_permissions(&shell, Permissions::from_mode(mode)).unwrap();
+        let fake = Fake::of(
+            &shell,
+            "qemu-system-x86_64",
+            &["-name", "web", "-device", "vhost-vsock-pci,guest-cid=77"],
+            folder.path(),
+        );
+        let machine = fake.machine();
+        assert_eq!(machine.name, "web");
+        assert_eq!(machine.uid.is_some(), is_known, "{mode:o}");
+        drop(fake);
+        std::fs::remove_file(&shell).unwrap();
+    }
+}
+
+#[test]
+fn the_root_of_a_container_is_not_root_of_this_machine() {
+    let proc = tempfile::tempdir().unwrap();
+    for (name, ids) in [("self", "5"), ("7", "7"), ("8", "8\t1"), ("9", "")] {
+        let process = proc.path().join(name);
+        std::fs::create_dir(&process).unwrap();
+        let line = "qemu-system-x86_64\0-device\0vhost-vsock-pci,guest-cid=77\0";
+        std::fs::write(process.join("cmdline"), line).unwrap();
+        symlink("/bin/sh", process.join("exe")).unwrap();
+        if !ids.is_empty() {
+            let status = format!("Name:\tx\nNSpid:\t{ids}\nNSpgid:\t1\n");
+            std::fs::write(process.join("status"), status).unwrap();
+        }
+    }
+    let machines = answer(&Processes::at(proc.path().to_owned()) as &dyn Manager);
+    let known = machines.iter().map(|one| (one.pid, one.uid.is_some()));
+    let known: Vec<_> = known.collect();
+    assert_eq!(known, [(Some(7), true), (Some(8), false), (Some(9), false)]);
 }

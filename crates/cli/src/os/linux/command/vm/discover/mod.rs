@@ -94,7 +94,7 @@ impl Discover {
         let mut added = false;
         if self.add {
             for entry in &mut entries {
-                added |= self.add(context, entry);
+                added |= self.add(context, entry, &found.machines);
             }
         }
         let failed: Vec<String> = entries
@@ -137,7 +137,7 @@ impl Discover {
     }
 
     /// Adds a virtual machine, or says why not. Returns whether it did.
-    fn add(&self, context: &Context, entry: &mut Entry<'_>) -> bool {
+    fn add(&self, context: &Context, entry: &mut Entry<'_>, all: &[Machine]) -> bool {
         let machine = entry.machine;
         let shown = &machine.name;
         if entry.partition.is_some() {
@@ -149,11 +149,25 @@ impl Discover {
             if machine.state != State::Off && plan::new_vm(machine).is_ok() {
                 let add = context.command("hvsock vm discover --add NAME");
                 context.note(&format!(
-                    "`{shown}` is what a process of the user {} claims, and not added; `{add}` \
-                     adds it",
-                    machine.uid.unwrap_or_default()
+                    "`{shown}` is what {} claims, and not added; `{add}` adds it",
+                    claimant(machine)
                 ));
             }
+            return false;
+        }
+        let namesake = match is_named {
+            true => plan::namesake(machine, all, own_uid),
+            false => plan::Namesake::None,
+        };
+        if namesake != plan::Namesake::None {
+            let add = context.command("hvsock vm add --help");
+            let error = format!(
+                "{} claims this name, which another one has, too; `{add}` shows how to add it",
+                claimant(machine)
+            );
+            context.note(&format!("not added as `{shown}`: {error}"));
+            // If there is one that is meant, it was not this one that somebody asked for.
+            entry.error = Some(error).filter(|_| namesake == plan::Namesake::Equal);
             return false;
         }
         let result = match plan::new_vm(machine) {
@@ -179,6 +193,14 @@ impl Discover {
                 false
             }
         }
+    }
+}
+
+/// Whose words the description of a process is.
+fn claimant(machine: &Machine) -> String {
+    match machine.uid {
+        Some(uid) => format!("a process of the user {uid}"),
+        None => "a process of a container or of an unknown user".to_owned(),
     }
 }
 

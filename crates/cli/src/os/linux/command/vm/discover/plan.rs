@@ -52,11 +52,43 @@ fn is_same(left: &Path, right: &Path) -> bool {
 /// Whether it is added without being named. One that is off may get another context id when it starts, and what
 /// a process of another user claims is not the word of a manager: a partition may reach services.
 pub fn is_added_unnamed(machine: &Machine, own_uid: u32) -> bool {
-    let is_trusted = match machine.manager {
+    machine.state != State::Off && is_trusted(machine, own_uid)
+}
+
+/// Whether a manager, root or this user has described it.
+fn is_trusted(machine: &Machine, own_uid: u32) -> bool {
+    match machine.manager {
         ManagerKind::Processes => machine.uid.is_some_and(|uid| uid == 0 || uid == own_uid),
         _ => true,
-    };
-    machine.state != State::Off && is_trusted
+    }
+}
+
+/// What a name means that this virtual machine and another one have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namesake {
+    /// This one.
+    None,
+    /// The other one: nobody takes a name by claiming it.
+    Preferred,
+    /// Neither, since both only claim it.
+    Equal,
+}
+
+/// Which one of all machines the name of this one means.
+pub fn namesake(machine: &Machine, all: &[Machine], own_uid: u32) -> Namesake {
+    let same = |other: &&Machine| other.name == machine.name;
+    match all.iter().filter(same).count() {
+        0 | 1 => Namesake::None,
+        _ if is_trusted(machine, own_uid) => Namesake::None,
+        _ if all
+            .iter()
+            .filter(same)
+            .any(|other| is_trusted(other, own_uid)) =>
+        {
+            Namesake::Preferred
+        }
+        _ => Namesake::Equal,
+    }
 }
 
 /// The virtual machine as a partition.
@@ -213,10 +245,37 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_several_have_does_not_mean_one_that_only_claims_it() {
+        let own = machine(ManagerKind::Libvirt, "web", Vec::new());
+        let claimed = machine(ManagerKind::Processes, "web", Vec::new());
+        let unknown = Machine {
+            uid: None,
+            ..claimed.clone()
+        };
+        let other = machine(ManagerKind::Processes, "db", Vec::new());
+        for (machine, all, own_uid, means) in [
+            (&claimed, [&claimed, &own], 0, Namesake::Preferred),
+            (&unknown, [&own, &unknown], 1000, Namesake::Preferred),
+            (&claimed, [&claimed, &unknown], 0, Namesake::Equal),
+            (&own, [&claimed, &own], 0, Namesake::None),
+            (&claimed, [&claimed, &other], 0, Namesake::None),
+            (&claimed, [&claimed, &own], 1000, Namesake::None),
+        ] {
+            let all = all.map(Machine::clone);
+            assert_eq!(namesake(machine, &all, own_uid), means, "{machine:?}");
+        }
+    }
+
+    #[test]
     fn what_a_process_of_another_user_claims_is_added_only_by_its_name() {
         let claimed = machine(ManagerKind::Processes, "web", Vec::new());
         assert!(!is_added_unnamed(&claimed, 0));
         assert!(is_added_unnamed(&claimed, 1000));
+        let of_nobody_known = Machine {
+            uid: None,
+            ..claimed
+        };
+        assert!(!is_added_unnamed(&of_nobody_known, 0));
         let managed = machine(ManagerKind::Libvirt, "web", Vec::new());
         assert!(is_added_unnamed(&managed, 0));
         let off = Machine {
