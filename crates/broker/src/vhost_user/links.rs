@@ -4,14 +4,18 @@
 //! ([`Peer`]: a ring, a socket or a sibling). [`Links`] maps events of one side to calls on the
 //! other: readiness, credit, half-close, close and reset.
 
+mod credit;
+mod ends;
+mod in_arenas;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_fabric::{ConnectionId, Refusal};
-use hvsock_virtio::{Closed, Handle, Muxer, SocketKind, Window};
+use hvsock_fabric::ConnectionId;
+use hvsock_virtio::{Handle, Muxer, SocketKind};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -21,7 +25,7 @@ use super::arenas::{self, Arenas, Place};
 use super::lingering::Lingering;
 use super::wake::WakeQueue;
 use crate::data_path::unread_data;
-use crate::guest_link::{LinkCounters, LinkEnd, LinkEvent, NotOpened, Peer, Readiness};
+use crate::guest_link::{LinkCounters, LinkEnd, LinkEvent, Peer, Readiness};
 
 /// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
 const FIRST: usize = arenas::END;
@@ -102,39 +106,6 @@ impl Link {
     pub(super) fn count_filled(&self, bytes: usize) {
         self.counters.add_to_guest(bytes);
     }
-
-    /// Reports to the muxer how many more bytes the peer has consumed. The muxer sends the credit
-    /// update.
-    fn report_consumed(&mut self, mux: &mut Muxer) {
-        let Some(handle) = self.handle else { return };
-        let consumed = self.peer.consumed();
-        let fresh = consumed.wrapping_sub(self.consumed);
-        if fresh > 0 && fresh <= self.delivered.wrapping_sub(self.consumed) {
-            self.consumed = consumed;
-            // Fits: it is at most what was delivered, and that is bounded by the credit.
-            mux.freed(handle, fresh as u32);
-        }
-    }
-
-    /// If the guest has low credit, requests a wakeup for when the peer has freed enough space for
-    /// a credit update. Returns whether it already has.
-    fn arm_credit(&self, mux: &Muxer) -> bool {
-        let Some(handle) = self.handle else {
-            return false;
-        };
-        let window = mux.receive_window(handle);
-        if !is_low(window) {
-            return false;
-        }
-        // Wake when free space is a quarter above the guest's credit, and not a byte earlier: below
-        // that the muxer sends no credit update, and the link would be armed again at once.
-        let quarter = window.size.div_ceil(4);
-        let unread = u64::from(window.size - window.advertised_free - quarter);
-        let consumed = self.delivered.saturating_sub(unread);
-        !self
-            .peer
-            .arm_consumed(consumed, u64::from(window.alloc) - unread)
-    }
 }
 
 fn readiness(event: &Event) -> Readiness {
@@ -142,11 +113,6 @@ fn readiness(event: &Event) -> Readiness {
         readable: event.is_readable() || event.is_read_closed() || event.is_error(),
         writable: event.is_writable() || event.is_write_closed() || event.is_error(),
     }
-}
-
-/// Whether the guest's credit is below half of the window, so that its writes may soon block.
-fn is_low(window: Window) -> bool {
-    window.advertised_free < window.size / 2
 }
 
 impl Links {
@@ -200,59 +166,6 @@ impl Links {
         token.0 >= FIRST
     }
 
-    /// Polls a link for credit from now on if its guest has low credit.
-    pub(super) fn watch_credit(&mut self, slot: usize, mux: &Muxer) {
-        let Some(link) = self.slab.get_mut(slot) else {
-            return;
-        };
-        let Some(handle) = link.handle else { return };
-        if !link.low_credit && is_low(mux.receive_window(handle)) {
-            link.low_credit = true;
-            self.low_credit.push(slot);
-        }
-    }
-
-    /// Polls the links with low credit. Returns whether one has enough again.
-    pub(super) fn poll_credit(&mut self, mux: &mut Muxer) -> bool {
-        let mut found = false;
-        if self.low_credit.len() > MAX_WATCHED {
-            found |= self.arm_credit(mux);
-        }
-        for index in (0..self.low_credit.len()).rev() {
-            let slot = self.low_credit[index];
-            let Some(link) = self.slab.get_mut(slot) else {
-                self.low_credit.swap_remove(index);
-                continue;
-            };
-            link.report_consumed(mux);
-            let window = link.handle.map(|handle| mux.receive_window(handle));
-            if window.is_none_or(|window| !is_low(window)) {
-                link.low_credit = false;
-                self.low_credit.swap_remove(index);
-                found = true;
-            }
-        }
-        found
-    }
-
-    /// Requests a wakeup from each link with low credit. Returns whether one has enough already.
-    pub(super) fn arm_credit(&mut self, mux: &mut Muxer) -> bool {
-        let mut found = false;
-        for slot in std::mem::take(&mut self.low_credit) {
-            let Some(link) = self.slab.get_mut(slot) else {
-                continue;
-            };
-            link.low_credit = false;
-            link.report_consumed(mux);
-            if link.arm_credit(mux) {
-                link.low_credit = true;
-                self.low_credit.push(slot);
-                found = true;
-            }
-        }
-        found
-    }
-
     /// Adds a connection for a handle, which the guest (`is_requested`) or the core has requested.
     /// Returns its slot.
     pub(super) fn insert(
@@ -293,72 +206,6 @@ impl Links {
         self.by_handle[index] = Some(slot);
         self.by_id.insert(id, slot);
         slot
-    }
-
-    /// Opens a connection for a request of the guest in an arena for `port`, and accepts it. `None` if the
-    /// core has to decide.
-    ///
-    /// # Errors
-    ///
-    /// The refusal of the request, which is left to the caller.
-    pub(super) fn connect_in_arena(
-        &mut self,
-        handle: Handle,
-        port: u32,
-        mux: &mut Muxer,
-    ) -> Option<Result<usize, Refusal>> {
-        if self.lingering.are_many() {
-            self.sweep(Instant::now());
-        }
-        let (connection, place) = match self.arenas.connect(port)? {
-            Ok(connected) => connected,
-            Err(NotOpened::BacklogFull) => return Some(Err(Refusal::BacklogFull)),
-            Err(NotOpened::AskCore) => return None,
-        };
-        let alloc = connection.end.buffer;
-        let (id, end) = (connection.connection, connection.end);
-        let slot = self.insert(handle, SocketKind::Stream, id, end, true);
-        if let Some(link) = self.slab.get_mut(slot) {
-            link.place = Some(place);
-        }
-        self.events.push(LinkEvent::Opened(connection.opened));
-        if let Some(arena) = self.arenas.opened(place, slot) {
-            self.events.push(LinkEvent::WantsSlots(arena));
-        }
-        mux.accept(handle, alloc);
-        Some(Ok(slot))
-    }
-
-    /// Handles a readiness event of an arena.
-    pub(super) fn arena_ready(&mut self, token: Token, mux: &mut Muxer, now: Instant) {
-        let (links, ended) = self.arenas.ready(token);
-        for slot in links {
-            self.update(slot, mux, now);
-        }
-        self.events.extend(ended.map(LinkEvent::ArenaEnded));
-    }
-
-    /// Updates the connections in arenas that are ready. Returns whether there were any.
-    pub(super) fn poll_arenas(&mut self, mux: &mut Muxer, now: Instant) -> bool {
-        if !self.arenas.have_ready() {
-            return false;
-        }
-        let mut links = std::mem::take(&mut self.ready);
-        self.arenas.take_ready(&mut links);
-        for slot in links.drain(..) {
-            self.update(slot, mux, now);
-        }
-        self.ready = links;
-        true
-    }
-
-    /// Ends an arena and resets its connections with the reason.
-    pub(super) fn close_arena(&mut self, id: ConnectionId, refusal: &Refusal, mux: &mut Muxer) {
-        for slot in self.arenas.end(id) {
-            self.reset(slot, mux, refusal);
-        }
-        let ended = self.arenas.remove_empty(id);
-        self.events.extend(ended.map(LinkEvent::ArenaEnded));
     }
 
     /// Registers a link's descriptors with epoll, and attaches a sibling's wake queue.
@@ -504,45 +351,6 @@ impl Links {
         mux.readable(handle);
     }
 
-    /// Handles the end of the peer's data: half-closes the guest's connection, or closes it if the
-    /// peer has closed too.
-    pub(super) fn source_ended(&mut self, slot: usize, mux: &mut Muxer, now: Instant) {
-        let Some(link) = self.slab.get_mut(slot) else {
-            return;
-        };
-        let Some(handle) = link.handle else { return };
-        link.finished = true;
-        if link.peer.is_closed() {
-            mux.close(now, handle);
-        } else {
-            mux.finish(handle);
-        }
-    }
-
-    /// Handles the guest's shutdown of sending.
-    pub(super) fn guest_finished(&mut self, handle: Handle) {
-        if let Some(link) = self.link_mut(handle) {
-            link.peer.finish();
-        }
-    }
-
-    /// Handles the guest's shutdown of receiving.
-    pub(super) fn guest_closed_read(&mut self, handle: Handle) {
-        if let Some(link) = self.link_mut(handle) {
-            link.peer.close_read();
-        }
-    }
-
-    /// Handles the peer's shutdown of receiving.
-    pub(super) fn peer_closed_read(&mut self, slot: usize, mux: &mut Muxer) {
-        let Some(link) = self.slab.get_mut(slot) else {
-            return;
-        };
-        if let Some(handle) = link.handle {
-            mux.close_read(handle);
-        }
-    }
-
     /// Handles the guest's acceptance of a connection.
     pub(super) fn connected(&mut self, handle: Handle, mux: &mut Muxer) {
         let Some(link) = self.link_mut(handle) else {
@@ -555,115 +363,6 @@ impl Links {
         } else {
             let id = link.id;
             self.events.push(LinkEvent::Connected(id, None));
-        }
-    }
-
-    /// Handles the close of a connection by the muxer.
-    pub(super) fn closed(&mut self, handle: Handle, reason: Closed) {
-        let Some(slot) = self.slot_of(handle) else {
-            return;
-        };
-        self.by_handle[handle.index()] = None;
-        let Some(link) = self.slab.get_mut(slot) else {
-            return;
-        };
-        link.handle = None;
-        let refusal = match reason {
-            Closed::Clean => {
-                link.peer.finish();
-                link.peer.close_read();
-                if !link.open {
-                    let cause = "the connection was closed before it was established".into();
-                    return self.connect_failed(slot, Refusal::Reset { cause });
-                }
-                // An end that reports the close waits until the other side has closed.
-                let is_gone = match link.peer.sibling_end() {
-                    Some(end) => !link.reports || end.poll_peer().gone,
-                    None => link.peer.is_closed(),
-                };
-                if is_gone && link.peer.is_flushed() {
-                    self.remove(slot, None);
-                } else if link.place.is_some() {
-                    self.linger(slot);
-                }
-                return;
-            }
-            Closed::Refused => Refusal::NoListener,
-            Closed::TimedOut if !link.open => Refusal::TimedOut,
-            other => Refusal::Reset {
-                cause: other.to_string(),
-            },
-        };
-        if !link.open {
-            return self.connect_failed(slot, refusal);
-        }
-        self.send_reset(slot, &refusal, false);
-        self.remove(slot, Some(refusal));
-    }
-
-    /// Looks at a connection in an arena now and then until its process closes it.
-    fn linger(&mut self, slot: usize) {
-        if let Some(link) = self.slab.get(slot)
-            && self.lingering.add(slot, link.id)
-        {
-            link.peer.set_signals(false);
-        }
-    }
-
-    /// When to call [`sweep`](Self::sweep).
-    pub(super) fn next_sweep(&self) -> Option<Instant> {
-        self.lingering.next()
-    }
-
-    /// Removes the connections that the guest has closed and whose processes have closed meanwhile.
-    pub(super) fn sweep(&mut self, now: Instant) {
-        for (entry, is_last) in self.lingering.take(now) {
-            let link = self.slab.get(entry.link);
-            let Some(link) = link.filter(|link| link.id == entry.id) else {
-                continue;
-            };
-            if is_last {
-                link.peer.set_signals(true);
-            }
-            // After the request for signals: the process notifies of a close that this does not see.
-            if link.peer.is_closed() {
-                self.remove(entry.link, None);
-            } else if !is_last {
-                self.lingering.put_back(entry, now);
-            }
-        }
-    }
-
-    /// Handles a connect that was not accepted: by the guest, or by its sibling before the guest gave
-    /// up.
-    fn connect_failed(&mut self, slot: usize, refusal: Refusal) {
-        let Some(link) = self.slab.get_mut(slot) else {
-            return;
-        };
-        link.peer.reset(&refusal, false);
-        if link.is_requested {
-            return self.remove(slot, Some(refusal));
-        }
-        if link.reports {
-            let id = link.id;
-            link.reports = false;
-            self.events.push(LinkEvent::Failed(id, refusal));
-        }
-        self.remove(slot, None);
-    }
-
-    /// Resets a connection and sends the refusal to both ends.
-    pub(super) fn reset(&mut self, slot: usize, mux: &mut Muxer, refusal: &Refusal) {
-        if let Some(handle) = self.slab.get(slot).and_then(|link| link.handle) {
-            mux.reset(handle);
-        }
-        self.send_reset(slot, refusal, true);
-        self.remove(slot, Some(refusal.clone()));
-    }
-
-    fn send_reset(&mut self, slot: usize, refusal: &Refusal, discard: bool) {
-        if let Some(link) = self.slab.get_mut(slot) {
-            link.peer.reset(refusal, discard);
         }
     }
 
@@ -688,29 +387,5 @@ impl Links {
     fn link_mut(&mut self, handle: Handle) -> Option<&mut Link> {
         let slot = self.slot_of(handle)?;
         self.slab.get_mut(slot)
-    }
-
-    /// Removes a link, and reports its close if `reports` is set.
-    fn remove(&mut self, slot: usize, reason: Option<Refusal>) {
-        let Some(link) = self.slab.try_remove(slot) else {
-            return;
-        };
-        if let Some(handle) = link.handle {
-            self.by_handle[handle.index()] = None;
-        }
-        self.by_id.remove(&link.id);
-        if let Some(fd) = link.peer.descriptor() {
-            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
-        }
-        if let Some(fd) = link.peer.control_descriptor() {
-            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
-        }
-        if link.reports {
-            self.events.push(LinkEvent::Closed(link.id, reason));
-        }
-        if let Some(place) = link.place {
-            let ended = self.arenas.closed(place, slot);
-            self.events.extend(ended.map(LinkEvent::ArenaEnded));
-        }
     }
 }
