@@ -15,7 +15,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionKey, Refusal};
+use hvsock_fabric::{ConnectRequest, ConnectionId, ListenRequest, PartitionKey, Refusal};
 use hvsock_registry::Principal;
 use hvsock_virtio::InvalidCid;
 
@@ -203,7 +203,7 @@ impl Handle {
                 service,
                 backlog: 1,
             };
-            ExplanationReport::from(&core.fabric.explain_listen(&request, Audience::Operator))
+            ExplanationReport::from(&core.explain_listen(&request))
         })
     }
 
@@ -397,6 +397,7 @@ impl From<AddError> for ControlError {
             AddError::Change(error) => error.into(),
             AddError::Endpoint(error) => Self::System(error.to_string()),
             AddError::CidTaken { .. } => Self::CidTaken(error.to_string()),
+            AddError::HybridPathTaken { .. } => Self::HybridPathTaken(error.to_string()),
         }
     }
 }

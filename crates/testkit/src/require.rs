@@ -22,6 +22,10 @@ pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
 /// which builds it.
 pub const STATIC_AGENT: &str = "HVSOCK_TEST_STATIC_AGENT";
 
+/// Environment variable with the path of vhost-device-vsock, if it is not where `cargo xtask bench vm` installs
+/// it.
+pub const VHOST_DEVICE_VSOCK: &str = "HVSOCK_TEST_VHOST_DEVICE_VSOCK";
+
 /// Environment variable with the path of `hvsock.exe`. Set by `cargo xtask windows`, which builds it.
 pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
@@ -83,6 +87,19 @@ pub fn sshd() -> Option<PathBuf> {
     there
         .then_some(sshd)
         .or_else(|| absent("OpenSSH's server is not installed", in_ci()))
+}
+
+/// The path of vhost-device-vsock, a VMM's muxer that others wrote. No package has it, so the test skips
+/// in CI, too.
+pub fn vhost_device_vsock() -> Option<PathBuf> {
+    const NAME: &str = "vhost-device-vsock";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    let installed = root.map(|root| root.join("target").join(NAME).join("bin").join(NAME));
+    let named = std::env::var_os(VHOST_DEVICE_VSOCK).map(PathBuf::from);
+    let found = named.or(installed).filter(|path| path.is_file());
+    of_this_machine(found.ok_or_else(|| {
+        format!("{NAME} is not installed (`cargo xtask bench vm` does it, {VHOST_DEVICE_VSOCK} names another)")
+    }))
 }
 
 /// The result of another search, whose error names the missing program and the package to install.

@@ -66,6 +66,7 @@ impl From<ControlError> for ApiError {
             E::Clash(_)
             | E::Add(_)
             | E::CidTaken(_)
+            | E::HybridPathTaken(_)
             | E::Register(_)
             | E::Store(StoreError::Clash(_)) => StatusCode::CONFLICT,
             E::Invalid(_)

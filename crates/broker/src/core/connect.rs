@@ -74,7 +74,8 @@ impl Core {
             service: connect.address.service,
         };
         if connect.flags.dry_run {
-            let explanation = self.fabric.explain_connect(&request, Audience::Requester);
+            let mut explanation = self.fabric.explain_connect(&request, Audience::Requester);
+            self.fit_start_to_link(&mut explanation, session.partition == self.fabric.root());
             self.explain(&session, &explanation);
             return Ok(());
         }

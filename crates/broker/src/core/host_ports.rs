@@ -2,7 +2,8 @@
 //! connections of CIDs that are no VM's.
 
 use hvsock_fabric::{
-    Audience, Check, ConnectRequest, Explanation, ExplanationStep, PartitionKey, Refusal,
+    Audience, Check, ConnectRequest, Explanation, ExplanationStep, ListenRequest, PartitionKey,
+    Refusal,
 };
 
 use super::labels::partition_label;
@@ -79,6 +80,7 @@ impl Core {
     pub(crate) fn explain_connect(&self, request: &ConnectRequest<'_>) -> Explanation {
         let mut explanation = self.fabric.explain_connect(request, Audience::Operator);
         if explanation.verdict.is_err() {
+            self.fit_start_to_link(&mut explanation, true);
             return explanation;
         }
         let (from, to) = (request.from, self.target_of(request));
@@ -111,6 +113,13 @@ impl Core {
             explanation.verdict = Err(problem.refusal.clone());
             explanation.fix = problem.fix.clone();
         }
+        explanation
+    }
+
+    /// Explains a listen.
+    pub(crate) fn explain_listen(&self, request: &ListenRequest<'_>) -> Explanation {
+        let mut explanation = self.fabric.explain_listen(request, Audience::Operator);
+        self.fit_start_to_link(&mut explanation, true);
         explanation
     }
 

@@ -97,6 +97,7 @@ mod share_refusals;
 mod snapshot;
 #[cfg(test)]
 mod snapshot_tests;
+mod start_hints;
 mod state;
 mod stored;
 mod telemetry;

@@ -38,9 +38,9 @@ impl Core {
         }
         if has_changed && let Some(link) = self.vms.link(vm) {
             let offered = self.vms.offered(vm);
-            let listening = offered.iter().filter(|one| one.listening).count();
+            let descriptors = link.descriptors_for(&offered);
             link.set_services(offered);
-            self.charge_vm(vm, listening);
+            self.charge_vm(vm, descriptors);
         }
     }
 

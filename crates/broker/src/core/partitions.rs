@@ -2,6 +2,7 @@
 //! devices.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use hvsock_fabric::{
@@ -18,7 +19,7 @@ use super::state::Core;
 use crate::budget::Owner;
 use crate::guest_link::{LinkFactory, LinkSettings};
 use crate::model::{self, EventKind, ProblemKind};
-use crate::stores::VmEntry;
+use crate::stores::{VmEntry, hybrid_path};
 use crate::{StartError, folders, links};
 
 /// The descriptors of a VM's link: its socket and its VMM's connection, the eventfds of its queues, what
@@ -67,6 +68,12 @@ impl Core {
         {
             let name = partition_label(&self.fabric, key);
             return Err(AddError::CidTaken { cid: cid.cid, name });
+        }
+        if let Some(path) = hybrid_path(&vm.spec.link)
+            && let Some(key) = self.vms.by_hybrid_path(&path)
+        {
+            let name = partition_label(&self.fabric, key);
+            return Err(AddError::HybridPathTaken { path, name });
         }
         let name = spec.name.clone();
         let socket = self.dirs.vm_socket(name.as_str());
@@ -129,10 +136,10 @@ impl Core {
             .publish(|| EventKind::PartitionRemoved { partition: name });
     }
 
-    /// Charges a VM for its link, which has a descriptor for each of `sockets` of the host.
-    pub(super) fn charge_vm(&mut self, key: PartitionKey, sockets: usize) {
-        let sockets = u64::try_from(sockets).unwrap_or(u64::MAX);
-        self.charge_partition(key, LINK.saturating_add(sockets));
+    /// Charges a VM for its link, and for what that has for the host's services.
+    pub(super) fn charge_vm(&mut self, key: PartitionKey, for_services: usize) {
+        let for_services = u64::try_from(for_services).unwrap_or(u64::MAX);
+        self.charge_partition(key, LINK.saturating_add(for_services));
     }
 
     /// Charges a partition for what an operator has opened for it.
@@ -255,4 +262,6 @@ pub(crate) enum AddError {
     Change(#[from] PartitionError),
     #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
     CidTaken { cid: GuestCid, name: String },
+    #[error("the VM {name} has the hybrid socket {} already", path.display())]
+    HybridPathTaken { path: PathBuf, name: String },
 }

@@ -292,7 +292,8 @@ impl Core {
             backlog: listen.backlog,
         };
         if listen.flags.dry_run {
-            let explanation = self.fabric.explain_listen(&request, Audience::Requester);
+            let mut explanation = self.fabric.explain_listen(&request, Audience::Requester);
+            self.fit_start_to_link(&mut explanation, session.partition == self.fabric.root());
             return self.explain(&session, &explanation);
         }
         let id = match self.fabric.listen(&request) {
@@ -471,6 +472,7 @@ impl Core {
             explanation.verdict = Err(refusal.clone());
             explanation.fix = None;
         }
+        self.fit_start_to_link(&mut explanation, from == self.fabric.root());
         explanation
     }
 

@@ -5,13 +5,14 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::{PartitionKey, PartitionState};
 use hvsock_virtio::GuestCid;
 
 use crate::guest_link::OfferedService;
-use crate::stores::{CidKey, CidSpace, VmEntry};
+use crate::stores::{CidKey, CidSpace, VmEntry, hybrid_path};
 
 /// The VMs by partition. `T` is a VM's link to its guest.
 #[derive(Debug)]
@@ -104,6 +105,14 @@ impl<T> Vms<T> {
     /// The VM with this CID.
     pub(super) fn by_cid(&self, cid: &CidKey) -> Option<PartitionKey> {
         self.by_cid.get(cid).copied()
+    }
+
+    /// The VM that is reached by the VMM's socket at this path, which [`hybrid_path`] has normalized.
+    pub(super) fn by_hybrid_path(&self, path: &Path) -> Option<PartitionKey> {
+        let mut all = self.records.iter();
+        let found =
+            all.find(|(_, vm)| hybrid_path(&vm.settings.spec.link).as_deref() == Some(path));
+        found.map(|(key, _)| *key)
     }
 
     /// The VM to which the broker has given this CID.

@@ -176,6 +176,12 @@ pub trait GuestLink: Send {
     /// changed meanwhile. Called only if [`takes_services`](Self::takes_services).
     fn set_services(&self, _services: Vec<OfferedService>) {}
 
+    /// The most descriptors that the link has for these services, at any time: by default a socket for each that
+    /// is listening. The VM is charged for them.
+    fn descriptors_for(&self, services: &[OfferedService]) -> usize {
+        services.iter().filter(|one| one.listening).count()
+    }
+
     /// Whether the sockets that the link hands out ([`GuestRequest::socket`], [`LinkEvent::Connected`]) go
     /// to the process, instead of through the broker's relay. Their bytes are then not counted, and the
     /// connection can be closed but not suspended: the broker has a duplicate. A process that cannot use the

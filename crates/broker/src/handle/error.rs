@@ -31,6 +31,9 @@ pub enum ControlError {
     /// Another VM has this context id (CID).
     #[error("{0}")]
     CidTaken(String),
+    /// Another VM has this hybrid socket.
+    #[error("{0}")]
+    HybridPathTaken(String),
     /// The partition does not allow this change.
     #[error(transparent)]
     Partition(#[from] PartitionError),

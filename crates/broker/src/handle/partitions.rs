@@ -255,6 +255,9 @@ fn file_error(error: EntryError<PartitionClash>) -> ControlError {
         EntryError::Clash(error @ PartitionClash::Cid { .. }) => {
             ControlError::CidTaken(error.to_string())
         }
+        EntryError::Clash(error @ PartitionClash::HybridPath { .. }) => {
+            ControlError::HybridPathTaken(error.to_string())
+        }
         error => ControlError::System(error.to_string()),
     }
 }

@@ -197,6 +197,10 @@ impl GuestLink for Link {
         true
     }
 
+    fn descriptors_for(&self, services: &[OfferedService]) -> usize {
+        self.style.descriptors_for(services)
+    }
+
     fn set_services(&self, services: Vec<OfferedService>) {
         self.command(Command::Services(services));
     }

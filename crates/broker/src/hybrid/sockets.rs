@@ -20,6 +20,10 @@ use super::trust::Trust;
 /// The most sockets of one VM. Each takes a descriptor.
 pub(super) const MAX_SOCKETS: usize = 1024;
 
+/// The most requests of the guest that the core has not answered. With more, the VMM's connects wait in the
+/// backlogs of the host's sockets.
+pub(super) const MAX_UNANSWERED: usize = 64;
+
 /// Listen backlog of a socket. The VMM connects on the thread that serves its guest, and may block there, so
 /// it is large. The kernel limits it to `net.core.somaxconn`, 4096 unless it was changed.
 const BACKLOG: u32 = 4096;

@@ -20,7 +20,7 @@ use super::attempt::{Attempt, Failure, Step};
 use super::backoff::Backoff;
 use super::command::{Command, Place, SharedState};
 use super::presence::Presence;
-use super::sockets::HostSockets;
+use super::sockets::{HostSockets, MAX_UNANSWERED};
 use super::style::{Connects, Style};
 use super::trust::Trust;
 use crate::guest_link::{
@@ -44,10 +44,6 @@ const PROBE_LINE: &str = "PROBE by hvsock\n";
 /// The longest time that a guest may take to accept. A VMM holds a connect of which its guest's driver knows
 /// nothing for as long as it likes.
 pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The most requests of the guest that the core has not answered. With more, the VMM's connects wait in the
-/// backlogs of the host's sockets.
-const MAX_UNANSWERED: usize = 64;
 
 /// The most connects accepted before other events are handled.
 const ACCEPTS_PER_TURN: usize = 64;

@@ -11,4 +11,4 @@ mod vm;
 pub(crate) use partition_entry::{PartitionClash, PartitionEntry};
 pub(crate) use partitions::{PartitionFiles, PartitionStep, PartitionStore, PutResult};
 pub(crate) use services::{ServiceStore, ServiceStoreGuard};
-pub(crate) use vm::{CidKey, CidSpace, VmEntry, VmmUser, check_spec};
+pub(crate) use vm::{CidKey, CidSpace, VmEntry, VmmUser, check_spec, hybrid_path};

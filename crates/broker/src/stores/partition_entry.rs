@@ -1,6 +1,6 @@
 //! The file of a partition, `partitions/NAME.toml`. `docs/registry.md` documents its format.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use hvsock_address::{PartitionName, VmId};
 use hvsock_control::{LinkSpec, VmSpec};
@@ -63,6 +63,8 @@ pub(crate) enum PartitionClaim {
     Name(String),
     Id(VmId),
     Cid(CidKey),
+    /// The path of the VMM's socket.
+    HybridPath(PathBuf),
 }
 
 /// Why two partitions exclude each other.
@@ -72,6 +74,8 @@ pub(crate) enum PartitionClash {
     Fabric(AddPartitionError),
     #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
     Cid { cid: u32, name: PartitionName },
+    #[error("the VM {name} has the hybrid socket {} already", path.display())]
+    HybridPath { path: PathBuf, name: PartitionName },
 }
 
 impl PartitionEntry {
@@ -92,6 +96,11 @@ impl PartitionEntry {
         let space = vm::cid_space(&vm.link)?;
         let cid = GuestCid::try_from(u64::from(vm.cid?)).ok()?;
         Some(CidKey { space, cid })
+    }
+
+    /// The path of a VM's hybrid socket, if it has one.
+    fn hybrid_path(&self) -> Option<PathBuf> {
+        vm::hybrid_path(&self.vm.as_ref()?.link)
     }
 
     /// The partition's description for the fabric.
@@ -225,6 +234,7 @@ impl EntryKind for PartitionKinds {
         [name, PartitionClaim::Id(entry.id)]
             .into_iter()
             .chain(entry.cid_key().map(PartitionClaim::Cid))
+            .chain(entry.hybrid_path().map(PartitionClaim::HybridPath))
             .collect()
     }
 
@@ -232,6 +242,12 @@ impl EntryKind for PartitionKinds {
         let name = existing.name.clone();
         if existing.name == new.name {
             return PartitionClash::Fabric(AddPartitionError::NameTaken { name });
+        }
+        if existing.id != new.id
+            && let Some(path) = new.hybrid_path()
+            && existing.hybrid_path().as_ref() == Some(&path)
+        {
+            return PartitionClash::HybridPath { path, name };
         }
         let taken = new.cid_key();
         match &taken {
@@ -312,6 +328,38 @@ mod tests {
             let entry = entry(vm);
             assert_eq!(read(&PartitionKinds::text(&entry, None)), Ok(entry));
         }
+    }
+
+    #[test]
+    fn two_files_with_one_hybrid_socket_clash_in_any_spelling_and_the_error_names_the_other_vm() {
+        let entry = |name: &str, path: &str| PartitionEntry {
+            name: PartitionName::new(name).unwrap(),
+            id: VmId::of_container(name),
+            groups: Vec::new(),
+            vm: Some(VmSpec {
+                link: LinkSpec::Hybrid {
+                    path: path.into(),
+                    style: HybridStyle::Firecracker,
+                },
+                ..VmSpec::default()
+            }),
+        };
+        let web = entry("web", "/run/v.sock");
+        let claims = |entry: &PartitionEntry| PartitionKinds::claims(entry).pop();
+        for path in [
+            "/run/v.sock",
+            "/run//v.sock",
+            "/run/./v.sock",
+            "/x/../run/v.sock",
+        ] {
+            let db = entry("db", path);
+            assert_eq!(claims(&db), claims(&web), "{path}");
+            assert_eq!(
+                PartitionKinds::clash(&web, &db).to_string(),
+                "the VM web has the hybrid socket /run/v.sock already"
+            );
+        }
+        assert_ne!(claims(&entry("db", "/run/w.sock")), claims(&web));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The settings of a VM, with what the machine knows of them.
 
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use hvsock_control::{LinkSpec, VmSpec};
 use hvsock_virtio::GuestCid;
@@ -67,6 +67,25 @@ pub(crate) fn cid_space(link: &LinkSpec) -> Option<CidSpace> {
         LinkSpec::Hybrid { .. } => None,
         LinkSpec::Kernel { netns, .. } => Some(CidSpace::Kernel(netns.clone())),
     }
+}
+
+/// The path of the VMM's socket of a VM with this link, in the one spelling that it has without symbolic links, which
+/// a hybrid link does not follow. Two VMs with one path would be the same guest.
+pub(crate) fn hybrid_path(link: &LinkSpec) -> Option<PathBuf> {
+    let LinkSpec::Hybrid { path, .. } = link else {
+        return None;
+    };
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    Some(plain)
 }
 
 /// Checks the settings that types alone do not rule out, except for the CID that a vhost-user device

@@ -3,7 +3,7 @@
 //! `cargo xtask bench vm` installs it under `target/`; without it the tests are skipped.
 
 use std::io::{ErrorKind, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -29,18 +29,15 @@ impl Drop for Muxer {
     }
 }
 
-fn program() -> Option<PathBuf> {
-    const NAME: &str = "vhost-device-vsock";
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
-    let installed = root.map(|root| root.join("target").join(NAME).join("bin").join(NAME));
-    let named = std::env::var_os("HVSOCK_TEST_VHOST_DEVICE_VSOCK").map(PathBuf::from);
-    let found = named.or(installed).filter(|path| path.is_file());
-    require::of_this_machine(found.ok_or("vhost-device-vsock is not installed"))
-}
-
 /// The VM `web`, whose guest is behind vhost-device-vsock.
 fn start(program: &Path) -> (Vm, Muxer, Guest) {
     let vm = Vm::new("firecracker");
+    let (muxer, guest) = start_muxer(program, &vm);
+    (vm, muxer, guest)
+}
+
+/// Starts vhost-device-vsock and a guest of it at the path of a VM.
+fn start_muxer(program: &Path, vm: &Vm) -> (Muxer, Guest) {
     let device = vm.folder.join("device");
     let muxer = Command::new(program)
         .args(["--guest-cid", &CID.to_string()])
@@ -55,12 +52,14 @@ fn start(program: &Path) -> (Vm, Muxer, Guest) {
     let muxer = Muxer(muxer);
     let guest = until_ok("a guest", || Guest::start(&device, Options::new(CID)));
     vm.is_up();
-    (vm, muxer, guest)
+    (muxer, guest)
 }
 
 #[test]
 fn bytes_flow_both_ways_in_connections_of_both_directions() {
-    let Some(program) = program() else { return };
+    let Some(program) = require::vhost_device_vsock() else {
+        return;
+    };
     let (vm, _muxer, guest) = start(&program);
     let inside = guest.listen(PORT).expect("listening");
     let listener = vm.world.listen_on(PORT);
@@ -105,7 +104,9 @@ fn bytes_flow_both_ways_in_connections_of_both_directions() {
 
 #[test]
 fn a_service_that_cannot_be_reached_is_refused_to_the_guest_and_to_the_host() {
-    let Some(program) = program() else { return };
+    let Some(program) = require::vhost_device_vsock() else {
+        return;
+    };
     let (vm, _muxer, guest) = start(&program);
     // Registered, and nobody listens: there is no socket.
     let error = guest.connect(PORT).expect_err("refused");
@@ -129,8 +130,10 @@ fn a_service_that_cannot_be_reached_is_refused_to_the_guest_and_to_the_host() {
 }
 
 #[test]
-fn its_death_is_seen_and_its_successor_is_found() {
-    let Some(program) = program() else { return };
+fn its_death_is_seen_and_its_successor_at_the_same_path_is_found() {
+    let Some(program) = require::vhost_device_vsock() else {
+        return;
+    };
     let (vm, muxer, guest) = start(&program);
     let inside = guest.listen(PORT).expect("listening");
     let mut outside = vm.world.connect_to("web", PORT).expect("connected");
@@ -139,4 +142,18 @@ fn its_death_is_seen_and_its_successor_is_found() {
     vm.world.is("web", PartitionState::Off);
     assert_eq!(outside.read(&mut [0]).unwrap_or_default(), 0);
     vm.world.has_connections(0);
+    // Killed, it has left its sockets behind, and does not start while they are there.
+    drop(guest);
+    for left in [vm.folder.join("device"), vm.path()] {
+        let _ = std::fs::remove_file(left);
+    }
+    let (_successor, guest) = start_muxer(&program, &vm);
+    let inside = guest.listen(PORT).expect("listening");
+    let mut outside = vm.world.connect_to("web", PORT).expect("connected");
+    let mut inside = bounded(inside.accept(TIMEOUT).expect("accepted"));
+    outside.write_all(b"again").expect("written");
+    let mut got = [0; 5];
+    inside.read_exact(&mut got).expect("read");
+    assert_eq!(&got, b"again");
+    vm.world.is("web", PartitionState::Running);
 }

@@ -17,6 +17,7 @@ mod guest_programs;
 mod guest_states;
 mod guests;
 mod help;
+mod hybrid_links;
 mod listen_connect;
 mod log;
 mod manual;

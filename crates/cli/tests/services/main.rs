@@ -14,6 +14,7 @@ mod forward;
 mod freeze;
 mod hostile_forward;
 mod hostile_guests;
+mod hybrid;
 mod integration;
 mod kvp;
 mod liveness;

@@ -30,6 +30,8 @@ mod key {
     pub(super) const VALUE: &str = "value";
     pub(super) const CAPABILITY: &str = "capability";
     pub(super) const PORT: &str = "port";
+    pub(super) const MANAGER: &str = "manager";
+    pub(super) const VM: &str = "vm";
 }
 
 impl Fix {
@@ -92,6 +94,21 @@ impl Fix {
                 add(key::PARTITION, partition);
                 add(key::PARTITION_KIND, &kind_word(*kind));
                 add(key::ID, id);
+            }
+            Self::StartVmm { partition, path } => {
+                add(key::PARTITION, partition);
+                if let Some(path) = path {
+                    add(key::PATH, path);
+                }
+            }
+            Self::StartInManager {
+                partition,
+                manager,
+                vm,
+            } => {
+                add(key::PARTITION, partition);
+                add(key::MANAGER, manager);
+                add(key::VM, vm);
             }
             Self::RemovePartition { partition }
             | Self::StartAgent { partition }
@@ -262,6 +279,15 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             },
             "load_driver" => Fix::LoadDriver {
                 partition: self.get(key::PARTITION)?,
+            },
+            "start_vmm" => Fix::StartVmm {
+                partition: self.get(key::PARTITION)?,
+                path: self.optional(key::PATH)?,
+            },
+            "start_in_manager" => Fix::StartInManager {
+                partition: self.get(key::PARTITION)?,
+                manager: self.get(key::MANAGER)?,
+                vm: self.get(key::VM)?,
             },
             "start_with_its_manager" => Fix::StartWithItsManager,
             "remove_partition" => Fix::RemovePartition {

@@ -114,6 +114,22 @@ pub enum Fix {
         /// The virtual machine.
         partition: PartitionName,
     },
+    /// Start the VMM, which makes the socket by which the virtual machine is reached.
+    StartVmm {
+        /// The virtual machine.
+        partition: PartitionName,
+        /// The path of the socket, if the reader may know it.
+        path: Option<String>,
+    },
+    /// Start the virtual machine in the manager that it is known to.
+    StartInManager {
+        /// The virtual machine.
+        partition: PartitionName,
+        /// The manager, such as `libvirt`.
+        manager: String,
+        /// The name that the virtual machine has there.
+        vm: String,
+    },
     /// Start the virtual machine with the program that manages it, which is not Hyper-V.
     StartWithItsManager,
     /// Remove the partition.
@@ -260,6 +276,8 @@ impl Fix {
             Self::ResumePartition { .. } => "resume_partition",
             Self::StartPartition { .. } => "start_partition",
             Self::LoadDriver { .. } => "load_driver",
+            Self::StartVmm { .. } => "start_vmm",
+            Self::StartInManager { .. } => "start_in_manager",
             Self::StartWithItsManager => "start_with_its_manager",
             Self::RemovePartition { .. } => "remove_partition",
             Self::UseAddress { .. } => "use_address",
@@ -384,6 +402,24 @@ impl fmt::Display for Fix {
                 "wait until the guest of {partition} has booted, or load its module \
                  vmw_vsock_virtio_transport there"
             ),
+            Self::StartVmm { partition, path } => {
+                write!(f, "start the VMM of {partition}")?;
+                match path {
+                    Some(path) => write!(f, ", whose socket is {path}"),
+                    None => Ok(()),
+                }
+            }
+            Self::StartInManager {
+                partition,
+                manager,
+                vm,
+            } => {
+                write!(f, "start {partition} in {manager}")?;
+                match vm == partition.as_str() {
+                    true => Ok(()),
+                    false => write!(f, ", which calls it {vm}"),
+                }
+            }
             Self::StartWithItsManager => f.write_str("start it with the program that runs it"),
             Self::RemovePartition { partition } => write!(f, "remove {partition}"),
             Self::UseAddress { address } if *address == VmId::LOOPBACK => {

@@ -103,6 +103,19 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::RemovePartition {
                 partition: partition.clone(),
             },
+            Fix::StartVmm {
+                partition: partition.clone(),
+                path: Some(other.to_string()),
+            },
+            Fix::StartVmm {
+                partition: partition.clone(),
+                path: None,
+            },
+            Fix::StartInManager {
+                partition: partition.clone(),
+                manager: "libvirt".to_owned(),
+                vm: other.to_string(),
+            },
             Fix::StartAgent {
                 partition: partition.clone(),
             },

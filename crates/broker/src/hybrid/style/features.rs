@@ -3,6 +3,7 @@
 use hvsock_address::ServiceId;
 use hvsock_endpoint::HybridService;
 
+use super::super::sockets::{MAX_SOCKETS, MAX_UNANSWERED};
 use crate::guest_link::{Capabilities, OfferedService, Service};
 
 /// What differs between the VMMs.
@@ -50,6 +51,19 @@ impl Style {
     pub(in crate::hybrid) fn sockets_of(&self, offered: OfferedService) -> Vec<HybridService> {
         let port = offered.port.map(HybridService::Port);
         port.into_iter().chain(self.guid(offered.service)).collect()
+    }
+
+    /// The most descriptors for these services: their sockets, and the guest's connects that are accepted and
+    /// not judged yet.
+    pub(in crate::hybrid) fn descriptors_for(&self, services: &[OfferedService]) -> usize {
+        let listening = services.iter().filter(|service| service.listening);
+        match listening
+            .map(|service| self.sockets_of(*service).len())
+            .sum()
+        {
+            0 => 0,
+            sockets => usize::min(sockets, MAX_SOCKETS) + MAX_UNANSWERED,
+        }
     }
 
     /// The name of a service that has no port of its own.

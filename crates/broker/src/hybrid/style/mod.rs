@@ -61,6 +61,29 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_is_charged_for_all_sockets_of_its_services_and_for_connects_that_wait() {
+        let (port, guid) = (
+            offered(ServiceId::from_port(5000)),
+            offered(GUID.parse().unwrap()),
+        );
+        let silent = OfferedService {
+            listening: false,
+            ..port
+        };
+        let count =
+            |style: HybridStyle, services: &[OfferedService]| of(style).descriptors_for(services);
+        assert_eq!(count(HybridStyle::OpenVmm, &[]), 0);
+        assert_eq!(count(HybridStyle::OpenVmm, &[silent]), 0);
+        assert_eq!(count(HybridStyle::OpenVmm, &[port]), 1 + 64);
+        assert_eq!(count(HybridStyle::OpenVmm, &[port, guid, silent]), 3 + 64);
+        assert_eq!(
+            count(HybridStyle::Firecracker, &[port, guid, silent]),
+            2 + 64
+        );
+        assert_eq!(count(HybridStyle::OpenVmm, &[guid; 600]), 1024 + 64);
+    }
+
+    #[test]
     fn half_close_is_claimed_only_for_vmms_that_have_it_both_ways() {
         use HybridStyle::{CloudHypervisor, Firecracker, Libkrun, OpenVmm};
 

@@ -25,6 +25,12 @@ pub fn help(fix: &Fix) -> Option<Help> {
         } => Help::sentence(format!(
             "start its VMM with what `hvsock vm show {partition}` prints"
         )),
+        Fix::StartInManager { manager, vm, .. } if manager == "libvirt" => {
+            Help::command(command_line("virsh start", &[vm], ""))
+        }
+        Fix::StartInManager { manager, vm, .. } if manager == "incus" => {
+            Help::command(command_line("incus start", &[vm], ""))
+        }
         Fix::RemovePartition { partition } => {
             Help::command(format!("hvsock container remove {partition}"))
         }
@@ -50,4 +56,54 @@ pub fn help(fix: &Fix) -> Option<Help> {
         Fix::RaiseDescriptorLimit => Help::command("ulimit -n 65536"),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_is_started_as_its_link_requires() {
+        let partition = || "web".parse().unwrap();
+        let (kind, id) = (PartitionKind::Vm, hvsock::VmId::WILDCARD);
+        let in_manager = |manager: &str, vm: &str| Fix::StartInManager {
+            partition: partition(),
+            manager: manager.to_owned(),
+            vm: vm.to_owned(),
+        };
+        let at = |path: Option<&str>| Fix::StartVmm {
+            partition: partition(),
+            path: path.map(str::to_owned),
+        };
+        for (fix, want) in [
+            (
+                Fix::StartPartition {
+                    partition: partition(),
+                    kind,
+                    id,
+                },
+                "start its VMM with what `hvsock vm show web` prints",
+            ),
+            (
+                at(Some("/run/v.sock")),
+                "start the VMM of web, whose socket is /run/v.sock",
+            ),
+            (at(None), "start the VMM of web"),
+            (in_manager("libvirt", "web"), "virsh start web"),
+            (in_manager("libvirt", "-w b"), "virsh start -- '-w b'"),
+            (in_manager("incus", "web"), "incus start web"),
+            (in_manager("machined", "web"), "start web in machined"),
+            (
+                in_manager("machined", "w 1"),
+                "start web in machined, which calls it w 1",
+            ),
+            (
+                Fix::StartWithItsManager,
+                "start it with the program that runs it",
+            ),
+        ] {
+            let (Help::Command(text) | Help::Sentence(text)) = crate::fix::help(&fix);
+            assert_eq!(text, want);
+        }
+    }
 }

@@ -75,7 +75,7 @@ impl LinkArgs {
             std::path::absolute(path).with_context(|| format!("cannot use {}", path.display()))
         };
         if let Some(path) = &self.hybrid {
-            let (path, style) = (absolute(path)?, self.style);
+            let (path, style) = (real(&absolute(path)?), self.style);
             return Ok((LinkSpec::Hybrid { path, style }, None));
         }
         if self.kernel_cid.is_some() {
@@ -88,6 +88,17 @@ impl LinkArgs {
         }
         Ok((LinkSpec::VhostUser, None))
     }
+}
+
+/// The path without symbolic links in its folder, which the broker does not follow. What does not exist yet, or
+/// may not be seen, stays as it is.
+fn real(path: &Path) -> PathBuf {
+    for folder in path.ancestors().skip(1) {
+        if let (Ok(folder), Ok(rest)) = (folder.canonicalize(), path.strip_prefix(folder)) {
+            return folder.join(rest);
+        }
+    }
+    path.to_owned()
 }
 
 /// The link in one word, for a table.
@@ -121,4 +132,32 @@ pub fn facts(vm: &Partition) -> Vec<(&'static str, String)> {
     }
     facts.extend(vm.problems.iter().map(|text| ("problem", text.clone())));
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbolic_links_in_the_folder_of_a_hybrid_socket_are_resolved_even_if_the_rest_does_not_exist()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().canonicalize().unwrap();
+        std::fs::create_dir(base.join("run")).unwrap();
+        std::os::unix::fs::symlink("run", base.join("var")).unwrap();
+        std::os::unix::fs::symlink("var", base.join("again")).unwrap();
+        std::os::unix::fs::symlink("nowhere", base.join("dangling")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", base.join("run/v.sock")).unwrap();
+        for (given, want) in [
+            ("var/v.sock", "run/v.sock"),
+            ("again/web/v.sock", "run/web/v.sock"),
+            ("var/../var/v.sock", "run/v.sock"),
+            ("run/v.sock", "run/v.sock"),
+            ("none/v.sock", "none/v.sock"),
+            ("dangling/v.sock", "dangling/v.sock"),
+        ] {
+            assert_eq!(real(&base.join(given)), base.join(want), "{given}");
+        }
+        assert_eq!(real(Path::new("/")), Path::new("/"));
+    }
 }
