@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use hvsock_sys::sync::lock;
 use hvsock_virtio::{Cid, GuestCid};
+use rustix::net::RecvFlags;
 
 use super::queues::{QueueCommand, QueueReply};
 use crate::guest_link::{
@@ -98,6 +99,8 @@ pub(super) struct DeviceState(Arc<Shared>);
 struct Shared {
     phase: AtomicU8,
     no_seqpacket: AtomicBool,
+    /// Whether the VMM's thread reads or handles a request.
+    is_serving: AtomicBool,
     connection: Mutex<Option<UnixStream>>,
 }
 
@@ -125,12 +128,30 @@ impl DeviceState {
         *lock(&self.0.connection) = connection;
     }
 
+    /// Says whether the VMM's thread reads or handles a request: set before it reads any of it.
+    pub(super) fn set_serving(&self, is_serving: bool) {
+        self.0.is_serving.store(is_serving, Ordering::SeqCst);
+    }
+
+    /// Whether the VMM has sent requests that are not handled. Those that it sends meanwhile may be missed.
+    pub(super) fn has_requests(&self) -> bool {
+        let is_unread = lock(&self.0.connection).as_ref().is_some_and(has_unread);
+        // In this order: what is not unread any more is being served.
+        is_unread || self.0.is_serving.load(Ordering::SeqCst)
+    }
+
     /// Ends the VMM's connection, if there is one. Wakes a thread that waits for the VMM.
     pub(super) fn disconnect(&self) {
         if let Some(connection) = &*lock(&self.0.connection) {
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
     }
+}
+
+fn has_unread(connection: &UnixStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let peeked = rustix::net::recv(connection, &mut [0][..], flags);
+    peeked.is_ok_and(|(count, _)| count > 0)
 }
 
 /// What the VMM thread must know of its VM.

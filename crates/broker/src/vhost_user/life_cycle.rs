@@ -116,7 +116,16 @@ impl Worker {
         if check.next() > now {
             return;
         }
-        if check.has_changed(queues, now) && queues.running() == 0 {
+        let is_changed = check.has_changed(queues, now) && queues.running() == 0;
+        // A VMM first sends what starts the rings, and lets the guest run then. So requests that were sent before
+        // the memory changed are known only if there are none after it was looked at.
+        if is_changed && self.state.has_requests() {
+            if check.put_off(now) {
+                self.report_phase();
+            }
+            return;
+        }
+        if is_changed {
             // The driver is gone, and the guest has forgotten its connections.
             self.traffic.queues.forget_stops();
             self.apply(Change::Reset, 0, now);

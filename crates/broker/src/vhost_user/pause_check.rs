@@ -14,6 +14,10 @@ use super::queues::Queues;
 
 /// The time until the first look. Each later one takes twice as long.
 const FIRST: Duration = Duration::from_millis(30);
+/// The time until the next look while the VMM's requests are not all known.
+const PUT_OFF: Duration = Duration::from_millis(5);
+/// A VMM that sends requests for longer than that without starting the rings counts as one that has paused.
+const MAX_PUT_OFFS: u32 = 100;
 /// The longest time between two looks.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Bytes at the start of the guest's memory that are compared.
@@ -29,6 +33,7 @@ pub(super) struct PauseCheck {
     fingerprint: u64,
     next: Instant,
     interval: Duration,
+    put_offs: u32,
 }
 
 impl PauseCheck {
@@ -38,12 +43,21 @@ impl PauseCheck {
             fingerprint: fingerprint(queues),
             next: now + FIRST,
             interval: FIRST,
+            put_offs: 0,
         }
     }
 
     /// When to look next.
     pub(super) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// Puts off a verdict about memory that has changed: the VMM has sent requests that the device does not know
+    /// yet, and which may have started the rings again. Returns whether that is so for long already.
+    pub(super) fn put_off(&mut self, now: Instant) -> bool {
+        self.put_offs += 1;
+        self.next = now + PUT_OFF;
+        self.put_offs > MAX_PUT_OFFS
     }
 
     /// Looks whether the memory has changed, so that the VM is not paused.

@@ -128,6 +128,7 @@ fn serve(
             Ok((connection, _)) => {
                 let served = serve_one(settings, listener, connection, worker, stop);
                 worker.state.set_connection(None);
+                worker.state.set_serving(false);
                 if let Err(error) = served
                     && !stop.is_set()
                 {
@@ -191,10 +192,12 @@ fn serve_one(
             }
         }
         if ready.contains(&0) {
+            worker.state.set_serving(true);
             let handled = match mem_table::is_next(&polled).map_err(Error::SocketError)? {
                 true => set_mem_table(&polled, &device),
                 false => handler.handle_request(),
             };
+            worker.state.set_serving(false);
             match handled {
                 Ok(()) => {}
                 Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),

@@ -77,6 +77,32 @@ fn take_a_buffer_back(driver: &mut Driver) {
 }
 
 #[test]
+fn memory_that_changes_while_requests_of_the_vmm_wait_is_no_driver_that_has_gone() {
+    let world = World::with_web(|_| ());
+    let (listener, guest) = (listen_suspendable(&world), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    // A VMM on a busy machine has sent what starts the rings, and runs the guest, before the device has read it.
+    guest
+        .pause(|driver| {
+            let header = [request::GET_FEATURES, 1, 0].map(u32::to_le_bytes).concat();
+            let (first, rest) = header.split_at(5);
+            driver.vmm().unwrap().send_bytes(first, &[]).unwrap();
+            let index = driver.rx().available_index();
+            take_a_buffer_back(driver);
+            std::thread::sleep(Duration::from_millis(120));
+            assert_eq!(world.partition("web").state, PartitionState::Running);
+            driver.rx().set_available_index(index);
+            let vmm = driver.vmm().unwrap();
+            vmm.send_bytes(rest, &[]).unwrap();
+            vmm.receive_reply(request::GET_FEATURES).unwrap();
+        })
+        .unwrap();
+    ping(&inside, &outside);
+    world.is("web", PartitionState::Running);
+}
+
+#[test]
 fn a_driver_that_goes_away_does_not_look_paused_even_for_a_moment() {
     let world = World::with_web(|_| ());
     let events = world.handle().events().unwrap();
