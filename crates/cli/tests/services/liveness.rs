@@ -165,7 +165,7 @@ fn wait_returns_when_the_state_is_reached_and_names_the_state_at_its_timeout() {
         .run(["vm", "wait", "web", "--timeout", "0"])
         .failed();
     assert!(
-        error.contains("web is not ready after 0 s: it is off"),
+        error.contains("web is not ready after 0 s: it is defined"),
         "{error}"
     );
 }

@@ -38,7 +38,7 @@ pub enum InvalidHybridRequest {
     #[error("the request is not UTF-8")]
     NotUtf8,
     /// What follows `CONNECT` names no service.
-    #[error("{0}")]
+    #[error(transparent)]
     NotService(#[from] ParseRefError),
 }
 
