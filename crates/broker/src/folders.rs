@@ -101,6 +101,22 @@ pub(crate) fn check_socket(socket: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Whether a path is that of a socket or folder of the broker. Compares names only, except that the folder
+/// of all of them may be a symbolic link.
+pub(crate) fn is_own(dirs: &Dirs, path: &Path) -> bool {
+    let is_in = |dirs: &Dirs| {
+        let files = [dirs.endpoint(), dirs.control(), dirs.lock()];
+        files.iter().any(|file| path == file)
+            || path.starts_with(dirs.vms())
+            || path.starts_with(dirs.containers())
+    };
+    let real = fs::canonicalize(&dirs.run).map(|run| Dirs {
+        run,
+        ..dirs.clone()
+    });
+    is_in(dirs) || real.is_ok_and(|real| is_in(&real))
+}
+
 fn open_with_mode(folder: &Path, mode: u32) -> Result<(), StartError> {
     let opened = Folder::open_or_create(folder)?;
     let set = opened.set_mode(mode);

@@ -398,6 +398,7 @@ impl From<AddError> for ControlError {
             AddError::Endpoint(error) => Self::System(error.to_string()),
             AddError::CidTaken { .. } => Self::CidTaken(error.to_string()),
             AddError::HybridPathTaken { .. } => Self::HybridPathTaken(error.to_string()),
+            AddError::OwnSocket(_) => Self::Invalid(error.to_string()),
         }
     }
 }

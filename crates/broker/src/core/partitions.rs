@@ -19,7 +19,7 @@ use super::state::Core;
 use crate::budget::Owner;
 use crate::guest_link::{LinkFactory, LinkSettings};
 use crate::model::{self, EventKind, ProblemKind};
-use crate::stores::{VmEntry, hybrid_path};
+use crate::stores::{CidKey, VmEntry, hybrid_path};
 use crate::{StartError, folders, links};
 
 /// The descriptors of a VM's link: its socket and its VMM's connection, the eventfds of its queues, what
@@ -63,17 +63,20 @@ impl Core {
         vm: VmEntry,
         link: Option<Box<dyn LinkFactory>>,
     ) -> Result<(), AddError> {
-        if let Some(cid) = vm.cid_key()
-            && let Some(key) = self.vms.by_cid(&cid)
+        if let Some(taken) = vm.cid_key()
+            && let Some(key) = self.vms.by_cid(&taken)
         {
             let name = partition_label(&self.fabric, key);
-            return Err(AddError::CidTaken { cid: cid.cid, name });
+            return Err(AddError::CidTaken { taken, name });
         }
-        if let Some(path) = hybrid_path(&vm.spec.link)
-            && let Some(key) = self.vms.by_hybrid_path(&path)
-        {
-            let name = partition_label(&self.fabric, key);
-            return Err(AddError::HybridPathTaken { path, name });
+        if let Some(path) = hybrid_path(&vm.spec.link) {
+            if folders::is_own(&self.dirs, &path) {
+                return Err(AddError::OwnSocket(path));
+            }
+            if let Some(key) = self.vms.by_hybrid_path(&path) {
+                let name = partition_label(&self.fabric, key);
+                return Err(AddError::HybridPathTaken { path, name });
+            }
         }
         let name = spec.name.clone();
         let socket = self.dirs.vm_socket(name.as_str());
@@ -260,8 +263,11 @@ pub(crate) enum AddError {
     Endpoint(#[from] StartError),
     #[error(transparent)]
     Change(#[from] PartitionError),
-    #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
-    CidTaken { cid: GuestCid, name: String },
+    #[error("the VM {name} has the CID {} already; {}", taken.cid, taken.space.advice())]
+    CidTaken { taken: CidKey, name: String },
+    /// A file would have the broker connect to itself.
+    #[error("{} is the broker's own; give the path of the VMM's socket", .0.display())]
+    OwnSocket(PathBuf),
     #[error("the VM {name} has the hybrid socket {} already", path.display())]
     HybridPathTaken { path: PathBuf, name: String },
 }

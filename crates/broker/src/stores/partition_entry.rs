@@ -72,8 +72,8 @@ pub(crate) enum PartitionClaim {
 pub(crate) enum PartitionClash {
     #[error(transparent)]
     Fabric(AddPartitionError),
-    #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
-    Cid { cid: u32, name: PartitionName },
+    #[error("the VM {name} has the CID {} already; {}", taken.cid, taken.space.advice())]
+    Cid { taken: CidKey, name: PartitionName },
     #[error("the VM {name} has the hybrid socket {} already", path.display())]
     HybridPath { path: PathBuf, name: PartitionName },
 }
@@ -250,12 +250,9 @@ impl EntryKind for PartitionKinds {
             return PartitionClash::HybridPath { path, name };
         }
         let taken = new.cid_key();
-        match &taken {
-            Some(key) if existing.id != new.id && existing.cid_key() == taken => {
-                PartitionClash::Cid {
-                    cid: key.cid.get(),
-                    name,
-                }
+        match taken {
+            Some(taken) if existing.id != new.id && existing.cid_key().as_ref() == Some(&taken) => {
+                PartitionClash::Cid { taken, name }
             }
             _ => PartitionClash::Fabric(AddPartitionError::IdTaken {
                 id: existing.id,

@@ -1,6 +1,6 @@
 //! The settings of a VM, with what the machine knows of them.
 
-use std::path::{Component, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use hvsock_control::{LinkSpec, VmSpec};
 use hvsock_virtio::GuestCid;
@@ -30,6 +30,18 @@ pub(crate) enum CidSpace {
     Broker,
     /// Those of the kernel, in one network namespace; `None` for the broker's.
     Kernel(Option<PathBuf>),
+}
+
+impl CidSpace {
+    /// What to do about a CID that is taken, as a clause.
+    pub(crate) fn advice(&self) -> &'static str {
+        match self {
+            Self::Broker => "choose another, or let the broker choose",
+            Self::Kernel(_) => {
+                "give the CID that the VMM has given this VM, or remove the other one"
+            }
+        }
+    }
 }
 
 /// A CID with the VMs among which it is unique.
@@ -102,7 +114,13 @@ pub(crate) fn check_spec(spec: &VmSpec) -> Result<(), String> {
     if path.is_some_and(|path| !path.is_absolute()) {
         return Err(format!("{what} must be absolute"));
     }
-    match spec.link {
+    if let Some(path) = path {
+        check_characters(path).map_err(|why| format!("{what} {why}"))?;
+    }
+    match &spec.link {
+        LinkSpec::Hybrid { path, .. } if !names_a_file(path) => {
+            Err(format!("{what} must name a socket, not a folder"))
+        }
         LinkSpec::Kernel { .. } if spec.cid.is_none() => {
             Err("a kernel link needs the CID that the VMM has given the VM".into())
         }
@@ -113,12 +131,73 @@ pub(crate) fn check_spec(spec: &VmSpec) -> Result<(), String> {
     }
 }
 
+/// Operators, logs and VMMs show and take paths as lines.
+fn check_characters(path: &Path) -> Result<(), &'static str> {
+    match path.to_str() {
+        None => Err("must be UTF-8"),
+        Some(text) if text.chars().any(char::is_control) => Err("must not have control characters"),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether a path ends with a name. [`Path::file_name`] ignores a slash or `.` at the end.
+fn names_a_file(path: &Path) -> bool {
+    let name = path.as_os_str().as_encoded_bytes();
+    let name = name.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    !matches!(name, b"" | b"." | b"..")
+}
+
 impl VmmUser {
     /// Looks up a user by name or number.
     pub(crate) fn find(name: String) -> Result<Self, String> {
         match hvsock_sys::accounts::uid(&name) {
             Some(uid) => Ok(Self { name, uid }),
             None => Err(format!("this machine has no user `{name}`")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hybrid(path: &str) -> Result<(), String> {
+        check_spec(&VmSpec {
+            link: LinkSpec::Hybrid {
+                path: path.into(),
+                style: hvsock_control::HybridStyle::default(),
+            },
+            ..VmSpec::default()
+        })
+    }
+
+    #[test]
+    fn a_hybrid_path_that_can_be_no_socket_is_refused() {
+        for path in ["/run/v.sock/", "/run/v.sock/.", "/run/..", "/", "/run/v//"] {
+            let error = hybrid(path).unwrap_err();
+            assert!(
+                error.ends_with("must name a socket, not a folder"),
+                "{path}: {error}"
+            );
+        }
+        for path in [
+            "/run/a\nb",
+            "/run/\u{1b}[2J",
+            "/run/\u{9b}x",
+            "/run/\tv",
+            "/\u{7f}/v",
+        ] {
+            let error = hybrid(path).unwrap_err();
+            assert!(error.ends_with("control characters"), "{path:?}: {error}");
+        }
+        for path in [
+            "/run/v.sock",
+            "/run/a b/ü.sock",
+            "/run/.hidden",
+            "/run/...",
+            "/run//v",
+        ] {
+            assert_eq!(hybrid(path), Ok(()), "{path}");
         }
     }
 }

@@ -122,6 +122,31 @@ fn special(log: impl Into<Stdio>) -> (tempfile::TempDir, String, Running) {
     (parent, dir, broker)
 }
 
+#[test]
+fn a_vm_whose_vmm_cannot_take_the_path_is_not_added() {
+    let (_parent, dir, _broker) = special(Stdio::inherit());
+    let run = |arguments: &[&str]| {
+        let mut command = hvsock();
+        command.args(["--dir", &dir]).args(arguments);
+        Completed::of(&mut command)
+    };
+    let error = run(&["vm", "add", "w", "--vmm", "openvmm"]).failed();
+    assert!(error.contains("no escape for a comma"), "{error}");
+    assert!(!error.contains("is left"), "{error}");
+    assert_eq!(run(&["vm", "list", "--json"]).ok().trim(), "[]");
+    run(&["vm", "add", "w", "--vmm", "qemu"]).ok();
+}
+
+#[test]
+fn a_machine_type_that_cannot_have_the_device_adds_no_vm() {
+    let world = World::new();
+    for machine in ["isapc", "none", "raspi3b", "s390-ccw-virtio", "xenfv"] {
+        let error = world.run(["vm", "add", "w", "--machine", machine]);
+        assert!(error.usage_error().contains(machine), "{machine}");
+    }
+    assert_eq!(world.json(["vm", "list", "--json"]), serde_json::json!([]));
+}
+
 /// Boots no guest: QEMU connects the device to the broker and stops before the guest's first instruction.
 #[test]
 fn qemu_starts_with_the_printed_options_on_each_machine_type() {

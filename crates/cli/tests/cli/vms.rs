@@ -205,3 +205,64 @@ fn show_says_that_a_vm_without_the_brokers_device_has_no_options() {
         }
     }
 }
+
+#[test]
+fn a_taken_cid_of_the_kernel_is_told_with_what_can_be_done() {
+    let world = World::new();
+    world.ok(["vm", "add", "k1", "--kernel-cid", "42"]);
+    let error = world
+        .run(["vm", "add", "k2", "--kernel-cid", "42"])
+        .failed();
+    let want = "the VM k1 has the CID 42 already; give the CID that the VMM has given this VM, or \
+                remove the other one";
+    assert!(error.contains(want), "{error}");
+    world.ok(["vm", "add", "web", "--cid", "42"]);
+    let error = world.run(["vm", "add", "db", "--cid", "42"]).failed();
+    assert!(error.contains("or let the broker choose"), "{error}");
+    for (cid, why) in [
+        ("2", "CID 2 is the host"),
+        ("abc", "a guest's CID is a number"),
+    ] {
+        let error = world.run(["vm", "add", "k3", "--kernel-cid", cid]);
+        assert!(error.usage_error().contains(why), "{cid}");
+    }
+}
+
+#[test]
+fn a_socket_of_the_broker_is_not_taken_for_one_of_a_vmm() {
+    let world = World::new();
+    world.ok(["vm", "add", "web"]);
+    world.container("box");
+    let link = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(world.dir(), link.path().join("run")).unwrap();
+    for path in [
+        "vm/web.sock",
+        "vm/web.vsock",
+        "vm/none.sock",
+        "vm/../vm/web.vsock",
+        "endpoint",
+        "control",
+        "lock",
+        "containers/box/endpoint",
+    ] {
+        for folder in [world.dir(), &link.path().join("run")] {
+            let path = folder.join(path);
+            let error = world.run(["vm", "add", "f", "--hybrid", path.to_str().unwrap()]);
+            let error = error.failed();
+            assert!(error.contains("is the broker's own"), "{path:?}: {error}");
+        }
+    }
+    let folder = world
+        .run(["vm", "add", "f", "--hybrid", "/run/v.sock/"])
+        .failed();
+    assert!(folder.contains("must name a socket"), "{folder}");
+    let control = world
+        .run(["vm", "add", "f", "--hybrid", "/run/a\nb"])
+        .failed();
+    assert!(
+        control.contains("must not have control characters"),
+        "{control}"
+    );
+    let foreign = world.dir().join("v.sock");
+    world.ok(["vm", "add", "f", "--hybrid", foreign.to_str().unwrap()]);
+}

@@ -43,6 +43,8 @@ pub const TOPICS: &[Topic] = &[
             ("hvsock vm add old --machine pc", "without PCI Express"),
             ("hvsock vm add um --vmm uml", "for User-mode Linux"),
             ("hvsock vm add ci --group build", "in a sibling group"),
+            ("hvsock vm add fc --hybrid /run/fc.sock", "its uds_path"),
+            ("hvsock vm add kv --kernel-cid 42", "by vhost-vsock"),
         ],
         see_also: &["vm show", "vm remove"],
         ..Topic::EMPTY

@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result};
 use clap::builder::PossibleValuesParser;
-use clap::{Args, builder::TypedValueParser as _, value_parser};
+use clap::{Args, builder::TypedValueParser as _};
 use hvsock_control::{HybridStyle, LinkSpec, ManagerRef, Partition};
 
 /// The context ids of guests. Lower ids are reserved (vsock(7)), and the highest is VMADDR_CID_ANY.
-pub const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
+const CIDS: RangeInclusive<u32> = 3..=u32::MAX - 1;
 
 /// The link to the guest, if it is not the broker's vhost-user device.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub struct LinkArgs {
         default_value = HybridStyle::default().label())]
     style: HybridStyle,
     /// Reach the guest by the kernel's vhost-vsock, at the CID that its VMM has given it
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(CIDS),
+    #[arg(long, value_name = "N", value_parser = guest_cid,
         conflicts_with_all = ["cid", "unsealed_memory", "user"])]
     kernel_cid: Option<u32>,
     /// The network namespace of the VMM, if not the broker's
@@ -56,6 +56,28 @@ impl FromStr for Manager {
             manager: manager.to_owned(),
             vm: vm.map(str::to_owned),
         })
+    }
+}
+
+/// Parses the context id of a guest.
+pub fn guest_cid(text: &str) -> Result<u32, String> {
+    let range = format!(
+        "a guest's CID is a number from {} to {}",
+        CIDS.start(),
+        CIDS.end()
+    );
+    let number: u64 = match text.bytes().all(|c| c.is_ascii_digit()) {
+        // A number with too many digits is too large.
+        true if !text.is_empty() => text.parse().unwrap_or(u64::MAX),
+        _ => return Err(range),
+    };
+    match u32::try_from(number) {
+        Ok(0) => Err(format!("CID 0 is reserved for the hypervisor; {range}")),
+        Ok(1) => Err(format!("CID 1 is the machine itself (loopback); {range}")),
+        Ok(2) => Err(format!("CID 2 is the host; {range}")),
+        Ok(u32::MAX) => Err(format!("CID {number} stands for any; {range}")),
+        Ok(cid) => Ok(cid),
+        Err(_) => Err(range),
     }
 }
 
@@ -93,6 +115,10 @@ impl LinkArgs {
 /// The path without symbolic links in its folder, which the broker does not follow. What does not exist yet, or
 /// may not be seen, stays as it is.
 fn real(path: &Path) -> PathBuf {
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        // No socket. The broker refuses it, which it would not without the slash.
+        return path.to_owned();
+    }
     for folder in path.ancestors().skip(1) {
         if let (Ok(folder), Ok(rest)) = (folder.canonicalize(), path.strip_prefix(folder)) {
             return folder.join(rest);
@@ -159,5 +185,30 @@ mod tests {
             assert_eq!(real(&base.join(given)), base.join(want), "{given}");
         }
         assert_eq!(real(Path::new("/")), Path::new("/"));
+    }
+
+    #[test]
+    fn a_cid_that_no_guest_can_have_is_refused_with_what_it_is() {
+        for (text, why) in [
+            ("0", "CID 0 is reserved"),
+            ("1", "CID 1 is the machine itself"),
+            ("2", "CID 2 is the host"),
+            ("4294967295", "stands for any"),
+            (
+                "4294967296",
+                "a guest's CID is a number from 3 to 4294967294",
+            ),
+            ("99999999999999999999999", "a guest's CID is a number"),
+            ("abc", "a guest's CID is a number"),
+            ("-3", "a guest's CID is a number"),
+            ("+3", "a guest's CID is a number"),
+            ("", "a guest's CID is a number"),
+            ("0x2a", "a guest's CID is a number"),
+        ] {
+            let error = guest_cid(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        assert_eq!(guest_cid("3"), Ok(3));
+        assert_eq!(guest_cid("4294967294"), Ok(4_294_967_294));
     }
 }

@@ -9,7 +9,7 @@ mod reconnect;
 mod shutdown;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand, value_parser};
+use clap::{Args, Subcommand};
 use hvsock_address::{PartitionName, VmId};
 use hvsock_control::{LinkSpec, NewVm, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
@@ -24,8 +24,8 @@ use crate::failure::Failure;
 use crate::os::linux::format;
 use crate::output::{self, Json};
 use crate::table::Columns;
-use device::{Machine, Memory, Vmm};
-use link::{CIDS, LinkArgs};
+use device::{Machine, MachineType, Memory, Vmm};
+use link::{LinkArgs, guest_cid};
 use shutdown::Shutdown;
 
 /// Make virtual machines partitions of their own
@@ -63,7 +63,7 @@ pub struct Add {
     /// The virtual machine's name
     name: PartitionName,
     /// Its context id (CID) [default: the lowest free one]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(CIDS))]
+    #[arg(long, value_name = "N", value_parser = guest_cid)]
     cid: Option<u32>,
     /// Its GUID, such as that of its libvirt domain [default: a random one]
     #[arg(long, value_name = "GUID")]
@@ -102,23 +102,14 @@ struct Form {
     #[arg(long, value_name = "SIZE")]
     memory: Option<Memory>,
     /// The machine type of QEMU, which decides the bus of the device
-    #[arg(long, value_name = "TYPE", value_parser = machine)]
-    machine: Option<String>,
+    #[arg(long, value_name = "TYPE")]
+    machine: Option<MachineType>,
     /// The same as --vmm libvirt
     #[arg(long, hide = true, conflicts_with = "vmm")]
     libvirt: bool,
     /// Print JSON with the options for each VMM
     #[arg(long, conflicts_with_all = ["libvirt", "vmm"])]
     json: bool,
-}
-
-/// Parses a machine type, which may have options of its own.
-fn machine(text: &str) -> Result<String, &'static str> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.,=".contains(c);
-    match !text.is_empty() && text.chars().all(plain) && !text.starts_with(['-', ',']) {
-        true => Ok(text.to_owned()),
-        false => Err("expected a machine type of QEMU, such as q35 or pc"),
-    }
 }
 
 impl Vm {
@@ -184,7 +175,7 @@ impl Form {
             name: &vm.name,
             socket,
             memory: self.memory.as_ref(),
-            machine: self.machine.as_deref(),
+            machine: self.machine.as_ref(),
         })
     }
 
@@ -211,7 +202,8 @@ impl Add {
             return Err(Failure::usage(what).into());
         }
         let vmm = self.form.chosen().unwrap_or_else(device::default);
-        let partition = context.client()?.add_vm(&NewVm {
+        let client = context.client()?;
+        let partition = client.add_vm(&NewVm {
             name: self.name,
             cid: self.cid.or(kernel_cid),
             id: self.id,
@@ -240,7 +232,13 @@ impl Add {
             }
             return Ok(());
         }
-        let options = self.form.options(&partition, vmm)?;
+        let options = self.form.options(&partition, vmm).map_err(|error| {
+            // The broker alone knows the socket's path. Without its options nobody can use the VM.
+            match client.remove_partition(&partition.id.into()) {
+                Ok(_) => error,
+                Err(left) => error.context(format!("`{}` is left: {left}", partition.name)),
+            }
+        })?;
         let cid = partition.cid.unwrap_or_default();
         context.note(&format!(
             "`{}` is a partition with the CID {cid} and the id {}",

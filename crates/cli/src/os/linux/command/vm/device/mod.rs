@@ -7,6 +7,7 @@ mod cloud_hypervisor;
 mod crosvm;
 mod libkrun;
 mod libvirt;
+mod machine_type;
 mod memory;
 mod openvmm;
 mod qemu;
@@ -16,6 +17,7 @@ mod vmm;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde_json::{Map, Value, json};
 
+pub use machine_type::MachineType;
 pub use memory::Memory;
 pub use vmm::{Machine, Options, Vmm};
 

@@ -5,6 +5,7 @@
 //! Source of the syntax: `docs/qdev-device-use.txt` and `util/keyval.c`; a comma ends a value and a doubled
 //! one is literal.
 
+use super::machine_type::Layout;
 use super::vmm::{Inexpressible, Machine, Options, Vmm, words};
 
 #[derive(Debug)]
@@ -14,29 +15,9 @@ pub struct Qemu;
 /// chassis 0, and libvirt counts from 1.
 const CHASSIS: u8 = 240;
 
-/// How a machine type takes the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    /// Behind a root port. The PCI bus of `pc` takes one, too, but hot-plugs nothing below it.
-    RootPort,
-    /// On the PCI bus, where ACPI hot-plugs.
-    Pci,
-    /// Without PCI, as a virtio-mmio device.
-    Mmio,
-}
-
-impl Layout {
-    fn of(machine: Option<&str>) -> Self {
-        let kind = machine.unwrap_or_default();
-        let (kind, options) = kind.split_once(',').unwrap_or((kind, ""));
-        match kind {
-            "microvm" if options.split(',').any(|option| option == "pcie=on") => Self::RootPort,
-            "microvm" => Self::Mmio,
-            "pc" | "isapc" | "pseries" | "malta" => Self::Pci,
-            _ if kind.starts_with("pc-i440fx") || kind.starts_with("pseries-") => Self::Pci,
-            _ => Self::RootPort,
-        }
-    }
+/// How the machine takes the device. Without a type it has PCI Express.
+fn layout(machine: &Machine<'_>) -> Layout {
+    machine.machine.map_or(Layout::RootPort, |one| one.layout)
 }
 
 /// The arguments for the device alone.
@@ -45,7 +26,7 @@ pub fn device(machine: &Machine<'_>) -> Vec<String> {
     let chardev = format!("socket,id=hvsock-{name},path={path}");
     let chardev = ["-chardev".to_owned(), chardev];
     let mut arguments = Vec::new();
-    let device = match Layout::of(machine.machine) {
+    let device = match layout(machine) {
         Layout::RootPort => {
             let port = format!("pcie-root-port,id=hvsock-port-{name},chassis={CHASSIS}");
             arguments.extend(["-device".to_owned(), port]);
@@ -78,7 +59,7 @@ impl Vmm for Qemu {
             Some(memory) => words(["-m", memory.qemu()]),
             None => Vec::new(),
         };
-        let kind = machine.machine.map(|kind| format!("{kind},"));
+        let kind = machine.machine.map(|kind| format!("{},", kind.text));
         memory.extend([
             "-object".to_owned(),
             format!("memory-backend-memfd,id=hvsock-mem,size={size},share=on"),
@@ -99,7 +80,7 @@ impl Vmm for Qemu {
 
 /// Whether the device can be exchanged in this layout.
 pub fn exchange(machine: &Machine<'_>) -> Vec<String> {
-    let text = match (Layout::of(machine.machine), machine.machine) {
+    let text = match (layout(machine), machine.machine) {
         (Layout::RootPort, None) => {
             "For a machine type without PCI Express (`pc`, `microvm`), print it with --machine TYPE"
         }
@@ -140,23 +121,5 @@ mod tests {
         let options = of(&Qemu, "/tmp/a,b's <&/web.sock", None);
         let value = r"'socket,id=hvsock-web,path=/tmp/a,,b'\''s <&/web.sock'";
         assert!(options.contains(value), "{options}");
-    }
-
-    #[test]
-    fn a_machine_type_without_pci_express_gets_the_device_on_the_bus_that_it_has() {
-        for (machine, layout) in [
-            (None, Layout::RootPort),
-            (Some("q35"), Layout::RootPort),
-            (Some("pc-q35-7.2"), Layout::RootPort),
-            (Some("virt"), Layout::RootPort),
-            (Some("microvm,pcie=on"), Layout::RootPort),
-            (Some("pc"), Layout::Pci),
-            (Some("pc,accel=kvm"), Layout::Pci),
-            (Some("pc-i440fx-7.2"), Layout::Pci),
-            (Some("microvm"), Layout::Mmio),
-            (Some("microvm,rtc=on"), Layout::Mmio),
-        ] {
-            assert_eq!(Layout::of(machine), layout, "{machine:?}");
-        }
     }
 }

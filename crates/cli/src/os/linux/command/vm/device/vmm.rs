@@ -4,6 +4,7 @@ use std::fmt;
 
 use hvsock_address::PartitionName;
 
+use super::machine_type::MachineType;
 use super::memory::Memory;
 use crate::failure::Failure;
 use crate::format::shell_word;
@@ -21,7 +22,7 @@ pub struct Machine<'a> {
     /// Its memory, if the caller gave it.
     pub memory: Option<&'a Memory>,
     /// Its machine type, if the caller gave it. Only QEMU has them.
-    pub machine: Option<&'a str>,
+    pub machine: Option<&'a MachineType>,
 }
 
 /// What a VMM is given.
