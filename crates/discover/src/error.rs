@@ -34,6 +34,14 @@ pub enum Unavailable {
         /// What is invalid, without text of the answer.
         why: &'static str,
     },
+    /// Some users have more, or slower, processes than are looked at, so that not all are listed.
+    #[error("{}: not all processes are listed, those of the {} are too many or too slow", .path.display(), users(.uids))]
+    Partial {
+        /// The folder of the processes.
+        path: PathBuf,
+        /// The users whose processes are not all listed, in ascending order.
+        uids: Vec<u32>,
+    },
     /// It refused the question.
     #[error("{} refused: {}", .path.display(), printable(.why))]
     Refused {
@@ -68,4 +76,16 @@ impl Unavailable {
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
     }
+}
+
+/// Some users, the first few by their ids.
+fn users(uids: &[u32]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = uids.iter().take(SHOWN).map(u32::to_string).collect();
+    let word = if uids.len() == 1 { "user" } else { "users" };
+    let more = match uids.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{word} {}{more}", shown.join(", "))
 }

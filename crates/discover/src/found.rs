@@ -15,11 +15,11 @@ use crate::manager::Manager;
 pub struct Found {
     /// The virtual machines, each once, even if several managers know it.
     pub machines: Vec<Machine>,
-    /// The managers that did not answer.
+    /// The managers that did not answer, or not in full.
     pub notes: Vec<Note>,
 }
 
-/// A manager that did not answer.
+/// A manager that did not answer, or not in full.
 #[derive(Debug, Serialize)]
 pub struct Note {
     /// Which one.
@@ -42,14 +42,11 @@ pub fn discover(managers: &[Box<dyn Manager>], limit: Duration) -> Found {
     let mut uuids = HashSet::new();
     let mut ways: HashSet<Reach> = HashSet::new();
     for manager in managers {
-        let machines = match manager.list(Instant::now() + limit) {
-            Ok(machines) => machines,
-            Err(why) => {
-                let manager = manager.kind();
-                found.notes.push(Note { manager, why });
-                continue;
-            }
-        };
+        let (machines, why) = manager.list_found(Instant::now() + limit);
+        if let Some(why) = why {
+            let manager = manager.kind();
+            found.notes.push(Note { manager, why });
+        }
         for machine in machines {
             let live = machine.state != State::Off;
             let known = machine.pid.is_some_and(|pid| pids.contains(&pid))
@@ -84,13 +81,17 @@ pub fn state_of_cid(
     cid: u32,
     limit: Duration,
 ) -> Result<State, Unavailable> {
-    let machines = manager.list(Instant::now() + limit)?;
+    let (machines, why) = manager.list_found(Instant::now() + limit);
     let has_it = |machine: &&Machine| {
         let way = Reach::Kernel { cid, netns: None };
         machine.state != State::Off && machine.reach.contains(&way)
     };
     let state = machines.iter().find(has_it).map(|machine| machine.state);
-    Ok(state.unwrap_or(State::Off))
+    match (state, why) {
+        (Some(state), _) => Ok(state),
+        (None, Some(why)) => Err(why),
+        (None, None) => Ok(State::Off),
+    }
 }
 
 #[cfg(test)]

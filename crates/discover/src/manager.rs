@@ -18,4 +18,13 @@ pub trait Manager: fmt::Debug + Send + Sync {
     ///
     /// [`Unavailable`] if it is not there, forbids the question, or does not answer.
     fn list(&self, deadline: Instant) -> Result<Vec<Machine>, Unavailable>;
+
+    /// As [`list`](Self::list), but with what was found until it failed. A list that is not whole says nothing
+    /// about the virtual machines that are not in it.
+    fn list_found(&self, deadline: Instant) -> (Vec<Machine>, Option<Unavailable>) {
+        match self.list(deadline) {
+            Ok(machines) => (machines, None),
+            Err(why) => (Vec::new(), Some(why)),
+        }
+    }
 }

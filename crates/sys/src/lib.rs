@@ -49,7 +49,7 @@ pub use linux::{
     supervisor, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
-pub use linux::{set_nonblocking, take_error, write};
+pub use linux::{set_nonblocking, take_error, try_write, write};
 #[cfg(windows)]
 pub use windows::{
     compute_systems, errno, hyperv, named_mutex, owner, poll, process, registry, rights,

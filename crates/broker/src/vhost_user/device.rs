@@ -25,6 +25,7 @@ use super::command::{Command, DeviceSettings, DeviceState};
 use super::device_state::{self, Loading};
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::queues::{QUEUES, QueueCommand};
+use super::state_file::StateFile;
 use crate::loop_waker::LoopWaker;
 
 /// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout
@@ -128,7 +129,7 @@ impl Device {
     }
 
     /// The descriptor from which a state arrives that the VMM loads.
-    pub(super) fn state_file(&self) -> Option<Arc<File>> {
+    pub(super) fn state_file(&self) -> Option<Arc<StateFile>> {
         self.loading.as_ref().and_then(Loading::file)
     }
 

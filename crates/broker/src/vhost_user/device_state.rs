@@ -4,7 +4,8 @@
 //! state says only that a device served the guest. One that has loaded it tells the guest that all of its
 //! connections have ended ([`transport_reset`](super::transport_reset)), and the guest goes on.
 //!
-//! The state goes through a pipe or socket of the VMM, which is not trusted to read, to write or to close it.
+//! The state goes through a pipe or socket of the VMM, which is not trusted to read, to write or to close it
+//! ([`state_file`](super::state_file)).
 
 use std::fs::File;
 use std::io;
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
-use rustix::fs::FileType;
 use serde::{Deserialize, Serialize};
+
+use super::state_file::{Direction, StateFile};
 
 /// The version that this release writes and reads.
 const VERSION: u32 = 1;
@@ -36,14 +38,14 @@ struct Saved {
 /// # Errors
 /// If `to` is no pipe or socket, the VMM does not read in time, or `stop` becomes readable.
 pub(super) fn save(to: &File, cid: u32, stop: BorrowedFd<'_>) -> io::Result<()> {
-    prepare(to)?;
+    let to = StateFile::new(to.try_clone()?, Direction::Write)?;
     let version = VERSION;
     let state = serde_json::to_vec(&Saved { version, cid })?;
     let deadline = Instant::now() + TIMEOUT;
     let mut rest = &state[..];
     while !rest.is_empty() {
-        wait(to, PollFlags::OUT, stop, deadline)?;
-        match hvsock_sys::write(to, rest) {
+        wait(&to, PollFlags::OUT, stop, deadline)?;
+        match to.write(rest) {
             Ok(count) => rest = &rest[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
@@ -57,7 +59,7 @@ pub(super) fn save(to: &File, cid: u32, stop: BorrowedFd<'_>) -> io::Result<()> 
 #[derive(Debug)]
 pub(super) struct Loading {
     /// `None` when it has ended.
-    file: Option<Arc<File>>,
+    file: Option<Arc<StateFile>>,
     state: Vec<u8>,
     failure: Option<io::Error>,
 }
@@ -68,7 +70,7 @@ impl Loading {
     /// # Errors
     /// If `from` is no pipe or socket.
     pub(super) fn new(from: File) -> io::Result<Self> {
-        prepare(&from)?;
+        let from = StateFile::new(from, Direction::Read)?;
         Ok(Self {
             file: Some(Arc::new(from)),
             state: Vec::new(),
@@ -77,7 +79,7 @@ impl Loading {
     }
 
     /// The file, as long as more of the state may arrive.
-    pub(super) fn file(&self) -> Option<Arc<File>> {
+    pub(super) fn file(&self) -> Option<Arc<StateFile>> {
         self.file.clone()
     }
 
@@ -85,11 +87,11 @@ impl Loading {
     pub(super) fn read(&mut self) {
         let mut block = [0; 4096];
         while let Some(file) = &self.file {
-            match rustix::io::retry_on_intr(|| rustix::io::read(file, &mut block)) {
+            match file.read(&mut block) {
                 Ok(0) => self.file = None,
                 Ok(count) => self.state.extend(&block[..count]),
-                Err(rustix::io::Errno::AGAIN) => return,
-                Err(error) => self.fail(error.into()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => self.fail(error),
             }
             if self.state.len() > MAX_LEN {
                 self.fail(invalid(format!("it is longer than {MAX_LEN} bytes")));
@@ -133,17 +135,12 @@ fn invalid(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// Refuses what may block for ever in spite of its mode, and sets the mode.
-fn prepare(file: &File) -> io::Result<()> {
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
-    if !matches!(kind, FileType::Fifo | FileType::Socket) {
-        let text = "the descriptor for it is neither a pipe nor a socket";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-    }
-    hvsock_sys::set_nonblocking(file, true)
-}
-
-fn wait(file: &File, flags: PollFlags, stop: BorrowedFd<'_>, deadline: Instant) -> io::Result<()> {
+fn wait(
+    file: &StateFile,
+    flags: PollFlags,
+    stop: BorrowedFd<'_>,
+    deadline: Instant,
+) -> io::Result<()> {
     let file = file.as_fd();
     let mut fds = [
         PollFd::from_borrowed_fd(file, flags),
@@ -166,6 +163,7 @@ fn wait(file: &File, flags: PollFlags, stop: BorrowedFd<'_>, deadline: Instant) 
 mod tests {
     use std::io::{Read, Write};
     use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
 
     use hvsock_sys::event::Event;
 
@@ -175,6 +173,14 @@ mod tests {
         let (reader, writer) = io::pipe().unwrap();
         let [reader, writer] = [OwnedFd::from(reader), OwnedFd::from(writer)];
         (reader.into(), writer.into())
+    }
+
+    /// Does `work` on another thread. Fails the test if it blocks.
+    fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(work()));
+        let limit = Duration::from_secs(20);
+        result.recv_timeout(limit).expect("the call blocks")
     }
 
     fn loaded(state: &[u8]) -> io::Result<()> {
@@ -244,7 +250,7 @@ mod tests {
     fn a_vmm_that_neither_reads_nor_writes_blocks_nobody() {
         let stop = Event::new().unwrap();
         let (reader, writer) = pipe();
-        prepare(&writer).unwrap();
+        hvsock_sys::set_nonblocking(&writer, true).unwrap();
         while (&writer).write(&[0; 4096]).is_ok() {}
         stop.set();
         let error = save(&writer, 42, stop.as_fd()).unwrap_err();
@@ -262,5 +268,40 @@ mod tests {
         let other = tempfile::tempfile().unwrap();
         let error = save(&other, 42, stop.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_vmm_that_makes_its_end_blocking_again_blocks_nobody() {
+        let (read_pipe, write_pipe) = pipe();
+        let (read_socket, write_socket) = UnixStream::pair().unwrap();
+        let [read_socket, write_socket] = [read_socket, write_socket].map(OwnedFd::from);
+        let sockets: [File; 2] = [read_socket.into(), write_socket.into()];
+        let [read_socket, write_socket] = sockets;
+        for (reader, mut writer) in [(read_pipe, write_pipe), (read_socket, write_socket)] {
+            let mut loading = Loading::new(reader.try_clone().unwrap()).unwrap();
+            hvsock_sys::set_nonblocking(&reader, false).unwrap();
+            writer.write_all(b"{").unwrap();
+            let loading = in_time(move || {
+                loading.read();
+                loading
+            });
+            assert!(loading.file().is_some());
+            let stop = Event::new().unwrap();
+            stop.set();
+            let error = in_time(move || loading.finish(stop.as_fd()).unwrap_err());
+            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+
+            let to = StateFile::new(writer.try_clone().unwrap(), Direction::Write).unwrap();
+            hvsock_sys::set_nonblocking(&writer, false).unwrap();
+            let error = in_time(move || {
+                loop {
+                    if let Err(error) = to.write(&[0; 4096]) {
+                        return error;
+                    }
+                }
+            });
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            drop(reader);
+        }
     }
 }

@@ -20,6 +20,7 @@ mod pause_check;
 mod queues;
 mod reports;
 mod spin;
+mod state_file;
 mod traffic;
 mod transport_reset;
 mod vmm;
@@ -48,9 +49,11 @@ use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
 const VMM_BACKLOG: u32 = 128;
 
-/// How long the core waits for the end of a data thread. It never blocks, unless its VMM has made an eventfd
+/// How long the end of a data thread is waited for. It never blocks, unless its VMM has made an eventfd
 /// blocking and full.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the core waits for the threads of a VM, which end at once unless their VMM prevents it.
+const CORE_WAIT: Duration = Duration::from_millis(20);
 
 /// What the device can do. Virtio-vsock has no reasons and no users, and a reset is an `RST`.
 const CAPABILITIES: Capabilities = Capabilities {
@@ -256,9 +259,42 @@ impl Drop for Device {
     fn drop(&mut self) {
         self.vmm.stop();
         self.command(Command::Stop);
+        let (_, none) = mpsc::channel();
+        let ending = EndingThreads {
+            socket: std::mem::take(&mut self.socket),
+            worker: self.worker.take(),
+            worker_end: std::mem::replace(&mut self.worker_end, none),
+            vmm: std::mem::take(&mut self.vmm),
+        };
+        // The core serves every VM, so one VMM must not make it wait.
+        let (running, end) = mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("hvsock-vm-end".into());
+        let waiting = thread.spawn(move || {
+            ending.wait();
+            drop(running);
+        });
+        if let Err(error) = waiting {
+            tracing::error!(%error, "the end of a VM's threads is not waited for");
+            return;
+        }
+        let _ = end.recv_timeout(CORE_WAIT);
+    }
+}
+
+/// The threads of a VM that were told to end.
+struct EndingThreads {
+    socket: PathBuf,
+    worker: Option<std::thread::JoinHandle<()>>,
+    worker_end: Receiver<()>,
+    vmm: vmm::VmmThread,
+}
+
+impl EndingThreads {
+    /// Waits for them. Those that a VMM blocks are left behind, and end as soon as it lets them.
+    fn wait(mut self) {
+        let socket = self.socket.display();
         if self.worker_end.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
-            // Both threads end as soon as the VMM lets them: the VMM thread may wait for the other.
-            let socket = self.socket.display();
+            // The VMM thread may wait for this one.
             tracing::error!(%socket, "the VMM blocks its VM's data thread, which is left behind");
             return;
         }
@@ -266,8 +302,43 @@ impl Drop for Device {
             let _ = worker.join();
         }
         if !self.vmm.join(STOP_TIMEOUT) {
-            let socket = self.socket.display();
             tracing::error!(%socket, "the VMM blocks its VM's vhost-user thread, which is left behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn threads_that_a_vmm_blocks_do_not_keep_the_core_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = DeviceState::default();
+        let (commands, queue) = mpsc::channel();
+        let poll = mio::Poll::new().unwrap();
+        let waker = Arc::new(LoopWaker::new(poll.registry(), mio::Token(0)).unwrap());
+        let (running, worker_end) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let worker = std::thread::spawn(move || {
+            let _ = released.recv();
+            drop::<Sender<()>>(running);
+            drop(queue);
+        });
+        let device = Device {
+            socket: dir.path().join("vm.sock"),
+            state,
+            commands,
+            waker,
+            vmm: vmm::VmmThread::none(),
+            worker: Some(worker),
+            worker_end,
+        };
+        let before = Instant::now();
+        drop(device);
+        assert!(before.elapsed() < STOP_TIMEOUT / 2);
+        drop(release);
     }
 }

@@ -37,7 +37,11 @@ const VMMS: [(&str, Describe); 6] = [
 ];
 
 /// The number of virtual machines that are listed.
-const MAX_MACHINES: usize = 4096;
+const MAX_MACHINES: usize = 16 * 1024;
+/// The number of one user's. So no user can hide those of the others.
+const MAX_OF_ONE_USER: usize = 1024;
+/// The processes of one user take at most this part of the time.
+const PART_OF_THE_TIME: u32 = 4;
 
 /// The processes of this machine, as far as this user may read them.
 #[derive(Debug)]
@@ -63,21 +67,50 @@ impl Manager for Processes {
     }
 
     fn list(&self, deadline: Instant) -> Result<Vec<Machine>, Unavailable> {
-        let pids = process::pids(&self.proc).map_err(|error| Unavailable::io(&self.proc, error))?;
+        match self.list_found(deadline) {
+            (machines, None) => Ok(machines),
+            (_, Some(why)) => Err(why),
+        }
+    }
+
+    fn list_found(&self, deadline: Instant) -> (Vec<Machine>, Option<Unavailable>) {
+        let users = match process::pids_by_user(&self.proc) {
+            Ok(users) => users,
+            Err(error) => return (Vec::new(), Some(Unavailable::io(&self.proc, error))),
+        };
+        let share = deadline.saturating_duration_since(Instant::now()) / PART_OF_THE_TIME;
+        let (mut machines, mut uids) = (Vec::new(), Vec::new());
+        for (uid, pids) in users {
+            let room = MAX_MACHINES - machines.len();
+            let limit = deadline.min(Instant::now() + share);
+            let (found, is_all) = self.of_one_user(&pids, room.min(MAX_OF_ONE_USER), limit);
+            machines.extend(found);
+            if !is_all {
+                uids.push(uid);
+            }
+        }
+        machines.sort_unstable_by_key(|machine| machine.pid);
+        let path = self.proc.clone();
+        let why = (!uids.is_empty()).then_some(Unavailable::Partial { path, uids });
+        (machines, why)
+    }
+}
+
+impl Processes {
+    /// The virtual machines of one user's processes, `most` at most. Returns whether these are all.
+    fn of_one_user(&self, pids: &[u32], most: usize, limit: Instant) -> (Vec<Machine>, bool) {
         let mut machines = Vec::new();
         for pid in pids {
-            if machines.len() == MAX_MACHINES {
-                let path = self.proc.clone();
-                let why = "it lists too many VMMs";
-                return Err(Unavailable::Invalid { path, why });
+            if Instant::now() >= limit {
+                return (machines, false);
             }
-            if Instant::now() >= deadline {
-                let path = self.proc.clone();
-                return Err(Unavailable::Silent { path });
+            let found = machine(&self.proc, *pid, limit);
+            if found.is_some() && machines.len() == most {
+                return (machines, false);
             }
-            machines.extend(machine(&self.proc, pid, deadline));
+            machines.extend(found);
         }
-        Ok(machines)
+        (machines, true)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A process, as `/proc` shows it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -7,16 +8,30 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-/// The bytes of a command line or file that are read. Those of a VMM have some kilobytes.
+/// The bytes of a file that are read. Those of a VMM have some kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
+/// The same of a command line. A longer one is no VMM's.
+const MAX_LINE: u64 = 128 << 10;
 
-/// The ids of all processes, in ascending order.
-pub fn pids(proc: &Path) -> io::Result<Vec<u32>> {
-    let mut pids: Vec<u32> = fs::read_dir(proc)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
-    pids.sort_unstable();
-    Ok(pids)
+/// The ids of all processes, in ascending order, by the user that they run as. The ids of users that a user may
+/// take in a user namespace are high, so these come last.
+pub fn pids_by_user(proc: &Path) -> io::Result<BTreeMap<u32, Vec<u32>>> {
+    let mut users = BTreeMap::<u32, Vec<u32>>::new();
+    for entry in fs::read_dir(proc)?.flatten() {
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        let Some(pid) = pid else { continue };
+        // One that cannot be looked at has ended.
+        if let Ok(process) = fs::metadata(entry.path()) {
+            users.entry(process.uid()).or_default().push(pid);
+        }
+    }
+    for pids in users.values_mut() {
+        pids.sort_unstable();
+    }
+    Ok(users)
 }
 
 /// A process.
@@ -43,7 +58,10 @@ impl Process {
     pub fn read(proc: &Path, pid: u32) -> Option<Self> {
         let folder = proc.join(pid.to_string());
         let uid = fs::metadata(&folder).ok()?.uid();
-        let line = bounded(&folder.join("cmdline"))?;
+        let line = bounded(&folder.join("cmdline"), MAX_LINE + 1)?;
+        if line.len() as u64 > MAX_LINE {
+            return None;
+        }
         let line = line.strip_suffix(&[0]).unwrap_or(&line);
         let mut words = line
             .split(|byte| *byte == 0)
@@ -114,7 +132,7 @@ impl Process {
 
     /// A regular file of the process, up to a limit.
     pub fn file(&self, path: &str) -> Option<Vec<u8>> {
-        bounded(&self.path(path))
+        bounded(&self.path(path), MAX_BYTES)
     }
 
     /// The path of a socket that belongs to the user of the process. Nothing is asked of a socket of somebody
@@ -131,7 +149,9 @@ impl Process {
 fn is_of_its_user(proc: &Path, folder: &Path) -> bool {
     const SET_ID: u32 = 0o6000;
     let is_plain = |exe: fs::Metadata| exe.mode() & SET_ID == 0;
-    let ids = |folder: &Path| bounded(&folder.join("status")).map(|status| count_of_ids(&status));
+    let ids = |folder: &Path| {
+        bounded(&folder.join("status"), MAX_BYTES).map(|status| count_of_ids(&status))
+    };
     let (Some(its), Some(own)) = (ids(folder), ids(&proc.join("self"))) else {
         return false;
     };
@@ -149,13 +169,13 @@ fn count_of_ids(status: &[u8]) -> usize {
 }
 
 /// The bytes of a regular file, up to a limit. A FIFO would block.
-fn bounded(path: &Path) -> Option<Vec<u8>> {
+fn bounded(path: &Path, most: u64) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
     if !file.metadata().ok()?.is_file() {
         return None;
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).ok()?;
+    file.take(most).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

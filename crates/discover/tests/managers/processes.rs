@@ -269,3 +269,31 @@ fn the_root_of_a_container_is_not_root_of_this_machine() {
     let known: Vec<_> = known.collect();
     assert_eq!(known, [(Some(7), true), (Some(8), false), (Some(9), false)]);
 }
+
+#[test]
+fn one_user_with_very_many_vmms_hides_nobody_elses() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let proc = tempfile::tempdir().unwrap();
+    let long = format!("qemu-system-x86_64{}", "\0".repeat(1 << 20));
+    for pid in 1..=1200 {
+        let process = proc.path().join(pid.to_string());
+        std::fs::create_dir(&process).unwrap();
+        let line = "qemu-system-x86_64\0-device\0vhost-vsock-pci,guest-cid=77\0";
+        let line = if pid % 100 == 0 { &long } else { line };
+        std::fs::write(process.join("cmdline"), line).unwrap();
+        let uid = if pid == 1199 { 64_055 } else { 1000 };
+        std::os::unix::fs::chown(&process, Some(uid), None).unwrap();
+    }
+    let processes = Processes::at(proc.path().to_owned());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let (machines, why) = processes.list_found(deadline);
+    assert!(machines.iter().any(|one| one.pid == Some(1199)));
+    assert_eq!(machines.len(), 1025);
+    let why = why.unwrap().to_string();
+    assert!(why.contains("those of the user 1000 are too many"), "{why}");
+    // A virtual machine that is not in such a list is not known to be off.
+    let limit = std::time::Duration::from_secs(20);
+    assert!(hvsock_discover::state_of_cid(&processes, 78, limit).is_err());
+}

@@ -63,6 +63,22 @@ pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(sigpipe::without(write)?)
 }
 
+/// As [`write`], but does not block, whatever the mode of the descriptor. For pipes since Linux 6.4.
+///
+/// # Errors
+///
+/// `WouldBlock` if it would block; `EOPNOTSUPP` if the kernel cannot write so to this kind of file; those of
+/// [`write`].
+pub fn try_write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let (slices, flags) = (
+        [io::IoSlice::new(bytes)],
+        rustix::io::ReadWriteFlags::NOWAIT,
+    );
+    // This offset is that of files without positions.
+    let write = || rustix::io::pwritev2(&fd, &slices, u64::MAX, flags);
+    Ok(sigpipe::without(|| rustix::io::retry_on_intr(write))?)
+}
+
 /// Returns and clears the socket's pending error (`SO_ERROR`).
 ///
 /// # Errors
