@@ -115,12 +115,22 @@ fn the_agent_runs_commands_and_copies_files_behind_the_socket_of_another_vmm() {
     let outside = Command::new("sha256sum").arg(at("sent")).output();
     let outside = String::from_utf8(outside.expect("sha256sum").stdout).expect("UTF-8");
     assert_eq!(sum(&inside), sum(&outside));
-    // Behind vhost-device-vsock 0.3, files of 100,000 bytes and more do not arrive from a guest.
-    let head = "head -c 3000 /tmp/copied > /tmp/head";
+    // By `exec`, whose frames have 16 KiB: vhost-device-vsock 0.3 drops the packets of more than 32 KiB that a
+    // guest of recent Linux sends, and with them a copy of this size.
+    let mut command = world.command(["exec", "web", "--", "cat", "/tmp/copied"]);
+    let told = command.output();
+    let told = told.expect("hvsock exec");
+    assert!(
+        told.status.success(),
+        "{}",
+        String::from_utf8_lossy(&told.stderr)
+    );
+    assert!(told.stdout == content, "the output differs");
+    let head = "head -c 30000 /tmp/copied > /tmp/head";
     assert!(vm.guest.run(head, LIMIT).expect("run").success());
     world.ok(["cp", "web:/tmp/head", &at("back")]);
     assert!(
-        fs::read(at("back")).expect("read") == content[..3000],
+        fs::read(at("back")).expect("read") == content[..30_000],
         "the copy differs"
     );
 }
