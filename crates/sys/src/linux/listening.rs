@@ -64,7 +64,8 @@ fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let there = rustix::fs::open(path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&there)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+    // A socket that was just bound has one name. Another one that is linked here would have two.
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_nlink > 1 {
         let message = format!("{} was replaced by another file", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
@@ -104,6 +105,19 @@ mod tests {
         let error = set_owner_and_mode(&path, 0o666, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         let mode = fs::metadata(&secret).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_socket_that_is_linked_in_place_of_the_bound_one_does_not_get_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("s"), dir.path().join("other"));
+        let _listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::hard_link(&other, &path).unwrap();
+        let error = set_owner_and_mode(&path, 0o666, None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        let mode = fs::metadata(&other).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }
