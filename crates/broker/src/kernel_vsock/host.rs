@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
 use hvsock_sys::sync::lock;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
@@ -36,6 +36,10 @@ const ACCEPTS: usize = 64;
 pub(super) const MAX_REQUESTS: usize = 256;
 /// One in so many descriptors may be a port's.
 const PORT_SHARE: usize = 16;
+/// How often the thread looks whether the kernel serves virtual machines.
+const LOOK: Duration = Duration::from_secs(3);
+/// The problem of a VM while the kernel does not.
+const UNSERVED: &str = "this kernel serves no virtual machine; load its module vhost_vsock";
 /// The wait after the system has no descriptor for an accept.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
 
@@ -64,6 +68,8 @@ struct State {
     ready: BTreeSet<u32>,
     connects: Connects,
     strangers: Strangers,
+    /// When to look again whether the kernel serves virtual machines.
+    next_look: Instant,
     stopped: bool,
 }
 
@@ -77,6 +83,10 @@ struct Vm {
     dropped: u64,
     /// The faults of ports that the core has been told.
     reported: BTreeSet<u32>,
+    /// Whether a manager tells the VM's state.
+    has_manager: bool,
+    /// Whether the core has been told that the kernel serves no virtual machines.
+    is_unserved: bool,
 }
 
 /// A VM of the same CID is there already.
@@ -106,8 +116,13 @@ impl KernelHost {
         })
     }
 
-    /// Adds a VM.
-    pub(super) fn add(&self, cid: u32, events: EventSender) -> Result<(), CidTaken> {
+    /// Adds a VM. With `has_manager` its state is told by another.
+    pub(super) fn add(
+        &self,
+        cid: u32,
+        events: EventSender,
+        has_manager: bool,
+    ) -> Result<(), CidTaken> {
         let mut state = self.shared.lock();
         if state.vms.contains_key(&cid) {
             return Err(CidTaken);
@@ -119,8 +134,12 @@ impl KernelHost {
             requests: BTreeSet::new(),
             dropped: 0,
             reported: BTreeSet::new(),
+            has_manager,
+            is_unserved: false,
         };
         state.vms.insert(cid, vm);
+        state.next_look = Instant::now();
+        self.shared.wake();
         Ok(())
     }
 
@@ -257,7 +276,25 @@ impl Shared {
             self.run_connects();
             self.retry_ports();
             self.report_ports();
+            self.look_for_vhost();
             wait = self.wait(shortage);
+        }
+    }
+
+    /// Tells VMs that the kernel does not serve virtual machines, or that it does now.
+    fn look_for_vhost(&self) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.vms.is_empty() || now < state.next_look {
+            return;
+        }
+        state.next_look = now + LOOK;
+        let is_unserved = !self.sockets.serves_guests();
+        for vm in state.vms.values_mut() {
+            if vm.is_unserved != is_unserved {
+                vm.is_unserved = is_unserved;
+                vm.tell_served();
+            }
         }
     }
 
@@ -279,6 +316,7 @@ impl Shared {
         let state = self.lock();
         let now = Instant::now();
         let until = [
+            (!state.vms.is_empty()).then_some(state.next_look),
             state.ports.next_retry(),
             state.connects.next_deadline(),
             state.strangers.next_report(),
@@ -436,6 +474,19 @@ impl Shared {
     }
 }
 
+impl Vm {
+    fn tell_served(&self) {
+        let (problem, known) = match self.is_unserved {
+            true => (Some(UNSERVED.to_owned()), PartitionState::Off),
+            false => (None, PartitionState::Unknown),
+        };
+        self.events.send(LinkEvent::Problem(problem));
+        if !self.has_manager {
+            self.events.send(LinkEvent::State(known));
+        }
+    }
+}
+
 impl State {
     fn new() -> Self {
         let limit = usize::try_from(hvsock_sys::limits::descriptors()).unwrap_or(MAX_PORTS);
@@ -445,6 +496,7 @@ impl State {
             ready: BTreeSet::new(),
             connects: Connects::default(),
             strangers: Strangers::default(),
+            next_look: Instant::now(),
             stopped: false,
         }
     }

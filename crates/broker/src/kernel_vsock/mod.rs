@@ -97,10 +97,11 @@ impl LinkFactory for KernelVsock {
         })?;
         let host = self.hosts.host(self.netns.as_deref());
         let host = host.map_err(StartError::io(what()))?;
-        host.add(cid, events.clone()).map_err(|_| {
-            let text = format!("another VM has the CID {cid} in the same kernel");
-            StartError::io(what())(std::io::Error::other(text))
-        })?;
+        host.add(cid, events.clone(), self.manager.is_some())
+            .map_err(|_| {
+                let text = format!("another VM has the CID {cid} in the same kernel");
+                StartError::io(what())(std::io::Error::other(text))
+            })?;
         let mut link = KernelLink {
             cid,
             host,

@@ -48,6 +48,9 @@ pub(super) trait Sockets: Send + Sync {
 
     /// Who has a port, in words. It may take a second.
     fn holder(&self, port: u32) -> Option<String>;
+
+    /// Whether the kernel serves virtual machines: there can be no guest otherwise.
+    fn serves_guests(&self) -> bool;
 }
 
 /// The kernel's.
@@ -122,6 +125,10 @@ impl Sockets for KernelSockets {
         vsock::set_connect_timeout(&socket, timeout + KERNEL_GRACE)?;
         vsock::connect(&socket, &SockAddrVm::new(cid, port).to_bytes())?;
         Ok(socket)
+    }
+
+    fn serves_guests(&self) -> bool {
+        serves_guests()
     }
 
     fn connected(&self, socket: &OwnedFd) -> io::Result<bool> {

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hvsock_address::ServiceId;
-use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
 use hvsock_sys::{errno, stream};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, connect,
@@ -34,6 +34,7 @@ struct Inner {
     /// Guests that do not answer.
     silent: Mutex<BTreeSet<u32>>,
     next_port: AtomicU32,
+    has_no_vhost: AtomicBool,
 }
 
 fn unix() -> OwnedFd {
@@ -50,6 +51,7 @@ impl Machine {
             guests: Mutex::new([42, 43].into()),
             silent: Mutex::default(),
             next_port: AtomicU32::new(1025),
+            has_no_vhost: AtomicBool::new(false),
         }))
     }
 
@@ -107,6 +109,10 @@ impl Sockets for Machine {
         Ok(Some((socket, PeerAddress { cid, port })))
     }
 
+    fn serves_guests(&self) -> bool {
+        !self.0.has_no_vhost.load(Ordering::Relaxed)
+    }
+
     fn connect(&self, cid: u32, port: u32, _: Duration) -> io::Result<OwnedFd> {
         if !self.0.guests.lock().unwrap().contains(&cid) {
             return Err(io::Error::from_raw_os_error(errno::ENODEV));
@@ -149,7 +155,7 @@ impl World {
         let sender = ReportSender::new(move |event| {
             let _ = sender.send(event);
         });
-        self.host.add(cid, sender).unwrap();
+        self.host.add(cid, sender, false).unwrap();
         Vm { cid, events }
     }
 
@@ -286,7 +292,10 @@ fn a_port_that_is_wanted_no_more_is_no_problem_any_more() {
 fn vms_share_a_port_and_each_gets_its_own_connections() {
     let world = World::new();
     let (one, other) = (world.vm(42), world.vm(43));
-    assert_eq!(world.host.add(42, ReportSender::new(|_| ())), Err(CidTaken));
+    assert_eq!(
+        world.host.add(42, ReportSender::new(|_| ()), false),
+        Err(CidTaken)
+    );
     world.offer(&one, &[(5000, true)]);
     world.offer(&other, &[(5000, true)]);
     let _a = world.machine.connect_from(43, 5000).unwrap();
@@ -390,4 +399,22 @@ fn dropping_the_host_frees_its_ports() {
     let machine = world.machine.clone();
     drop(world);
     assert!(machine.squat(5000).is_ok() && machine.squat(5001).is_ok());
+}
+
+#[test]
+fn a_vm_is_off_while_the_kernel_serves_no_virtual_machines_and_the_problem_names_the_module() {
+    let world = World::new();
+    world.machine.0.has_no_vhost.store(true, Ordering::Relaxed);
+    let vm = world.vm(42);
+    match vm.next() {
+        LinkEvent::Problem(Some(text)) => assert!(text.contains("vhost_vsock"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(vm.next(), LinkEvent::State(PartitionState::Off)));
+    world.machine.0.has_no_vhost.store(false, Ordering::Relaxed);
+    assert!(matches!(vm.next(), LinkEvent::Problem(None)));
+    assert!(matches!(
+        vm.next(),
+        LinkEvent::State(PartitionState::Unknown)
+    ));
 }
