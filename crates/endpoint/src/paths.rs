@@ -107,7 +107,7 @@ impl Dirs {
         self.vms().join(format!("{name}.sock"))
     }
 
-    /// The socket by which programs on the host reach a VM's guest by [hybrid vsock](crate::hybrid).
+    /// The socket by which programs on the host reach a VM's guest by hybrid vsock.
     pub fn vm_hybrid_socket(&self, name: &str) -> PathBuf {
         self.vms().join(format!("{name}.vsock"))
     }

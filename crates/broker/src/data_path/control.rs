@@ -14,7 +14,7 @@ const MESSAGES_PER_TURN: usize = 16;
 
 /// The broker's end of a process's control connection, with the state received on it.
 ///
-/// A process that does not speak the endpoint protocol has [none](Self::none): it receives no messages, and
+/// A process that does not speak the endpoint protocol has none: it receives no messages, and
 /// the end of its data is always a clean end.
 #[derive(Debug)]
 pub struct ControlConnection {

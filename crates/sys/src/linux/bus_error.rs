@@ -7,7 +7,7 @@
 //! then continues. The owner of the mapping looks at the mark, and gives the memory up.
 //!
 //! Every other `SIGBUS` goes to the handler that was there before. If the program installs a handler of its
-//! own later, that one gets all of them, so [`handle`] fails from then on.
+//! own later, that one gets all of them, so `handle` fails from then on.
 //!
 //! The handler runs between any two instructions of a thread, and on all threads at once. So the registry is
 //! a list of slots without locks, in memory that is never freed.

@@ -63,12 +63,12 @@ pub fn write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(sigpipe::without(write)?)
 }
 
-/// As [`write`], but does not block, whatever the mode of the descriptor. For pipes since Linux 6.4.
+/// As [`write()`], but does not block, whatever the mode of the descriptor. For pipes since Linux 6.4.
 ///
 /// # Errors
 ///
 /// `WouldBlock` if it would block; `EOPNOTSUPP` if the kernel cannot write so to this kind of file; those of
-/// [`write`].
+/// [`write()`].
 pub fn try_write(fd: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let (slices, flags) = (
         [io::IoSlice::new(bytes)],

@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar};
 
 use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 
-use super::driver::{Driver, Options, Received};
+use super::driver::{Driver, Received};
+use super::options::Options;
 
 /// The receive buffer of a connection in bytes (`buf_alloc`), as in Linux.
 pub const BUFFER: u32 = 256 << 10;

@@ -16,13 +16,15 @@ pub mod driver;
 pub mod front_end;
 mod kernel;
 pub mod memory;
+mod options;
 mod sockets;
 pub mod virtqueue;
 pub mod vmm;
 
 pub use self::core::Message;
 pub use connection::{BUFFER, CloseReason};
-pub use driver::{Driver, Layout, Options, Received};
+pub use driver::{Driver, Received};
 pub use front_end::FrontEnd;
 pub use memory::{Memory, MemoryKind, Region, Regions};
+pub use options::{Layout, Options};
 pub use sockets::{Guest, GuestListener, GuestStream, HOST};

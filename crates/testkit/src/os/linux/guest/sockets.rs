@@ -18,7 +18,8 @@ use hvsock_virtio::{SocketKind, shutdown};
 
 use super::connection::{CloseReason, Connection, Key};
 use super::core::{Core, Leader, ListenerState, Message, message_end};
-use super::driver::{Driver, Options};
+use super::driver::Driver;
+use super::options::Options;
 
 /// The host's context id (`VMADDR_CID_HOST`).
 #[doc(alias = "VMADDR_CID_HOST")]

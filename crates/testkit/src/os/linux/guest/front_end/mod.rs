@@ -1,7 +1,7 @@
 //! The front ends of vhost-user: which messages each VMM sends, in its order.
 //!
-//! A VMM is a [`Script`]: tables of [`Step`]s, written from the VMM's source and named with it. One
-//! [`Session`](session::Session) sends them, checks the replies, and can falsify one message as a hostile VMM
+//! A VMM is a [`Script`]: tables of `Step`s, written from the VMM's source and named with it. One
+//! `Session` sends them, checks the replies, and can falsify one message as a hostile VMM
 //! would. The driver, its queues and its sockets are the same with every front end. No VMM runs: what such a test
 //! shows is that the device takes this VMM's messages.
 
