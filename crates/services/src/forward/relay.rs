@@ -166,7 +166,17 @@ where
     if let Err(fault) = &result {
         if records && !shared.mid_record.load(Ordering::Relaxed) {
             let reset = records::reset(&fault.to_string());
-            let _ = tokio::time::timeout(REPORT_TIMEOUT, stream.write_all(&reset)).await;
+            // A reset overtakes what was written before it. The other end has read the record when it ends.
+            let report = async {
+                stream.write_all(&reset).await?;
+                if !matches!(fault, Fault::Remote(_)) {
+                    stream.shutdown().await?;
+                    let mut rest = [0; 4096];
+                    while stream.read(&mut rest).await? > 0 {}
+                }
+                Ok::<_, io::Error>(())
+            };
+            let _ = tokio::time::timeout(REPORT_TIMEOUT, report).await;
         }
         stream.reset();
     }
