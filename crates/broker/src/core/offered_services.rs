@@ -1,7 +1,7 @@
 //! Tells links which of the host's services their guests can reach.
 //!
 //! A link of hybrid sockets, or of the kernel's vhost-vsock, cannot refuse a guest's connect: the VMM or
-//! the kernel has answered it before the broker hears of it. The only refusal is that there is no
+//! the kernel has answered it before the broker knows of it. The only refusal is that there is no
 //! socket. So such a link has sockets only for what would be accepted, by the same verdict as a connect.
 
 use std::collections::BTreeSet;

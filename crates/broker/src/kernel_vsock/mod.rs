@@ -7,7 +7,7 @@
 //!
 //! What the kernel does not leave to the broker:
 //!
-//! - It answers a guest's connect before the broker hears of it. A refusal is a port that does not listen, or
+//! - It answers a guest's connect before the broker knows of it. A refusal is a port that does not listen, or
 //!   a connection that is closed at once.
 //! - A process of the host may connect to a guest's CID by itself, and may take a port before the broker does.
 //! - It does not say whether a VM runs. Its state is that of its manager ([`managers`]), if one is named, and
