@@ -164,21 +164,26 @@ where
         result
     };
     if let Err(fault) = &result {
+        let mut reported = false;
         if records && !shared.mid_record.load(Ordering::Relaxed) {
             let reset = records::reset(&fault.to_string());
-            // A reset overtakes what was written before it. The other end has read the record when it ends.
             let report = async {
                 stream.write_all(&reset).await?;
-                if !matches!(fault, Fault::Remote(_)) {
-                    stream.shutdown().await?;
-                    let mut rest = [0; 4096];
-                    while stream.read(&mut rest).await? > 0 {}
+                if matches!(fault, Fault::Remote(_)) {
+                    return Ok(false);
                 }
-                Ok::<_, io::Error>(())
+                stream.shutdown().await?;
+                let mut rest = [0; 4096];
+                while stream.read(&mut rest).await? > 0 {}
+                Ok::<_, io::Error>(true)
             };
-            let _ = tokio::time::timeout(REPORT_TIMEOUT, report).await;
+            let report = tokio::time::timeout(REPORT_TIMEOUT, report).await;
+            reported = matches!(report, Ok(Ok(true)));
         }
-        stream.reset();
+        // A reset would overtake the record. If the other end's data has ended, a close is enough.
+        if !reported {
+            stream.reset();
+        }
     }
     result
 }
