@@ -103,7 +103,7 @@ impl Core {
                 self.data_threads.reset(place, id, refusal);
             }
             Some(ConnectionOwner::Link(vm)) => {
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     link.close(id, refusal);
                 }
             }
@@ -120,7 +120,7 @@ impl Core {
                 self.data_threads.suspend(place, id, suspended);
             }
             Some(ConnectionOwner::Link(vm)) => {
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     link.suspend(id, suspended);
                 }
             }

@@ -146,7 +146,7 @@ impl Core {
             Ok(made) => made,
             Err(refusal) => return Err((session, refusal.into())),
         };
-        let Some(link) = self.vms.link(vm) else {
+        let Some(link) = self.link_of(vm) else {
             return Err((session, Refusal::PartitionOff.into()));
         };
         let timeout = accept_timeout(connect.timeout_ms);
@@ -248,7 +248,7 @@ impl Core {
             let refusal = in_flight_limit(&error);
             self.fabric.close_connection(id);
             self.reject(&session, "connect", address, &refusal);
-            if let (Side::Link, Some(link)) = (side, self.vms.link(vm)) {
+            if let (Side::Link, Some(link)) = (side, self.link_of(vm)) {
                 link.close(id, refusal);
             }
             return;
@@ -284,7 +284,7 @@ impl Core {
             Side::Link => {
                 let end = (transport, charge);
                 self.record_link(vm, id, address.service, ends, end, &counters, claim);
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     let control = match is_hybrid {
                         true => ControlConnection::none(),
                         false => ControlConnection::new(session.socket),
@@ -309,7 +309,7 @@ impl Core {
             return;
         };
         self.fabric.close_connection(id);
-        if let Some(link) = self.vms.link(pending.route.target) {
+        if let Some(link) = self.link_of(pending.route.target) {
             link.close(id, refusal.clone());
         }
         self.reject(&pending.session, "connect", pending.address, refusal);

@@ -121,13 +121,13 @@ impl Core {
 
     /// What a VM's link can do; nothing if the VM has been removed.
     pub(super) fn capabilities(&self, vm: PartitionKey) -> Capabilities {
-        let link = self.vms.link(vm);
+        let link = self.link_of(vm);
         link.map_or_else(Capabilities::default, |link| link.capabilities())
     }
 
     /// Whether a VM's link gives its sockets to the processes.
     pub(super) fn hands_over(&self, vm: PartitionKey) -> bool {
-        self.vms.link(vm).is_some_and(|link| link.hands_over())
+        self.link_of(vm).is_some_and(|link| link.hands_over())
     }
 
     /// Has a guest's request answered in an arena, or judges it.
@@ -140,7 +140,7 @@ impl Core {
             Ok(true) => {}
             Ok(false) => self.guest_connects(vm, id, request),
             Err(refusal) => {
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     link.refuse(id, None);
                 }
                 let address = self.address_for(vm, &request).ok();
@@ -157,7 +157,7 @@ impl Core {
         };
         match joined {
             Ok(joined) => {
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     match joined {
                         Some((connection, end)) => link.accept(id, connection, end),
                         None => link.taken(id),
@@ -165,7 +165,7 @@ impl Core {
                 }
             }
             Err(refusal) => {
-                if let Some(link) = self.vms.link(vm) {
+                if let Some(link) = self.link_of(vm) {
                     let reason = link.capabilities().refusal_reason.then_some(&refusal);
                     link.refuse(id, reason);
                 }
@@ -395,7 +395,7 @@ impl Core {
         };
         let charge = self.descriptors.charge(Owner::Partition(vm), GUEST_END);
         let charge = charge.map_err(|shortage| self.descriptor_share(shortage))?;
-        let target = self.vms.link(route.target).ok_or(Refusal::NotReachable)?;
+        let target = self.link_of(route.target).ok_or(Refusal::NotReachable)?;
         let (id, counters): (_, Arc<ByteCounters>) = (route.connection, Arc::default());
         let buffer = self
             .buffer_share(vm)

@@ -38,6 +38,7 @@
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
 //! - [`share_refusals`]: refuses what a share does not allow;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
+//! - [`links`]: which link reaches a partition;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
 //! - [`problem_reports`]: raises and clears problems, with their events;
 //! - [`audit`]: records of who did what;
@@ -73,6 +74,7 @@ mod labels;
 mod leases;
 mod left_folders;
 mod limits;
+mod links;
 mod listeners;
 mod liveness;
 mod offered_services;
