@@ -15,8 +15,8 @@ use crate::vm::{GuestLaneKind, MORE_PORTS};
 /// First argument that makes a bench's program run as a broker.
 pub const ROLE: &str = "role-broker";
 
-/// The vsock port of a service that is registered as direct.
-pub const DIRECT_PORT: u32 = 990;
+/// The vsock ports of services that are registered as direct: one for each peer that may run beside others.
+pub const DIRECT_PORTS: [u32; 2] = [990, 991];
 
 /// A running broker process. Dropping it ends the process.
 #[derive(Debug)]
@@ -107,12 +107,14 @@ pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
             json!({ "name": name, "cid": cid, "unsealed_memory": true, "groups": ["bench"] });
         handle.add_vm(serde_json::from_value(unsealed)?)?;
     }
-    let direct = json!({
-        "name": "Bench direct",
-        "id": ServiceId::from_port(DIRECT_PORT),
-        "transport": "direct",
-    });
-    handle.register(serde_json::from_value(direct)?, "bench".to_owned())?;
+    for port in DIRECT_PORTS {
+        let direct = json!({
+            "name": format!("Bench direct {port}"),
+            "id": ServiceId::from_port(port),
+            "transport": "direct",
+        });
+        handle.register(serde_json::from_value(direct)?, "bench".to_owned())?;
+    }
     if vms > 0 {
         let ports = [GuestLaneKind::Ring, GuestLaneKind::Descriptor].map(GuestLaneKind::port);
         for port in ports.into_iter().chain(MORE_PORTS) {

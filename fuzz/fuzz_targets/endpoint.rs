@@ -1,8 +1,9 @@
-//! Endpoint messages from a hostile client or broker: decoding never panics, and encoding a decoded message
+//! Endpoint messages and uplink frames from a hostile client or broker: decoding never panics, and encoding a decoded message
 //! gives the same bytes.
 
 #![no_main]
 
+use hvsock_endpoint::uplink::{FrameReader, GuestFrame, HostFrame};
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,5 +16,19 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(message) = BrokerMessage::decode(bytes) {
         message.encode(&mut written);
         assert_eq!(written, bytes, "{message:?}");
+    }
+    let mut reader = FrameReader::new();
+    reader.add(bytes);
+    while let Ok(Some(message)) = reader.next() {
+        written.clear();
+        if let Ok(frame) = GuestFrame::decode(message) {
+            frame.append(&mut written);
+            assert_eq!(&written[4..], message, "{frame:?}");
+        }
+        written.clear();
+        if let Ok(frame) = HostFrame::decode(message) {
+            frame.append(&mut written);
+            assert_eq!(&written[4..], message, "{frame:?}");
+        }
     }
 });

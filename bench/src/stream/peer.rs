@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::asynchronous::{self, Asynchronous};
 use super::blocking::{self, Blocking};
 use super::{Lane, LaneKind, hvsock_lane};
-use crate::broker::DIRECT_PORT;
+use crate::broker::DIRECT_PORTS;
 
 /// First argument that makes a bench's program run as a peer.
 pub const ROLE: &str = "role-peer";
@@ -176,7 +176,7 @@ impl Peer {
     /// The service to which a lane connects.
     fn service_of(&self, over: LaneKind) -> ServiceId {
         match over {
-            LaneKind::HvsockDirect => direct_service(),
+            LaneKind::HvsockDirect => direct_service(self.style),
             _ => self.service,
         }
     }
@@ -205,9 +205,13 @@ fn named(name: &str, over: LaneKind, lane: impl Lane + 'static) -> NamedLane {
     }
 }
 
-/// The service that the broker of a run has registered as direct.
-fn direct_service() -> ServiceId {
-    ServiceId::from_port(DIRECT_PORT)
+/// The service that the broker of a run has registered as direct for the peer of this style.
+fn direct_service(style: Style) -> ServiceId {
+    let [blocking, tokio] = DIRECT_PORTS;
+    ServiceId::from_port(match style {
+        Style::Blocking => blocking,
+        Style::Tokio => tokio,
+    })
 }
 
 fn socket_in(folder: &Path) -> PathBuf {
@@ -221,15 +225,20 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     };
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let unix = UnixListener::bind(socket)?;
+    let style = if style == Style::Tokio.word() {
+        Style::Tokio
+    } else {
+        Style::Blocking
+    };
     let service: ServiceId = service.parse()?;
     let hvsock = HvListener::options()
         .endpoint(PathBuf::from(endpoint))
         .listen((VmId::LOOPBACK, service))?;
     let direct = HvListener::options()
         .endpoint(PathBuf::from(endpoint))
-        .listen((VmId::LOOPBACK, direct_service()))?;
+        .listen((VmId::LOOPBACK, direct_service(style)))?;
     println!("{}", tcp.local_addr()?.port());
-    if style == Style::Tokio.word() {
+    if style == Style::Tokio {
         thread::spawn(move || print_error(serve_with_tokio(tcp, unix, [hvsock, direct])));
     } else {
         thread::spawn(move || {

@@ -260,11 +260,11 @@ impl BrokerMessage {
 }
 
 impl Refused {
-    fn encode(&self, writer: Writer<'_>) {
+    pub(crate) fn encode(&self, writer: Writer<'_>) {
         writer.u32(self.code).u32(self.errno).text(&self.detail);
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(Self {
             code: r.u32()?,
             errno: r.u32()?,

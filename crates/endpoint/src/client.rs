@@ -3,7 +3,7 @@
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
 use crate::wire::{Reader, Writer, transports_bits};
-use crate::{DecodeError, Flags, SocketOption, Transports};
+use crate::{DecodeError, Flags, LookupKind, SocketOption, Transports};
 
 /// One message from a process to its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,16 +51,6 @@ pub enum ClientMessage {
     /// On a connection with [`Transport::Arena`](crate::Transport::Arena), of the connecting process:
     /// it needs more slots. The broker raises the number in the grant page, or does not.
     ArenaGrow,
-}
-
-/// The kind of a name to look up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum LookupKind {
-    /// A service's friendly name.
-    Service = 1,
-    /// A partition's name.
-    Partition = 2,
 }
 
 /// What a process says that its connection is for. The broker records it, and decides nothing by it.
@@ -270,22 +260,10 @@ impl ClientMessage {
             });
         }
         let message = match r.kind {
-            LOOKUP => {
-                let kind = match r.u32()? {
-                    1 => LookupKind::Service,
-                    2 => LookupKind::Partition,
-                    value => {
-                        return Err(DecodeError::Value {
-                            field: "what",
-                            value: value.into(),
-                        });
-                    }
-                };
-                Self::Lookup {
-                    kind,
-                    name: r.text()?,
-                }
-            }
+            LOOKUP => Self::Lookup {
+                kind: r.lookup_kind()?,
+                name: r.text()?,
+            },
             SET_OPTION => Self::SetOption {
                 option: r.option()?,
                 value: r.u32()?,

@@ -9,6 +9,7 @@
 //! bytes without a panic and allocates no more than the size of the message. [`Dirs`] has the paths
 //! of the sockets and the configuration. [`HybridService`], [`HybridRequest`] and [`HybridReply`] are the
 //! lines of hybrid vsock: of a VMM's own Unix socket, which is no endpoint, and of the broker's for a VM.
+//! [`uplink`] has the frames between a virtual machine and its host's broker.
 
 #![forbid(unsafe_code)]
 
@@ -16,13 +17,14 @@ mod broker;
 mod client;
 mod hybrid;
 mod paths;
+pub mod uplink;
 mod values;
 mod wire;
 
 pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused, StreamReset};
 pub use client::{
-    ClientMessage, Connect, ConnectNamed, Describe, IdOrName, Listen, ListenNamed, LookupKind,
-    NamedAddress, Register,
+    ClientMessage, Connect, ConnectNamed, Describe, IdOrName, Listen, ListenNamed, NamedAddress,
+    Register,
 };
 pub use hybrid::{
     HybridReply, HybridReplyError, HybridReplyReader, HybridRequest, HybridRequestReader,
@@ -30,8 +32,8 @@ pub use hybrid::{
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{
-    ARENA_IDS, Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION,
-    VIOLATION,
+    ARENA_IDS, Flags, LookupKind, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport,
+    Transports, VERSION, VIOLATION,
 };
 pub use wire::DecodeError;
 

@@ -30,6 +30,16 @@ pub struct Flags {
     pub explain: bool,
 }
 
+/// The kind of a name to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LookupKind {
+    /// A service's friendly name.
+    Service = 1,
+    /// A partition's name.
+    Partition = 2,
+}
+
 /// The data path of a connection. A client offers a set of them; the broker chooses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,7 +2,7 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
-use crate::{Flags, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION};
+use crate::{Flags, LookupKind, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION};
 
 /// Why bytes are not a message: the sender violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +125,18 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A message of a kind without flags.
+    pub(crate) fn without_flags(message: &'a [u8]) -> Result<Self, DecodeError> {
+        let reader = Self::new(message)?;
+        match reader.flags == Flags::default() {
+            true => Ok(reader),
+            false => Err(DecodeError::Value {
+                field: "flags",
+                value: 1,
+            }),
+        }
+    }
+
     fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
         let (head, rest) = self
             .rest
@@ -172,6 +184,17 @@ impl<'a> Reader<'a> {
             bits => Err(DecodeError::Value {
                 field: "transport",
                 value: bits.into(),
+            }),
+        }
+    }
+
+    pub(crate) fn lookup_kind(&mut self) -> Result<LookupKind, DecodeError> {
+        match self.u32()? {
+            1 => Ok(LookupKind::Service),
+            2 => Ok(LookupKind::Partition),
+            value => Err(DecodeError::Value {
+                field: "what",
+                value: value.into(),
             }),
         }
     }
