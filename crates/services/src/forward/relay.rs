@@ -137,7 +137,7 @@ where
             }
         });
         let (mut sent, mut received) = (false, false);
-        let result = poll_fn(|context| {
+        let mut result = poll_fn(|context| {
             // Receive first: a connection that broke may still hold received bytes.
             if !received && let Poll::Ready(done) = inward.as_mut().poll(context) {
                 received = true;
@@ -158,8 +158,11 @@ where
         })
         .await;
         if !received && matches!(result, Err(Fault::Connection(_))) {
-            // The failed write says nothing of what the other end had sent before.
-            let _ = tokio::time::timeout(DRAIN_TIMEOUT, inward).await;
+            // The failed write says nothing of what the other end had sent before, perhaps its reason.
+            let drained = tokio::time::timeout(DRAIN_TIMEOUT, inward).await;
+            if let Ok(Err(reason @ Fault::Remote(_))) = drained {
+                result = Err(reason);
+            }
         }
         result
     };
