@@ -25,7 +25,8 @@ pub enum PartitionKind {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionState {
-    /// A VM whose VMM has not been seen since the broker started.
+    /// A VM whose VMM has not been seen since the broker started, or a container that its runtime has
+    /// announced before and has not now.
     Defined,
     /// A VM whose VMM is there, and whose guest has not started its vsock driver.
     Connected,
@@ -35,8 +36,10 @@ pub enum PartitionState {
     Paused,
     /// Off: it has no connections.
     Off,
-    /// A VM of which nobody says whether it runs: connects are tried.
+    /// A VM or container of which nobody says whether it runs: connects are tried.
     Unknown,
+    /// A container whose first process has ended: it has no connections.
+    Exited,
 }
 
 impl PartitionState {
@@ -215,6 +218,7 @@ impl From<hvsock_fabric::PartitionState> for PartitionState {
             hvsock_fabric::PartitionState::Paused => Self::Paused,
             hvsock_fabric::PartitionState::Off => Self::Off,
             hvsock_fabric::PartitionState::Unknown => Self::Unknown,
+            hvsock_fabric::PartitionState::Exited => Self::Exited,
         }
     }
 }
@@ -228,6 +232,7 @@ impl From<PartitionState> for hvsock_fabric::PartitionState {
             PartitionState::Paused => Self::Paused,
             PartitionState::Off => Self::Off,
             PartitionState::Unknown => Self::Unknown,
+            PartitionState::Exited => Self::Exited,
         }
     }
 }

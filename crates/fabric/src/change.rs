@@ -87,7 +87,7 @@ impl Fabric {
 
     /// Sets a partition's own state, which also limits the state of its descendants.
     ///
-    /// - Off, defined, connected: all connections and listeners in it are closed.
+    /// - Off, defined, connected, exited: all connections and listeners in it are closed.
     /// - Paused: connections with both ends in it are suspended, and so are those where either end set
     ///   [`HVSOCKET_CONNECTED_SUSPEND`](Self::set_connected_suspend). Others are reset. Listeners stay.
     /// - Running, unknown: suspended connections whose ends both run are resumed.

@@ -208,7 +208,11 @@ impl Fabric {
         let name = &cause.name;
         let answer = match state {
             PartitionState::Connected => format!("no: the guest of {name} has no vsock driver"),
-            PartitionState::Defined => format!("no: the VMM of {name} has not been seen"),
+            PartitionState::Defined if kind == PartitionKind::Vm => {
+                format!("no: the VMM of {name} has not been seen")
+            }
+            PartitionState::Defined => format!("no: {name} has not been started"),
+            PartitionState::Exited => format!("no: {name} has exited"),
             _ => format!("no: {name} is {state}"),
         };
         TraceEntry::new(Check::Running, false, question, answer)

@@ -22,7 +22,8 @@ pub enum PartitionKind {
 /// The run state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionState {
-    /// A VM whose VMM has not been seen since the broker started.
+    /// A VM whose VMM has not been seen since the broker started, or a container that its runtime has
+    /// announced before and has not now.
     Defined,
     /// A VM whose VMM is there, and whose guest has not started its vsock driver.
     Connected,
@@ -32,8 +33,11 @@ pub enum PartitionState {
     Paused,
     /// Not running.
     Off,
-    /// A VM of which nobody says whether it runs. It may have connections, as one that runs.
+    /// A VM or container of which nobody says whether it runs. It may have connections, as one that
+    /// runs.
     Unknown,
+    /// A container whose first process has ended.
+    Exited,
 }
 
 /// The root partition of a fabric. It is always running.
@@ -197,6 +201,7 @@ impl PartitionState {
         // The state that allows least.
         [
             PartitionState::Off,
+            PartitionState::Exited,
             PartitionState::Defined,
             PartitionState::Connected,
             PartitionState::Paused,
@@ -208,13 +213,14 @@ impl PartitionState {
     }
 
     /// All states.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Defined,
         Self::Connected,
         Self::Running,
         Self::Paused,
         Self::Off,
         Self::Unknown,
+        Self::Exited,
     ];
 
     /// Whether a partition in this state can have connections that carry data: it runs, as far as is
@@ -233,6 +239,7 @@ impl PartitionState {
         match self {
             Self::Off | Self::Defined => Some(Refusal::PartitionOff),
             Self::Connected => Some(Refusal::NoDriver),
+            Self::Exited => Some(Refusal::PartitionExited),
             Self::Running | Self::Paused | Self::Unknown => None,
         }
     }
@@ -246,6 +253,7 @@ impl PartitionState {
             Self::Paused => "paused",
             Self::Off => "off",
             Self::Unknown => "unknown",
+            Self::Exited => "exited",
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Refusal {
     },
     /// The guest of a virtual machine has not started its vsock driver.
     NoDriver,
+    /// One of the two partitions is a container whose first process has ended.
+    PartitionExited,
 }
 
 /// The codes of one refusal.
@@ -74,7 +76,7 @@ struct Codes {
 /// The errno numbers are from Linux's `errno.h` and equal on all supported architectures. The WSA
 /// numbers are from `winsock2.h`. Where Winsock has no matching error, the row has the nearest one.
 #[rustfmt::skip]
-const CODES: [Codes; 18] = {
+const CODES: [Codes; 19] = {
     use io::ErrorKind as Kind;
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
@@ -121,6 +123,7 @@ const CODES: [Codes; 18] = {
         row("limit_reached", ENOBUFS, WSAENOBUFS, Kind::QuotaExceeded),
         row("reset", ECONNRESET, WSAECONNRESET, Kind::ConnectionReset),
         row("no_driver", EHOSTUNREACH, WSAENETUNREACH, Kind::HostUnreachable),
+        row("partition_exited", EHOSTUNREACH, WSAENETUNREACH, Kind::HostUnreachable),
     ]
 };
 
@@ -162,6 +165,7 @@ impl Refusal {
             Refusal::LimitReached { .. } => 16,
             Refusal::Reset { .. } => 17,
             Refusal::NoDriver => 18,
+            Refusal::PartitionExited => 19,
         }
     }
 
@@ -199,6 +203,7 @@ impl Refusal {
             16 => Refusal::LimitReached { which: detail() },
             17 => Refusal::Reset { cause: detail() },
             18 => Refusal::NoDriver,
+            19 => Refusal::PartitionExited,
             unknown => Refusal::Reset {
                 cause: match detail() {
                     text if text.is_empty() => format!("unknown reason {unknown}"),
@@ -246,6 +251,7 @@ impl fmt::Display for Refusal {
             Refusal::PartitionUnknown => f.write_str("no partition has this id"),
             Refusal::PartitionOff => f.write_str("the partition is off"),
             Refusal::NoDriver => f.write_str("the guest has not started its vsock driver"),
+            Refusal::PartitionExited => f.write_str("the container has exited"),
             Refusal::PartitionPaused => f.write_str("the partition is paused"),
             Refusal::NotReachable => {
                 f.write_str("no partition that can be reached from here has this id")
@@ -285,7 +291,7 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Refusal> {
-        (1..=18).map(|code| Refusal::from_wire(code, "x")).collect()
+        (1..=19).map(|code| Refusal::from_wire(code, "x")).collect()
     }
 
     #[test]
@@ -302,7 +308,7 @@ mod tests {
     fn an_unknown_code_becomes_a_reset_that_names_it() {
         for (code, detail, want) in [
             (0, "", "unknown reason 0"),
-            (19, "moon", "unknown reason 19: moon"),
+            (20, "moon", "unknown reason 20: moon"),
         ] {
             let cause = want.to_owned();
             assert_eq!(Refusal::from_wire(code, detail), Refusal::Reset { cause });

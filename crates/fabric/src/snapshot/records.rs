@@ -78,6 +78,7 @@ pub(super) enum StateRecord {
     Paused,
     Off,
     Unknown,
+    Exited,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +230,7 @@ impl PartitionRecord {
                 PartitionState::Paused => StateRecord::Paused,
                 PartitionState::Off => StateRecord::Off,
                 PartitionState::Unknown => StateRecord::Unknown,
+                PartitionState::Exited => StateRecord::Exited,
             },
             registry: registry.as_ref().map(RegistryRecord::new),
         }
@@ -254,6 +256,7 @@ impl StateRecord {
             Self::Paused => PartitionState::Paused,
             Self::Off => PartitionState::Off,
             Self::Unknown => PartitionState::Unknown,
+            Self::Exited => PartitionState::Exited,
         }
     }
 }

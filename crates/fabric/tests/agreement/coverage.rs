@@ -238,6 +238,7 @@ const RESET_REASONS: &[&str] = &[
     "disabled",
     "partition_off",
     "no_driver",
+    "partition_exited",
     "partition_paused",
     "no_listener",
 ];
@@ -249,6 +250,7 @@ const CLOSE_REASONS: &[&str] = &[
     "partition_unknown",
     "partition_off",
     "no_driver",
+    "partition_exited",
     "not_reachable",
     "wildcard_not_allowed",
 ];

@@ -164,6 +164,7 @@ fn state() -> impl Strategy<Value = PartitionState> {
         1 => Just(PartitionState::Defined),
         1 => Just(PartitionState::Connected),
         1 => Just(PartitionState::Unknown),
+        1 => Just(PartitionState::Exited),
     ]
 }
 

@@ -30,6 +30,7 @@ pub fn state(state: PartitionState) -> &'static str {
         PartitionState::Paused => "paused",
         PartitionState::Off => "off",
         PartitionState::Unknown => "unknown",
+        PartitionState::Exited => "exited",
     }
 }
 

@@ -87,6 +87,7 @@ impl Model {
                 self.switch_off(p, &Refusal::PartitionOff);
             }
             PartitionState::Connected => self.switch_off(p, &Refusal::NoDriver),
+            PartitionState::Exited => self.switch_off(p, &Refusal::PartitionExited),
             PartitionState::Paused => {
                 for n in 0..self.connections.len() {
                     let c = &self.connections[n];

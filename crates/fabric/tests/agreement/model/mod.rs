@@ -96,9 +96,9 @@ impl Model {
             all.push(self.partitions[q].state);
             next = self.partitions[q].parent;
         }
-        use PartitionState::{Connected, Defined, Off, Paused, Running, Unknown};
+        use PartitionState::{Connected, Defined, Exited, Off, Paused, Running, Unknown};
         // By how little each allows.
-        let order = [Off, Defined, Connected, Paused, Unknown, Running];
+        let order = [Off, Exited, Defined, Connected, Paused, Unknown, Running];
         order.into_iter().find(|state| all.contains(state)).unwrap()
     }
 
@@ -108,6 +108,7 @@ impl Model {
             PartitionState::Paused => Err(Refusal::PartitionPaused),
             PartitionState::Off | PartitionState::Defined => Err(Refusal::PartitionOff),
             PartitionState::Connected => Err(Refusal::NoDriver),
+            PartitionState::Exited => Err(Refusal::PartitionExited),
         }
     }
 
