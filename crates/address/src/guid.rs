@@ -77,6 +77,13 @@ impl VmId {
         VmId(Uuid::new_v5(&CONTAINER_NAMESPACE, &utf16le))
     }
 
+    /// Derives the id by which the host knows the container `child` of the virtual machine `vm`: the
+    /// UUIDv5 of the child's own id (its 16 bytes in the order of RFC 9562) in the namespace of the
+    /// virtual machine's id. So no virtual machine can choose the id of another partition.
+    pub fn of_nested(vm: VmId, child: VmId) -> VmId {
+        VmId(Uuid::new_v5(&vm.0, child.0.as_bytes()))
+    }
+
     /// The word for a well-known value; `None` for any other value.
     pub fn well_known_name(self) -> Option<&'static str> {
         Self::WELL_KNOWN
@@ -322,6 +329,19 @@ mod tests {
         let id = VmId::of_container("mycontainer");
         assert_eq!(id.to_string(), "c31d2efc-28cb-56be-be6c-35d8f17e536c");
         assert_eq!(VmId::of_container("MyContainer"), id);
+    }
+
+    // Computed with Python's uuid module: uuid5(vm, child.bytes), where `child` is the id of the container
+    // `mycontainer`.
+    #[test]
+    fn the_id_of_a_container_in_a_vm_depends_on_both_ids() {
+        let vm: VmId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
+        let child = VmId::of_container("mycontainer");
+        let nested = VmId::of_nested(vm, child);
+        assert_eq!(nested.to_string(), "7aa801af-860e-51e2-858d-fb0fb6fa8df7");
+        assert!(!nested.is_well_known());
+        assert_ne!(nested, VmId::of_nested(VmId::random(), child));
+        assert_ne!(nested, VmId::of_nested(vm, VmId::random()));
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub struct ElementName(String);
 /// The narrow alphabet makes a name safe as a folder, a metrics label and a command-line argument.
 /// It is a superset of the default names of podman, docker and libvirt.
 ///
+/// A *nested* name is two such names with a `/` between them, the name of a virtual machine and that of
+/// a container in it, as the host sees it: `web/box`. Only the broker in that virtual machine adds such
+/// a container. What adds a partition itself, or makes a path from a name, parses it with
+/// [`PartitionName::unnested`].
+///
 /// Two names that differ in case only are equal. So `[vm.Web]` in a rule matches the partition
 /// `web`.
 #[derive(Clone)]
@@ -57,6 +62,15 @@ pub enum InvalidName {
         text: String,
         /// Its meaning.
         meaning: &'static str,
+    },
+    /// A nested name where only the name of a child is valid.
+    #[error(
+        "{name} names a container in a virtual machine; the broker in that virtual machine adds it, \
+         under its own name"
+    )]
+    Nested {
+        /// The name.
+        name: PartitionName,
     },
 }
 
@@ -110,22 +124,87 @@ impl ElementName {
 }
 
 impl PartitionName {
-    /// The maximum length of a partition's name in bytes.
+    /// The maximum length of a partition's name in bytes, and of each part of a nested one.
     pub const MAX_LEN: usize = 63;
 
-    /// Validates `text`.
+    /// Between the parts of a nested name.
+    const SEPARATOR: char = '/';
+
+    /// Validates `text`, which may be a nested name.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if `text` is empty or too long, contains a character that is not allowed, or has
-    /// another meaning.
+    /// [`InvalidName`] if `text` or a part of it is empty or too long, contains a character that is not
+    /// allowed, or has another meaning.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
-        const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
         let text = text.into();
+        match text.split_once(Self::SEPARATOR) {
+            // Errors about the name as a whole are clearer where there is no second part.
+            Some((vm, container)) if !vm.is_empty() && !container.is_empty() => {
+                Self::check_part(vm)?;
+                Self::check_part(container)?;
+            }
+            _ => Self::check_part(&text)?,
+        }
+        Ok(Self(text))
+    }
+
+    /// Validates `text`, which must not be a nested name.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new), and [`InvalidName::Nested`] for a nested name.
+    pub fn unnested(text: impl Into<String>) -> Result<Self, InvalidName> {
+        let name = Self::new(text)?;
+        name.check_unnested()?;
+        Ok(name)
+    }
+
+    /// The name that the host uses for the container `child` in the virtual machine `vm`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::Nested`] if one of them is a nested name itself.
+    pub fn nested(vm: &PartitionName, child: &PartitionName) -> Result<Self, InvalidName> {
+        vm.check_unnested()?;
+        child.check_unnested()?;
+        Ok(Self(format!("{vm}{}{child}", Self::SEPARATOR)))
+    }
+
+    /// Checks that this is not a nested name, where a partition is added or a path is made from it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName::Nested`] for a nested name.
+    pub fn check_unnested(&self) -> Result<(), InvalidName> {
+        match self.is_nested() {
+            false => Ok(()),
+            true => Err(InvalidName::Nested { name: self.clone() }),
+        }
+    }
+
+    /// Whether it names a container in a virtual machine, as `web/box` does.
+    pub fn is_nested(&self) -> bool {
+        self.0.contains(Self::SEPARATOR)
+    }
+
+    /// The virtual machine and the container of a nested name. `None` for any other name.
+    pub fn parts(&self) -> Option<(PartitionName, PartitionName)> {
+        let (vm, child) = self.0.split_once(Self::SEPARATOR)?;
+        Some((Self(vm.to_owned()), Self(child.to_owned())))
+    }
+
+    /// The virtual machine of a nested name. `None` for any other name.
+    pub fn vm(&self) -> Option<PartitionName> {
+        self.parts().map(|(vm, _)| vm)
+    }
+
+    fn check_part(text: &str) -> Result<(), InvalidName> {
+        const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
-        check_len(&text, Self::MAX_LEN)?;
+        check_len(text, Self::MAX_LEN)?;
         let first = text.chars().next().filter(|c| !c.is_ascii_alphanumeric());
         let other = text
             .chars()
@@ -141,21 +220,19 @@ impl PartitionName {
             || ["host", "any", "self"].contains(&folded.as_str())
         {
             return Err(InvalidName::Taken {
-                text,
+                text: text.to_owned(),
                 meaning: "a partition seen from the caller",
             });
         }
         if text.parse::<VmId>().is_ok() {
             return Err(InvalidName::Taken {
-                text,
+                text: text.to_owned(),
                 meaning: "a partition's GUID",
             });
         }
-        Ok(Self(text))
+        Ok(())
     }
-}
 
-impl PartitionName {
     fn folded(&self) -> impl Iterator<Item = u8> + '_ {
         self.0.bytes().map(|byte| byte.to_ascii_lowercase())
     }
@@ -317,7 +394,6 @@ mod tests {
             "..",
             ".hidden",
             "-x",
-            "a/b",
             "a b",
             "é",
             "parent",
@@ -341,11 +417,75 @@ mod tests {
     }
 
     #[test]
+    fn a_nested_name_is_two_valid_names_with_a_slash_between_them() {
+        let name = |text: &str| PartitionName::new(text).unwrap();
+        let nested = name("Web.1/box-2");
+        assert!(nested.is_nested() && !name("web").is_nested());
+        assert_eq!(nested.parts(), Some((name("web.1"), name("BOX-2"))));
+        assert_eq!((nested.vm(), name("web").vm()), (Some(name("web.1")), None));
+        assert_eq!(nested, name("web.1/Box-2"));
+        let longest = format!("{}/{}", "v".repeat(63), "c".repeat(63));
+        assert!(PartitionName::new(longest).is_ok());
+        for bad in [
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "a/b/c",
+            "a/..",
+            "../a",
+            "a/.b",
+            "a/-b",
+            "a/parent",
+            "parent/a",
+            "host/a",
+            "a/any",
+            "a/ b",
+            "a\\b",
+            "a/b/",
+            "a42e7cda-d03f-480c-9cc2-a4de20abb878/a",
+            "a/a42e7cdad03f480c9cc2a4de20abb878",
+        ] {
+            assert!(PartitionName::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(PartitionName::new(format!("a/{}", "x".repeat(64))).is_err());
+        assert!(PartitionName::new(format!("{}/a", "x".repeat(64))).is_err());
+    }
+
+    #[test]
+    fn a_nested_name_is_refused_where_a_partition_is_added() {
+        let [vm, child] = ["web", "box"].map(|text| PartitionName::new(text).unwrap());
+        let nested = PartitionName::nested(&vm, &child).unwrap();
+        assert_eq!(nested.as_str(), "web/box");
+        let refused = Err(InvalidName::Nested {
+            name: nested.clone(),
+        });
+        assert_eq!(PartitionName::unnested("web/box"), refused);
+        assert_eq!(PartitionName::nested(&nested, &child), refused);
+        assert_eq!(PartitionName::nested(&vm, &nested), refused);
+        assert_eq!(PartitionName::unnested("box"), Ok(child));
+        let want = "web/box names a container in a virtual machine; the broker in that virtual \
+                    machine adds it, under its own name";
+        assert_eq!(nested.check_unnested().unwrap_err().to_string(), want);
+    }
+
+    #[test]
     fn each_invalid_name_has_its_error() {
         assert_eq!(
-            PartitionName::new("a/b").unwrap_err().to_string(),
-            "`/` is not allowed in this name; letters, digits, `.`, `_` and `-` are, after a \
+            PartitionName::new("a b").unwrap_err().to_string(),
+            "` ` is not allowed in this name; letters, digits, `.`, `_` and `-` are, after a \
              letter or digit"
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_a_name_or_is_refused_without_a_panic(text in "[a-c/._ ]{0,9}|\\PC*") {
+            if let Ok(name) = PartitionName::new(text) {
+                let parts = name.as_str().split('/').count();
+                assert_eq!(name.is_nested(), parts == 2);
+                assert!(parts <= 2);
+            }
+        }
     }
 }

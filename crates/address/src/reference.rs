@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use crate::{ElementName, InvalidName, PartitionName, ServiceId, VmId};
 
-/// A partition in user input: a well-known word, a GUID, or a name to look up.
+/// A partition in user input: a well-known word, a GUID, or a name to look up. `web/box` is the container
+/// `box` in the virtual machine `web`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionRef {
     /// A word such as `parent`, or a GUID.
@@ -128,7 +129,13 @@ mod tests {
         );
         let id = VmId::random();
         assert_eq!(format!("{{{id}}}").parse(), Ok(PartitionRef::Id(id)));
-        assert!("no/slash".parse::<PartitionRef>().is_err());
+        assert_eq!(
+            "web/box".parse(),
+            Ok(PartitionRef::Name(PartitionName::new("web/box").unwrap()))
+        );
+        for bad in ["a/b/c", "parent/box", "web/", "/box"] {
+            assert!(bad.parse::<PartitionRef>().is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -151,6 +158,7 @@ mod tests {
         for text in [
             "parent",
             "web",
+            "web/box",
             "wildcard",
             "0b2f1f0e-0000-4000-8000-000000000001",
         ] {

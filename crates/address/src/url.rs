@@ -8,7 +8,8 @@ use crate::{ParseRefError, PartitionRef, ServiceRef};
 /// An address as a URL. Its names are not resolved yet.
 ///
 /// The service is percent-encoded, because friendly names may have spaces:
-/// `hvsock://parent/HV%20Socket%20Demo`, `hvsock://web/2761`.
+/// `hvsock://parent/HV%20Socket%20Demo`, `hvsock://web/2761`. The last `/` is between partition and
+/// service: `hvsock://web/box/2761` is a service of the container `box` in the virtual machine `web`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HvUrl {
     /// The partition.
@@ -48,7 +49,7 @@ impl FromStr for HvUrl {
         } else {
             return Err(ParseUrlError::Scheme);
         };
-        let (partition, service) = rest.split_once('/').ok_or(ParseUrlError::NoService)?;
+        let (partition, service) = split(rest).ok_or(ParseUrlError::NoService)?;
         if partition.is_empty() || service.is_empty() {
             return Err(ParseUrlError::NoService);
         }
@@ -74,6 +75,16 @@ impl fmt::Display for HvUrl {
     }
 }
 
+/// The partition and the service. The partition's name may be nested, so the last `/` is between them.
+fn split(rest: &str) -> Option<(&str, &str)> {
+    let (first, others) = rest.split_once('/')?;
+    match first.parse() {
+        // No container has such a name. So the `/` is one of a service's name that was not encoded.
+        Ok(PartitionRef::Id(_)) => Some((first, others)),
+        _ => rest.rsplit_once('/'),
+    }
+}
+
 fn decode(text: &str) -> Result<String, ParseUrlError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -94,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{ElementName, VmId};
+    use crate::{ElementName, PartitionName, VmId};
 
     #[test]
     fn a_url_names_partition_and_service() {
@@ -109,6 +120,37 @@ mod tests {
             "HVSOCK://web/2761".parse::<HvUrl>().unwrap().to_string(),
             "hvsock://web/2761"
         );
+    }
+
+    #[test]
+    fn a_url_names_a_container_in_a_vm_with_one_more_slash() {
+        let nested = PartitionRef::Name(PartitionName::new("web/box").unwrap());
+        let named = |text: &str| ServiceRef::Name(ElementName::new(text).unwrap());
+        for (text, service) in [
+            ("hvsock://web/box/2761", "2761".parse().unwrap()),
+            ("hvsock://web/box/a%2Fb", named("a/b")),
+            ("hvsock://web/box/a%20b", named("a b")),
+        ] {
+            let url: HvUrl = text.parse().unwrap();
+            assert_eq!(
+                (&url.partition, &url.service),
+                (&nested, &service),
+                "{text}"
+            );
+            assert_eq!(url.to_string(), text);
+        }
+        // After a word or an id nothing but a service can follow.
+        let url: HvUrl = "hvsock://parent/a/b".parse().unwrap();
+        assert_eq!(url.service, named("a/b"));
+        assert_eq!(url.to_string(), "hvsock://parent/a%2Fb");
+        for bad in [
+            "hvsock://a/b/c/d",
+            "hvsock://a//b",
+            "hvsock://a/b/",
+            "hvsock:///a/b",
+        ] {
+            assert!(bad.parse::<HvUrl>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! The registry of the *parent* decides, whichever end connects. It may have an override for each end
 //! that is a child. Between two siblings, both overrides apply and both must allow.
+//!
+//! Between a host and a container in a virtual machine there are two boundaries, and each is judged by
+//! the broker that owns it: the host's registry there, that of the virtual machine here.
 
 use hvsock_address::ServiceId;
 use hvsock_registry::{Action, Decision, Policy, Registration, Requester, Rule, TransportSetting};
@@ -19,14 +22,16 @@ pub(crate) struct Boundary<'a> {
     /// The partition whose registry decides.
     pub(crate) owner: PartitionNode<'a>,
     child: Option<&'a Partition>,
-    sibling: Option<&'a Partition>,
+    /// The partition on the other side of the owner, if neither end is the owner: a sibling, or the
+    /// owner's parent.
+    other: Option<&'a Partition>,
 }
 
 /// The policy for one service at a boundary.
 #[derive(Clone, Copy)]
 pub(crate) struct BoundaryPolicy<'a> {
     policy: Policy<'a>,
-    /// The policy for the other child, between siblings.
+    /// The policy for the partition on the other side, if the owner is between the two.
     second: Option<Policy<'a>>,
     /// The users that no access rule restricts.
     operators: &'a Operators,
@@ -49,7 +54,7 @@ impl Tree {
         to: PartitionNode<'a>,
         relation: Relation,
     ) -> Option<Boundary<'a>> {
-        let (owner, child, sibling) = match relation {
+        let (owner, child, other) = match relation {
             Relation::Itself => return None,
             Relation::Parent => (to, from.partition, None),
             Relation::Child => (from, to.partition, None),
@@ -57,11 +62,20 @@ impl Tree {
                 let parent = self.node(from.partition.parent?)?;
                 (parent, from.partition, Some(to.partition))
             }
+            // The root is one of the two, or it is between them and the outer partition is one.
+            Relation::Grandparent => match to.key == self.root() {
+                true => (to, from.partition, None),
+                false => (self.node(self.root())?, from.partition, Some(to.partition)),
+            },
+            Relation::Grandchild => match from.key == self.root() {
+                true => (from, to.partition, None),
+                false => (self.node(self.root())?, from.partition, Some(to.partition)),
+            },
         };
         Some(Boundary {
             owner,
             child: Some(child),
-            sibling,
+            other,
         })
     }
 }
@@ -72,7 +86,7 @@ impl<'a> Boundary<'a> {
         Boundary {
             owner,
             child: None,
-            sibling: None,
+            other: None,
         }
     }
 
@@ -86,13 +100,14 @@ impl<'a> Boundary<'a> {
         let of = |child: &Partition| general.for_child(&child.name);
         Some(BoundaryPolicy {
             policy: self.child.map_or(general, of),
-            second: self.sibling.map(of),
+            second: self.other.map(of),
             operators,
         })
     }
 
     /// Checks that a listener of `requester` could accept some connection over this boundary, now or
-    /// later. At a boundary to all children, an override for a single child that allows it is enough.
+    /// later. At a boundary to all children, an override for a single child that allows it is enough, and
+    /// for a listener at the wildcard one for a container in a child.
     pub(crate) fn may_listen(
         &self,
         policy: &BoundaryPolicy<'a>,
@@ -104,6 +119,8 @@ impl<'a> Boundary<'a> {
             return answer;
         }
         let overrides = policy.policy.for_each_override();
+        let overrides =
+            overrides.filter(|of| wildcard || of.child().is_none_or(|child| !child.is_nested()));
         let mut others = overrides.map(|override_policy| BoundaryPolicy {
             policy: override_policy,
             second: None,
@@ -260,7 +277,7 @@ impl Denial<'_> {
             },
             Denial::Denied(_, rule) if rule.is_only_root() => {
                 let name = match requester {
-                    Requester::Child { name, .. } => Some((*name).clone()),
+                    Requester::Partition { own, .. } => Some(own.name.clone()),
                     Requester::Process(_) => None,
                 };
                 Fix::BecomePartitionRoot {
@@ -276,9 +293,9 @@ impl Denial<'_> {
                     scope: scope(*rule),
                 };
                 match requester {
-                    Requester::Child { name, .. } => Fix::AllowPartition {
+                    Requester::Partition { own, .. } => Fix::AllowPartition {
                         rule,
-                        partition: (*name).clone(),
+                        partition: own.name.clone(),
                     },
                     Requester::Process(principal) => {
                         let user = || match &principal.user {

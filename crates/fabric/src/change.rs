@@ -24,6 +24,9 @@ pub enum PartitionError {
     /// The root partition always exists and always runs.
     #[error("the root partition cannot be removed, paused or switched off")]
     Root,
+    /// The outer partition is not the fabric's to change.
+    #[error("the host of this virtual machine cannot be removed, paused or switched off from here")]
+    Outer,
     /// A table is full.
     #[error("the limit on {which} is reached")]
     LimitReached {
@@ -69,9 +72,10 @@ impl Fabric {
     /// Removes a partition and its descendants, as if each were switched off first.
     ///
     /// # Errors
-    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
+    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root,
+    /// [`PartitionError::Outer`] for the outer partition.
     pub fn remove_partition(&mut self, key: PartitionKey) -> Result<(), PartitionError> {
-        self.check_not_root(key)?;
+        self.check_inside(key)?;
         self.anything_changed();
         let inside = self.tree.subtree(key);
         self.switch_off(&inside, &Refusal::PartitionOff);
@@ -93,14 +97,15 @@ impl Fabric {
     /// - Running, unknown: suspended connections whose ends both run are resumed.
     ///
     /// # Errors
-    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
+    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root,
+    /// [`PartitionError::Outer`] for the outer partition.
     pub fn set_state(
         &mut self,
         key: PartitionKey,
         state: PartitionState,
     ) -> Result<(), PartitionError> {
         if state != PartitionState::Running {
-            self.check_not_root(key)?;
+            self.check_inside(key)?;
         }
         let partition = self.tree.get_mut(key).ok_or(PartitionError::Gone)?;
         if partition.state == state {
@@ -213,9 +218,13 @@ impl Fabric {
         Ok(())
     }
 
-    fn check_not_root(&self, key: PartitionKey) -> Result<(), PartitionError> {
+    /// Checks that this is a partition below the root.
+    fn check_inside(&self, key: PartitionKey) -> Result<(), PartitionError> {
         if key == self.tree.root() {
             return Err(PartitionError::Root);
+        }
+        if Some(key) == self.tree.outer() {
+            return Err(PartitionError::Outer);
         }
         self.tree.get(key).map(drop).ok_or(PartitionError::Gone)
     }
@@ -254,7 +263,7 @@ impl Fabric {
         self.reevaluate_listeners(listeners);
     }
 
-    fn all_entries_changed(&mut self, owner: PartitionKey) {
+    pub(crate) fn all_entries_changed(&mut self, owner: PartitionKey) {
         self.anything_changed();
         let Some(owner_partition) = self.tree.get(owner) else {
             return;
@@ -297,6 +306,9 @@ impl Fabric {
         let Some(relation) = self.tree.relation(source.key, target.key) else {
             return Ok(());
         };
+        if self.host_judges(source.key, target.key) {
+            return Ok(());
+        }
         let service = connection.service;
         let Some(boundary) = self.tree.boundary(source, target, relation) else {
             return self.check_local(source, service, &mut NoTrace);

@@ -4,7 +4,7 @@
 //! [`Trace`]. Every check is a lookup by key: its cost does not depend on the number of listeners,
 //! connections or registrations.
 
-use hvsock_address::{PartitionRef, ServiceId, VmId};
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_registry::Requester;
 
 use crate::boundary::{Boundary, BoundaryPolicy, Denial, rule_text};
@@ -79,6 +79,9 @@ impl Fabric {
         self.check_state(source, trace)?;
         let boundary = self.tree.boundary(source, target, relation);
         let policy = match &boundary {
+            Some(boundary) if Some(boundary.owner.key) == self.tree.outer() => {
+                self.mirrored_policy(boundary, request.service)
+            }
             None => {
                 self.check_local(source, request.service, trace)?;
                 None
@@ -96,12 +99,41 @@ impl Fabric {
             target: target.key,
             relation,
             destination,
-            registry: match boundary {
-                Some(boundary) => Some(boundary.owner.key),
-                None => self.own_registry(source),
-            },
+            registry: self.registry_of(source, target, relation),
         };
         Ok((pair, plan))
+    }
+
+    /// Whether a connection between two partitions is one between the root and the outer partition. The
+    /// host judges those.
+    pub(crate) fn host_judges(&self, one: PartitionKey, other: PartitionKey) -> bool {
+        let root = self.tree.root();
+        let is_one = |key| key == one || key == other;
+        self.tree.outer().is_some_and(is_one) && is_one(root)
+    }
+
+    /// The partition whose registry a connection depends on, if one of this fabric does.
+    pub(crate) fn registry_of(
+        &self,
+        source: PartitionNode<'_>,
+        target: PartitionNode<'_>,
+        relation: Relation,
+    ) -> Option<PartitionKey> {
+        match self.tree.boundary(source, target, relation) {
+            None => self.own_registry(source),
+            Some(_) if self.host_judges(source.key, target.key) => None,
+            Some(boundary) => Some(boundary.owner.key),
+        }
+    }
+
+    /// What the host says about a service, if it says anything.
+    fn mirrored_policy<'a>(
+        &'a self,
+        boundary: &Boundary<'a>,
+        service: ServiceId,
+    ) -> Option<BoundaryPolicy<'a>> {
+        let policy = || boundary.policy(service, &self.operators);
+        self.outer_is_mirrored.then(policy).flatten()
     }
 
     /// Whether the registry wants the processes to have one socket pair. A guest cannot have one.
@@ -121,8 +153,7 @@ impl Fabric {
         let Some(rule) = rule else {
             return false;
         };
-        let in_guest = source.partition.kind == PartitionKind::Vm;
-        let is_direct = !in_guest && destination.listener().is_some();
+        let is_direct = !self.tree.is_remote(source.key) && destination.listener().is_some();
         trace.record(|_| {
             let answer = match is_direct {
                 true => format!("yes, if both ends can: {rule}; its bytes are not counted"),
@@ -238,7 +269,7 @@ impl Fabric {
             }
             Err(denial) => {
                 let registration = policy.map(|policy| policy.registration());
-                let requester = node.partition.as_child(false);
+                let requester = self.tree.requester(node.partition, false);
                 TraceEntry::new(Check::Enabled, false, "Is it enabled?", denial.answer(true))
                     .by_rule(denial.rule())
                     .fix(denial.fix(service, registration, &requester, true))
@@ -265,7 +296,7 @@ impl Fabric {
         let is_owner = source.key == owner.key;
         let requester = match is_owner {
             true => Requester::Process(request.principal),
-            false => source.partition.as_child(false),
+            false => self.tree.requester(source.partition, false),
         };
         let policy = boundary.policy(request.service, &self.operators);
         trace.record(|_| {
@@ -329,16 +360,26 @@ impl Fabric {
             });
             return Ok(Destination::Guest);
         }
+        if Some(target.key) == self.tree.outer() {
+            trace.record(|_| {
+                let name = &target.partition.name;
+                let question = format!("Does {name} allow it?");
+                let answer = "asked there: its registry and listeners decide";
+                TraceEntry::new(Check::Host, true, question, answer).about(name)
+            });
+            return Ok(Destination::Guest);
+        }
         let by_id = Some(Binding::Partition(source.key));
         let (first, second) = match relation {
             Relation::Itself => (None, Some(Binding::Loopback)),
             // A listener in the child sees a connection from its parent.
             Relation::Child => (None, Some(Binding::Parent)),
             Relation::Parent => (by_id, Some(Binding::Children)),
-            Relation::Sibling => (by_id, None),
+            Relation::Sibling | Relation::Grandparent | Relation::Grandchild => (by_id, None),
         };
         // Whether the connecting process's own partition owns the registry.
-        let is_owner = relation == Relation::Child;
+        let is_owner = relation == Relation::Child
+            || relation == Relation::Grandchild && source.key == self.tree.root();
         let mut first_denial = None;
         for binding in [first, second, Some(Binding::Wildcard)]
             .into_iter()
@@ -347,11 +388,11 @@ impl Fabric {
             let Some((id, listener)) = self.listener_at(target.key, binding, service) else {
                 continue;
             };
+            let is_root = listener.principal.is_partition_root();
             let requester = match relation {
-                Relation::Parent => Requester::Process(&listener.principal),
-                _ => target
-                    .partition
-                    .as_child(listener.principal.is_partition_root()),
+                // The outer partition has no listeners here, so a grandparent owns the registry.
+                Relation::Parent | Relation::Grandparent => Requester::Process(&listener.principal),
+                _ => self.tree.requester(target.partition, is_root),
             };
             let wildcard = binding == Binding::Wildcard;
             let answer =
@@ -377,8 +418,7 @@ impl Fabric {
         }
         if first_denial.is_none()
             && let Some(policy) = policy
-            && matches!(relation, Relation::Child | Relation::Sibling)
-            && target.partition.kind == PartitionKind::Vm
+            && self.tree.leads_to_guest(target.key, relation)
         {
             return self.check_guest_bind(target, service, policy, is_owner, trace);
         }
@@ -395,9 +435,10 @@ impl Fabric {
                     let from = match relation {
                         Relation::Itself => VmId::LOOPBACK.into(),
                         Relation::Child => VmId::PARENT.into(),
-                        Relation::Parent | Relation::Sibling => {
-                            PartitionRef::Name(source.partition.name.clone())
-                        }
+                        Relation::Parent
+                        | Relation::Sibling
+                        | Relation::Grandparent
+                        | Relation::Grandchild => PartitionRef::Name(source.partition.name.clone()),
                     };
                     let service = service_ref(service, registration);
                     ("none", Fix::StartListener { service, from })
@@ -412,8 +453,9 @@ impl Fabric {
         Err(first_denial.map_or(Refusal::NoListener, |(denial, _)| denial.refusal(is_owner)))
     }
 
-    /// Checks that the guest may accept the connection. The guest's kernel makes the final decision,
-    /// because the fabric has no record of the sockets in the guest.
+    /// Checks that a guest may accept the connection. What runs there makes the final decision, because
+    /// the fabric has no record of the sockets in the guest: its kernel, or for a container in it its
+    /// broker.
     fn check_guest_bind<T: Trace>(
         &self,
         target: PartitionNode<'_>,
@@ -423,23 +465,38 @@ impl Fabric {
         trace: &mut T,
     ) -> Result<Destination, Refusal> {
         let name = &target.partition.name;
-        let Some(port) = service.port_for_guests() else {
-            trace.record(|_| {
-                let question = format!("Which vsock port has it in {name}?");
-                let answer = "none: this GUID maps to no vsock port";
-                TraceEntry::new(Check::VsockPort, false, question, answer).about(name)
-            });
-            return Err(Refusal::ServiceNotMappable);
+        let is_container = target.partition.kind == PartitionKind::Container;
+        let port = service.port_for_guests();
+        let is_root = match port {
+            // Only the broker in the virtual machine knows who is root in a container there.
+            _ if is_container => true,
+            // A guest's kernel lets only root listen on these ports, and any user on all others.
+            Some(port) => port < PRIVILEGED_PORTS,
+            None => {
+                trace.record(|_| {
+                    let question = format!("Which vsock port has it in {name}?");
+                    let answer = "none: this GUID maps to no vsock port";
+                    TraceEntry::new(Check::VsockPort, false, question, answer).about(name)
+                });
+                return Err(Refusal::ServiceNotMappable);
+            }
         };
-        // A guest's kernel lets only root listen on these ports, and any user on all others.
-        let requester = target.partition.as_child(port < PRIVILEGED_PORTS);
+        let requester = self.tree.requester(target.partition, is_root);
         let bind = policy.bind(&requester, false);
         trace.record(|audience| {
-            let question = format!("May the guest {name} accept it?");
+            let kind = if is_container { "container" } else { "guest" };
+            let question = format!("May the {kind} {name} accept it?");
             let entry = match &bind {
                 Ok(rule) => {
-                    let answer =
-                        format!("yes: the guest decides, by its listeners on vsock port {port}");
+                    let answer = match (self.vm_of(target), port) {
+                        (Some(vm), _) => format!(
+                            "yes: the broker in {vm} decides, by its registry and listeners there"
+                        ),
+                        (None, Some(port)) => {
+                            format!("yes: the guest decides, by its listeners on vsock port {port}")
+                        }
+                        (None, None) => "yes: the guest decides, by its listeners".to_owned(),
+                    };
                     TraceEntry::new(Check::Guest, true, question, answer)
                         .by_rule(Some(rule.brief()))
                 }
@@ -455,6 +512,13 @@ impl Fabric {
         });
         bind.map(|_| Destination::Guest)
             .map_err(|denial| denial.refusal(is_owner))
+    }
+
+    /// The name of the virtual machine that a container is in.
+    fn vm_of<'a>(&'a self, container: PartitionNode<'a>) -> Option<&'a PartitionName> {
+        let is_container = container.partition.kind == PartitionKind::Container;
+        let vm = container.partition.parent.filter(|_| is_container)?;
+        Some(self.tree.get(vm)?.name())
     }
 
     fn listener_at(

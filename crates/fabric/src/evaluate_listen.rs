@@ -20,7 +20,8 @@ struct ListenDecision<'a> {
     boundary: Boundary<'a>,
     registration: Option<&'a Registration>,
     requester: Requester<'a>,
-    answer: Result<Rule<'a>, Denial<'a>>,
+    /// The rule that decides. `None` if the host of this virtual machine does, which cannot be asked now.
+    answer: Result<Option<Rule<'a>>, Denial<'a>>,
     /// Whether the listener's own partition owns the registry.
     is_owner: bool,
     /// Whether in a child only root may listen.
@@ -94,11 +95,18 @@ impl Fabric {
             let has_children = from.partition.registry.is_some();
             has_children.then(|| Boundary::with_children(from))
         };
+        // From the host to a container in a virtual machine its own registry decides as well.
+        let from_host = || {
+            let root = self.tree.node(self.tree.root())?;
+            let relation = self.tree.relation(from.key, root.key)?;
+            let is_nested = relation == Relation::Grandparent;
+            is_nested.then(|| self.tree.boundary(from, root, relation))?
+        };
         match binding {
             Binding::Loopback => [None, None],
             // A connection from a sibling crosses the parent's boundary too, with the same rules and
             // more.
-            Binding::Wildcard => [outward(), inward()],
+            Binding::Wildcard => [outward(), inward().or_else(from_host)],
             Binding::Parent => [outward(), None],
             Binding::Children => [None, inward()],
             Binding::Partition(key) => {
@@ -129,14 +137,28 @@ impl Fabric {
             let is_owner = boundary.owner.key == from.key;
             let requester = match is_owner {
                 true => Requester::Process(principal),
-                false => from.partition.as_child(principal.is_partition_root()),
+                false => {
+                    let is_root = principal.is_partition_root();
+                    self.tree.requester(from.partition, is_root)
+                }
             };
+            let is_outer = Some(boundary.owner.key) == self.tree.outer();
+            if is_outer && !self.outer_is_mirrored {
+                return Some(ListenDecision {
+                    only_root: false,
+                    registration: None,
+                    answer: Ok(None),
+                    requester,
+                    boundary,
+                    is_owner,
+                });
+            }
             let policy = boundary.policy(service, &self.operators);
             Some(ListenDecision {
                 only_root: policy.is_some_and(|policy| policy.only_root_binds()),
                 registration: policy.map(|policy| policy.registration()),
                 answer: match &policy {
-                    Some(policy) => boundary.may_listen(policy, &requester, wildcard),
+                    Some(policy) => boundary.may_listen(policy, &requester, wildcard).map(Some),
                     None => Err(Denial::Unregistered),
                 },
                 requester,
@@ -190,11 +212,12 @@ impl ListenDecision<'_> {
         let question = format!("Does the registry of {owner} allow it?");
         let may_read = self.is_owner || audience == Audience::Operator;
         let (pass, answer, rule) = match &self.answer {
-            Ok(rule) => {
+            Ok(None) => (true, "asked there, once it can be reached".to_owned(), None),
+            Ok(Some(rule)) => {
                 let rule_text = rule_text(*rule, may_read);
                 let answer = match self.requester {
-                    Requester::Child { name, .. } if self.only_root => {
-                        format!("yes, to root in {name} only: {rule_text}")
+                    Requester::Partition { own, .. } if self.only_root => {
+                        format!("yes, to root in {} only: {rule_text}", own.name)
                     }
                     _ => format!("yes: {rule_text}"),
                 };

@@ -81,8 +81,10 @@ pub enum Check {
     MayListen,
     /// A listener exists and may accept the connection.
     Listener,
-    /// The guest may accept the connection.
+    /// The guest, or the container in it, may accept the connection.
     Guest,
+    /// The host of this virtual machine allows the request.
+    Host,
     /// The service has a vsock port.
     VsockPort,
     /// The address of a listener is free.
@@ -304,7 +306,7 @@ impl ExplanationStep {
 
 impl Check {
     /// Every check of this version, with its label.
-    const LABELS: [(Check, &'static str); 16] = [
+    const LABELS: [(Check, &'static str); 17] = [
         (Check::ServiceId, "service_id"),
         (Check::Requester, "requester"),
         (Check::Address, "address"),
@@ -316,6 +318,7 @@ impl Check {
         (Check::MayListen, "may_listen"),
         (Check::Listener, "listener"),
         (Check::Guest, "guest"),
+        (Check::Host, "host"),
         (Check::VsockPort, "vsock_port"),
         (Check::AddressFree, "address_free"),
         (Check::Transport, "transport"),

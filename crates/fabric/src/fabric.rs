@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
-use hvsock_registry::{Principal, Registry};
+use hvsock_registry::{Principal, Registry, Requester};
 
 use crate::partition::{Partition, PartitionState, RootSpec};
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
@@ -40,6 +40,8 @@ pub struct Fabric {
     pub(crate) operators: Operators,
     /// Whether every listener is known here: see [`without_listeners`](Self::without_listeners).
     pub(crate) sees_listeners: bool,
+    /// Whether the registry of the outer partition is what its host says at present.
+    pub(crate) outer_is_mirrored: bool,
     pub(crate) listeners: HashMap<ListenerId, Listener>,
     /// Listeners by address.
     pub(crate) addresses: HashMap<ListenAddress, ListenerId>,
@@ -67,6 +69,7 @@ impl Fabric {
             limits,
             operators,
             sees_listeners: true,
+            outer_is_mirrored: false,
             listeners: HashMap::new(),
             addresses: HashMap::new(),
             connections: HashMap::new(),
@@ -112,6 +115,12 @@ impl Fabric {
     /// The root partition.
     pub fn root(&self) -> PartitionKey {
         self.tree.root()
+    }
+
+    /// A process of a partition as a requester towards another's registry. Whether it is root in its
+    /// partition matters to a listener only.
+    pub fn as_requester<'a>(&'a self, partition: &'a Partition, is_root: bool) -> Requester<'a> {
+        self.tree.requester(partition, is_root)
     }
 
     /// A partition.
@@ -164,6 +173,7 @@ impl Fabric {
             Some(Relation::Parent) => Some(VmId::PARENT),
             Some(Relation::Child) => Some(target.vm_id),
             Some(Relation::Sibling) if source.shares_group(target) => Some(target.vm_id),
+            Some(Relation::Grandparent | Relation::Grandchild) => Some(target.vm_id),
             _ if from == self.root() => Some(target.vm_id),
             _ => None,
         }
@@ -173,7 +183,8 @@ impl Fabric {
     /// partition's registry, or else its parent's.
     pub fn service_id_by_name(&self, from: PartitionKey, name: &ElementName) -> Option<ServiceId> {
         let partition = self.tree.get(from)?;
-        let in_registry = |key| self.registry(key)?.by_name(name);
+        let is_known = |key: &_| self.outer_is_mirrored || Some(*key) != self.tree.outer();
+        let in_registry = |key| self.registry(Some(key).filter(is_known)?)?.by_name(name);
         let found = in_registry(from).or_else(|| in_registry(partition.parent?))?;
         Some(found.id)
     }

@@ -31,8 +31,8 @@ fn full_tree() -> (Fabric, Vec<PartitionKey>) {
     for (parent, kind, called) in [
         (0, PartitionKind::Vm, "vm"),
         (0, PartitionKind::Container, "web"),
-        (1, PartitionKind::Container, "k1"),
-        (1, PartitionKind::Container, "k2"),
+        (1, PartitionKind::Container, "vm/k1"),
+        (1, PartitionKind::Container, "vm/k2"),
     ] {
         let spec = PartitionSpec {
             kind,
@@ -72,7 +72,7 @@ proptest! {
         let (mut fabric, keys) = full_tree();
         let who = Principal::default();
         let vms = || {
-            let ids = ["top", "vm", "web", "k1", "k2"].map(VmId::of_container);
+            let ids = ["top", "vm", "web", "vm/k1", "vm/k2"].map(VmId::of_container);
             ids.into_iter().chain(VmId::WELL_KNOWN.map(|(_, id)| id))
         };
         for from in &keys {

@@ -26,6 +26,7 @@ mod leak_tests;
 mod limits;
 mod open;
 mod operators;
+mod outer;
 mod partition;
 mod plan;
 mod refusal;
@@ -46,7 +47,7 @@ pub use hvsock_registry::{Action, Clash};
 pub use ids::{ConnectionId, ListenerId, PartitionKey};
 pub use limits::Limits;
 pub use operators::{NotOperator, OperatorRole, Operators};
-pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
+pub use partition::{OuterSpec, Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
 pub use request::{
     Block, ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route,

@@ -21,6 +21,7 @@ impl Fabric {
         let plan = self.evaluate_connect(request, Block::SINGLE.weight, &mut recorder);
         recorder.explain(plan.map(|plan| match plan.destination {
             _ if !self.sees_listeners => Verdict::SystemDecides,
+            _ if Some(plan.target) == self.tree.outer() => Verdict::HostDecides,
             Destination::Listener(_) => Verdict::Connect,
             Destination::Guest => Verdict::GuestDecides,
         }))
@@ -127,7 +128,9 @@ impl Fabric {
             Relation::Itself => (VmId::LOOPBACK, VmId::LOOPBACK),
             Relation::Parent => (VmId::PARENT, id_of(request.from)),
             Relation::Child => (id_of(plan.target), VmId::PARENT),
-            Relation::Sibling => (id_of(plan.target), id_of(request.from)),
+            Relation::Sibling | Relation::Grandparent | Relation::Grandchild => {
+                (id_of(plan.target), id_of(request.from))
+            }
         };
         Route {
             connection,

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_registry::{Registry, Requester};
+use hvsock_registry::{PartitionIdentity, Registry};
 
 use crate::{ConnectionId, ListenerId, PartitionKey, Refusal};
 
@@ -51,12 +51,22 @@ pub struct RootSpec {
     pub vm_id: VmId,
 }
 
+/// The parent of the root partition: the host of the virtual machine in which the broker runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OuterSpec {
+    /// The name that the host has there. Another one is chosen if a partition of this fabric has it.
+    pub name: PartitionName,
+    /// The id that the host has there.
+    pub vm_id: VmId,
+}
+
 /// A partition to add.
 #[derive(Clone, Debug)]
 pub struct PartitionSpec {
     /// The kind.
     pub kind: PartitionKind,
-    /// The name, unique in the fabric.
+    /// The name, unique in the fabric. That of a container in a virtual machine is
+    /// [nested](PartitionName::is_nested), with the name of the virtual machine; any other is not.
     pub name: PartitionName,
     /// The id, unique in the fabric.
     pub vm_id: VmId,
@@ -140,7 +150,7 @@ impl Partition {
         self.state
     }
 
-    /// The parent partition; `None` for the root.
+    /// The parent partition; `None` for the root, or for the outer partition if there is one.
     pub fn parent(&self) -> Option<PartitionKey> {
         self.parent
     }
@@ -165,14 +175,12 @@ impl Partition {
         self.connections.iter().copied()
     }
 
-    /// A process of this partition as a requester towards its parent's registry. Whether it is root
-    /// here matters to a listener only.
-    pub(crate) fn as_child(&self, is_root: bool) -> Requester<'_> {
-        Requester::Child {
+    /// The partition as the entries of lists name it.
+    pub(crate) fn identity(&self) -> PartitionIdentity<'_> {
+        PartitionIdentity {
             name: &self.name,
             id: self.vm_id,
             groups: &self.groups,
-            is_root,
         }
     }
 

@@ -24,6 +24,8 @@ enum ResolveError {
     /// Neither child nor sibling.
     Unreachable,
     NoSharedGroup,
+    /// A request that is said to come from the outer partition, and is not for a partition of this one.
+    InOuter,
 }
 
 /// A partition with its key.
@@ -54,12 +56,14 @@ impl Tree {
             VmId::WILDCARD => parent(ResolveError::ConnectToWildcardInRoot),
             VmId::PARENT => parent(ResolveError::RootHasNoParent),
             VmId::CHILDREN => Err(ResolveError::ConnectToChildren),
+            VmId::LOOPBACK if self.outer() == Some(from.key) => Err(ResolveError::InOuter),
             VmId::LOOPBACK => Ok((from, Relation::Itself)),
             VmId::BROADCAST => Err(ResolveError::Broadcast),
             VmId::SILOHOST if from.partition.kind == PartitionKind::Container => {
                 parent(ResolveError::RootHasNoParent)
             }
             VmId::SILOHOST => Err(ResolveError::NotInContainer),
+            id if self.is_outer_id(from, id) => parent(ResolveError::ParentsId),
             id => self.resolve_id(from, id),
         };
         self.note(trace, from, vm, &found, |(node, relation)| {
@@ -81,6 +85,7 @@ impl Tree {
         };
         let container = from.partition.kind == PartitionKind::Container;
         let found = match vm {
+            _ if self.outer() == Some(from.key) => Err(ResolveError::InOuter),
             VmId::WILDCARD => Ok(Binding::Wildcard),
             VmId::PARENT => parent,
             VmId::CHILDREN if container => Err(ResolveError::ContainerHasNoChildren),
@@ -89,6 +94,7 @@ impl Tree {
             VmId::BROADCAST => Err(ResolveError::Broadcast),
             VmId::SILOHOST if container => parent,
             VmId::SILOHOST => Err(ResolveError::NotInContainer),
+            id if self.is_outer_id(from, id) => parent,
             id => self
                 .resolve_id(from, id)
                 .map(|(node, _)| Binding::Partition(node.key)),
@@ -99,7 +105,14 @@ impl Tree {
         found.map_err(|error| error.refusal(from))
     }
 
-    /// The child, or sibling in a common group, with this id.
+    /// Whether this is the id of the outer partition, in a request of the root. It is the one parent whose
+    /// id a child knows, and means PARENT there.
+    fn is_outer_id(&self, from: PartitionNode<'_>, id: VmId) -> bool {
+        let outer = self.outer().and_then(|key| self.get(key));
+        from.key == self.root() && outer.is_some_and(|outer| outer.vm_id == id)
+    }
+
+    /// The child, child's child, parent's parent, or sibling in a common group, with this id.
     fn resolve_id(
         &self,
         from: PartitionNode<'_>,
@@ -110,7 +123,9 @@ impl Tree {
         match self.relation(from.key, key) {
             Some(Relation::Itself) => Err(ResolveError::OwnId),
             Some(Relation::Parent) => Err(ResolveError::ParentsId),
-            Some(Relation::Child) => Ok((node, Relation::Child)),
+            Some(relation @ (Relation::Child | Relation::Grandparent | Relation::Grandchild)) => {
+                Ok((node, relation))
+            }
             Some(Relation::Sibling) if from.partition.shares_group(node.partition) => {
                 Ok((node, Relation::Sibling))
             }
@@ -136,7 +151,7 @@ impl Tree {
             let entry = match found {
                 Ok(found) => TraceEntry::new(Check::Address, true, question, words(found)),
                 Err(error) => {
-                    let error = error.visible_to(audience, from);
+                    let error = error.visible_to(audience, from.key == self.root());
                     TraceEntry::new(Check::Address, false, question, error.answer())
                         .fix(self.fix(error, from, vm))
                 }
@@ -191,6 +206,8 @@ fn relation_words(relation: Relation) -> &'static str {
         Relation::Parent => ", its parent",
         Relation::Child => ", its child",
         Relation::Sibling => ", its sibling",
+        Relation::Grandparent => ", its parent's parent",
+        Relation::Grandchild => ", a container in its child",
     }
 }
 
@@ -210,14 +227,15 @@ impl ResolveError {
             | ResolveError::ParentsId
             | ResolveError::Unknown
             | ResolveError::Unreachable
-            | ResolveError::NoSharedGroup => Refusal::NotReachable,
+            | ResolveError::NoSharedGroup
+            | ResolveError::InOuter => Refusal::NotReachable,
         }
     }
 
     /// The same error as this reader may see it. A requester outside the root partition cannot
     /// distinguish unreachable ids from unknown ones.
-    fn visible_to(self, audience: Audience, from: PartitionNode<'_>) -> ResolveError {
-        let outside = audience == Audience::Requester && from.partition.parent.is_some();
+    fn visible_to(self, audience: Audience, is_root: bool) -> ResolveError {
+        let outside = audience == Audience::Requester && !is_root;
         match self {
             ResolveError::ParentsId | ResolveError::Unknown | ResolveError::NoSharedGroup
                 if outside =>
@@ -245,6 +263,9 @@ impl ResolveError {
             ResolveError::Unknown => "no partition has this id",
             ResolveError::Unreachable => "no partition that it can reach",
             ResolveError::NoSharedGroup => "a sibling without a common sibling group",
+            ResolveError::InOuter => {
+                "nothing here: the host of this virtual machine knows what it is there"
+            }
         }
     }
 }

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use hvsock_address::{PartitionName, VmId};
+use hvsock_registry::Requester;
 
-use crate::partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
+use crate::partition::{
+    OuterSpec, Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec,
+};
 use crate::{Limits, PartitionKey};
 
 /// The partitions of a fabric.
@@ -14,6 +17,8 @@ pub(crate) struct Tree {
     /// Free slots. Each reuse increments the generation.
     free: Vec<u32>,
     root: PartitionKey,
+    /// The root's parent, if it has one.
+    outer: Option<PartitionKey>,
     by_vm_id: HashMap<VmId, PartitionKey>,
     by_name: HashMap<PartitionName, PartitionKey>,
 }
@@ -38,6 +43,18 @@ pub enum AddPartitionError {
         parent: PartitionKind,
         /// The new partition's kind.
         kind: PartitionKind,
+    },
+    /// The parent is the outer partition, whose other children are not known here.
+    #[error("only the host itself adds partitions beside this virtual machine")]
+    Outer,
+    /// A container in a virtual machine has a nested name, with that of the virtual machine, and no other
+    /// partition has one.
+    #[error("the name {name} does not fit: {rule}")]
+    Nesting {
+        /// The name.
+        name: PartitionName,
+        /// What it must be, as a clause.
+        rule: String,
     },
     /// Another partition has the name.
     #[error("a partition named {name} already exists; choose another name")]
@@ -77,6 +94,11 @@ pub(crate) enum Relation {
     Child,
     /// A child of the same parent, in the same sibling group or not.
     Sibling,
+    /// The parent's parent. The registry of the root partition decides: of the one itself, or of the
+    /// parent between the two.
+    Grandparent,
+    /// A child of a child. The same registry decides.
+    Grandchild,
 }
 
 impl Tree {
@@ -96,6 +118,7 @@ impl Tree {
             slots: Vec::new(),
             free: Vec::new(),
             root: key,
+            outer: None,
             by_vm_id: HashMap::from([(spec.vm_id, key)]),
             by_name: HashMap::from([(spec.name.clone(), key)]),
         };
@@ -113,6 +136,7 @@ impl Tree {
     /// What is wrong, as a clause.
     pub(crate) fn restore(
         partitions: Vec<(PartitionKey, Partition)>,
+        outer: Option<PartitionKey>,
         free: &[PartitionKey],
         retired: &[u32],
     ) -> Result<Self, &'static str> {
@@ -131,7 +155,7 @@ impl Tree {
         };
         let (mut by_vm_id, mut by_name) = (HashMap::new(), HashMap::new());
         let mut children = Vec::new();
-        let mut roots = Vec::new();
+        let mut tops = Vec::new();
         for (key, partition) in partitions {
             if by_vm_id.insert(partition.vm_id, key).is_some() {
                 return Err("two partitions have one id");
@@ -141,7 +165,7 @@ impl Tree {
             }
             match partition.parent {
                 Some(parent) => children.push((parent, key)),
-                None => roots.push(key),
+                None => tops.push(key),
             }
             occupy(key.slot, key.generation, Some(partition))?;
         }
@@ -151,24 +175,47 @@ impl Tree {
         for slot in retired {
             occupy(*slot, u32::MAX, None)?;
         }
-        let [root] = *roots else {
+        let [top] = *tops else {
             return Err("it has not one root");
+        };
+        if outer.is_some_and(|outer| outer != top) {
+            return Err("its outer partition has a parent");
+        }
+        let root = PartitionKey {
+            slot: 0,
+            generation: 0,
         };
         let mut tree = Self {
             slots: slots.into_iter().flatten().collect(),
             free: free.iter().map(|key| key.slot).collect(),
             root,
+            outer,
             by_vm_id,
             by_name,
         };
-        let is_first = (root.slot, root.generation) == (0, 0);
-        if !is_first || tree.state(root) != PartitionState::Running {
+        let is_under = match outer {
+            None => root == top,
+            Some(outer) => tree.is_outer_of_root(outer),
+        };
+        let runs = |key| tree.state(key) == PartitionState::Running;
+        if !is_under || !runs(root) || !runs(top) {
             return Err("its root does not run, or is not the first partition");
         }
         for (parent, key) in children {
             tree.restore_child(parent, key)?;
         }
         Ok(tree)
+    }
+
+    /// Whether a restored tree has this outer partition around its root.
+    fn is_outer_of_root(&self, outer: PartitionKey) -> bool {
+        let (Some(host), Some(root)) = (self.get(outer), self.get(self.root)) else {
+            return false;
+        };
+        host.kind == PartitionKind::Host
+            && root.kind == PartitionKind::Vm
+            && root.parent == Some(outer)
+            && !host.vm_id.is_well_known()
     }
 
     fn restore_child(
@@ -178,12 +225,17 @@ impl Tree {
     ) -> Result<(), &'static str> {
         let child = self.get(key).ok_or("a partition is missing")?;
         let (kind, vm_id) = (child.kind, child.vm_id);
-        if vm_id.well_known_name().is_some() {
+        // The root has no id of its own here.
+        if vm_id.well_known_name().is_some() && key != self.root {
             return Err("a partition has a reserved id");
         }
+        let (outer, root, parent_key) = (self.outer, self.root, parent);
         let parent = self.get_mut(parent).ok_or("a partition has no parent")?;
         if !may_contain(parent.kind, kind) {
             return Err("a partition contains another of a wrong kind");
+        }
+        if outer == Some(parent_key) && key != root {
+            return Err("its outer partition has other children");
         }
         parent.children.insert(key);
         Ok(())
@@ -211,6 +263,55 @@ impl Tree {
 
     pub(crate) fn root(&self) -> PartitionKey {
         self.root
+    }
+
+    pub(crate) fn outer(&self) -> Option<PartitionKey> {
+        self.outer
+    }
+
+    /// Whether what happens in a partition is known here only as far as another broker or kernel says
+    /// it: in a virtual machine, in a container in one, and in the outer partition.
+    pub(crate) fn is_remote(&self, key: PartitionKey) -> bool {
+        let is_vm = |key: PartitionKey| {
+            let is_vm = |partition: &Partition| partition.kind == PartitionKind::Vm;
+            key != self.root && self.get(key).is_some_and(is_vm)
+        };
+        let parent = || self.get(key)?.parent;
+        Some(key) == self.outer || is_vm(key) || parent().is_some_and(is_vm)
+    }
+
+    /// Whether a connect to a partition with this relation to the source leads to a guest, where no
+    /// listener of this fabric accepts it.
+    pub(crate) fn leads_to_guest(&self, target: PartitionKey, relation: Relation) -> bool {
+        let is_vm = || {
+            self.get(target)
+                .is_some_and(|it| it.kind == PartitionKind::Vm)
+        };
+        match relation {
+            Relation::Itself | Relation::Parent | Relation::Grandparent => {
+                Some(target) == self.outer
+            }
+            Relation::Child | Relation::Sibling => target != self.root && is_vm(),
+            Relation::Grandchild => self.is_remote(target),
+        }
+    }
+
+    /// A process of a partition as a requester towards the registry of another. Whether it is root
+    /// there matters to a listener only.
+    pub(crate) fn requester<'a>(
+        &'a self,
+        partition: &'a Partition,
+        is_root: bool,
+    ) -> Requester<'a> {
+        let vm = partition
+            .parent
+            .filter(|parent| *parent != self.root && partition.kind == PartitionKind::Container)
+            .and_then(|parent| self.get(parent));
+        Requester::Partition {
+            own: partition.identity(),
+            vm: vm.map(Partition::identity),
+            is_root,
+        }
     }
 
     pub(crate) fn get(&self, key: PartitionKey) -> Option<&Partition> {
@@ -252,7 +353,12 @@ impl Tree {
         limits: &Limits,
     ) -> Result<PartitionKey, AddPartitionError> {
         self.check_free(parent, &spec)?;
-        check_limits(&spec, self.by_vm_id.len(), limits)?;
+        let used = self.by_vm_id.len() - usize::from(self.outer.is_some());
+        check_limits(&spec, used, limits)?;
+        Ok(self.insert(Some(parent), spec))
+    }
+
+    fn insert(&mut self, parent: Option<PartitionKey>, spec: PartitionSpec) -> PartitionKey {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -267,11 +373,85 @@ impl Tree {
         };
         self.by_vm_id.insert(spec.vm_id, key);
         self.by_name.insert(spec.name.clone(), key);
-        entry.partition = Some(Partition::new(spec, Some(parent)));
-        if let Some(parent) = self.get_mut(parent) {
+        entry.partition = Some(Partition::new(spec, parent));
+        if let Some(parent) = parent.and_then(|parent| self.get_mut(parent)) {
             parent.children.insert(key);
         }
-        Ok(key)
+        key
+    }
+
+    /// Sets the root's parent, or its name and id. Whether the id has changed.
+    pub(crate) fn set_outer(&mut self, new: OuterSpec) -> Result<bool, AddPartitionError> {
+        let root = self.get(self.root).ok_or(AddPartitionError::NoParent)?;
+        if root.kind != PartitionKind::Vm {
+            let (parent, kind) = (PartitionKind::Host, root.kind);
+            return Err(AddPartitionError::Kind { parent, kind });
+        }
+        new.name
+            .check_unnested()
+            .map_err(|_| nesting(&new.name, "a host has a name without /".to_owned()))?;
+        let (id, owner) = (new.vm_id, self.by_vm_id(new.vm_id));
+        if let Some(word) = id.well_known_name() {
+            return Err(AddPartitionError::IdReserved { id, word });
+        }
+        if let Some(owner) = owner.filter(|owner| Some(*owner) != self.outer)
+            && let Some(partition) = self.get(owner)
+        {
+            let name = partition.name.clone();
+            return Err(AddPartitionError::IdTaken { id, name });
+        }
+        let name = self.free_outer_name(&new.name);
+        let Some(key) = self.outer else {
+            let key = self.insert(
+                None,
+                PartitionSpec {
+                    kind: PartitionKind::Host,
+                    name,
+                    vm_id: id,
+                    groups: Vec::new(),
+                    state: PartitionState::Running,
+                },
+            );
+            self.outer = Some(key);
+            let root = self.root;
+            if let Some(outer) = self.get_mut(key) {
+                outer.children.insert(root);
+            }
+            if let Some(root) = self.get_mut(root) {
+                root.parent = Some(key);
+            }
+            return Ok(true);
+        };
+        let Some(outer) = self.get_mut(key) else {
+            return Err(AddPartitionError::NoParent);
+        };
+        let old_name = std::mem::replace(&mut outer.name, name.clone());
+        let old_id = std::mem::replace(&mut outer.vm_id, id);
+        self.by_name.remove(&old_name);
+        self.by_name.insert(name, key);
+        self.by_vm_id.remove(&old_id);
+        self.by_vm_id.insert(id, key);
+        Ok(old_id != id)
+    }
+
+    /// The name, or one like it if another partition has it: the host knows nothing of the names here.
+    fn free_outer_name(&self, wanted: &PartitionName) -> PartitionName {
+        let is_free = |name: &PartitionName| {
+            let owner = self.by_name(name);
+            owner.is_none() || owner == self.outer
+        };
+        let numbered = (1..).map(|n| match n {
+            1 => "-host".to_owned(),
+            n => format!("-host-{n}"),
+        });
+        let others = numbered.filter_map(|tail| {
+            let room = PartitionName::MAX_LEN.saturating_sub(tail.len());
+            let head = wanted.as_str().get(..room).unwrap_or(wanted.as_str());
+            PartitionName::unnested(format!("{head}{tail}")).ok()
+        });
+        let mut names = std::iter::once(wanted.clone()).chain(others);
+        // There are more numbers than partitions.
+        names.find(is_free).unwrap_or_else(|| wanted.clone())
     }
 
     fn check_free(
@@ -279,7 +459,11 @@ impl Tree {
         parent: PartitionKey,
         new: &PartitionSpec,
     ) -> Result<(), AddPartitionError> {
+        let parent_key = parent;
         let parent = self.get(parent).ok_or(AddPartitionError::NoParent)?;
+        if Some(parent_key) == self.outer {
+            return Err(AddPartitionError::Outer);
+        }
         if !may_contain(parent.kind, new.kind) {
             let (parent, kind) = (parent.kind, new.kind);
             return Err(AddPartitionError::Kind { parent, kind });
@@ -288,6 +472,7 @@ impl Tree {
             let id = new.vm_id;
             return Err(AddPartitionError::IdReserved { id, word });
         }
+        self.check_nesting(parent_key, parent, &new.name)?;
         let taken = |key: Option<PartitionKey>| Some(self.get(key?)?.name.clone());
         if let Some(name) = taken(self.by_name(&new.name)) {
             return Err(AddPartitionError::NameTaken { name });
@@ -297,6 +482,28 @@ impl Tree {
             return Err(AddPartitionError::IdTaken { id, name });
         }
         Ok(())
+    }
+
+    /// Checks that the name of a child of this parent is nested if it must be, and only then.
+    fn check_nesting(
+        &self,
+        key: PartitionKey,
+        parent: &Partition,
+        name: &PartitionName,
+    ) -> Result<(), AddPartitionError> {
+        let vm = name.vm();
+        match key == self.root {
+            true if vm.is_none() => Ok(()),
+            false if vm.as_ref() == Some(&parent.name) => Ok(()),
+            true => {
+                let rule = "only a container in a virtual machine has a name with /";
+                Err(nesting(name, rule.to_owned()))
+            }
+            false => {
+                let rule = format!("a container in {} has a name like {0}/NAME", parent.name);
+                Err(nesting(name, rule))
+            }
+        }
     }
 
     /// Removes a partition without children.
@@ -356,9 +563,21 @@ impl Tree {
         } else if own.is_some() && own == its {
             Some(Relation::Sibling)
         } else {
-            None
+            let above = |key: Option<PartitionKey>| self.get(key?)?.parent;
+            if above(own) == Some(other) {
+                Some(Relation::Grandparent)
+            } else if above(its) == Some(key) {
+                Some(Relation::Grandchild)
+            } else {
+                None
+            }
         }
     }
+}
+
+fn nesting(name: &PartitionName, rule: String) -> AddPartitionError {
+    let name = name.clone();
+    AddPartitionError::Nesting { name, rule }
 }
 
 /// Whether a partition may have such a child. So no tree is deeper than three, and none has a cycle.

@@ -391,13 +391,7 @@ impl Core {
                 let key = self.find(partition);
                 let partition = key.and_then(|key| self.fabric.partition(key));
                 partition.map(|partition| {
-                    let requester = Requester::Child {
-                        name: partition.name(),
-                        id: partition.vm_id(),
-                        groups: partition.groups(),
-                        is_root: true,
-                    };
-                    policy.access(action, &requester)
+                    policy.access(action, &self.fabric.as_requester(partition, true))
                 })
             }
             Whom::AnyPartitionUser => Some(policy.any_user_binds()),

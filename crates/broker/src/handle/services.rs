@@ -235,11 +235,18 @@ impl Handle {
         let id = found.id;
         let written = store.edit(id, edit);
         let changes = self.written(store, written).map_err(|error| match error {
-            ControlError::Store(StoreError::Edit(EditError::DisabledForAll { child })) => {
+            ControlError::Store(StoreError::Edit(
+                error @ (EditError::DisabledForAll { .. } | EditError::DisabledForVm { .. }),
+            )) => {
                 let service = ServiceRef::Name(found.name.clone());
+                let (of, child) = match error {
+                    EditError::DisabledForVm { vm, child } => (vm.to_string(), child),
+                    EditError::DisabledForAll { child } => ("all partitions".to_owned(), child),
+                    other => return ControlError::Invalid(other.to_string()),
+                };
                 ControlError::NotNow {
                     what: format!(
-                        "\"{service}\" is disabled for all partitions, so it stays disabled for {child}"
+                        "\"{service}\" is disabled for {of}, so it stays disabled for {child}"
                     ),
                     fix: Box::new(Fix::EnableServiceAsException {
                         service,

@@ -35,7 +35,7 @@ pub enum SnapshotError {
 
 /// Checks the version of a snapshot.
 pub(super) fn check_version(found: u32, supported: u32) -> Result<(), SnapshotError> {
-    match found == supported {
+    match (1..=supported).contains(&found) {
         true => Ok(()),
         false => Err(SnapshotError::UnsupportedVersion { found, supported }),
     }

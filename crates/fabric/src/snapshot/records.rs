@@ -1,7 +1,7 @@
 //! The data types of a snapshot, and how a fabric becomes one.
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_registry::Principal;
+use hvsock_registry::{Principal, Registry};
 use serde::{Deserialize, Serialize};
 
 use super::error::read_version;
@@ -12,8 +12,15 @@ use crate::{
     PartitionKind, PartitionState, Refusal,
 };
 
-/// The version of [`FabricSnapshot`] that this release writes.
-pub const FABRIC_SNAPSHOT_VERSION: u32 = 1;
+/// The newest version of [`FabricSnapshot`]. A snapshot that needs nothing that is new in it has the
+/// version before, so that older releases read it as well.
+///
+/// - 1: the first one.
+/// - 2: an outer partition; nested names.
+pub const FABRIC_SNAPSHOT_VERSION: u32 = 2;
+
+/// The newest version that has neither an outer partition nor nested names.
+pub(super) const VERSION_WITHOUT_OUTER: u32 = 1;
 
 /// A [`Fabric`] without its limits and operators.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +31,9 @@ pub struct FabricSnapshot {
     pub(super) sees_listeners: bool,
     /// By slot.
     pub(super) partitions: Vec<PartitionRecord>,
+    /// Which of them is the outer one. Absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outer: Option<OuterRecord>,
     /// The keys of the next partitions in used slots, the first one to use last.
     pub(super) free_keys: Vec<PartitionKeySnapshot>,
     /// Slots that are not used again.
@@ -38,6 +48,13 @@ pub struct FabricSnapshot {
     pub(super) effects: Vec<EffectRecord>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OuterRecord {
+    pub(super) key: PartitionKeySnapshot,
+    /// Whether its registry is what the host said last, with a connection to it.
+    pub(super) is_mirrored: bool,
+}
+
 /// A [`PartitionKey`], for the snapshot of a fabric's owner. It stays valid through the fabric's
 /// snapshot. A key that never existed does no harm: the fabric has no partition for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +66,7 @@ pub struct PartitionKeySnapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PartitionRecord {
     pub(super) key: PartitionKeySnapshot,
-    /// Absent for the root.
+    /// Absent for the root, or for the outer partition if there is one.
     pub(super) parent: Option<PartitionKeySnapshot>,
     pub(super) kind: KindRecord,
     pub(super) name: PartitionName,
@@ -153,6 +170,7 @@ impl Fabric {
             limits: _,
             operators: _,
             sees_listeners,
+            outer_is_mirrored,
             listeners,
             // Follows from the listeners.
             addresses: _,
@@ -176,8 +194,19 @@ impl Fabric {
             .map(|(id, connection)| ConnectionRecord::new(*id, connection))
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
+        let outer = tree.outer().map(|key| OuterRecord {
+            key: key.into(),
+            is_mirrored: *outer_is_mirrored,
+        });
+        let has_nested = tree
+            .iter()
+            .any(|(_, it)| it.name().is_nested() || overrides_nested(it));
         FabricSnapshot {
-            version: FABRIC_SNAPSHOT_VERSION,
+            version: match outer.is_some() || has_nested {
+                true => FABRIC_SNAPSHOT_VERSION,
+                false => VERSION_WITHOUT_OUTER,
+            },
+            outer,
             sees_listeners: *sees_listeners,
             partitions: tree
                 .iter()
@@ -192,6 +221,13 @@ impl Fabric {
             effects: effects.iter().map(EffectRecord::new).collect(),
         }
     }
+}
+
+/// Whether a registry has an override for a container in a virtual machine.
+fn overrides_nested(partition: &Partition) -> bool {
+    let registrations = partition.registry().into_iter().flat_map(Registry::iter);
+    let mut names = registrations.flat_map(|it| it.vm.keys());
+    names.any(PartitionName::is_nested)
 }
 
 impl PartitionRecord {

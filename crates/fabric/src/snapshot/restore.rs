@@ -7,15 +7,15 @@ use hvsock_address::ServiceId;
 use super::error::{SnapshotError, check_size, check_version, ensure, inconsistent};
 use super::records::{
     ConnectionRecord, EffectRecord, FABRIC_SNAPSHOT_VERSION, FabricSnapshot, ListenerRecord,
-    PartitionRecord,
+    PartitionRecord, VERSION_WITHOUT_OUTER,
 };
 use crate::partition::{Partition, PartitionSpec};
 use crate::tables::{Connection, Listener};
 use crate::trace::NoTrace;
-use crate::tree::{Relation, Tree};
+use crate::tree::Tree;
 use crate::{
     Changes, ConnectionId, Destination, Effect, Fabric, Limits, ListenerId, Operators,
-    PartitionKey, PartitionKind, PartitionState,
+    PartitionKey, PartitionState,
 };
 
 /// Ids and slots beyond these have been forged. The next ones do not overflow.
@@ -43,6 +43,7 @@ impl Fabric {
             version,
             sees_listeners,
             partitions,
+            outer,
             free_keys,
             retired_slots,
             next_listener,
@@ -52,9 +53,14 @@ impl Fabric {
             effects,
         } = snapshot;
         check_version(version, FABRIC_SNAPSHOT_VERSION)?;
+        ensure(
+            outer.is_none() || version > VERSION_WITHOUT_OUTER,
+            "it has an outer partition, which its version has not",
+        )?;
         // Such a fabric does not limit its connections, because it only explains.
         ensure(sees_listeners, "it is of a fabric that only explains")?;
-        check_size("partitions", partitions.len(), limits.partitions)?;
+        let own = partitions.len() - usize::from(outer.is_some()).min(partitions.len());
+        check_size("partitions", own, limits.partitions)?;
         let slots = partitions.len() + free_keys.len() + retired_slots.len();
         check_size("partition slots", slots, MAX_SLOTS)?;
         check_size("listeners", listeners.len(), limits.listeners)?;
@@ -73,12 +79,15 @@ impl Fabric {
         let partitions = partitions.into_iter().map(|it| it.restore(&limits));
         let partitions: Vec<_> = partitions.collect::<Result<_, _>>()?;
         let free: Vec<PartitionKey> = free_keys.into_iter().map(PartitionKey::from).collect();
-        let tree = Tree::restore(partitions, &free, &retired_slots).map_err(inconsistent)?;
+        let outer_key = outer.map(|outer| PartitionKey::from(outer.key));
+        let tree = Tree::restore(partitions, outer_key, &free, &retired_slots);
+        let tree = tree.map_err(inconsistent)?;
         let mut fabric = Self {
             tree,
             limits,
             operators,
             sees_listeners,
+            outer_is_mirrored: outer.is_some_and(|outer| outer.is_mirrored),
             listeners: HashMap::new(),
             addresses: HashMap::new(),
             connections: HashMap::new(),
@@ -173,8 +182,7 @@ impl Fabric {
         let destination = record.destination();
         match destination {
             Destination::Guest => {
-                let is_reachable = matches!(relation, Relation::Child | Relation::Sibling);
-                let is_guest = is_reachable && target.partition.kind == PartitionKind::Vm;
+                let is_guest = self.tree.leads_to_guest(target.key, relation);
                 ensure(is_guest, "a connection leads to a guest that is none")?;
             }
             Destination::Listener(listener) => {
@@ -200,10 +208,7 @@ impl Fabric {
             let used = end.partition.weight.saturating_add(record.weight as usize);
             check_size("connections_per_partition", used, limit)?;
         }
-        let registry = match self.tree.boundary(source, target, relation) {
-            Some(boundary) => Some(boundary.owner.key),
-            None => self.own_registry(source),
-        };
+        let registry = self.registry_of(source, target, relation);
         let connection = Connection {
             source: source.key,
             target: target.key,

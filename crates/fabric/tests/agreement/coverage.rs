@@ -42,6 +42,10 @@ pub enum Row {
     SilohostHost,
     SilohostVm,
     ChildsId,
+    GrandchildsId,
+    GrandparentsId,
+    GrandparentsIdOuter,
+    OutersId,
     SiblingsIdInOneGroup,
     SiblingsIdInNoGroup,
     OwnId,
@@ -54,7 +58,7 @@ pub enum Row {
 const GRANTED: &str = "granted";
 
 impl Row {
-    const ALL: [(Row, &'static str); 20] = [
+    const ALL: [(Row, &'static str); 24] = [
         (Row::WildcardInRoot, "ZERO/WILDCARD, root"),
         (Row::Wildcard, "ZERO/WILDCARD, elsewhere"),
         (Row::ParentOfRoot, "PARENT, root"),
@@ -68,6 +72,10 @@ impl Row {
         (Row::SilohostHost, "SILOHOST, container on a host"),
         (Row::SilohostVm, "SILOHOST, container in a VM"),
         (Row::ChildsId, "a child's id"),
+        (Row::GrandchildsId, "a child's child's id"),
+        (Row::GrandparentsId, "the host's id, in VM's container"),
+        (Row::GrandparentsIdOuter, "the outer's id, container"),
+        (Row::OutersId, "the outer's id, root"),
         (Row::SiblingsIdInOneGroup, "a sibling's id, one group"),
         (Row::SiblingsIdInNoGroup, "a sibling's id, no group"),
         (Row::OwnId, "its own id"),
@@ -214,6 +222,9 @@ impl Coverage {
             "class yields to an id",
             "to a child that is a guest",
             "to a sibling that is a guest",
+            "to a container in a guest",
+            "to the host of this VM",
+            "from the host of this VM",
         ] {
             if !self.events.contains_key(event) {
                 missing.push(event.to_owned());

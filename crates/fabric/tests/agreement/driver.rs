@@ -1,11 +1,11 @@
 //! Applies each operation to the fabric and to the model, and compares them.
 
-use hvsock_address::{ServiceId, SockAddrHv, VmId};
+use hvsock_address::{PartitionName, ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
     AddPartitionError, Audience, Block, Changes, ConnectRequest, ConnectionEnd, ConnectionId,
     Destination, Effect, Explanation, Fabric, FabricSnapshot, Limits, ListenRequest, ListenerId,
-    Operators, PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal, RegisterError,
-    RootSpec, Verdict,
+    Operators, OuterSpec, PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal,
+    RegisterError, RootSpec, Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -127,6 +127,12 @@ impl Comparison<'_> {
                     PartitionKind::Vm => new.kind == PartitionKind::Container,
                     PartitionKind::Container => false,
                 });
+                let mut new = new;
+                // Mostly as it must be.
+                if parent != 0 && new.id.to_guid_bytes()[0] % 8 != 0 {
+                    let vm = self.model.partitions[parent].name.clone();
+                    new.name = PartitionName::nested(&vm, &new.name).unwrap_or(new.name);
+                }
                 let spec = PartitionSpec {
                     kind: new.kind,
                     name: new.name.clone(),
@@ -139,6 +145,26 @@ impl Comparison<'_> {
                 self.record(&got);
                 self.same_change(&got.clone().map(drop).map_err(|e| add_word(&e)), &want);
                 self.keys.extend(got);
+            }
+            Op::SetOuter(name, id) => {
+                let spec = OuterSpec {
+                    name: name.clone(),
+                    vm_id: id,
+                };
+                let before = self.fabric.outer();
+                let got = self.fabric.set_outer(spec);
+                let want = self.model.set_outer(name, id);
+                self.record(&got);
+                self.same_change(&got.clone().map(drop).map_err(|e| add_word(&e)), &want);
+                if before.is_none() {
+                    self.keys.extend(got);
+                }
+            }
+            Op::SetMirrored(mirrored) => {
+                self.fabric.set_outer_mirrored(mirrored);
+                self.model.set_mirrored(mirrored);
+                assert_eq!(self.fabric.outer_is_mirrored(), self.model.mirrored);
+                self.effects();
             }
             Op::RemovePartition(p) => {
                 let p = resolve::pick(&self.model, p, |p| p.parent.is_some());
@@ -400,7 +426,9 @@ impl Comparison<'_> {
         // An explanation is about one connection.
         let explained = [operator, requester].into_iter().filter(|_| weight == 1);
         for explanation in explained {
-            let connect = |(destination, _)| match destination {
+            let outer = self.fabric.outer();
+            let connect = |(destination, to)| match destination {
+                Destination::Guest if Some(to) == outer => Verdict::HostDecides,
                 Destination::Listener(_) => Verdict::Connect,
                 Destination::Guest => Verdict::GuestDecides,
             };
@@ -421,8 +449,17 @@ impl Comparison<'_> {
             );
             self.next_id += block.ids.max(1);
             self.connections.push(route.connection);
+            if self.model.outer == Some(from) {
+                self.coverage.event("from the host of this VM");
+            }
             match listener {
                 Some(listener) => self.count_precedence(from, to, listener, drawn.service),
+                None if self.model.outer == Some(to) => {
+                    self.coverage.event("to the host of this VM");
+                }
+                None if self.model.grandparent(to) == Some(from) => {
+                    self.coverage.event("to a container in a guest");
+                }
                 None if self.model.in_one_group(from, to) => {
                     self.coverage.event("to a sibling that is a guest");
                 }
@@ -655,6 +692,8 @@ fn add_word(error: &AddPartitionError) -> String {
         AddPartitionError::NameTaken { .. } => "NameTaken",
         AddPartitionError::IdTaken { .. } => "IdTaken",
         AddPartitionError::IdReserved { .. } => "IdReserved",
+        AddPartitionError::Nesting { .. } => "Nesting",
+        AddPartitionError::Outer => "Outer",
         AddPartitionError::LimitReached { .. } => "LimitReached",
         _ => "another",
     }
@@ -665,6 +704,7 @@ fn partition_word(error: &PartitionError) -> String {
     match error {
         PartitionError::Gone => "Gone",
         PartitionError::Root => "Root",
+        PartitionError::Outer => "Outer",
         PartitionError::LimitReached { .. } => "LimitReached",
         _ => "another",
     }

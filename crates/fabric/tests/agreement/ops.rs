@@ -20,6 +20,8 @@ pub struct Case {
 #[derive(Clone, Debug)]
 pub enum Op {
     AddPartition(AddPartition),
+    SetOuter(PartitionName, VmId),
+    SetMirrored(bool),
     RemovePartition(Pick),
     SetState(Pick, PartitionState),
     SetGroups(Pick, Vec<String>),
@@ -75,6 +77,8 @@ pub enum Vm {
     Is(VmId),
     OwnId,
     ParentsId,
+    GrandparentsId,
+    AGrandchilds(usize),
     AChilds(usize),
     ASiblings(usize),
     OfPartition(usize),
@@ -92,6 +96,12 @@ pub const BROKER_UID: u32 = 900;
 /// Few names, to provoke collisions. Some differ only in case.
 const PARTITIONS: [&str; 10] = [
     "web", "Web", "db", "DB", "app", "k1", "k.2", "k3", "ci", "box",
+];
+
+/// Names in lists and overrides: also those of containers in virtual machines.
+const NAMED: [&str; 16] = [
+    "web", "Web", "db", "DB", "app", "k1", "k.2", "k3", "ci", "box", "web/box", "WEB/k1", "db/k.2",
+    "app/web", "k.2/box", "web/db",
 ];
 const SERVICES: [&str; 5] = ["Alpha", "ALPHA", "Beta", "Gamma", "Delta"];
 const GROUPS: [&str; 3] = ["blue", "red", "green"];
@@ -181,7 +191,7 @@ fn list(given: f64, entries: Vec<String>) -> impl Strategy<Value = Option<Vec<St
 /// An access rule. Each list is present with the probability `given`, which must be small: otherwise
 /// few rules allow anything.
 fn rule(given: f64) -> impl Strategy<Value = AccessRule> {
-    let mut partitions = strings(&["*", "web", "DB", "k.2", "@blue", "@red"]);
+    let mut partitions = strings(&["*", "web", "DB", "k.2", "@blue", "@red", "web/box", "db/K1"]);
     partitions.push(vm_id(1).to_string());
     partitions.push(vm_id(2).to_string().to_uppercase());
     (
@@ -220,7 +230,7 @@ fn over() -> impl Strategy<Value = Override> {
 }
 
 fn registration() -> impl Strategy<Value = Registration> {
-    let vm = prop::collection::btree_map(select(&PARTITIONS[..]), over(), 0..=4);
+    let vm = prop::collection::btree_map(select(&NAMED[..]), over(), 0..=4);
     (
         service(),
         select(&SERVICES[..]),
@@ -287,8 +297,22 @@ fn add_partition(state: impl Strategy<Value = PartitionState>) -> impl Strategy<
     )
 }
 
+fn set_outer() -> impl Strategy<Value = Op> {
+    let id = prop_oneof![
+        30 => (0..20u128).prop_map(vm_id),
+        1 => Just(VmId::LOOPBACK),
+    ];
+    let name = prop_oneof![
+        30 => select(&PARTITIONS[..]),
+        1 => Just("web/box"),
+    ];
+    (name, id).prop_map(|(name, id)| Op::SetOuter(partition_name(name), id))
+}
+
 fn vm() -> impl Strategy<Value = Vm> {
     prop_oneof![
+        3 => Just(Vm::GrandparentsId),
+        3 => (0..8usize).prop_map(Vm::AGrandchilds),
         3 => Just(Vm::Is(VmId::WILDCARD)),
         3 => Just(Vm::Is(VmId::PARENT)),
         2 => Just(Vm::Is(VmId::CHILDREN)),
@@ -326,9 +350,11 @@ fn block() -> impl Strategy<Value = Block> {
 /// One operation.
 pub fn op() -> impl Strategy<Value = Op> {
     let number = || 0..64usize;
-    let child = option::of(select(&PARTITIONS[..]).prop_map(partition_name));
+    let child = option::of(select(&NAMED[..]).prop_map(partition_name));
     prop_oneof![
         3 => add_partition(state()),
+        2 => set_outer(),
+        2 => any::<bool>().prop_map(Op::SetMirrored),
         1 => pick().prop_map(Op::RemovePartition),
         5 => (pick(), state()).prop_map(|(p, state)| Op::SetState(p, state)),
         2 => (pick(), groups()).prop_map(|(p, groups)| Op::SetGroups(p, groups)),
@@ -387,19 +413,20 @@ fn limits() -> impl Strategy<Value = Limits> {
 pub fn case() -> impl Strategy<Value = Case> {
     let root = prop_oneof![
         16 => Just(PartitionKind::Host),
-        4 => Just(PartitionKind::Vm),
+        8 => Just(PartitionKind::Vm),
         1 => Just(PartitionKind::Container),
     ];
+    let outer = vec(set_outer(), 0..2);
     let tree = vec(add_partition(Just(PartitionState::Running)), 0..12);
     let services = vec(
         (pick(), registration()).prop_map(|(p, new)| Op::Register(p, new)),
         0..8,
     );
-    (root, limits(), tree, services, vec(op(), 0..60)).prop_map(
-        |(root, limits, tree, services, ops)| Case {
+    (root, limits(), outer, tree, services, vec(op(), 0..60)).prop_map(
+        |(root, limits, outer, tree, services, ops)| Case {
             root,
             limits,
-            ops: [tree, services, ops].concat(),
+            ops: [outer, tree, services, ops].concat(),
         },
     )
 }

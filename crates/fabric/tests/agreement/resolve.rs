@@ -22,6 +22,14 @@ pub fn vm_id(model: &Model, from: usize, vm: Vm) -> VmId {
         Vm::Is(id) => id,
         Vm::OwnId => me.id,
         Vm::ParentsId => parts[me.parent.unwrap_or(from)].id,
+        Vm::GrandparentsId => match model.grandparent(from) {
+            Some(p) => parts[p].id,
+            None => VmId::PARENT,
+        },
+        Vm::AGrandchilds(n) => {
+            let below = |p: &ModelPartition| p.parent.and_then(|p| parts[p].parent) == Some(from);
+            nth(n, parts.iter().filter(|p| p.exists && below(p)).collect())
+        }
         Vm::AChilds(n) => nth(n, children.collect()),
         Vm::ASiblings(n) => nth(n, siblings.collect()),
         Vm::OfPartition(n) => nth(n, parts.iter().collect()),
@@ -78,6 +86,8 @@ pub fn request_into(
             }
         } else if parts[target].parent == Some(p) || model.in_one_group(p, target) {
             ways.push((p, id));
+        } else if model.grandparent(p) == Some(target) || model.grandparent(target) == Some(p) {
+            ways.push((p, id));
         }
     }
     let (from, vm) = ways[nth(from, ways.len())?];
@@ -93,7 +103,7 @@ pub fn request_into(
 /// resolved.
 pub fn row(model: &Model, from: usize, vm: VmId, service: ServiceId) -> Option<Row> {
     let me = &model.partitions[from];
-    if !me.exists || service == ServiceId::ZERO {
+    if !me.exists || service == ServiceId::ZERO || model.outer == Some(from) {
         return None;
     }
     let container = me.kind == PartitionKind::Container;
@@ -120,11 +130,17 @@ pub fn row(model: &Model, from: usize, vm: VmId, service: ServiceId) -> Option<R
         id => {
             let all = &model.partitions;
             match all.iter().position(|p| p.exists && p.id == id) {
-                None if from == 0 => Row::UnknownIdInRoot,
+                None if me.parent.is_none() => Row::UnknownIdInRoot,
                 None => Row::UnknownId,
                 Some(p) if p == from => Row::OwnId,
+                Some(p) if me.parent == Some(p) && model.outer == Some(p) => Row::OutersId,
                 Some(p) if me.parent == Some(p) => Row::ParentsId,
                 Some(p) if all[p].parent == Some(from) => Row::ChildsId,
+                Some(p) if model.grandparent(p) == Some(from) => Row::GrandchildsId,
+                Some(p) if model.grandparent(from) == Some(p) => match p {
+                    0 => Row::GrandparentsId,
+                    _ => Row::GrandparentsIdOuter,
+                },
                 Some(p) if model.in_one_group(from, p) => Row::SiblingsIdInOneGroup,
                 Some(p) if all[p].parent == me.parent => Row::SiblingsIdInNoGroup,
                 Some(_) => Row::UnrelatedId,

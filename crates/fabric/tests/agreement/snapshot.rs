@@ -4,9 +4,9 @@
 use hvsock_address::{ElementName, ServiceId, VmId};
 use hvsock_fabric::{
     ConnectRequest, ConnectionEnd, ConnectionId, Effect, FABRIC_SNAPSHOT_VERSION, Fabric,
-    FabricSnapshot, Limits, ListenRequest, ListenerId, Operators, Partition, PartitionKey,
-    PartitionKeySnapshot, PartitionKind, PartitionSpec, PartitionState, Refusal, RootSpec,
-    SnapshotError,
+    FabricSnapshot, Limits, ListenRequest, ListenerId, Operators, OuterSpec, Partition,
+    PartitionKey, PartitionKeySnapshot, PartitionKind, PartitionSpec, PartitionState, Refusal,
+    RootSpec, SnapshotError,
 };
 use hvsock_registry::{Override, Principal, Registration, Registry};
 use hvsock_testkit::json_edits::Edit;
@@ -153,6 +153,8 @@ fn apply(fabric: &mut Fabric, op: Op, number: usize) {
             };
             let _ = fabric.add_partition(key(new.parent), spec);
         }
+        Op::SetOuter(name, vm_id) => drop(fabric.set_outer(OuterSpec { name, vm_id })),
+        Op::SetMirrored(mirrored) => fabric.set_outer_mirrored(mirrored),
         Op::RemovePartition(pick) => drop(fabric.remove_partition(key(pick))),
         Op::SetState(pick, state) => drop(fabric.set_state(key(pick), state)),
         Op::SetStateAt(_, _, state) => drop(fabric.set_state(other, state)),
@@ -268,7 +270,7 @@ fn example() -> Fabric {
         .add_partition(host, spec("web", 1, PartitionKind::Vm))
         .unwrap();
     let app = it
-        .add_partition(web, spec("app", 2, PartitionKind::Container))
+        .add_partition(web, spec("web/app", 2, PartitionKind::Container))
         .unwrap();
     it.remove_partition(old).unwrap();
     let (demo, other) = (ServiceId::from_port(2761), ServiceId::from_port(7));
@@ -388,9 +390,9 @@ fn snapshots_of_all_versions_can_be_restored() {
 
 #[test]
 fn a_snapshot_of_an_unknown_version_is_refused_before_its_fields_are_read() {
-    let text = r#"{"version": 2, "tree": []}"#;
+    let text = r#"{"version": 3, "tree": []}"#;
     let error = serde_json::from_str::<FabricSnapshot>(text).unwrap_err();
-    let want = "the snapshot has version 2; this release reads version 1";
+    let want = "the snapshot has version 3; this release reads version 2";
     assert!(error.to_string().starts_with(want), "{error}");
 }
 

@@ -7,8 +7,8 @@ mod transport;
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{
     Audience, Check, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect, Explanation,
-    Fabric, Fix, Limits, ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec,
-    PartitionState, Refusal, RootSpec, Route, RuleRef, RuleScope, Verdict,
+    Fabric, Fix, Limits, ListenRequest, ListenerId, Partition, PartitionKey, PartitionKind,
+    PartitionSpec, PartitionState, Refusal, RootSpec, Route, RuleRef, RuleScope, Verdict,
 };
 use hvsock_registry::{Action, Override, Principal, Registration, TransportSetting};
 
@@ -334,7 +334,7 @@ fn containers_in_a_vm_are_paused_and_removed_with_it() {
     let mut host = Host::new();
     let top = host.host;
     let vm = host.add(top, PartitionKind::Vm, "vm");
-    let inner = host.add(vm, PartitionKind::Container, "inner");
+    let inner = host.add(vm, PartitionKind::Container, "vm/inner");
     host.fabric.register(vm, registration()).unwrap();
     let listener = host.listen(vm, VmId::CHILDREN);
     let connection = host.connect(inner, VmId::PARENT).unwrap().connection;
@@ -516,13 +516,17 @@ fn only_names_of_reachable_partitions_are_resolved() {
     let mut host = Host::new();
     let (web, db, top) = (host.container("web"), host.container("db"), host.host);
     let vm = host.add(top, PartitionKind::Vm, "vm");
-    let inner = host.add(vm, PartitionKind::Container, "inner");
+    let inner = host.add(vm, PartitionKind::Container, "vm/inner");
     let id = |from, partition_name| host.fabric.vm_id_by_name(from, &name(partition_name));
     assert_eq!(id(web, "WEB"), Some(VmId::LOOPBACK));
     assert_eq!(id(web, "top"), Some(VmId::PARENT));
     assert_eq!(id(web, "db"), None);
-    assert_eq!(id(inner, "top"), None);
-    assert_eq!(id(top, "inner"), Some(VmId::of_container("inner")));
+    assert_eq!(
+        id(inner, "top"),
+        host.fabric.partition(top).map(Partition::vm_id)
+    );
+    assert_eq!(id(top, "VM/Inner"), Some(VmId::of_container("vm/inner")));
+    assert_eq!((id(top, "inner"), id(web, "vm/inner")), (None, None));
     for partition in [web, db] {
         let groups = vec!["blue".to_owned()];
         host.fabric.set_groups(partition, groups).unwrap();

@@ -93,6 +93,14 @@ pub enum EditError {
         /// The child.
         child: PartitionName,
     },
+    /// The service is disabled for a virtual machine, and a container in it is to follow that.
+    #[error("it is disabled for {vm}, so it stays disabled for {child}")]
+    DisabledForVm {
+        /// The virtual machine.
+        vm: PartitionName,
+        /// The container.
+        child: PartitionName,
+    },
     /// Everyone is allowed, and a list cannot exclude one of them.
     #[error(
         "{action}.{list} has \"*\", which allows everyone, and a list cannot exclude {entry}; deny \
@@ -216,7 +224,8 @@ impl Edit {
     }
 }
 
-/// The own setting of a child for which the service is enabled by following the registration.
+/// The own setting of a child for which the service is enabled by following the registration, or the
+/// virtual machine that the child is in.
 fn follow(
     registration: &Registration,
     child: &PartitionName,
@@ -226,14 +235,20 @@ fn follow(
     let base = inherited
         .built_in
         .and_then(|built_in| built_in.vm.get(child)?.enabled);
-    match (registration.enabled, own, base) {
+    let vm = child.vm();
+    let of_vm = vm.as_ref().and_then(|vm| registration.vm.get(vm)?.enabled);
+    match (of_vm.unwrap_or(registration.enabled), own, base) {
         // The built-in registration has another setting for this child.
         (true, _, Some(false)) => Ok(Some(true)),
         (true, ..) => Ok(None),
         (false, Some(true), _) => Ok(Some(true)),
-        (false, ..) => Err(EditError::DisabledForAll {
-            child: child.clone(),
-        }),
+        (false, ..) => {
+            let child = child.clone();
+            Err(match vm.filter(|_| of_vm.is_some()) {
+                Some(vm) => EditError::DisabledForVm { vm, child },
+                None => EditError::DisabledForAll { child },
+            })
+        }
     }
 }
 

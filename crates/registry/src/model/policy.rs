@@ -1,12 +1,13 @@
 //! Access decisions from one registration, each with the rule that made it.
 //!
 //! A [`Policy`] combines a registration with the override for one child and with the defaults. It
-//! borrows everything and allocates nothing, so a broker can evaluate it for every connection. A
-//! [`Rule`] is formatted as text only when it is displayed.
+//! borrows everything and allocates nothing (but to look up a container in a virtual machine), so a
+//! broker can evaluate it for every connection. A [`Rule`] is formatted as text only when it is
+//! displayed.
 
-use hvsock_address::{PartitionName, ServiceId, VmId};
+use hvsock_address::{PartitionName, ServiceId};
 
-use super::requester::{Principal, Requester, is_child};
+use super::requester::{PartitionIdentity, Principal, Requester};
 use super::rule::{Action, Rule, RuleScope, RuleSource, Setting};
 use super::{AccessRule, Defaults, EffectiveAccess, EffectiveFlag, EffectiveRules};
 use super::{EffectiveTransport, Override, Registration, Registry, TransportSetting};
@@ -18,7 +19,9 @@ pub struct Policy<'a> {
     /// The built-in registration of the service, from which `registration` inherits.
     built_in: Option<&'a Registration>,
     defaults: &'a Defaults,
-    over: Option<(&'a PartitionName, &'a Override)>,
+    /// The overrides, the most specific first: that for the child itself, and that for the virtual
+    /// machine that it is in.
+    over: [Option<(&'a PartitionName, &'a Override)>; 2],
 }
 
 /// The result of one access check, with the rule that decided.
@@ -53,7 +56,7 @@ impl<'a> Policy<'a> {
             registration,
             built_in,
             defaults,
-            over: None,
+            over: [None, None],
         }
     }
 
@@ -62,34 +65,40 @@ impl<'a> Policy<'a> {
         self.registration
     }
 
-    /// The child whose override it includes.
+    /// The child whose override it includes, the most specific one.
     pub fn child(&self) -> Option<&'a PartitionName> {
-        self.over.map(|(child, _)| child)
+        self.overrides().next().map(|(child, _)| child)
     }
 
-    /// The same policy with the override for this child, if there is one.
+    /// The same policy with the override for this child, if there is one. To a container in a virtual
+    /// machine (a [nested](PartitionName::is_nested) name) the override for that virtual machine applies
+    /// as well, where its own leaves something out.
     pub fn for_child(self, child: &PartitionName) -> Policy<'a> {
+        let overrides = &self.registration.vm;
+        // Not `vm()` for every request: it allocates.
+        let vm = (!overrides.is_empty() && child.is_nested()).then(|| child.vm());
+        let of_vm = vm.flatten().and_then(|vm| overrides.get_key_value(&vm));
         Policy {
-            over: self.registration.vm.get_key_value(child),
+            over: [overrides.get_key_value(child), of_vm],
             ..self
         }
     }
 
+    /// The overrides that apply, the most specific first.
+    fn overrides(&self) -> impl Iterator<Item = (&'a PartitionName, &'a Override)> {
+        self.over.into_iter().flatten()
+    }
+
     /// The same policy once for each child that has an override.
     pub fn for_each_override(self) -> impl Iterator<Item = Policy<'a>> {
-        let overrides = self.registration.vm.iter();
-        overrides.map(move |over| Policy {
-            over: Some(over),
-            ..self
-        })
+        let children = self.registration.vm.keys();
+        children.map(move |child| self.for_child(child))
     }
 
     /// Whether the service is enabled.
     pub fn enabled(&self) -> Decision<'a> {
-        let over = self.over.and_then(|(name, over)| {
-            let enabled = over.enabled?;
-            Some((RuleScope::Vm(name), enabled))
-        });
+        let mut overrides = self.overrides();
+        let over = overrides.find_map(|(name, over)| Some((RuleScope::Vm(name), over.enabled?)));
         let enabled = self.registration.enabled;
         let inherited = self.built_in.is_some_and(|base| base.enabled == enabled);
         let scope = match inherited {
@@ -138,10 +147,9 @@ impl<'a> Policy<'a> {
         of_registration: impl Fn(&Registration) -> Option<T>,
         default: T,
     ) -> (RuleScope<'a>, T) {
-        let over = self.over.and_then(|(name, over)| {
-            let value = of_override(over)?;
-            Some((RuleScope::Vm(name), value))
-        });
+        let mut overrides = self.overrides();
+        let over =
+            overrides.find_map(|(name, over)| Some((RuleScope::Vm(name), of_override(over)?)));
         let built_in = self.built_in.and_then(&of_registration);
         let own = of_registration(self.registration).filter(|own| Some(*own) != built_in);
         over.or(own.map(|value| (RuleScope::Registration, value)))
@@ -153,13 +161,8 @@ impl<'a> Policy<'a> {
     pub fn access(&self, action: Action, requester: &Requester<'_>) -> Decision<'a> {
         match requester {
             Requester::Process(principal) => self.access_of_process(action, principal),
-            Requester::Child {
-                name,
-                id,
-                groups,
-                is_root,
-            } => {
-                let as_a_whole = self.access_of_child(action, name, *id, groups);
+            Requester::Partition { own, vm, is_root } => {
+                let as_a_whole = self.access_of_partition(action, own, vm.as_ref());
                 if action == Action::Bind && as_a_whole.allowed && !is_root {
                     let any_user = self.any_user_binds();
                     if !any_user.allowed {
@@ -171,16 +174,16 @@ impl<'a> Policy<'a> {
         }
     }
 
-    fn access_of_child(
+    fn access_of_partition(
         &self,
         action: Action,
-        name: &PartitionName,
-        id: VmId,
-        groups: &[String],
+        own: &PartitionIdentity<'_>,
+        vm: Option<&PartitionIdentity<'_>>,
     ) -> Decision<'a> {
+        let is_named = |entry: &String| own.is(entry) || vm.is_some_and(|vm| vm.is(entry));
         for (scope, rule) in self.rules(action) {
             if let Some(list) = &rule.partitions {
-                let allowed = list.iter().any(|entry| is_child(entry, name, id, groups));
+                let allowed = list.iter().any(is_named);
                 let lists = [Some(("partitions", list.as_slice())), None];
                 return Decision::new(allowed, scope, Setting::Lists(action, lists));
             }
@@ -276,20 +279,20 @@ impl<'a> Policy<'a> {
 
     /// The access rules for an action, the most specific first.
     fn rules(&self, action: Action) -> impl Iterator<Item = (RuleScope<'a>, &'a AccessRule)> {
-        let pick = |bind: &'a AccessRule, connect: &'a AccessRule| match action {
+        let pick = move |bind: &'a AccessRule, connect: &'a AccessRule| match action {
             Action::Bind => bind,
             Action::Connect => connect,
         };
         let (registration, defaults) = (self.registration, self.defaults);
-        let over = self.over;
+        let overrides = self.overrides();
         let own = pick(&registration.bind, &registration.connect);
         let base = self
             .built_in
             .map(|built_in| pick(&built_in.bind, &built_in.connect));
         // What a registration repeats of its built-in one counts as that one's.
         let repeats = base.is_some_and(|base| own == base);
-        over.map(|(name, over)| (RuleScope::Vm(name), pick(&over.bind, &over.connect)))
-            .into_iter()
+        overrides
+            .map(move |(name, over)| (RuleScope::Vm(name), pick(&over.bind, &over.connect)))
             .chain((!repeats).then_some((RuleScope::Registration, own)))
             .chain(base.map(|base| (RuleScope::BuiltInService, base)))
             .chain([(RuleScope::Defaults, pick(&defaults.bind, &defaults.connect))])
@@ -315,7 +318,7 @@ impl<'a> Decision<'a> {
 
 #[cfg(test)]
 mod tests {
-    use hvsock_address::ElementName;
+    use hvsock_address::{ElementName, VmId};
 
     use super::*;
 
@@ -337,6 +340,17 @@ mod tests {
 
     fn name(text: &str) -> PartitionName {
         PartitionName::new(text).unwrap()
+    }
+
+    fn a_child<'a>(
+        name: &'a PartitionName,
+        id: VmId,
+        groups: &'a [String],
+        is_root: bool,
+    ) -> Requester<'a> {
+        let own = PartitionIdentity { name, id, groups };
+        let vm = None;
+        Requester::Partition { own, vm, is_root }
     }
 
     /// A registry with one service, changed by `change`.
@@ -369,12 +383,8 @@ mod tests {
         let registry = registry(|_, _| {});
         let policy = policy(&registry);
         let (alice, bob) = (principal(1000, "alice", &[]), principal(1001, "bob", &[]));
-        let web = Requester::Child {
-            name: &name("web"),
-            id: VmId::random(),
-            groups: &[],
-            is_root: false,
-        };
+        let web_name = name("web");
+        let web = a_child(&web_name, VmId::random(), &[], false);
         for (action, requester, allowed, rule) in [
             (
                 Action::Bind,
@@ -462,12 +472,8 @@ mod tests {
             (VmId::random().to_string().as_str(), false),
         ] {
             let registry = registry(|service, _| service.connect.partitions = list(&[entry]));
-            let requester = Requester::Child {
-                name: &name("web"),
-                id,
-                groups: &groups,
-                is_root: false,
-            };
+            let web = name("web");
+            let requester = a_child(&web, id, &groups, false);
             let decision = policy(&registry).access(Action::Connect, &requester);
             check(
                 decision,
@@ -513,12 +519,7 @@ mod tests {
             ),
         ] {
             let child = name(child);
-            let requester = Requester::Child {
-                name: &child,
-                id: VmId::random(),
-                groups: &[],
-                is_root,
-            };
+            let requester = a_child(&child, VmId::random(), &[], is_root);
             let decision = general.for_child(&child).access(action, &requester);
             check(decision, allowed, rule);
         }
@@ -586,12 +587,8 @@ mod tests {
             false,
             "defaults: allow_wildcard_binds = false",
         );
-        let child = Requester::Child {
-            name: &name("web.1"),
-            id: VmId::random(),
-            groups: &[],
-            is_root: false,
-        };
+        let web_name = name("web.1");
+        let child = a_child(&web_name, VmId::random(), &[], false);
         let decision = web.access(Action::Connect, &child);
         check(decision, false, "vm.\"web.1\".connect.partitions = []");
         check(
@@ -604,6 +601,91 @@ mod tests {
         let decision = web.access(Action::Connect, &Requester::Process(&bob));
         check(decision, false, "defaults: connect.users = [\"carol\"]");
         assert_eq!(general.for_each_override().count(), 1);
+    }
+
+    #[test]
+    fn what_names_a_vm_covers_the_containers_in_it() {
+        let (vm, id) = (VmId::random(), VmId::random());
+        let groups = ["blue".to_owned()];
+        let (web, nested) = (name("web"), name("web/box"));
+        let identity = |name, id, groups| PartitionIdentity { name, id, groups };
+        let requester = Requester::Partition {
+            own: identity(&nested, id, &[]),
+            vm: Some(identity(&web, vm, &groups)),
+            is_root: false,
+        };
+        for (entry, covers) in [
+            ("web", true),
+            ("WEB", true),
+            (vm.to_string().as_str(), true),
+            ("@blue", true),
+            ("*", true),
+            ("web/box", true),
+            ("Web/Box", true),
+            (id.to_string().as_str(), true),
+            ("box", false),
+            ("web/other", false),
+            ("web/", false),
+            ("we", false),
+            ("@red", false),
+            ("db/box", false),
+        ] {
+            let registry = registry(|service, _| service.connect.partitions = list(&[entry]));
+            let decision = policy(&registry).access(Action::Connect, &requester);
+            assert_eq!(decision.allowed, covers, "{entry}");
+        }
+        // An entry for the container does not cover its virtual machine, nor another container.
+        let registry = registry(|service, _| service.connect.partitions = list(&["web/box"]));
+        let other = name("web/other");
+        for (name, vm) in [(&web, None), (&other, Some(identity(&web, vm, &groups)))] {
+            let own = identity(name, VmId::random(), &[]);
+            let is_root = true;
+            let requester = Requester::Partition { own, vm, is_root };
+            let decision = policy(&registry).access(Action::Connect, &requester);
+            assert!(!decision.allowed, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_override_for_a_container_wins_over_that_for_its_vm_setting_by_setting() {
+        let registry = registry(|entry, _| {
+            let of_vm = Override {
+                enabled: Some(false),
+                allow_wildcard_binds: Some(false),
+                connect: AccessRule {
+                    partitions: list(&[]),
+                    ..AccessRule::default()
+                },
+                ..Override::default()
+            };
+            let of_container = Override {
+                enabled: Some(true),
+                ..Override::default()
+            };
+            entry.vm.insert(name("Web"), of_vm);
+            entry.vm.insert(name("web/Box"), of_container);
+        });
+        let general = policy(&registry);
+        let of = |text: &str| general.for_child(&name(text));
+        check(of("web").enabled(), false, "vm.Web.enabled = false");
+        check(of("web/other").enabled(), false, "vm.Web.enabled = false");
+        check(
+            of("WEB/BOX").enabled(),
+            true,
+            "vm.\"web/Box\".enabled = true",
+        );
+        check(of("db/box").enabled(), true, "enabled = true");
+        check(of("box").enabled(), true, "enabled = true");
+        let rule = "vm.Web.allow_wildcard_binds = false";
+        check(of("web/box").wildcard(), false, rule);
+        let (container, id) = (name("web/box"), VmId::random());
+        let requester = a_child(&container, id, &[], false);
+        let decision = of("web/box").access(Action::Connect, &requester);
+        check(decision, false, "vm.Web.connect.partitions = []");
+        let children = general.for_each_override().map(|policy| policy.child());
+        assert_eq!(children.flatten().count(), 2);
+        assert_eq!(of("web/box").child(), Some(&name("web/box")));
+        assert_eq!(of("web/other").child(), Some(&name("web")));
     }
 
     #[test]

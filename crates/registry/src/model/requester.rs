@@ -1,4 +1,4 @@
-//! The process or child partition that makes a request, as the owner of the registry sees it.
+//! The process or other partition that makes a request, as the owner of the registry sees it.
 
 use hvsock_address::{PartitionName, VmId};
 
@@ -24,18 +24,28 @@ pub struct Principal {
 pub enum Requester<'a> {
     /// A process in that partition, where users and groups are known.
     Process(&'a Principal),
-    /// A process in a child partition. User ids of a child have no meaning in its parent, so rules
-    /// apply to the child as a whole.
-    Child {
-        /// The child's name.
-        name: &'a PartitionName,
-        /// The child's id.
-        id: VmId,
-        /// The child's sibling groups.
-        groups: &'a [String],
-        /// Whether the process is root in the child. It matters to a listener only.
+    /// A process in another partition: a child, a container in a child, or the parent of the owner. User
+    /// ids of another partition have no meaning in this one, so rules apply to the partition as a whole.
+    Partition {
+        /// The partition.
+        own: PartitionIdentity<'a>,
+        /// The child of the owner that the partition is a container in. What a registry says about a
+        /// virtual machine is also said about the containers in it.
+        vm: Option<PartitionIdentity<'a>>,
+        /// Whether the process is root in its partition. It matters to a listener only.
         is_root: bool,
     },
+}
+
+/// A partition as the entries of a list name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionIdentity<'a> {
+    /// The name.
+    pub name: &'a PartitionName,
+    /// The id.
+    pub id: VmId,
+    /// The sibling groups.
+    pub groups: &'a [String],
 }
 
 impl Principal {
@@ -66,16 +76,18 @@ impl Principal {
     }
 }
 
-/// Whether an entry of a `partitions` list matches this child.
-pub(super) fn is_child(entry: &str, name: &PartitionName, id: VmId, groups: &[String]) -> bool {
-    /// The number of hexadecimal digits of a GUID in its shortest spelling.
-    const GUID_DIGITS: usize = 32;
-    match entry.strip_prefix('@') {
-        Some(group) => groups.iter().any(|g| g == group),
-        None => {
-            entry == "*"
-                || entry.eq_ignore_ascii_case(name.as_str())
-                || entry.len() >= GUID_DIGITS && entry.parse() == Ok(id)
+impl PartitionIdentity<'_> {
+    /// Whether an entry of a `partitions` list matches this partition.
+    pub(super) fn is(&self, entry: &str) -> bool {
+        /// The number of hexadecimal digits of a GUID in its shortest spelling.
+        const GUID_DIGITS: usize = 32;
+        match entry.strip_prefix('@') {
+            Some(group) => self.groups.iter().any(|g| g == group),
+            None => {
+                entry == "*"
+                    || entry.eq_ignore_ascii_case(self.name.as_str())
+                    || entry.len() >= GUID_DIGITS && entry.parse() == Ok(self.id)
+            }
         }
     }
 }

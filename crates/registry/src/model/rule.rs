@@ -179,8 +179,10 @@ impl<'a> RuleScope<'a> {
 impl fmt::Display for RuleScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // A bare TOML key cannot contain a dot.
-            RuleScope::Vm(name) if name.as_str().contains('.') => write!(f, "vm.\"{name}\"."),
+            // A bare TOML key cannot contain a dot or a slash.
+            RuleScope::Vm(name) if name.as_str().contains(['.', '/']) => {
+                write!(f, "vm.\"{name}\".")
+            }
             RuleScope::Vm(name) => write!(f, "vm.{name}."),
             RuleScope::Registration => Ok(()),
             RuleScope::BuiltInService => f.write_str("built-in: "),

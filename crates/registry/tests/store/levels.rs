@@ -4,7 +4,9 @@ use std::fs;
 
 use hvsock_address::VmId;
 use hvsock_registry::store::Options;
-use hvsock_registry::{AccessRule, Action, Principal, Registration, Registry, Requester};
+use hvsock_registry::{
+    AccessRule, Action, PartitionIdentity, Principal, Registration, Registry, Requester,
+};
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -214,12 +216,13 @@ proptest! {
                 let may = policy.access(action, &Requester::Process(&bob)).allowed;
                 prop_assert_eq!(may, bob_may(&levels, action), "{:?} of bob", action);
                 for is_root in [false, true] {
-                    let web = Requester::Child {
+                    let own = PartitionIdentity {
                         name: &web_name,
                         id: VmId::LOOPBACK,
                         groups: &groups,
-                        is_root,
                     };
+                    let vm = None;
+                    let web = Requester::Partition { own, vm, is_root };
                     let may = policy.access(action, &web).allowed;
                     let as_root = is_root || action == Action::Connect || !only_root;
                     let want = web_may(&levels, action) && as_root;

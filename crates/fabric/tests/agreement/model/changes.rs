@@ -1,17 +1,20 @@
 //! Changes by operators. Each rechecks everything.
 
-use hvsock_address::ServiceId;
+use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_fabric::{PartitionKind, PartitionState, Refusal};
 use hvsock_registry::{Defaults, Registration};
 
 use super::{Model, ModelEffect, ModelPartition, same};
-use crate::ops::AddPartition;
+use crate::ops::{AddPartition, partition_name};
 
 impl Model {
     pub fn add_partition(&mut self, new: AddPartition, parent: usize) -> Result<(), &'static str> {
         let outer = &self.partitions[parent];
         if !outer.exists {
             return Err("NoParent");
+        }
+        if self.outer == Some(parent) {
+            return Err("Outer");
         }
         let fits = match outer.kind {
             PartitionKind::Host => new.kind != PartitionKind::Host,
@@ -24,6 +27,13 @@ impl Model {
         if new.id.is_well_known() {
             return Err("IdReserved");
         }
+        let fits = match new.name.as_str().split_once('/') {
+            None => parent == 0,
+            Some((vm, _)) => parent != 0 && vm.to_lowercase() == outer.name.as_str().to_lowercase(),
+        };
+        if !fits {
+            return Err("Nesting");
+        }
         let existing = self.partitions.iter().filter(|p| p.exists);
         if existing
             .clone()
@@ -34,7 +44,7 @@ impl Model {
         if existing.clone().any(|p| p.id == new.id) {
             return Err("IdTaken");
         }
-        if existing.count() >= self.limits.partitions
+        if existing.count() - usize::from(self.outer.is_some()) >= self.limits.partitions
             || new.groups.len() > self.limits.groups_per_partition
         {
             return Err("LimitReached");
@@ -54,9 +64,80 @@ impl Model {
         Ok(())
     }
 
+    pub fn set_outer(&mut self, name: PartitionName, id: VmId) -> Result<(), &'static str> {
+        if self.partitions[0].kind != PartitionKind::Vm {
+            return Err("Kind");
+        }
+        if name.as_str().contains('/') {
+            return Err("Nesting");
+        }
+        if id.is_well_known() {
+            return Err("IdReserved");
+        }
+        let others = |n: usize| self.partitions[n].exists && self.outer != Some(n);
+        let others: Vec<_> = (0..self.partitions.len()).filter(|n| others(*n)).collect();
+        if others.iter().any(|n| self.partitions[*n].id == id) {
+            return Err("IdTaken");
+        }
+        let mut free = name.clone();
+        let mut tries = 0;
+        while others
+            .iter()
+            .any(|n| same(Some(&self.partitions[*n].name), Some(&free)))
+        {
+            tries += 1;
+            free = match tries {
+                1 => partition_name(&format!("{name}-host")),
+                _ => partition_name(&format!("{name}-host-{tries}")),
+            };
+        }
+        let outer = self.outer.unwrap_or(self.partitions.len());
+        if self.outer.is_none() {
+            self.partitions.push(ModelPartition {
+                exists: true,
+                kind: PartitionKind::Host,
+                name: free.clone(),
+                id,
+                groups: vec![],
+                state: PartitionState::Running,
+                parent: None,
+                services: vec![],
+                built_in: vec![],
+                defaults: Defaults::default(),
+            });
+            self.outer = Some(outer);
+            self.partitions[0].parent = Some(outer);
+        }
+        let host = &mut self.partitions[outer];
+        host.name = free;
+        if host.id != id {
+            host.id = id;
+            (host.services, host.built_in) = (vec![], vec![]);
+            host.defaults = Defaults::default();
+            self.mirrored = false;
+            for n in 0..self.connections.len() {
+                if self.connections[n].from == outer || self.connections[n].to == outer {
+                    self.reset_connection(n, &Refusal::PartitionOff);
+                }
+            }
+        }
+        self.recheck_everything();
+        Ok(())
+    }
+
+    pub fn set_mirrored(&mut self, mirrored: bool) {
+        if self.outer.is_some() {
+            self.mirrored = mirrored;
+            self.recheck_everything();
+        }
+    }
+
     pub fn remove_partition(&mut self, p: usize) -> Result<(), &'static str> {
         if p == 0 {
             return Err("Root");
+        }
+        if self.outer == Some(p) {
+            return Err("Outer");
         }
         if !self.partitions[p].exists {
             return Err("Gone");
@@ -74,6 +155,9 @@ impl Model {
     pub fn set_state(&mut self, p: usize, state: PartitionState) -> Result<(), &'static str> {
         if p == 0 && state != PartitionState::Running {
             return Err("Root");
+        }
+        if self.outer == Some(p) && state != PartitionState::Running {
+            return Err("Outer");
         }
         if !self.partitions[p].exists {
             return Err("Gone");
@@ -247,6 +331,8 @@ impl Model {
             }
             let still = if c.from == c.to {
                 self.not_disabled(c.from, c.service)
+            } else if self.host_judges(c.from, c.to) {
+                Ok(())
             } else {
                 let (owner, children) = self.registry_between(c.from, c.to);
                 match self.registered(owner, c.service) {

@@ -18,6 +18,10 @@ pub struct Model {
     pub listeners: Vec<ModelListener>,
     pub connections: Vec<ModelConnection>,
     pub limits: Limits,
+    /// The root's parent.
+    pub outer: Option<usize>,
+    /// Whether the registry of that one is known.
+    pub mirrored: bool,
     /// The effects of the last change.
     pub effects: Vec<ModelEffect>,
 }
@@ -85,6 +89,8 @@ impl Model {
             listeners: vec![],
             connections: vec![],
             limits,
+            outer: None,
+            mirrored: false,
             effects: vec![],
         }
     }
@@ -100,6 +106,17 @@ impl Model {
         // By how little each allows.
         let order = [Off, Exited, Defined, Connected, Paused, Unknown, Running];
         order.into_iter().find(|state| all.contains(state)).unwrap()
+    }
+
+    /// The parent's parent.
+    pub fn grandparent(&self, p: usize) -> Option<usize> {
+        self.partitions[self.partitions[p].parent?].parent
+    }
+
+    /// The virtual machine that a container is in, as its host sees it.
+    pub fn vm_of(&self, p: &ModelPartition) -> Option<&ModelPartition> {
+        let parent = p.parent.filter(|parent| *parent != 0)?;
+        (p.kind == PartitionKind::Container).then(|| &self.partitions[parent])
     }
 
     pub(super) fn runs(&self, p: usize) -> Result<(), Refusal> {

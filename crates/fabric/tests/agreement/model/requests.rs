@@ -56,7 +56,15 @@ impl Model {
         self.runs(p)?;
         self.runs(to)?;
         let mut boundary = None;
-        if to != p {
+        if self.host_judges(p, to) {
+            // From the host: it has judged, but the mirror knows who may listen.
+            let names = vec![Some(&self.partitions[0].name)];
+            if let Some(outer) = self.outer.filter(|_| self.mirrored)
+                && let Some(entry) = self.registered(outer, service)
+            {
+                boundary = Some((outer, entry, names));
+            }
+        } else if to != p {
             let (owner, children) = self.registry_between(p, to);
             let names = Self::names(&children);
             let entry = self
@@ -73,6 +81,9 @@ impl Model {
             boundary = Some((owner, entry, names));
         } else {
             self.not_disabled(p, service)?;
+        }
+        if self.outer == Some(to) {
+            return Ok((None, to));
         }
         let mut accepting = vec![];
         for (n, listener) in self.listeners.iter().enumerate() {
@@ -112,9 +123,12 @@ impl Model {
             }
         }
         let any_listener = !accepting.is_empty();
-        let to_guest = self.partitions[to].kind == PartitionKind::Vm
+        let in_vm = self.vm_of(&self.partitions[to]).is_some();
+        let to_vm = self.partitions[to].kind == PartitionKind::Vm
+            && to != 0
             && to != p
             && self.partitions[p].parent != Some(to);
+        let to_guest = to_vm || in_vm && self.grandparent(to) == Some(p);
         if !any_listener
             && to_guest
             && let Some((owner, entry, names)) = &boundary
@@ -122,7 +136,8 @@ impl Model {
             // The guest as a whole acts as the listener, and must be allowed to bind.
             // In a guest only root listens on a port below 1024.
             let port = service.port_for_guests();
-            let is_root = port.is_some_and(|port| port < 1024);
+            // Who is root in a container there, its broker knows.
+            let is_root = in_vm || port.is_some_and(|port| port < 1024);
             let guest = Who::Child(&self.partitions[to], is_root);
             self.access(*owner, entry, true, guest, names)
                 .map_err(|denial| denial.refusal(*owner == p))?;
@@ -150,7 +165,9 @@ impl Model {
         self.may_accept(p, who, vm, service)?;
         let existing = self.listeners.iter().filter(|l| l.exists);
         for other in existing.clone() {
-            let one_host = |vm| vm == VmId::PARENT || vm == VmId::SILOHOST;
+            let one_host = |vm| {
+                vm == VmId::PARENT || vm == VmId::SILOHOST || self.outer_with_id(p, vm).is_some()
+            };
             let same = other.vm == vm || one_host(other.vm) && one_host(vm);
             if other.partition == p && other.service == service && same {
                 return Err(Refusal::AddressInUse);
@@ -197,16 +214,23 @@ impl Model {
         let me = &self.partitions[p];
         // Each path of a connection: the owner of the registry, and the ends that are its children.
         let mut paths: Vec<(usize, Vec<&ModelPartition>)> = vec![];
-        if (vm == VmId::WILDCARD || vm == VmId::PARENT || vm == VmId::SILOHOST)
+        let from_outer = self.outer_with_id(p, vm).is_some();
+        if (vm == VmId::WILDCARD || vm == VmId::PARENT || vm == VmId::SILOHOST || from_outer)
             && let Some(parent) = me.parent
         {
+            if self.outer == Some(parent) && !self.mirrored {
+                return Ok(());
+            }
             paths.push((parent, vec![me]));
         }
         if vm == VmId::WILDCARD || vm == VmId::CHILDREN {
             paths.push((p, vec![]));
         }
+        if vm == VmId::WILDCARD && self.vm_of(me).is_some() {
+            paths.push((0, vec![me]));
+        }
         for (q, other) in self.partitions.iter().enumerate() {
-            if other.exists && other.id == vm {
+            if other.exists && other.id == vm && !from_outer {
                 paths.push(self.registry_between(p, q));
             }
         }
@@ -232,7 +256,9 @@ impl Model {
             let mut may = path_allows(&Self::names(&children));
             if children.is_empty() {
                 for child in entry.vm.keys() {
-                    if path_allows(&[Some(child)]).is_ok() {
+                    // A container in a VM is no child.
+                    let is_child = !child.as_str().contains('/') || vm == VmId::WILDCARD;
+                    if is_child && path_allows(&[Some(child)]).is_ok() {
                         may = Ok(());
                     }
                 }

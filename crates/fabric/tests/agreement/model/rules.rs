@@ -2,9 +2,9 @@
 
 use hvsock_address::{PartitionName, ServiceId};
 use hvsock_fabric::{PartitionKind, Refusal};
-use hvsock_registry::{AccessRule, Principal, Registration};
+use hvsock_registry::{AccessRule, Override, Principal, Registration};
 
-use super::{Model, ModelPartition, same};
+use super::{Model, ModelPartition};
 use crate::ops::BROKER_UID;
 
 /// The requester.
@@ -29,6 +29,12 @@ impl Model {
             (q, vec![one])
         } else if other.parent == Some(p) {
             (p, vec![other])
+        } else if self.grandparent(p) == Some(q) || self.grandparent(q) == Some(p) {
+            match (p, q) {
+                (0, _) => (0, vec![other]),
+                (_, 0) => (0, vec![one]),
+                _ => (0, vec![one, other]),
+            }
         } else {
             (
                 one.parent.expect("siblings have a parent"),
@@ -43,6 +49,34 @@ impl Model {
             return None;
         }
         owner.services.iter().find(|entry| entry.id == service)
+    }
+
+    /// Whether only the host knows the verdict of a connect between two.
+    pub(super) fn host_judges(&self, p: usize, q: usize) -> bool {
+        self.outer.is_some() && [(Some(p), q), (Some(q), p)].contains(&(self.outer, 0))
+    }
+
+    /// The overrides for a child: its own, then the one for the virtual machine that it is in.
+    fn overrides<'a>(
+        entry: &'a Registration,
+        name: Option<&PartitionName>,
+    ) -> Vec<(&'a PartitionName, &'a Override)> {
+        let Some(name) = name else {
+            return vec![];
+        };
+        let mut wanted = vec![name.as_str().to_lowercase()];
+        if let Some((vm, _)) = name.as_str().split_once('/') {
+            wanted.push(vm.to_lowercase());
+        }
+        let mut found = vec![];
+        for wanted in wanted {
+            for (child, over) in &entry.vm {
+                if child.as_str().to_lowercase() == wanted {
+                    found.push((child, over));
+                }
+            }
+        }
+        found
     }
 
     /// The names whose overrides apply; `None` if there is no specific child.
@@ -79,8 +113,9 @@ impl Model {
         {
             (only, scope) = (own, String::new());
         }
-        for (child, over) in &entry.vm {
-            if let (true, Some(its)) = (same(Some(child), name), over.only_root_binds) {
+        // The first one wins.
+        for (child, over) in Self::overrides(entry, name).into_iter().rev() {
+            if let Some(its) = over.only_root_binds {
                 (only, scope) = (its, format!("vm.{}.", key(child)));
             }
         }
@@ -99,8 +134,8 @@ impl Model {
             let repeats = base.is_some_and(|base| base.enabled == enabled);
             let scope = if repeats { "built-in: " } else { "" };
             let mut by = format!("{scope}enabled = {enabled}");
-            for (child, over) in &entry.vm {
-                if let (true, Some(its)) = (same(Some(child), *name), over.enabled) {
+            for (child, over) in Self::overrides(entry, *name).into_iter().rev() {
+                if let Some(its) = over.enabled {
                     enabled = its;
                     by = format!("vm.{}.enabled = {enabled}", key(child));
                 }
@@ -128,10 +163,8 @@ impl Model {
             if let Some(own) = entry.allow_wildcard_binds {
                 allowed = own;
             }
-            for (child, over) in &entry.vm {
-                if let (true, Some(its)) = (same(Some(child), *name), over.allow_wildcard_binds) {
-                    allowed = its;
-                }
+            for (_, over) in Self::overrides(entry, *name).into_iter().rev() {
+                allowed = over.allow_wildcard_binds.unwrap_or(allowed);
             }
             if !allowed {
                 return Err(Refusal::WildcardNotAllowed);
@@ -152,11 +185,9 @@ impl Model {
         for name in names {
             let defaults = &self.partitions[owner].defaults;
             let mut rules: Vec<(String, &AccessRule)> = vec![];
-            for (child, over) in &entry.vm {
-                if same(Some(child), *name) {
-                    let rule = if bind { &over.bind } else { &over.connect };
-                    rules.push((format!("vm.{}.", key(child)), rule));
-                }
+            for (child, over) in Self::overrides(entry, *name) {
+                let rule = if bind { &over.bind } else { &over.connect };
+                rules.push((format!("vm.{}.", key(child)), rule));
             }
             let of = |one: &Registration| match bind {
                 true => one.bind.clone(),
@@ -180,7 +211,7 @@ impl Model {
             match who {
                 Who::Process(process) => process_may(entry, bind, process, &rules)?,
                 Who::Child(child, is_root) => {
-                    child_may(bind, child, &rules)?;
+                    child_may(bind, child, self.vm_of(child), &rules)?;
                     if let (true, false, Some(rule)) =
                         (bind, is_root, self.only_root(owner, entry, *name))
                     {
@@ -208,7 +239,7 @@ impl Denial {
 /// A partition's name as a part of a TOML key.
 fn key(name: &PartitionName) -> String {
     let text = name.as_str();
-    if text.contains('.') {
+    if text.contains('.') || text.contains('/') {
         format!("{text:?}")
     } else {
         text.to_owned()
@@ -278,6 +309,7 @@ fn process_may(
 fn child_may(
     bind: bool,
     child: &ModelPartition,
+    vm: Option<&ModelPartition>,
     rules: &[(String, &AccessRule)],
 ) -> Result<(), Denial> {
     let action = if bind { "bind" } else { "connect" };
@@ -286,14 +318,16 @@ fn child_may(
             continue;
         };
         for text in partitions {
-            let by_group = child
-                .groups
-                .iter()
-                .any(|group| *text == format!("@{group}"));
-            let by_name = text.to_lowercase() == child.name.as_str().to_lowercase();
-            let by_id = text.to_lowercase() == child.id.to_string();
-            if text == "*" || by_group || by_name || by_id {
-                return Ok(());
+            for named in [Some(child), vm].into_iter().flatten() {
+                let by_group = named
+                    .groups
+                    .iter()
+                    .any(|group| *text == format!("@{group}"));
+                let by_name = text.to_lowercase() == named.name.as_str().to_lowercase();
+                let by_id = text.to_lowercase() == named.id.to_string();
+                if text == "*" || by_group || by_name || by_id {
+                    return Ok(());
+                }
             }
         }
         return Err(Denial {

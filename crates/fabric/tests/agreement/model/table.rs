@@ -18,7 +18,12 @@ impl Model {
             return Err(Refusal::AddressNotAvailable);
         }
         if vm == VmId::LOOPBACK {
-            return Ok(p);
+            // Only the host itself connects within the host.
+            return if self.outer == Some(p) {
+                Err(Refusal::NotReachable)
+            } else {
+                Ok(p)
+            };
         }
         if vm == VmId::SILOHOST {
             if me.kind != PartitionKind::Container {
@@ -26,13 +31,25 @@ impl Model {
             }
             return me.parent.ok_or(Refusal::NotSupported);
         }
+        if let Some(outer) = self.outer_with_id(p, vm) {
+            return Ok(outer);
+        }
         self.partition_by_id(p, vm)
+    }
+
+    /// The outer partition, if this is its id in a request of the root.
+    pub(super) fn outer_with_id(&self, p: usize, vm: VmId) -> Option<usize> {
+        let outer = self.outer.filter(|_| p == 0)?;
+        (self.partitions[outer].id == vm).then_some(outer)
     }
 
     pub(super) fn partition_by_id(&self, p: usize, id: VmId) -> Result<usize, Refusal> {
         for (q, other) in self.partitions.iter().enumerate() {
             if other.exists && other.id == id {
                 if other.parent == Some(p) || (p != q && self.in_one_group(p, q)) {
+                    return Ok(q);
+                }
+                if self.grandparent(p) == Some(q) || self.grandparent(q) == Some(p) {
                     return Ok(q);
                 }
                 return Err(Refusal::NotReachable);
@@ -64,7 +81,12 @@ impl Model {
     pub(super) fn check_listen_address(&self, p: usize, vm: VmId) -> Result<(), Refusal> {
         let me = &self.partitions[p];
         let container = me.kind == PartitionKind::Container;
-        if vm == VmId::WILDCARD || vm == VmId::LOOPBACK {
+        if self.outer == Some(p) {
+            // Only the host itself listens in the host.
+            Err(Refusal::NotReachable)
+        } else if self.outer_with_id(p, vm).is_some() {
+            Ok(())
+        } else if vm == VmId::WILDCARD || vm == VmId::LOOPBACK {
             Ok(())
         } else if vm == VmId::PARENT {
             me.parent.map(drop).ok_or(Refusal::NotSupported)
@@ -92,7 +114,9 @@ impl Model {
         if vm == VmId::WILDCARD {
             return Some(2);
         }
-        let accepts = if vm == VmId::LOOPBACK {
+        let accepts = if self.outer_with_id(p, vm).is_some() {
+            self.outer == Some(q)
+        } else if vm == VmId::LOOPBACK {
             p == q
         } else if vm == VmId::PARENT || vm == VmId::SILOHOST {
             self.partitions[p].parent == Some(q)

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::*;
-use crate::{Principal, Requester};
+use crate::{PartitionIdentity, Principal, Requester};
 
 fn name(text: &str) -> PartitionName {
     PartitionName::new(text).unwrap()
@@ -114,6 +114,69 @@ fn a_service_that_is_disabled_for_all_is_enabled_for_one_child_only_as_an_except
         everywhere: true,
     };
     everywhere.apply(&mut one, nothing).unwrap();
+    assert_eq!(one, before);
+}
+
+#[test]
+fn a_container_in_a_vm_follows_the_vm_before_it_follows_the_registration() {
+    let (mut one, defaults) = (service(), DEFAULTS());
+    let nothing = Inherited {
+        built_in: None,
+        defaults: &defaults,
+    };
+    enabled_for("web", false, false)
+        .apply(&mut one, nothing)
+        .unwrap();
+    let before = one.clone();
+    let refused = enabled_for("web/box", true, false).apply(&mut one, nothing);
+    let error = refused.unwrap_err();
+    let want = "it is disabled for web, so it stays disabled for web/box";
+    assert_eq!(error.to_string(), want);
+    assert_eq!(one, before);
+    enabled_for("web/box", true, true)
+        .apply(&mut one, nothing)
+        .unwrap();
+    assert_eq!(one.vm[&name("web/box")].enabled, Some(true));
+    // Where its VM is the exception, the container follows that, and so needs no setting of its own.
+    one.vm.clear();
+    one.enabled = false;
+    enabled_for("web", true, true)
+        .apply(&mut one, nothing)
+        .unwrap();
+    enabled_for("web/box", true, false)
+        .apply(&mut one, nothing)
+        .unwrap();
+    assert!(!one.vm.contains_key(&name("web/box")));
+    let error = enabled_for("db/box", true, false).apply(&mut one, nothing);
+    let child = name("db/box");
+    assert_eq!(error, Err(EditError::DisabledForAll { child }));
+}
+
+#[test]
+fn allowing_a_container_in_a_vm_keeps_what_its_vm_allows() {
+    let (mut one, defaults) = (service(), DEFAULTS());
+    let nothing = Inherited {
+        built_in: None,
+        defaults: &defaults,
+    };
+    let allow = |child: &str, user: &str| {
+        Edit::Allow(AccessEdit {
+            child: Some(name(child)),
+            ..access(&[user])
+        })
+    };
+    one.connect.users = Some(vec![]);
+    allow("web", "alice").apply(&mut one, nothing).unwrap();
+    allow("web/box", "bob").apply(&mut one, nothing).unwrap();
+    let of = |child: &str| one.vm[&name(child)].connect.users.clone();
+    assert_eq!(of("web"), Some(vec!["alice".to_owned()]));
+    let both = vec!["alice".to_owned(), "bob".to_owned()];
+    assert_eq!(of("web/box"), Some(both));
+    // The VM already allows her.
+    let before = one.clone();
+    allow("web/other", "alice")
+        .apply(&mut one, nothing)
+        .unwrap();
     assert_eq!(one, before);
 }
 
@@ -374,12 +437,13 @@ fn a_child_that_any_user_may_listen_in_is_one_where_not_only_root_may() {
     };
     let may_listen = |one: &Registration, child: &str| {
         let child = name(child);
-        let requester = Requester::Child {
+        let own = PartitionIdentity {
             name: &child,
             id: VmId::LOOPBACK,
             groups: &[],
-            is_root: false,
         };
+        let (vm, is_root) = (None, false);
+        let requester = Requester::Partition { own, vm, is_root };
         let policy = Policy::new(one, Some(&base), &defaults).for_child(&child);
         policy.access(Action::Bind, &requester).allowed
     };
