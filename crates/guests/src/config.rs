@@ -23,6 +23,9 @@ pub struct Config {
     pub vsock: Option<Vsock>,
     /// The network, if any.
     pub network: Option<Network>,
+    /// Whether container runtimes work in it: its root file system is a mount that can be pivoted away from,
+    /// and `/sys/fs/cgroup` is mounted.
+    pub containers: bool,
     /// Files in addition to busybox.
     pub files: Vec<File>,
     /// The accelerator; if `None`, that of `HVSOCK_GUEST_ACCEL` (`kvm` or `tcg`), else TCG.
@@ -43,6 +46,7 @@ impl Config {
             role: Role::Guest,
             vsock: None,
             network: None,
+            containers: false,
             files: Vec::new(),
             accelerator: None,
             folder: None,

@@ -1,17 +1,23 @@
 #!/bin/busybox sh
 # The init process of a guest: loads the modules, then serves each serial port in a shell of its own. port.rs describes the protocol.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin HOME=/root TERM=dumb
+. /etc/guest
+# The first root file system cannot be pivoted away from, which a container runtime does, so the guest runs on a mount of it.
+if [ -n "$containers" ] && [ "$1" != moved ]; then
+	mount --bind / /root && cd /root && mount --move . / && exec chroot . /init moved
+fi
+cd /
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mkdir -p /dev/shm /run/port /run/spawned
 mount -t tmpfs tmp /tmp
+[ -z "$containers" ] || mount -t cgroup2 cgroup /sys/fs/cgroup
 exec </dev/null >/dev/console 2>&1
 
 for module in /modules/*.ko; do
 	[ -e "$module" ] && { insmod "$module" || echo "init: cannot load $module"; }
 done
-. /etc/guest
 hostname "$name"
 ip link set lo up
 if [ -n "$network" ]; then

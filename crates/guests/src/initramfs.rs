@@ -38,7 +38,9 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     let driver = kit.vmm.driver();
     let ports = driver.port_files();
     let name = &config.name;
-    let settings = format!("name='{name}'\nnetwork={network}\nports='{ports}'\n");
+    let containers = if config.containers { "yes" } else { "" };
+    let settings =
+        format!("name='{name}'\nnetwork={network}\ncontainers={containers}\nports='{ports}'\n");
     image.file("/etc/guest", 0o644, settings.as_bytes());
 
     let mut required = driver.modules().to_vec();

@@ -16,6 +16,7 @@ fn a_guest_in_user_mode_linux_runs_commands_copies_files_and_leaves_no_process()
         return;
     };
     let mut config = Config::new("alone");
+    config.containers = true;
     config
         .files
         .push(File::bytes("/etc/motd", 0o600, "hello\n"));
@@ -31,6 +32,13 @@ fn a_guest_in_user_mode_linux_runs_commands_copies_files_and_leaves_no_process()
     assert_eq!(output.stderr_text(), "oh");
     let loaded = guest.run("cat /proc/modules", SOON).expect("run").text();
     assert!(loaded.contains("vmw_vsock_virtio_transport "), "{loaded}");
+
+    // What a container runtime needs: it pivots from the root, and it uses a group of processes.
+    let pivots = "mkdir -p /tmp/new/old && mount --bind /tmp/new /tmp/new && \
+                  unshare -m pivot_root /tmp/new /tmp/new/old && cat /sys/fs/cgroup/cgroup.controllers";
+    let pivoted = guest.run(pivots, SOON).expect("run");
+    assert!(pivoted.success(), "{}", pivoted.stderr_text());
+    assert!(pivoted.text().contains("pids"), "{}", pivoted.text());
 
     // Each command waits until all four have started, so they must run concurrently.
     let wait = "while [ $(ls /tmp/started.* | wc -l) -lt 4 ]; do sleep 0.1; done";

@@ -14,11 +14,14 @@
 //! - [`alone`]: a process of its own for a test that counts what a process has.
 //! - `usage`, on Linux: the memory and descriptors of a process.
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
+//! - `nested`, on Linux, a feature: a real guest with a broker and containers of its own, and a program that
+//!   does in any partition what a test asks.
 //! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
 //!
 //! It depends on two crates of hvsock, for `guest` only: `hvsock-sys` (shared memory) and `hvsock-virtio`
-//! (packet headers). Two features need more, so that the tests of the crates below build none of it:
-//! `registration_store` the registry, and `world` the library and the broker.
+//! (packet headers). Three features need more, so that the tests of the crates below build none of it:
+//! `registration_store` the registry, `nested` the library and the guests, and `world` the library and the
+//! broker.
 
 #![forbid(unsafe_code)]
 
@@ -36,6 +39,8 @@ mod temp;
 pub mod wait;
 
 pub use alone::alone;
+#[cfg(all(target_os = "linux", feature = "nested"))]
+pub use os::linux::nested;
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::world;
 #[cfg(target_os = "linux")]

@@ -22,8 +22,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{getegid, geteuid};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::oci::{self, Configuration};
 use crate::TempFolder;
 use crate::process::{self, Running};
 
@@ -108,12 +109,7 @@ impl Bundle {
 
     /// Adds a bind mount of a folder of the host.
     pub fn bind(&mut self, folder: &Path, inside: &str) -> &mut Self {
-        self.mount(json!({
-            "destination": inside,
-            "type": "bind",
-            "source": folder,
-            "options": ["rbind", "rw"],
-        }))
+        self.mount(oci::bind(folder, inside, "rw"))
     }
 
     /// Adds an entry to `mounts` of the OCI configuration, for example one that a program printed.
@@ -179,60 +175,19 @@ impl Bundle {
     }
 
     fn config(&self, arguments: &[&str]) -> Value {
-        let args: Vec<&str> = [PROGRAM].iter().chain(arguments).copied().collect();
-        let mut mounts = vec![
-            json!({"destination": "/proc", "type": "proc", "source": "proc"}),
-            tmpfs("/dev", "dev"),
-            tmpfs("/run", "nodev"),
-            tmpfs("/tmp", "nodev"),
-        ];
-        mounts.extend(self.mounts.iter().cloned());
-        let mut namespaces: Vec<Value> = ["pid", "mount", "network", "ipc", "uts"]
-            .iter()
-            .map(|kind| json!({"type": kind}))
-            .collect();
-        let mut linux = json!({
-            "maskedPaths": ["/proc/kcore", "/proc/keys"],
-            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"],
-        });
         let (uid, gid) = (geteuid(), getegid());
-        if !uid.is_root() {
-            namespaces.push(json!({"type": "user"}));
-            let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
-            linux["uidMappings"] = map(uid.as_raw());
-            linux["gidMappings"] = map(gid.as_raw());
-        }
-        linux["namespaces"] = namespaces.into();
-        json!({
-            "ociVersion": "1.0.2",
-            "process": {
-                "terminal": false,
-                "user": {"uid": 0, "gid": 0},
-                "args": args,
-                "env": self.environment,
-                "cwd": "/",
-                "capabilities": {"bounding": [], "effective": [], "permitted": []},
-                "rlimits": [
-                    {"type": "RLIMIT_NOFILE", "hard": self.descriptors, "soft": self.descriptors},
-                    {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
-                ],
-                "noNewPrivileges": true,
-            },
-            "root": {"path": self.folder.join("rootfs"), "readonly": true},
-            "hostname": "hvsock-test",
-            "mounts": mounts,
-            "linux": linux,
-        })
+        let configuration = Configuration {
+            args: &[&[PROGRAM], arguments].concat(),
+            environment: &self.environment,
+            rootfs: &self.folder.join("rootfs"),
+            hostname: "hvsock-test",
+            mounts: &self.mounts,
+            capabilities: &[],
+            descriptors: self.descriptors,
+            mapped: (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw())),
+        };
+        configuration.to_json()
     }
-}
-
-fn tmpfs(destination: &str, devices: &str) -> Value {
-    json!({
-        "destination": destination,
-        "type": "tmpfs",
-        "source": "tmpfs",
-        "options": ["nosuid", devices, "mode=755", "size=1m"],
-    })
 }
 
 /// A running container. Dropping it deletes the container.

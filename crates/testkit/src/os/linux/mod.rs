@@ -2,6 +2,9 @@
 
 pub mod container;
 pub mod guest;
+#[cfg(feature = "nested")]
+pub mod nested;
+mod oci;
 pub(crate) mod temp;
 pub mod usage;
 pub mod wine;

@@ -1,0 +1,9 @@
+//! A real guest with a broker, and containers in it and on this machine: who reaches whom across two brokers.
+
+#![cfg(target_os = "linux")]
+
+mod containers;
+mod stage;
+#[path = "../cli/util.rs"]
+#[allow(dead_code, reason = "the command's own suite uses all of it")]
+mod util;

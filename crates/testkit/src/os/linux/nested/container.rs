@@ -1,0 +1,233 @@
+//! Containers whose first process is the probe.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::{getegid, geteuid};
+use serde_json::Value;
+
+use super::guest::{GuestBroker, LIMIT, Programs};
+use super::probe::Probe;
+use crate::TempFolder;
+use crate::os::linux::oci::{self, Configuration};
+use crate::process::Running;
+
+/// What Docker gives the root of a container, as far as an agent uses it.
+const CAPABILITIES: [&str; 8] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// Mount points of a rootfs.
+const FOLDERS: [&str; 9] = [
+    "bin", "dev", "etc", "lib", "lib64", "proc", "run", "tmp", "usr",
+];
+/// Folders of programs and libraries, which a container shares with whoever started it.
+const SHARED: [&str; 4] = ["/bin", "/lib", "/lib64", "/usr"];
+const PATH: &str = "PATH=/opt:/bin:/usr/bin:/sbin:/usr/sbin";
+
+/// A container in a VM.
+#[derive(Debug)]
+pub struct ContainerInVm {
+    vm: GuestBroker,
+    name: String,
+    probe: Probe,
+}
+
+impl ContainerInVm {
+    /// Adds a container to the VM's broker and starts it. Its first process is the probe.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[track_caller]
+    pub fn start(vm: &GuestBroker, name: &str) -> Self {
+        let printed = vm.shell(&format!("hvsock -q container add {name}"));
+        Self::start_with(vm, name, mount_in(&printed))
+    }
+
+    /// Starts it with the mount that `hvsock container add` printed.
+    #[track_caller]
+    fn start_with(vm: &GuestBroker, name: &str, endpoint: Value) -> Self {
+        let folder = PathBuf::from(format!("/run/containers/{name}"));
+        let rootfs = folder.join("rootfs");
+        let config = configuration(&rootfs, name, &["/bin/hvsock-probe"], endpoint, None, &[]);
+        let folders = FOLDERS.join(" ");
+        let (folder, rootfs) = (folder.display(), rootfs.display());
+        vm.shell(&format!(
+            "mkdir -p /lib /lib64 /usr {rootfs} && cd {rootfs} && mkdir -p {folders}"
+        ));
+        let path = format!("{folder}/config.json");
+        let pushed = vm.guest().push(&path, config.to_string().as_bytes());
+        pushed.unwrap_or_else(|error| panic!("{error}"));
+        let runtime = vm.programs().runtime_name();
+        let probe = vm.attached(
+            name,
+            &format!("exec {runtime} run --detach --bundle {folder} {name}"),
+        );
+        Self {
+            vm: vm.clone(),
+            name: name.to_owned(),
+            probe,
+        }
+    }
+
+    /// Its name in the VM's broker.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The probe in it.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Runs the OCI runtime's command `VERB CONTAINER ARGUMENTS` in the VM.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[track_caller]
+    pub fn runtime(&self, verb: &str, arguments: &str) {
+        let runtime = self.vm.programs().runtime_name();
+        let name = &self.name;
+        self.vm
+            .shell(&format!("{runtime} {verb} {name} {arguments}"));
+    }
+}
+
+/// A container of this machine.
+#[derive(Debug)]
+pub struct ContainerOnHost {
+    probe: Probe,
+}
+
+impl ContainerOnHost {
+    /// Starts it with what `hvsock container add` printed.
+    ///
+    /// # Errors
+    /// If the runtime cannot start it.
+    pub fn start(programs: &Programs, name: &str, printed: &str) -> io::Result<Self> {
+        let folder = TempFolder::new();
+        let rootfs = folder.join("rootfs");
+        for name in FOLDERS {
+            fs::create_dir_all(rootfs.join(name))?;
+        }
+        let opt = rootfs.join("opt");
+        fs::create_dir(&opt)?;
+        let mut mounts = Vec::new();
+        let agent = programs.agent.as_ref().map(|agent| ("hvsock-agent", agent));
+        let own = [
+            ("hvsock", &programs.hvsock),
+            ("hvsock-probe", &programs.probe),
+        ];
+        for (name, program) in own.into_iter().chain(agent) {
+            fs::write(opt.join(name), "")?;
+            mounts.push(oci::bind(program, &format!("/opt/{name}"), "ro"));
+        }
+        let (uid, gid) = (geteuid(), getegid());
+        let mapped = (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw()));
+        let endpoint = mount_in(printed);
+        let config = configuration(
+            &rootfs,
+            name,
+            &["/opt/hvsock-probe"],
+            endpoint,
+            mapped,
+            &mounts,
+        );
+        fs::write(folder.join("config.json"), config.to_string())?;
+        let instance = Instance {
+            runtime: programs.runtime.clone(),
+            id: format!("hvsock-nested-{}-{name}", std::process::id()),
+            folder,
+        };
+        let mut command = instance.command("run");
+        command
+            .arg("--bundle")
+            .arg(instance.folder.path())
+            .arg(&instance.id);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = Running::start(&mut command)?;
+        let input = running.take_stdin().ok_or(io::ErrorKind::BrokenPipe)?;
+        let output = running.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
+        let probe = Probe::new(name, input, output, LIMIT)?;
+        Ok(Self {
+            probe: probe.keeping((running, instance)),
+        })
+    }
+
+    /// The probe in it.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+}
+
+/// A container known to the runtime. Dropping it deletes the container, running or not.
+struct Instance {
+    runtime: PathBuf,
+    id: String,
+    folder: TempFolder,
+}
+
+impl Instance {
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.runtime);
+        command
+            .arg("--root")
+            .arg(self.folder.join("state"))
+            .arg(verb);
+        command
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let mut delete = self.command("delete");
+        let _ = delete.args(["--force", &self.id]).output();
+    }
+}
+
+/// The entry for `mounts` in the output of `hvsock container add`.
+fn mount_in(printed: &str) -> Value {
+    let entry = printed.lines().find(|line| line.starts_with('{'));
+    let entry = entry.unwrap_or_else(|| panic!("no mount in {printed:?}"));
+    serde_json::from_str(entry).unwrap_or_else(|error| panic!("{error}: {entry}"))
+}
+
+/// Its programs are those of whoever started it, and `own`.
+fn configuration(
+    rootfs: &Path,
+    name: &str,
+    args: &[&str],
+    endpoint: Value,
+    mapped: Option<(u32, u32)>,
+    own: &[Value],
+) -> Value {
+    let shared = SHARED.map(Path::new);
+    // Those of a VM are there.
+    let shared = shared
+        .into_iter()
+        .filter(|path| own.is_empty() || path.exists());
+    let mut mounts: Vec<Value> = shared
+        .map(|path| oci::bind(path, &path.to_string_lossy(), "ro"))
+        .collect();
+    mounts.extend(own.iter().cloned());
+    mounts.push(endpoint);
+    let configuration = Configuration {
+        args,
+        environment: &[PATH.to_owned(), "HOME=/tmp".to_owned()],
+        rootfs,
+        hostname: name,
+        mounts: &mounts,
+        capabilities: &CAPABILITIES,
+        descriptors: 1024,
+        mapped,
+    };
+    configuration.to_json()
+}
