@@ -15,3 +15,6 @@ pub const AF_VSOCK: u16 = 40;
 pub const HVSOCKET_ADDRESS_FLAG_PASSTHRU: u16 = 1;
 /// The largest `HVSOCKET_CONNECT_TIMEOUT`, in milliseconds (hvsocket.h).
 pub const HVSOCKET_CONNECT_TIMEOUT_MAX: u32 = 300_000;
+/// The vsock port of the host at which its broker answers guests: look-ups of names, and the uplinks of brokers in
+/// guests. It is below 1024, so that only a privileged process of the host can take it before the broker does.
+pub const UPLINK_PORT: u32 = 920;

@@ -27,7 +27,7 @@ mod url;
 
 pub use constants::{
     AF_HYPERV, AF_VSOCK, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU,
-    HVSOCKET_CONNECT_TIMEOUT_MAX, SOCK_STREAM,
+    HVSOCKET_CONNECT_TIMEOUT_MAX, SOCK_STREAM, UPLINK_PORT,
 };
 pub use guid::{ParseGuidError, ServiceId, VSOCK_TEMPLATE, VmId};
 pub use name::{ElementName, InvalidName, PartitionName};

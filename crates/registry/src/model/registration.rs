@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use hvsock_address::{ElementName, PartitionName, ServiceId};
+use hvsock_address::{ElementName, PartitionName, ServiceId, UPLINK_PORT};
 use uuid::uuid;
 
 use super::TransportSetting;
@@ -257,13 +257,34 @@ impl Registration {
         IN_BOX.clone()
     }
 
-    /// Whether this registration has the id of an in-box service.
-    pub fn is_in_box(&self) -> bool {
-        IN_BOX.iter().any(|shipped| shipped.id == self.id)
+    /// The broker's own service for guests, at [`UPLINK_PORT`]. It is in no registry; its id, name and port are
+    /// reserved.
+    pub fn of_broker() -> Registration {
+        OF_BROKER.clone()
+    }
+
+    /// Whether this registration has an id that cannot be registered: that of an in-box service or of the broker.
+    pub fn is_reserved(&self) -> bool {
+        reserved().any(|one| one.id == self.id)
     }
 }
 
-pub(super) static IN_BOX: LazyLock<[Registration; 2]> = LazyLock::new(|| {
+/// The services that nobody may register.
+pub(super) fn reserved() -> impl Iterator<Item = &'static Registration> {
+    IN_BOX.iter().chain([&*OF_BROKER])
+}
+
+static OF_BROKER: LazyLock<Registration> = LazyLock::new(|| Registration {
+    owner: Some("hvsock".to_owned()),
+    creator: Some("hvsock broker".to_owned()),
+    purpose: Some("Look-ups of guests, and the uplinks of their brokers".to_owned()),
+    ..Registration::new(
+        ServiceId::from_port(UPLINK_PORT),
+        ElementName::new("hvsock broker").expect("a constant that is a name"),
+    )
+});
+
+static IN_BOX: LazyLock<[Registration; 2]> = LazyLock::new(|| {
     [
         (
             uuid!("999e53d4-3d5c-4c3e-8779-bed06ec056e1"),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
 
-use super::registration::IN_BOX;
+use super::registration::reserved;
 use super::{Defaults, Registration};
 
 /// The registrations of one partition. Ids are unique; so are names (ignoring case) and the ports by
@@ -214,14 +214,14 @@ impl Registry {
                 new: Box::new(new.clone()),
             });
         }
-        for shipped in IN_BOX.iter() {
+        for shipped in reserved() {
             if shipped.id == new.id {
                 return Err(Clash::same_id(shipped.clone(), new.clone()));
             }
             if shipped.port_for_guests() == new.port_for_guests() {
                 return Err(Clash::same_port(shipped.clone(), new.clone()));
             }
-            // The in-box names are ASCII, so ASCII case folding is enough.
+            // The reserved names are ASCII, so ASCII case folding is enough.
             if shipped.name.as_str().eq_ignore_ascii_case(folded) {
                 return Err(Clash::same_name(shipped.clone(), new.clone()));
             }
@@ -282,7 +282,7 @@ impl Clash {
         match self {
             Clash::Id { existing, .. }
             | Clash::Port { existing, .. }
-            | Clash::Name { existing, .. } => Some(existing.id).filter(|_| !existing.is_in_box()),
+            | Clash::Name { existing, .. } => Some(existing.id).filter(|_| !existing.is_reserved()),
             Clash::Zero { .. } => None,
         }
     }
@@ -320,7 +320,7 @@ impl fmt::Display for Clash {
             Entry(new),
             Entry(existing)
         )?;
-        if existing.is_in_box() {
+        if existing.is_reserved() {
             return Ok(());
         }
         let service = ServiceRef::Id(existing.id);
@@ -487,6 +487,23 @@ mod tests {
         );
         let clash = registry.replace(same_name);
         assert!(matches!(clash, Err(Clash::Name { .. })));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn the_id_port_and_name_of_the_brokers_own_service_are_reserved() {
+        let mut registry = Registry::new();
+        let own = Registration::of_broker();
+        for mine in [
+            entry(own.id, "Mine", "alice", "me"),
+            entry(ServiceId::from_port(1), "HVSOCK Broker", "alice", "me"),
+        ] {
+            let clash = registry.insert(mine).unwrap_err();
+            assert_eq!(clash.removable(), None);
+            let text = clash.to_string();
+            assert!(text.contains("\"hvsock broker\" (owner hvsock"), "{text}");
+            assert!(text.ends_with("choose another"), "{text}");
+        }
         assert!(registry.is_empty());
     }
 
