@@ -33,6 +33,7 @@ mod pump;
 mod reply;
 mod retry;
 mod stores;
+mod uplink;
 mod vhost_user;
 mod watch;
 

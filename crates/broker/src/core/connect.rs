@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport};
-use hvsock_fabric::{Audience, ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
+use hvsock_fabric::{ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
 
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::in_flight::MessageKind;
@@ -74,8 +74,8 @@ impl Core {
             service: connect.address.service,
         };
         if connect.flags.dry_run {
-            let mut explanation = self.fabric.explain_connect(&request, Audience::Requester);
-            self.fit_start_to_link(&mut explanation, session.partition == self.fabric.root());
+            let (from, address) = (session.partition, connect.address);
+            let explanation = self.explain_request(from, &principal, address, Request::Connect);
             self.explain(&session, &explanation);
             return Ok(());
         }

@@ -120,6 +120,7 @@ impl Loop {
                     Source::Connection => self.core.data_threads.handle_event(event),
                     Source::Endpoint(index) => self.core.endpoints.mark(index),
                     Source::Session(index) => self.core.session_event(index),
+                    Source::Uplink(index) => self.core.uplink_client_ready(index),
                 }
             }
             // Before the queues are drained: what is queued later wakes the loop again.
@@ -127,11 +128,13 @@ impl Loop {
             self.drain_reports();
             self.core.accept_clients();
             self.core.resume_sessions();
+            self.core.serve_uplink_clients();
             self.core.data_threads.run_turns();
             let now = Instant::now();
             self.core.expire_sessions(now);
             self.core.expire_liveness(now);
             self.core.expire_pending(now);
+            self.core.expire_uplink_clients(now);
             self.core.check_shortage(now);
             self.core.retry_parked(now);
             self.core.scan_due_arenas(now);
@@ -180,7 +183,7 @@ impl Loop {
     fn timeout(&self) -> Option<Duration> {
         let core = &self.core;
         let busy = core.endpoints.has_busy() || core.sessions.has_unfinished();
-        if busy || core.data_threads.has_ready() {
+        if busy || core.uplink_clients.has_turns() || core.data_threads.has_ready() {
             return Some(Duration::ZERO);
         }
         let deadlines = [
@@ -189,6 +192,7 @@ impl Loop {
             core.endpoints.shortage().map(|(_, ends)| ends),
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
+            core.uplink_clients.next_deadline(),
             core.parked.next_try(),
             core.arenas.next_scan(),
             core.in_flight.next_sweep(),

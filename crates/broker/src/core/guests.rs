@@ -30,6 +30,7 @@ use super::offering::NotNow;
 use super::offers::Offer;
 use super::pending::ProcessPart;
 use super::state::Core;
+use super::uplink_server::is_for_broker;
 use crate::budget::{Charge, Owner};
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection};
@@ -131,7 +132,13 @@ impl Core {
     }
 
     /// Has a guest's request answered in an arena, or judges it.
-    fn guest_requests(&mut self, vm: PartitionKey, id: RequestId, request: GuestRequest) {
+    fn guest_requests(&mut self, vm: PartitionKey, id: RequestId, mut request: GuestRequest) {
+        if is_for_broker(&request) {
+            if let Err(refusal) = self.accept_for_broker(vm, id, &mut request) {
+                self.refuse_request(vm, id, &request, &refusal);
+            }
+            return;
+        }
         let answered = match self.address_for(vm, &request) {
             Ok(address) => self.connect_in_arena(vm, id, &request, address),
             Err(_) => Ok(false),
@@ -139,14 +146,23 @@ impl Core {
         match answered {
             Ok(true) => {}
             Ok(false) => self.guest_connects(vm, id, request),
-            Err(refusal) => {
-                if let Some(link) = self.link_of(vm) {
-                    link.refuse(id, None);
-                }
-                let address = self.address_for(vm, &request).ok();
-                self.refuse_guest(vm, &request, address, &refusal);
-            }
+            Err(refusal) => self.refuse_request(vm, id, &request, &refusal),
         }
+    }
+
+    /// Refuses a request before any rule was applied to it.
+    fn refuse_request(
+        &mut self,
+        vm: PartitionKey,
+        id: RequestId,
+        request: &GuestRequest,
+        refusal: &Refusal,
+    ) {
+        if let Some(link) = self.link_of(vm) {
+            link.refuse(id, None);
+        }
+        let address = self.address_for(vm, request).ok();
+        self.refuse_guest(vm, request, address, refusal);
     }
 
     /// Connects a guest to the requested address, or has its connect refused.

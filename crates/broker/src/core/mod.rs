@@ -33,6 +33,7 @@
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
+//! - [`uplink_server`]: serves guests at the host's port for the broker itself; [`uplinks`]: brokers in guests;
 //! - [`hybrid_server`]: connects processes that know only hybrid vsock, with [`hybrid_answers`];
 //! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
@@ -104,6 +105,8 @@ mod state;
 mod stored;
 mod telemetry;
 mod tokens;
+mod uplink_server;
+mod uplinks;
 mod view;
 mod vms;
 

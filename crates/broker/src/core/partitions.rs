@@ -212,6 +212,7 @@ impl Core {
         }
         drop(removed);
         self.forget_port_problems(key);
+        self.drop_uplink_clients_of(key);
         let name = partition_label(&self.fabric, key);
         self.clear(ProblemKind::VmLink, &name);
         self.forget_guest_arenas(key);

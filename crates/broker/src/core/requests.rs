@@ -175,18 +175,26 @@ impl Core {
         kind: LookupKind,
         name: String,
     ) -> SessionState {
-        let from = session.partition;
-        let guid = match kind {
-            LookupKind::Service => self.service_named(from, name).map(ServiceId::to_guid_bytes),
-            LookupKind::Partition => self.partition_named(from, name).map(VmId::to_guid_bytes),
-        };
-        match guid {
+        match self.find_name(session.partition, kind, name) {
             Ok(guid) => {
                 let found = BrokerMessage::Found { guid };
                 self.session_io.send(&session.socket, &found);
                 self.check_queries(session)
             }
             Err(refusal) => self.refuse_name(&session, &refusal),
+        }
+    }
+
+    /// The GUID of a name, as processes of a partition know it.
+    pub(super) fn find_name(
+        &self,
+        from: PartitionKey,
+        kind: LookupKind,
+        name: String,
+    ) -> Result<[u8; 16], Refusal> {
+        match kind {
+            LookupKind::Service => self.service_named(from, name).map(ServiceId::to_guid_bytes),
+            LookupKind::Partition => self.partition_named(from, name).map(VmId::to_guid_bytes),
         }
     }
 
@@ -292,8 +300,9 @@ impl Core {
             backlog: listen.backlog,
         };
         if listen.flags.dry_run {
-            let mut explanation = self.fabric.explain_listen(&request, Audience::Requester);
-            self.fit_start_to_link(&mut explanation, session.partition == self.fabric.root());
+            let request = Request::Listen { backlog };
+            let from = session.partition;
+            let explanation = self.explain_request(from, &principal, listen.address, request);
             return self.explain(&session, &explanation);
         }
         let id = match self.fabric.listen(&request) {
@@ -443,8 +452,24 @@ impl Core {
             Request::Connect => self.principal(session),
             Request::Listen { .. } => self.principal_of_listener(session),
         };
-        let from = session.partition;
-        let (principal, audience) = (&principal, Audience::Requester);
+        let mut explanation = self.explain_request(session.partition, &principal, address, request);
+        // What refused it may not be a check: a lack of descriptors, or the guest itself.
+        if explanation.refusal() != Some(refusal) {
+            explanation.verdict = Err(refusal.clone());
+            explanation.fix = None;
+        }
+        explanation
+    }
+
+    /// Explains to a process of a partition what a request of it would come to now.
+    pub(super) fn explain_request(
+        &self,
+        from: PartitionKey,
+        principal: &Principal,
+        address: SockAddrHv,
+        request: Request,
+    ) -> Explanation {
+        let audience = Audience::Requester;
         let SockAddrHv { vm, service, .. } = address;
         let mut explanation = match request {
             Request::Connect => {
@@ -467,11 +492,6 @@ impl Core {
                 self.fabric.explain_listen(&request, audience)
             }
         };
-        // What refused it may not be a check: a lack of descriptors, or the guest itself.
-        if explanation.refusal() != Some(refusal) {
-            explanation.verdict = Err(refusal.clone());
-            explanation.fix = None;
-        }
         self.fit_start_to_link(&mut explanation, from == self.fabric.root());
         explanation
     }

@@ -30,6 +30,7 @@ use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
+use super::uplink_server::Charged;
 use super::vms::Vms;
 use crate::audit::Audit;
 use crate::budget::{Budget, Charge, DescriptorPlan, Owner, Shares};
@@ -38,6 +39,7 @@ use crate::data_path::ProcessSocket;
 use crate::guest_link::GuestLink;
 use crate::kernel_vsock::KernelHosts;
 use crate::model::ProblemKind;
+use crate::uplink::Clients;
 use crate::{BrokerConfig, StartError};
 
 /// Connections of one partition that arenas leave to others.
@@ -65,6 +67,10 @@ pub(crate) struct Core {
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
     pub(super) guest_arenas: GuestArenas,
+    /// The guests' connections to the broker itself.
+    pub(super) uplink_clients: Clients<Charged>,
+    /// Watches descriptors for the core.
+    pub(super) registry: Arc<Registry>,
     /// The kernel's vsock, for the VMs that it serves.
     pub(super) kernel_hosts: KernelHosts,
     pub(super) port_problems: PortProblems,
@@ -147,7 +153,7 @@ impl Core {
                 idle_slots: config.idle_sessions.min(plan.idle_sessions()),
                 idle_timeout: config.idle_timeout,
             }),
-            session_io: SessionIo::new(registry),
+            session_io: SessionIo::new(Arc::clone(&registry)),
             listeners: Listeners::default(),
             offers: Offers::default(),
             parked: Parked::default(),
@@ -160,6 +166,8 @@ impl Core {
             data_threads,
             vms: Vms::default(),
             guest_arenas: GuestArenas::default(),
+            uplink_clients: Clients::default(),
+            registry,
             kernel_hosts: KernelHosts::default(),
             port_problems: PortProblems::default(),
             reports,

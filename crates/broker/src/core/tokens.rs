@@ -1,7 +1,8 @@
 //! The tokens of the core thread's descriptors in epoll.
 //!
 //! Endpoints and sessions have tokens by their index, odd and even. The core thread's own connections
-//! have those from [`CORE_SET_BASE`] on.
+//! have those from [`CORE_SET_BASE`] on, and those of guests to the broker
+//! itself the ones before, from [`UPLINK_BASE`] on.
 
 use mio::Token;
 
@@ -9,6 +10,8 @@ use mio::Token;
 pub(super) const WAKE: Token = Token(0);
 /// The first token of the core thread's own connections.
 pub(super) const CORE_SET_BASE: usize = 1 << 48;
+/// The first token of a guest's connection to the broker itself.
+const UPLINK_BASE: usize = 1 << 47;
 
 /// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub(super) enum Source {
     Endpoint(usize),
     /// A session, by its index.
     Session(usize),
+    /// A guest's connection to the broker itself, by its index.
+    Uplink(usize),
     /// A connection of the core thread's own set.
     Connection,
 }
@@ -28,6 +33,7 @@ impl From<Token> for Source {
         match token.0 {
             0 => Self::Waker,
             number if number >= CORE_SET_BASE => Self::Connection,
+            number if number >= UPLINK_BASE => Self::Uplink(number - UPLINK_BASE),
             number if number % 2 == 1 => Self::Endpoint(number / 2),
             number => Self::Session(number / 2 - 1),
         }
@@ -44,6 +50,11 @@ pub(super) fn session_token(index: usize) -> Token {
     Token((index + 1) * 2)
 }
 
+/// The token of a guest's connection to the broker itself.
+pub(super) fn uplink_token(index: usize) -> Token {
+    Token(UPLINK_BASE + index)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,6 +66,8 @@ mod tests {
             assert_eq!(endpoint, Source::Endpoint(index));
             let session = Source::from(session_token(index));
             assert_eq!(session, Source::Session(index));
+            let uplink = Source::from(uplink_token(index));
+            assert_eq!(uplink, Source::Uplink(index));
         }
         assert_eq!(Source::from(WAKE), Source::Waker);
         for token in [CORE_SET_BASE, usize::MAX] {

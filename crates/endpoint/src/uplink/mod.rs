@@ -19,9 +19,7 @@ pub use guest::{Announce, ConnectUp, ExplainUp, GuestFrame, Hello};
 pub use host::{Announced, HostFrame, Incoming, Service, Welcome};
 pub use values::{BindScope, ChildId, ChildState, Request, ServiceFlags, What};
 
-/// The vsock port of the host at which its broker answers guests. It is below 1024, so a program of the
-/// host needs a capability to take it.
-pub const UPLINK_PORT: u32 = 920;
+pub use hvsock_address::UPLINK_PORT;
 
 /// Ports below this one need root in a Linux guest (`LAST_RESERVED_PORT` of the kernel's
 /// `net/vmw_vsock/af_vsock.c`, 1023). An uplink comes from such a port.
