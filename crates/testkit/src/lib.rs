@@ -16,6 +16,7 @@
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
 //! - `nested`, on Linux, a feature: a real guest with a broker and containers of its own, and a program that
 //!   does in any partition what a test asks.
+//! - `uplink`, on Linux, of the feature `world`: a guest's side of the uplink protocol.
 //! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
 //!
 //! It depends on two crates of hvsock, for `guest` only: `hvsock-sys` (shared memory) and `hvsock-virtio`
@@ -41,9 +42,9 @@ pub mod wait;
 pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
-#[cfg(all(target_os = "linux", feature = "world"))]
-pub use os::linux::world;
 #[cfg(target_os = "linux")]
 pub use os::linux::{container, guest, usage, wine};
+#[cfg(all(target_os = "linux", feature = "world"))]
+pub use os::linux::{uplink, world};
 pub use stop::StopOnDrop;
 pub use temp::TempFolder;

@@ -40,6 +40,9 @@ const FRAMES_PER_TURN: usize = 16;
 /// The broker's descriptors of a connection, at most: both ends of a socket pair.
 const DESCRIPTORS: u64 = 2;
 
+/// The first id of such a connection for its link. The fabric, which knows none of them, counts up from 1.
+const FIRST_ID: u64 = 1 << 62;
+
 /// A guest's connection, and what it is charged.
 #[derive(Debug)]
 pub(super) struct Charged {
@@ -110,9 +113,9 @@ impl Core {
         let index = self.uplink_clients.insert(client);
         if let Some(link) = self.link_of(vm) {
             match end {
-                // Above all that the fabric gives: it counts up from 1.
                 Some(end) => {
-                    let connection = ConnectionId::from_u64(u64::MAX - index as u64);
+                    let connection =
+                        ConnectionId::from_u64(FIRST_ID + self.uplink_clients.opened());
                     link.accept(id, connection, end);
                 }
                 None => link.taken(id),

@@ -92,6 +92,8 @@ pub(crate) struct Clients<S> {
     deadlines: BTreeSet<(Instant, usize)>,
     /// Those that wait for their turn.
     turns: VecDeque<usize>,
+    /// How many there have been.
+    opened: u64,
 }
 
 impl<S> Default for Clients<S> {
@@ -101,6 +103,7 @@ impl<S> Default for Clients<S> {
             counts: HashMap::new(),
             deadlines: BTreeSet::new(),
             turns: VecDeque::new(),
+            opened: 0,
         }
     }
 }
@@ -131,6 +134,11 @@ impl<S> Clients<S> {
         oldest.map(|(index, _)| index)
     }
 
+    /// How many connections there have been: a number that no other one has had.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened
+    }
+
     /// The index of the next connection to be inserted.
     pub(crate) fn next_index(&self) -> usize {
         self.slots.vacant_key()
@@ -139,6 +147,7 @@ impl<S> Clients<S> {
     /// Adds a connection at [`next_index`](Self::next_index).
     pub(crate) fn insert(&mut self, client: Client<S>) -> usize {
         *self.counts.entry(client.place()).or_default() += 1;
+        self.opened += 1;
         let deadline = client.deadline;
         let index = self.slots.insert(client);
         self.deadlines.insert((deadline, index));
@@ -252,8 +261,8 @@ mod tests {
     fn vm() -> PartitionKey {
         let root = RootSpec {
             kind: PartitionKind::Host,
-            vm_id: hvsock_address::VmId::of_container("host"),
-            name: "host".parse().unwrap(),
+            vm_id: hvsock_address::VmId::of_container("base"),
+            name: "base".parse().unwrap(),
         };
         Fabric::new(root, Limits::default(), 0).root()
     }

@@ -7,5 +7,6 @@ mod able;
 mod bare;
 mod careless;
 mod handed_over;
+mod lookups;
 mod services;
 mod siblings;

@@ -8,6 +8,7 @@ use hvsock_broker::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
     LinkEvent, LinkSettings, OfferedService, PartitionState, Refusal, RequestId,
 };
+use hvsock_endpoint::uplink::UPLINK_PORT;
 use hvsock_testkit::conformance::LONGEST_WAIT;
 use hvsock_testkit::world::{World, partition_ref, service_ref};
 
@@ -75,21 +76,27 @@ impl Offered {
     /// Ports of the next set of services, with whether somebody listens.
     fn next(&self) -> Vec<(Option<u32>, bool)> {
         let services = self.services.recv_timeout(LONGEST_WAIT).expect("a set");
-        let each = services.iter().map(|one| (one.port, one.listening));
-        each.collect()
+        registered(&services)
     }
 
     /// Of what an operator's call has changed, when it returns.
     fn now(&self) -> Vec<(Option<u32>, bool)> {
         let services = self.services.try_iter().last().expect("a set");
-        let each = services.iter().map(|one| (one.port, one.listening));
-        each.collect()
+        registered(&services)
     }
 
     fn nothing_is_new(&self) {
         self.world.later_exchange();
         assert!(self.services.try_recv().is_err());
     }
+}
+
+/// The ports of a set without the broker's own, which is always there, with whether somebody listens.
+fn registered(services: &[OfferedService]) -> Vec<(Option<u32>, bool)> {
+    let each = services.iter().map(|one| (one.port, one.listening));
+    let (own, others): (Vec<_>, Vec<_>) = each.partition(|one| one.0 == Some(UPLINK_PORT));
+    assert_eq!(own, [(Some(UPLINK_PORT), true)]);
+    others
 }
 
 #[test]

@@ -6,6 +6,8 @@ pub mod guest;
 pub mod nested;
 mod oci;
 pub(crate) mod temp;
+#[cfg(feature = "world")]
+pub mod uplink;
 pub mod usage;
 pub mod wine;
 #[cfg(feature = "world")]
