@@ -30,7 +30,6 @@ use super::offering::NotNow;
 use super::offers::Offer;
 use super::pending::ProcessPart;
 use super::state::Core;
-use super::uplink_server::is_for_broker;
 use crate::budget::{Charge, Owner};
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection};
@@ -40,6 +39,7 @@ use crate::guest_link::{
 };
 use crate::model::{EventKind, ProblemKind};
 use crate::pump::{Adopted, Connection, RelayEnd};
+use crate::uplink::is_for_broker;
 
 /// Timeout of a connect between sibling guests, as Linux's `VSOCK_DEFAULT_CONNECT_TIMEOUT`.
 const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);

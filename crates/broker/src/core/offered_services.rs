@@ -11,9 +11,9 @@ use hvsock_fabric::{Changes, ConnectRequest, Destination, PartitionKey, Refusal}
 
 use super::guests::principal_of;
 use super::state::Core;
-use super::uplink_server;
 use crate::callers::Caller;
 use crate::guest_link::OfferedService;
+use crate::uplink;
 
 impl Core {
     /// Judges again what has changed, and tells the links that take services.
@@ -58,7 +58,7 @@ impl Core {
                     let own = registry.iter().map(|one| one.id);
                     own.chain(registry.all_built_in().map(|one| one.id))
                 });
-                let own = [uplink_server::offered().service];
+                let own = [uplink::offered().service];
                 known.chain(registered).chain(own).collect()
             }
         }
@@ -75,8 +75,8 @@ impl Core {
     /// while the VM may not connect, as when it is paused. `None` for any other service for which a connect
     /// would be refused for another reason than that nobody listens.
     fn offered_to(&self, vm: PartitionKey, service: ServiceId) -> Option<OfferedService> {
-        if service == uplink_server::offered().service {
-            return Some(uplink_server::offered());
+        if service == uplink::offered().service {
+            return Some(uplink::offered());
         }
         let request = ConnectRequest {
             from: vm,

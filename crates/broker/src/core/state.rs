@@ -30,7 +30,6 @@ use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
-use super::uplink_server::Charged;
 use super::vms::Vms;
 use crate::audit::Audit;
 use crate::budget::{Budget, Charge, DescriptorPlan, Owner, Shares};
@@ -39,7 +38,7 @@ use crate::data_path::ProcessSocket;
 use crate::guest_link::GuestLink;
 use crate::kernel_vsock::KernelHosts;
 use crate::model::ProblemKind;
-use crate::uplink::Clients;
+use crate::uplink::{Clients, GuestStream};
 use crate::{BrokerConfig, StartError};
 
 /// Connections of one partition that arenas leave to others.
@@ -68,7 +67,7 @@ pub(crate) struct Core {
     pub(super) vms: Vms<Box<dyn GuestLink>>,
     pub(super) guest_arenas: GuestArenas,
     /// The guests' connections to the broker itself.
-    pub(super) uplink_clients: Clients<Charged>,
+    pub(super) uplink_clients: Clients<GuestStream>,
     /// Watches descriptors for the core.
     pub(super) registry: Arc<Registry>,
     /// The kernel's vsock, for the VMs that it serves.

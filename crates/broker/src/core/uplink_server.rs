@@ -8,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_address::{ServiceId, UPLINK_PORT, VmId};
 use hvsock_endpoint::uplink::{
     ChildId, ExplainUp, GuestFrame, HostFrame, Request as RequestNumber, What,
 };
@@ -25,12 +24,10 @@ use super::limits::{descriptor_limit, watch_limit};
 use super::sessions::Request;
 use super::state::Core;
 use super::tokens::uplink_token;
-use crate::budget::{Charge, Owner};
+use crate::budget::Owner;
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection, protocol_violation};
-use crate::guest_link::{
-    Destination, GuestRequest, LinkCounters, LinkEnd, OfferedService, Peer, RequestId, SocketKind,
-};
+use crate::guest_link::{GuestRequest, LinkCounters, LinkEnd, Peer, RequestId, SocketKind};
 use crate::reply::{explained, refused};
 use crate::uplink::{Client, GuestStream, MAX_CLIENTS, MAX_QUERIES, QUERY_WAIT, Received, Role};
 
@@ -42,32 +39,6 @@ const DESCRIPTORS: u64 = 2;
 
 /// The first id of such a connection for its link. The fabric, which knows none of them, counts up from 1.
 const FIRST_ID: u64 = 1 << 62;
-
-/// A guest's connection, and what it is charged.
-#[derive(Debug)]
-pub(super) struct Charged {
-    pub(super) guest: GuestStream,
-    _charge: Charge,
-}
-
-/// Whether a guest requests the broker itself.
-pub(super) fn is_for_broker(request: &GuestRequest) -> bool {
-    let at_host = match request.destination {
-        Destination::Host => true,
-        Destination::Partition(id) => id == VmId::PARENT,
-        Destination::Cid(_) => false,
-    };
-    at_host && request.service.port() == Some(UPLINK_PORT)
-}
-
-/// The broker's own service, as links without refusals see it: always there.
-pub(super) fn offered() -> OfferedService {
-    OfferedService {
-        service: ServiceId::from_port(UPLINK_PORT),
-        port: Some(UPLINK_PORT),
-        listening: true,
-    }
-}
 
 impl Core {
     /// Accepts a guest's connection to the broker.
@@ -98,12 +69,9 @@ impl Core {
         let charge = self.descriptors.charge(Owner::Partition(vm), DESCRIPTORS);
         let charge = charge.map_err(|shortage| self.descriptor_share(shortage))?;
         let (socket, end) = self.own_end(vm, request)?;
-        let stream = Charged {
-            guest: GuestStream::new(socket),
-            _charge: charge,
-        };
+        let stream = GuestStream::new(socket, charge);
         let index = self.uplink_clients.next_index();
-        let fd = stream.guest.raw_fd();
+        let fd = stream.raw_fd();
         let both = Interest::READABLE | Interest::WRITABLE;
         let watched = self
             .registry
@@ -157,9 +125,9 @@ impl Core {
             let Some(client) = self.uplink_clients.get_mut(index) else {
                 return;
             };
-            client.stream.guest.flush();
+            client.stream.flush();
             if client.role == Role::Closing {
-                let guest = &mut client.stream.guest;
+                let guest = &mut client.stream;
                 let is_read = guest.unsent() == 0;
                 if is_read && (guest.finish().is_err() || guest.discard()) {
                     self.drop_uplink_client(index);
@@ -167,7 +135,7 @@ impl Core {
                 return;
             }
             let (role, vm) = (client.role, client.vm);
-            match client.stream.guest.receive() {
+            match client.stream.receive() {
                 Received::Frame(frame) => match role {
                     Role::Uplink => self.uplink_frame(index, frame),
                     Role::Queries | Role::Closing => self.query(index, vm, frame),
@@ -251,7 +219,7 @@ impl Core {
     /// Sends a guest a frame. It is queued until the guest reads.
     pub(super) fn send_to_guest(&mut self, index: usize, frame: &HostFrame) {
         if let Some(client) = self.uplink_clients.get_mut(index) {
-            client.stream.guest.send(frame);
+            client.stream.send(frame);
         }
     }
 
@@ -292,7 +260,7 @@ impl Core {
             self.uplink_ended(index);
         }
         if let Some(client) = self.uplink_clients.remove(index) {
-            let fd = client.stream.guest.raw_fd();
+            let fd = client.stream.raw_fd();
             let _ = self.registry.deregister(&mut SourceFd(&fd));
         }
     }

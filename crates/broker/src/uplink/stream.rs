@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use hvsock_endpoint::uplink::{FrameReader, GuestFrame, HostFrame};
 use hvsock_sys::stream;
 
+use crate::budget::Charge;
+
 /// Bytes of frames that wait for a guest to read. While there are more, nothing is read from the guest, so that a
 /// guest which does not read its answers gets no more of them.
 const MAX_UNSENT: usize = 16 * 1024;
@@ -23,6 +25,7 @@ pub(crate) struct GuestStream {
     sent: usize,
     /// Sending has failed: the guest is gone, or reads no more.
     broken: bool,
+    _charge: Charge,
 }
 
 /// What one attempt to receive a frame came to.
@@ -39,14 +42,15 @@ pub(crate) enum Received {
 }
 
 impl GuestStream {
-    /// Takes a non-blocking socket.
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    /// Takes a non-blocking socket, and the charge for it.
+    pub(crate) fn new(socket: OwnedFd, charge: Charge) -> Self {
         Self {
             socket,
             reader: FrameReader::new(),
             unsent: Vec::new(),
             sent: 0,
             broken: false,
+            _charge: charge,
         }
     }
 
