@@ -181,6 +181,8 @@ impl Partition {
             name: &self.name,
             id: self.vm_id,
             groups: &self.groups,
+            // A host that makes a request of another partition is that partition's parent.
+            is_parent: self.kind == PartitionKind::Host,
         }
     }
 

@@ -39,7 +39,7 @@ pub use windows::key_store;
 
 pub use model::{
     AccessEdit, AccessRule, Action, Clash, Decision, Defaults, Edit, EditError, EffectiveAccess,
-    EffectiveFlag, EffectiveRules, EffectiveTransport, Inherited, Override, PartitionIdentity,
-    Policy, Principal, Registration, Registry, Requester, Rule, RuleSource, Subject,
-    TransportSetting, UnknownService,
+    EffectiveFlag, EffectiveRules, EffectiveTransport, Inherited, Override, PARENT,
+    PartitionIdentity, Policy, Principal, Registration, Registry, Requester, Rule, RuleSource,
+    Subject, TransportSetting, UnknownService,
 };

@@ -20,6 +20,6 @@ pub use effective::{EffectiveAccess, EffectiveFlag, EffectiveRules, EffectiveTra
 pub use policy::{Decision, Policy};
 pub use registration::{AccessRule, Defaults, Override, Registration};
 pub use registry::{Clash, Registry, UnknownService};
-pub use requester::{PartitionIdentity, Principal, Requester};
+pub use requester::{PARENT, PartitionIdentity, Principal, Requester};
 pub use rule::{Action, Rule, RuleSource};
 pub use transport::TransportSetting;

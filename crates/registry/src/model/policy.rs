@@ -348,7 +348,12 @@ mod tests {
         groups: &'a [String],
         is_root: bool,
     ) -> Requester<'a> {
-        let own = PartitionIdentity { name, id, groups };
+        let own = PartitionIdentity {
+            name,
+            id,
+            groups,
+            is_parent: false,
+        };
         let vm = None;
         Requester::Partition { own, vm, is_root }
     }
@@ -604,11 +609,46 @@ mod tests {
     }
 
     #[test]
+    fn the_host_of_a_vm_is_named_by_its_name_its_id_and_as_parent_and_a_child_is_not() {
+        let (host, id) = (name("machine"), VmId::random());
+        for (entry, is_parent, allowed) in [
+            ("parent", true, true),
+            ("PARENT", true, true),
+            ("machine", true, true),
+            (id.to_string().as_str(), true, true),
+            ("*", true, true),
+            ("parents", true, false),
+            ("@parent", true, false),
+            ("parent", false, false),
+            ("*", false, true),
+        ] {
+            let requester = Requester::Partition {
+                own: PartitionIdentity {
+                    name: &host,
+                    id,
+                    groups: &[],
+                    is_parent,
+                },
+                vm: None,
+                is_root: false,
+            };
+            let registry = registry(|service, _| service.connect.partitions = list(&[entry]));
+            let decision = policy(&registry).access(Action::Connect, &requester);
+            assert_eq!(decision.allowed, allowed, "{entry}");
+        }
+    }
+
+    #[test]
     fn what_names_a_vm_covers_the_containers_in_it() {
         let (vm, id) = (VmId::random(), VmId::random());
         let groups = ["blue".to_owned()];
         let (web, nested) = (name("web"), name("web/box"));
-        let identity = |name, id, groups| PartitionIdentity { name, id, groups };
+        let identity = |name, id, groups| PartitionIdentity {
+            name,
+            id,
+            groups,
+            is_parent: false,
+        };
         let requester = Requester::Partition {
             own: identity(&nested, id, &[]),
             vm: Some(identity(&web, vm, &groups)),

@@ -22,7 +22,8 @@ pub struct AccessRule {
     pub users: Option<Vec<String>>,
     /// Names or numeric ids of groups; `*` matches everyone.
     pub groups: Option<Vec<String>>,
-    /// Names or ids of child partitions; `@group` matches a sibling group, `*` every child.
+    /// Names or ids of child partitions; `@group` matches a sibling group, `*` every child. In the registry
+    /// of a virtual machine `parent` matches its host, as do the host's name and `*`.
     pub partitions: Option<Vec<String>>,
 }
 

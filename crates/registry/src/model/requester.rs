@@ -2,6 +2,9 @@
 
 use hvsock_address::{PartitionName, VmId};
 
+/// The entry of a `partitions` list for the parent of the owner, which no child can have as its name.
+pub const PARENT: &str = "parent";
+
 /// The credentials of a process. The kernel reports them; nothing comes from a message.
 #[doc(alias = "credentials")]
 #[doc(alias = "SO_PEERCRED")]
@@ -46,6 +49,8 @@ pub struct PartitionIdentity<'a> {
     pub id: VmId,
     /// The sibling groups.
     pub groups: &'a [String],
+    /// Whether it is the parent of the partition that owns the registry: the host of a virtual machine.
+    pub is_parent: bool,
 }
 
 impl Principal {
@@ -85,6 +90,7 @@ impl PartitionIdentity<'_> {
             Some(group) => self.groups.iter().any(|g| g == group),
             None => {
                 entry == "*"
+                    || self.is_parent && entry.eq_ignore_ascii_case(PARENT)
                     || entry.eq_ignore_ascii_case(self.name.as_str())
                     || entry.len() >= GUID_DIGITS && entry.parse() == Ok(self.id)
             }

@@ -220,6 +220,7 @@ proptest! {
                         name: &web_name,
                         id: VmId::LOOPBACK,
                         groups: &groups,
+                        is_parent: false,
                     };
                     let vm = None;
                     let web = Requester::Partition { own, vm, is_root };

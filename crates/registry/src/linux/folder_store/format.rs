@@ -11,7 +11,9 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
 use crate::store::Problem;
-use crate::{AccessRule, Defaults, Override, Registration, TransportSetting, text, toml_problem};
+use crate::{
+    AccessRule, Defaults, Override, PARENT, Registration, TransportSetting, text, toml_problem,
+};
 
 /// Decodes the file of a registration. It inherits what it leaves out from `built_in`, the built-in
 /// registration of this service. Its access rules are decoded as they are: where they are decided,
@@ -239,7 +241,7 @@ impl From<Rule> for AccessRule {
 struct Text(String);
 /// A user or group: a name, an id, or `*`.
 struct Account(String);
-/// A child: a name, an id, `@group`, or `*`.
+/// A child: a name, an id, `@group`, or `*`; or the parent.
 struct Child(String);
 
 impl<'de> Deserialize<'de> for Text {
@@ -265,7 +267,8 @@ impl<'de> Deserialize<'de> for Child {
         let string = String::deserialize(deserializer)?;
         let checked = match string.strip_prefix('@') {
             Some(group) => text::check(group).map_err(|why| format!("a group {why}")),
-            None if string == "*" || string.parse::<VmId>().is_ok() => Ok(()),
+            None if string == "*" || string.eq_ignore_ascii_case(PARENT) => Ok(()),
+            None if string.parse::<VmId>().is_ok() => Ok(()),
             None => PartitionName::new(string.as_str())
                 .map(drop)
                 .map_err(|why| why.to_string()),
@@ -353,6 +356,14 @@ mod tests {
         let list = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         assert_eq!(read.bind.users, list(&["alice", "1000"]));
         assert_eq!(read.bind.partitions, list(&["web", "@ci"]));
+        let others = [PARENT, "Parent", "*", "web/box"];
+        for other in others {
+            let example = example.replace("@ci", other);
+            assert!(
+                example.contains(other) && self::read(&example).is_ok(),
+                "{other}"
+            );
+        }
         assert_eq!(read.connect.groups, None);
         let web = &read.vm[&PartitionName::new("web").unwrap()];
         assert_eq!(web.enabled, Some(false));

@@ -441,6 +441,7 @@ fn a_child_that_any_user_may_listen_in_is_one_where_not_only_root_may() {
             name: &child,
             id: VmId::LOOPBACK,
             groups: &[],
+            is_parent: false,
         };
         let (vm, is_root) = (None, false);
         let requester = Requester::Partition { own, vm, is_root };
