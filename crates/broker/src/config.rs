@@ -12,7 +12,7 @@ use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
 use hvsock_sys::locks::Holder;
 
-use crate::AuditOutput;
+use crate::{AuditOutput, CdiConfig};
 
 /// The configuration of a [`Broker`](crate::Broker).
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub struct BrokerConfig {
     /// overrides what it says of one, and inherits the rest. So does a registration of the same service
     /// that is made in another way. An operator can change them, but not unregister them.
     pub built_in: Vec<Registration>,
+    /// Writes a CDI device for each container. None by default.
+    pub cdi: Option<CdiConfig>,
     /// The number and name of a group whose members may do what root may: change services, partitions
     /// and connections, and use every service, whatever its rules are. None by default.
     pub operator_group: Option<(u32, String)>,
@@ -65,6 +67,7 @@ impl BrokerConfig {
             control: true,
             audit: AuditOutput::default(),
             built_in: Vec::new(),
+            cdi: None,
             operator_group: None,
             soft_descriptors: None,
         }

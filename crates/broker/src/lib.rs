@@ -16,6 +16,7 @@ pub mod api;
 mod audit;
 mod budget;
 mod callers;
+mod cdi;
 mod config;
 mod core;
 mod data_path;
@@ -43,6 +44,7 @@ use hvsock_registry::entry_folder::FolderWatch;
 use hvsock_registry::store::{self, FolderStore};
 
 pub use audit::AuditOutput;
+pub use cdi::{CdiConfig, CdiHook};
 pub use config::{BrokerConfig, StartError};
 pub use events::{EventStream, RecordScope};
 pub use handle::{ControlError, Handle, ObjectKind};
@@ -115,7 +117,7 @@ impl Broker {
         config.soft_descriptors.get_or_insert(soft);
         // Each connection needs at least two descriptors.
         let descriptors = hvsock_sys::limits::raise_descriptors();
-        let partitions = PartitionStore::open(&config.dirs)?;
+        let partitions = PartitionStore::open(&config.dirs, config.cdi.take())?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
         let operators = config.operators();
@@ -176,6 +178,7 @@ const _: () = {
     assert_send_sync::<Handle>();
     assert_send_sync::<AuditOutput>();
     assert_send_sync::<BrokerConfig>();
+    assert_send_sync::<CdiConfig>();
     assert_send_sync::<ControlError>();
     assert_send_sync::<StartError>();
     assert_send::<EventStream>();

@@ -19,10 +19,11 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// The kinds of problem that a try may solve.
-const RETRIED: [ProblemKind; 3] = [
+const RETRIED: [ProblemKind; 4] = [
     ProblemKind::ConfigFile,
     ProblemKind::ConfigRefused,
     ProblemKind::FolderMode,
+    ProblemKind::CdiDevice,
 ];
 
 /// The running thread. It ends when the core has dropped the [`Wakeup`].

@@ -67,10 +67,9 @@ impl Host {
 
     /// Adds a container. Returns a bundle with the mount that the command printed.
     fn add(&self, tools: &Tools, name: &str) -> Bundle {
-        let printed = self.run(&["-q", "container", "add", name]);
-        let mount = printed.lines().nth(1).expect("the OCI mounts entry");
+        let mount = self.run(&["-q", "container", "add", name, "--format", "oci"]);
         let mut bundle = Bundle::new(&tools.runc, &tools.hvsock).expect("a bundle");
-        bundle.mount(serde_json::from_str(mount).expect("JSON"));
+        bundle.mount(serde_json::from_str(&mount).expect("JSON"));
         bundle
     }
 

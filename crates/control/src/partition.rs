@@ -119,6 +119,29 @@ pub struct Partition {
     /// The status of its guest; absent without a report since it started.
     #[serde(default)]
     pub guest: Option<Box<Guest>>,
+    /// What only a container has; absent for other partitions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
+}
+
+/// What only a container has.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Container {
+    /// The device by which container engines mount its endpoint; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cdi: Option<CdiDevice>,
+}
+
+/// A device of the Container Device Interface (CDI), which mounts a container's endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CdiDevice {
+    /// Its qualified name, such as `hvsock.dev/endpoint=web`.
+    pub device: String,
+    /// The file that describes it.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub file: PathBuf,
 }
 
 /// A container to add.
@@ -136,6 +159,34 @@ pub struct NewContainer {
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Whether it has a CDI device, if its broker writes such devices.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub cdi: bool,
+    /// Whether it is enough that it exists with these settings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub if_absent: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
+impl NewContainer {
+    /// A container with the default settings.
+    pub fn new(name: PartitionName) -> Self {
+        Self {
+            name,
+            id: None,
+            groups: Vec::new(),
+            cdi: true,
+            if_absent: false,
+        }
+    }
 }
 
 /// The settings that only a virtual machine has.

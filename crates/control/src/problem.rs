@@ -48,6 +48,8 @@ pub enum ProblemKind {
     VsockPort,
     /// The sockets of a VM's VMM, or the host's for it, cannot be used.
     VmLink,
+    /// The CDI device of a container cannot be written, so engines do not find it.
+    CdiDevice,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -67,6 +69,7 @@ impl ProblemKind {
             Self::ControlSocket => "control_socket",
             Self::VsockPort => "vsock_port",
             Self::VmLink => "vm_link",
+            Self::CdiDevice => "cdi_device",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -96,6 +99,7 @@ mod tests {
             ProblemKind::ControlSocket,
             ProblemKind::VsockPort,
             ProblemKind::VmLink,
+            ProblemKind::CdiDevice,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

@@ -127,6 +127,15 @@ impl Dirs {
         self.config.join("partitions")
     }
 
+    /// The default folder of the containers' CDI devices: beside the configuration, where engines look
+    /// (`/etc/cdi` for root, `~/.config/cdi` for a user), or in the one folder for everything.
+    pub fn cdi(&self) -> PathBuf {
+        match self.config == self.run {
+            true => self.run.join("cdi"),
+            false => self.config.with_file_name("cdi"),
+        }
+    }
+
     /// The endpoints that a client tries, in order. The first of these rules that applies decides:
     ///
     /// 1. `dir` (`--dir`) is given: its endpoint only.
@@ -189,6 +198,20 @@ mod tests {
         assert_eq!(dirs.container("web"), Path::new("/d/containers/web"));
         assert_eq!(dirs.vm_socket("web"), Path::new("/d/vm/web.sock"));
         assert_eq!(dirs.partitions(), Path::new("/d/partitions"));
+        assert_eq!(dirs.cdi(), Path::new("/d/cdi"));
+    }
+
+    #[test]
+    fn the_folder_of_cdi_devices_is_the_one_where_engines_look() {
+        let cdi = |source, vars: &[(&str, &str)]| Dirs::resolve(source, env(vars)).unwrap().cdi();
+        assert_eq!(cdi(DirSource::Root, &[]), Path::new("/etc/cdi"));
+        let mut vars = vec![("XDG_RUNTIME_DIR", "/run/user/7"), ("HOME", "/home/u")];
+        assert_eq!(
+            cdi(DirSource::User, &vars),
+            Path::new("/home/u/.config/cdi")
+        );
+        vars.push(("XDG_CONFIG_HOME", "/c"));
+        assert_eq!(cdi(DirSource::User, &vars), Path::new("/c/cdi"));
     }
 
     #[test]

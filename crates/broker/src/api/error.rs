@@ -67,6 +67,8 @@ impl From<ControlError> for ApiError {
             | E::Add(_)
             | E::CidTaken(_)
             | E::HybridPathTaken(_)
+            | E::DeviceTaken { .. }
+            | E::Differs(_)
             | E::Register(_)
             | E::Store(StoreError::Clash(_)) => StatusCode::CONFLICT,
             E::Invalid(_)

@@ -13,7 +13,7 @@
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
 //! - [`arenas`]: pairs of processes that open connections by themselves, and what was seen of those;
 //! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
-//! - [`left_folders`]: the folders of removed containers;
+//! - [`left_folders`]: the folders of removed containers; [`devices`]: the CDI devices of containers;
 //! - [`vms`]: the run state and CIDs of VMs;
 //! - [`liveness`]: heartbeats of guests;
 //! - [`offers`]: connections that wait for their listener; [`parked`]: connects that wait for processes
@@ -57,6 +57,7 @@ mod connect;
 mod connections;
 mod counters;
 mod data_threads;
+mod devices;
 mod effects;
 mod endpoints;
 mod event_loop;

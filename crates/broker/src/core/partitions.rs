@@ -133,6 +133,7 @@ impl Core {
         self.liveness
             .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
+        self.forget_device(&name);
         self.partition_charges.remove(&key);
         self.apply_effects();
         self.telemetry

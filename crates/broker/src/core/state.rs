@@ -13,6 +13,7 @@ use mio::Registry;
 use super::arenas::Arenas;
 use super::connections::Connections;
 use super::data_threads::DataThreads;
+use super::devices::Devices;
 use super::endpoints::Endpoints;
 use super::guest_arenas::GuestArenas;
 use super::in_flight::InFlight;
@@ -51,6 +52,7 @@ pub(crate) struct Core {
     pub(super) dirs: Dirs,
     pub(super) endpoints: Endpoints,
     pub(super) left_folders: LeftFolders,
+    pub(super) devices: Devices,
     pub(super) sessions: Sessions<ProcessSocket>,
     pub(super) session_io: SessionIo,
     pub(super) listeners: Listeners,
@@ -148,6 +150,7 @@ impl Core {
             dirs: config.dirs,
             endpoints: Endpoints::new(Arc::clone(&registry)),
             left_folders: LeftFolders::default(),
+            devices: Devices::default(),
             sessions: Sessions::new(SessionLimits {
                 idle_slots: config.idle_sessions.min(plan.idle_sessions()),
                 idle_timeout: config.idle_timeout,

@@ -238,6 +238,7 @@ impl Core {
                 id: partition.vm_id(),
                 kind: partition.kind().into(),
                 state: partition.state().into(),
+                container: self.container(partition),
                 parent: partition
                     .parent()
                     .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use hvsock_address::{PartitionRef, ServiceRef};
+use hvsock_address::{PartitionName, PartitionRef, ServiceRef};
 use hvsock_fabric::{AddPartitionError, Fix, PartitionError, RegisterError};
 use hvsock_registry::Clash;
 use hvsock_registry::store::StoreError;
@@ -34,6 +34,17 @@ pub enum ControlError {
     /// Another VM has this hybrid socket.
     #[error("{0}")]
     HybridPathTaken(String),
+    /// Another broker has a CDI device of this name.
+    #[error("{container} cannot have a CDI device: {what}")]
+    DeviceTaken {
+        /// What is in the way.
+        what: String,
+        /// The container.
+        container: PartitionName,
+    },
+    /// A partition exists with other settings than those that the request wants of an existing one.
+    #[error("{0}")]
+    Differs(String),
     /// The partition does not allow this change.
     #[error(transparent)]
     Partition(#[from] PartitionError),
@@ -99,6 +110,9 @@ impl ControlError {
                 ObjectKind::Connection => Fix::ListConnections,
             }),
             Self::NotNow { fix, .. } => Some(Fix::clone(fix)),
+            Self::DeviceTaken { container, .. } => Some(Fix::AddWithoutDevice {
+                partition: container.clone(),
+            }),
             Self::Clash(clash)
             | Self::Register(RegisterError::Clash(clash))
             | Self::Store(StoreError::Clash(clash)) => {

@@ -13,7 +13,7 @@ use hvsock_registry::entry_folder::{Changed, EntryError};
 use hvsock_registry::store::WatchFault;
 
 use super::{ControlError, Handle};
-use crate::core::{AddError, Core, Watched};
+use crate::core::{Core, Watched};
 use crate::model::{NewContainer, Partition, PartitionKind, PartitionState};
 use crate::stores::{PartitionClash, PartitionEntry, PartitionFiles, PartitionStep};
 
@@ -41,13 +41,19 @@ impl Handle {
             .ok_or_else(|| ControlError::unknown_partition(partition))
     }
 
-    /// Adds a container persistently and opens its endpoint. Without an id it gets one derived from
-    /// its name.
+    /// Adds a container persistently, opens its endpoint and writes its CDI device. Without an id it gets one
+    /// derived from its name. With `if_absent`, one with the same settings is enough; its device is
+    /// repaired.
+    ///
+    /// A device that cannot be written is a problem in [`status`](Self::status), and no error: the endpoint can
+    /// be mounted without it.
     ///
     /// # Errors
     ///
     /// [`ControlError::Add`] if the name or id is in use or a limit is reached,
-    /// [`ControlError::Invalid`] if the id is a well-known address.
+    /// [`ControlError::Invalid`] if the id is a well-known address, [`ControlError::DeviceTaken`] if another
+    /// broker has a CDI device of this name, [`ControlError::Differs`] if the container exists with other
+    /// settings than those that are enough.
     pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
         let id = new.id;
         let id = id.unwrap_or_else(|| VmId::of_container(new.name.as_str()));
@@ -56,16 +62,38 @@ impl Handle {
             name: new.name,
             id,
             groups: new.groups,
+            cdi: new.cdi,
             vm: None,
         };
         let mut files = self.partitions.lock();
-        let (spec, name) = (entry.spec(), entry.name.clone());
-        let added = self.call(move |core| {
-            core.add_container(spec)?;
-            Ok::<_, AddError>(core.partition(&PartitionRef::Name(name)))
-        })??;
+        let name = PartitionRef::Name(entry.name.clone());
+        if new.if_absent
+            && let Ok(existing) = self.partition(&name)
+        {
+            check_same(&entry, &existing, files.in_force(&existing.name))?;
+            self.update_devices(&mut files, true);
+            return self.partition(&name);
+        }
+        if entry.cdi {
+            let free = files.check_device(&entry.name);
+            free.map_err(|error| ControlError::DeviceTaken {
+                what: error.to_string(),
+                container: entry.name.clone(),
+            })?;
+        }
+        let spec = entry.spec();
+        self.call(move |core| core.add_container(spec))??;
         self.save(&mut files, &entry)?;
-        added.ok_or_else(|| ControlError::unknown_partition(&PartitionRef::Name(entry.name)))
+        self.update_devices(&mut files, false);
+        self.partition(&name)
+    }
+
+    /// Brings the CDI devices in line with the containers. All of them are checked if `again` is set.
+    fn update_devices(&self, files: &mut PartitionFiles, again: bool) {
+        let changes = files.update_devices(again);
+        if !changes.is_empty() {
+            self.post(move |core| core.set_devices(changes));
+        }
     }
 
     /// Writes the file of a partition that the core has added. Removes the partition if that fails.
@@ -102,6 +130,7 @@ impl Handle {
         let file = files.remove(&removed.name).map_err(file_error);
         let result = file.and_then(|()| self.remove_from_core(&removed.name));
         self.follow(&mut files, None);
+        self.update_devices(&mut files, false);
         result.map(|()| removed)
     }
 
@@ -187,6 +216,7 @@ impl Handle {
         let mut files = self.partitions.lock();
         let steps = files.first_steps();
         self.apply_steps(&mut files, steps, false);
+        self.update_devices(&mut files, true);
     }
 
     /// Reads changed partition files, and applies what changed.
@@ -194,6 +224,7 @@ impl Handle {
         let mut files = self.partitions.lock();
         files.reload(changed);
         self.follow(&mut files, None);
+        self.update_devices(&mut files, false);
         self.post(move |core| core.set_watch_fault(Watched::Partitions, fault));
     }
 
@@ -204,6 +235,7 @@ impl Handle {
         files.reload(&Changed::Everything);
         let steps = files.take_all_steps();
         self.apply_steps(&mut files, steps, true);
+        self.update_devices(&mut files, true);
     }
 
     /// Applies what changed in the partition files. `own` is an entry that the core has already.
@@ -237,6 +269,48 @@ impl Handle {
             return Err(ControlError::Invalid(what));
         }
         Ok(child)
+    }
+}
+
+/// Compares the settings of an existing partition with those of a container that is wanted.
+fn check_same(
+    wanted: &PartitionEntry,
+    existing: &Partition,
+    file: Option<&PartitionEntry>,
+) -> Result<(), ControlError> {
+    let name = &existing.name;
+    let differs = |what: String| Err(ControlError::Differs(what));
+    if existing.kind != PartitionKind::Container {
+        return differs(format!("{name} is not a container"));
+    }
+    if existing.id != wanted.id {
+        let (id, other) = (existing.id, wanted.id);
+        return differs(format!("{name} exists with the id {id}, not {other}"));
+    }
+    let sorted = |groups: &[String]| {
+        let mut groups = groups.to_vec();
+        groups.sort_unstable();
+        groups.dedup();
+        groups
+    };
+    if sorted(&existing.groups) != sorted(&wanted.groups) {
+        let words = |groups: &[String]| match groups {
+            [] => "no group".to_owned(),
+            groups => groups.join(", "),
+        };
+        let (groups, others) = (words(&existing.groups), words(&wanted.groups));
+        return differs(format!("{name} exists in {groups}, not {others}"));
+    }
+    match file {
+        Some(file) if file.cdi != wanted.cdi => {
+            let (is, not) = if file.cdi {
+                ("with", "without one")
+            } else {
+                ("without", "with one")
+            };
+            differs(format!("{name} exists {is} a CDI device, not {not}"))
+        }
+        _ => Ok(()),
     }
 }
 

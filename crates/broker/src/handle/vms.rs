@@ -71,6 +71,7 @@ impl Handle {
             name: new.name,
             id,
             groups: new.groups,
+            cdi: true,
             vm: Some(spec.clone()),
         };
         let (partition, name) = (entry.spec(), PartitionRef::Name(entry.name.clone()));

@@ -19,6 +19,8 @@ pub(crate) struct PartitionEntry {
     pub(crate) name: PartitionName,
     pub(crate) id: VmId,
     pub(crate) groups: Vec<String>,
+    /// Whether a container has a CDI device, if the broker writes them.
+    pub(crate) cdi: bool,
     /// The settings of a VM; a container has none.
     pub(crate) vm: Option<VmSpec>,
 }
@@ -31,6 +33,9 @@ struct File {
     id: VmId,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     groups: Vec<String>,
+    /// Whether the container has a CDI device. Containers only.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    cdi: bool,
     /// The context id (CID). VMs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cid: Option<u64>,
@@ -43,6 +48,15 @@ struct File {
     /// How the VM's connections reach its guest. VMs only.
     #[serde(default, skip_serializing_if = "is_default")]
     link: LinkSpec,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 fn is_default(link: &LinkSpec) -> bool {
@@ -126,6 +140,9 @@ impl File {
     /// types and key names alone do not rule out.
     fn vm(self) -> Result<Option<VmSpec>, String> {
         match self.kind {
+            FileKind::Vm if !self.cdi => {
+                Err("describes a VM; only a container has `cdi`".to_owned())
+            }
             FileKind::Vm => {
                 if self.cid.is_none() && self.link == LinkSpec::VhostUser {
                     return Err("describes a VM and has no `cid` (its context id)".to_owned());
@@ -193,12 +210,13 @@ impl EntryKind for PartitionKinds {
         let whole = |what: String| Problem::whole(path, what);
         let file: File = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
         let name = PartitionName::new(key.as_str()).map_err(|error| whole(error.to_string()))?;
-        let (id, groups) = (file.id, file.groups.clone());
+        let (id, groups, cdi) = (file.id, file.groups.clone(), file.cdi);
         let vm = file.vm().map_err(whole)?;
         let entry = PartitionEntry {
             name,
             id,
             groups,
+            cdi,
             vm,
         };
         // A user that this machine does not have is a problem of the file.
@@ -215,6 +233,7 @@ impl EntryKind for PartitionKinds {
             },
             id: entry.id,
             groups: entry.groups.clone(),
+            cdi: entry.cdi,
             cid: vm.cid.map(u64::from),
             unsealed_memory: vm.unsealed_memory,
             user: vm.user,
@@ -295,6 +314,7 @@ mod tests {
             name: PartitionName::new("web").unwrap(),
             id: VmId::of_container("web"),
             groups: vec!["ci".to_owned()],
+            cdi: true,
             vm,
         };
         let vm = VmSpec {
@@ -325,6 +345,13 @@ mod tests {
             let entry = entry(vm);
             assert_eq!(read(&PartitionKinds::text(&entry, None)), Ok(entry));
         }
+        let without = PartitionEntry {
+            cdi: false,
+            ..entry(None)
+        };
+        let text = PartitionKinds::text(&without, None);
+        assert!(text.contains("cdi = false"), "{text}");
+        assert_eq!(read(&text), Ok(without));
     }
 
     #[test]
@@ -333,6 +360,7 @@ mod tests {
             name: PartitionName::new(name).unwrap(),
             id: VmId::of_container(name),
             groups: Vec::new(),
+            cdi: true,
             vm: Some(VmSpec {
                 link: LinkSpec::Hybrid {
                     path: path.into(),
@@ -369,7 +397,15 @@ mod tests {
             ("kind = \"vm\"\ncid = \"3\"\n", "web.toml:2:7: expected u64"),
             (
                 "kind = \"vm\"\ncdi = 3\n",
-                "web.toml:2:1: unknown key `cdi`; did you mean `cid`?",
+                "web.toml:2:7: expected a boolean",
+            ),
+            (
+                "kind = \"vm\"\ncid = 3\ncdi = false\n",
+                "web.toml: describes a VM; only a container has `cdi`",
+            ),
+            (
+                "kind = \"vm\"\ncd = 3\n",
+                "web.toml:2:1: unknown key `cd`; did you mean `cdi`?",
             ),
             (
                 "kind = \"vm\"\n",

@@ -16,6 +16,8 @@ use hvsock_virtio::GuestCid;
 
 use super::partition_entry::{PartitionClash, PartitionEntry, PartitionKinds};
 use super::vm::{CidSpace, VmEntry};
+use crate::CdiConfig;
+use crate::cdi::{CdiChange, CdiError, CdiFolder, has_device};
 
 /// The partitions on disk: one file each, named after the partition.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct PartitionFiles {
     in_force: BTreeMap<String, PartitionName>,
     /// The files that the core has refused. They are tried again at each change.
     refused: BTreeSet<String>,
+    /// The devices of the containers.
+    cdi: Option<CdiFolder>,
 }
 
 /// What the core has to do after a change of the files.
@@ -71,7 +75,7 @@ pub(crate) struct PutResult {
 
 impl PartitionStore {
     /// Opens the folder and reads its files.
-    pub(crate) fn open(dirs: &Dirs) -> Result<Self, FolderError> {
+    pub(crate) fn open(dirs: &Dirs, cdi: Option<CdiConfig>) -> Result<Self, FolderError> {
         let defaults = store::Options::default();
         let options = EntryOptions {
             limit: defaults.limit,
@@ -84,6 +88,7 @@ impl PartitionStore {
                 folder,
                 in_force: BTreeMap::new(),
                 refused: BTreeSet::new(),
+                cdi: cdi.map(|cdi| CdiFolder::new(cdi, dirs.clone())),
             }),
         })
     }
@@ -197,6 +202,31 @@ impl PartitionFiles {
             .filter(|key| key.space == CidSpace::Broker)
             .map(|key| key.cid)
             .collect()
+    }
+
+    /// The entry in force of the partition with this name.
+    pub(crate) fn in_force(&self, name: &PartitionName) -> Option<&PartitionEntry> {
+        let key = name.to_string();
+        self.in_force.get(&key).and(self.folder.get(&key))
+    }
+
+    /// Fails if a container's device cannot have this name.
+    pub(crate) fn check_device(&self, container: &PartitionName) -> Result<(), CdiError> {
+        match &self.cdi {
+            Some(cdi) if has_device(container.as_str()) => cdi.check_free(container.as_str()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes and removes devices for the containers in force. All files are checked if `again` is set.
+    pub(crate) fn update_devices(&mut self, again: bool) -> Vec<CdiChange> {
+        let Some(cdi) = &mut self.cdi else {
+            return Vec::new();
+        };
+        let entries = self.in_force.keys().filter_map(|key| self.folder.get(key));
+        let wanted = entries.filter(|entry| entry.vm.is_none() && entry.cdi);
+        let wanted = wanted.map(|entry| entry.name.to_string());
+        cdi.update(&wanted.filter(|name| has_device(name)).collect(), again)
     }
 
     /// Writes the file of a partition that the core has added, in place of one that it had refused.

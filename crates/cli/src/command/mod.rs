@@ -76,6 +76,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
         match error.use_stderr() {
             true => {
                 output::text_to_stderr(&with_escapes(text, env::args_os().skip(1)));
+                os::invalid_arguments(&env::args_os().collect::<Vec<_>>());
                 status
             }
             false => match output::text(&text) {

@@ -1,7 +1,7 @@
 //! `hvsock container`, and `hvsock` in containers.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -21,12 +21,12 @@ fn the_mounts_of_a_broker_with_a_relative_folder_are_absolute() {
     let ready = broker.line();
     assert!(ready.contains(&format!("endpoint {path}/")), "{ready}");
     let added = Completed::of(&mut command(&["container", "add", "web"])).ok();
-    let mount = format!("--mount type=bind,src={path}/containers/web,");
+    let mount = format!("--mount=type=bind,src={path}/containers/web,");
     assert!(added.starts_with(&mount), "{added}");
 }
 
 #[test]
-fn add_prints_the_mount_option_and_the_oci_mounts_entry() {
+fn add_prints_one_option_and_show_prints_every_format() {
     let world = World::new();
     let done = world.run(["container", "add", "web", "--group", "front"]);
     assert!(
@@ -34,27 +34,200 @@ fn add_prints_the_mount_option_and_the_oci_mounts_entry() {
         "{}",
         done.stderr
     );
-    let text = done.ok();
-    let lines: Vec<_> = text.lines().collect();
+    let option = done.ok();
     let folder = world.dir().join("containers/web");
     let folder = folder.to_str().unwrap();
-    assert_eq!(
-        lines[0],
-        format!("--mount type=bind,src={folder},dst=/run/hvsock,readonly")
-    );
-    let entry: Value = serde_json::from_str(lines[1]).unwrap();
+    let mount = format!("--mount=type=bind,src={folder},dst=/run/hvsock,readonly");
+    assert_eq!(option, format!("{mount}\n"));
+    let entry = world.ok(["container", "show", "web", "--mount", "--format", "oci"]);
+    let entry: Value = serde_json::from_str(&entry).unwrap();
     assert_eq!(
         (&entry["source"], &entry["destination"]),
         (&json!(folder), &json!("/run/hvsock"))
     );
-    assert_eq!((&entry["type"], lines.len()), (&json!("bind"), 2));
+    let options = json!(["bind", "ro", "nosuid", "nodev", "noexec"]);
+    assert_eq!(
+        (&entry["type"], &entry["options"]),
+        (&json!("bind"), &options)
+    );
     assert!(fs::exists(world.dir().join("containers/web/endpoint")).unwrap());
     let shown = world.json(["container", "show", "web", "--json"]);
-    assert_eq!((&shown["mount"], &shown["oci"]), (&json!(lines[0]), &entry));
+    assert_eq!((&shown["mount"], &shown["oci"]), (&json!(mount), &entry));
+    let file = world.dir().join("cdi/hvsock.dev-endpoint_web.json");
+    let device = json!({"device": "hvsock.dev/endpoint=web", "file": file});
+    assert_eq!(shown["container"]["cdi"], device);
+    let text = world.ok(["container", "show", "web"]);
+    assert!(
+        text.contains("device        hvsock.dev/endpoint=web\n"),
+        "{text}"
+    );
+    for (format, want) in [
+        ("podman", mount.clone()),
+        ("docker", mount),
+        ("compose", format!("source: \"{folder}\"\n")),
+        ("kubernetes", format!("path: \"{folder}\"\n")),
+    ] {
+        let printed = world.ok(["container", "show", "web", "--mount", "--format", format]);
+        assert!(printed.contains(&want), "{format}: {printed}");
+        let added = ["container", "add", "web", "--if-absent", "--group", "front"];
+        let added = world.ok(added.into_iter().chain(["--format", format]));
+        assert_eq!(added, printed);
+    }
     assert_eq!(
         (&shown["state"], &shown["groups"]),
         (&json!("running"), &json!(["front"]))
     );
+}
+
+/// Runs `line` in a shell in which `hvsock` uses the world's broker, and `engine` refuses options that it does not
+/// have, as podman and docker do.
+fn shell(world: &World, line: &str) -> Completed {
+    const ENGINE: &str = r#"
+hvsock() { "$HVSOCK" -q "$@"; }
+engine() {
+    for word; do
+        case $word in
+            --mount=type=bind,src=/*,dst=/run/hvsock,readonly | --device=hvsock.dev/endpoint=*) mounted=$word;;
+            -*) echo "unknown flag: $word"; return 125;;
+        esac
+    done
+    echo "started with ${mounted-no mount}"
+}
+"#;
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("{ENGINE}{line}")]);
+    command.env("HVSOCK", env!("CARGO_BIN_EXE_hvsock"));
+    command
+        .env("HVSOCK_DIR", world.dir())
+        .env_remove("HVSOCK_ENDPOINT");
+    Completed::of(&mut command)
+}
+
+#[test]
+fn an_engine_starts_nothing_without_the_mount_if_the_inner_command_fails() {
+    let world = World::new();
+    let first = shell(&world, "engine $(hvsock container add web) image").ok();
+    assert!(
+        first.starts_with("started with --mount=type=bind,src=/"),
+        "{first}"
+    );
+    // With the same settings an existing container is as good as a new one.
+    let second = shell(
+        &world,
+        "engine $(hvsock container add web --if-absent) image",
+    )
+    .ok();
+    let third = shell(&world, "engine $(hvsock container show web --mount) image").ok();
+    assert_eq!((&second, &third), (&first, &first));
+    let add = "--hvsock-container-add-failed";
+    let show = "--hvsock-container-show-failed";
+    for (inner, option) in [
+        ("container add web", add),
+        ("container add web --if-absent --group other", add),
+        ("container add web --if-absent --no-cdi", add),
+        ("container add web/box", add),
+        ("container add parent", add),
+        ("container add", add),
+        ("container add web --no-such-option", add),
+        ("--dir /nowhere container add db", add),
+        ("container show db --mount", show),
+        ("container show --mount", show),
+        ("container show web --mount --format paper", show),
+        ("--dir /nowhere container show web --mount", show),
+    ] {
+        let done = shell(&world, &format!("engine $(hvsock {inner}) image"));
+        assert_eq!(
+            done.stdout,
+            format!("unknown flag: {option}\n"),
+            "{inner}: {done:?}"
+        );
+        assert!(done.stderr.contains("error:"), "{inner}: {done:?}");
+        assert_eq!(done.code, Some(125));
+    }
+    // Programs that read another format get nothing.
+    for rest in ["--json", "--format oci", "--format compose"] {
+        assert_eq!(
+            shell(&world, &format!("hvsock container add web {rest}")).stdout,
+            ""
+        );
+    }
+    let taken = world.run(["container", "add", "web"]);
+    assert!(
+        taken.stderr.contains("container add web --if-absent"),
+        "{taken:?}"
+    );
+}
+
+#[test]
+fn a_folder_that_no_option_can_name_is_refused_and_printed_in_other_formats() {
+    let folder = folder();
+    let odd = folder.path().join("a b,\"c\"$d");
+    let command = |arguments: &[&str]| {
+        let mut command = hvsock();
+        command.arg("--dir").arg(&odd).args(arguments);
+        command.stdout(Stdio::piped());
+        command
+    };
+    let mut broker = Running::start(&mut command(&["broker", "--name", "machine"]));
+    broker.line();
+    let added = Completed::of(&mut command(&["container", "add", "web"]));
+    assert_eq!(added.stdout, "--hvsock-container-add-failed\n", "{added:?}");
+    assert!(
+        added.stderr.contains("would read ` ` as something else"),
+        "{added:?}"
+    );
+    assert!(added.stderr.contains("--cdi-spec-dir '"), "{added:?}");
+    let oci = command(&["container", "show", "web", "--mount", "--format", "oci"]);
+    let oci: Value = serde_json::from_str(&Completed::of(&mut { oci }).ok()).unwrap();
+    let source = odd.join("containers/web");
+    assert_eq!(oci["source"], source.to_str().unwrap());
+    let compose = command(&["container", "show", "web", "--mount", "--format", "compose"]);
+    let compose = Completed::of(&mut { compose }).ok();
+    assert!(
+        compose.contains("a b,\\\"c\\\"$$d/containers/web\"\n"),
+        "{compose}"
+    );
+    // With a folder that every engine reads, the path is in the device only.
+    let device = odd.join("cdi/hvsock.dev-endpoint_web.json");
+    let device: Value = serde_json::from_slice(&fs::read(device).unwrap()).unwrap();
+    let mount = &device["devices"][0]["containerEdits"]["mounts"][0];
+    assert_eq!(mount["hostPath"], source.to_str().unwrap());
+}
+
+#[test]
+fn a_broker_writes_devices_where_it_is_told_to_or_none() {
+    let folder = folder();
+    for (number, (options, want)) in [
+        (&["--cdi-dir", "there"] as &[&str], Some("there")),
+        (&["--no-cdi"], None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let own = folder.path().join(number.to_string());
+        let command = |arguments: &[&str]| {
+            let mut command = hvsock();
+            command
+                .current_dir(folder.path())
+                .arg("--dir")
+                .arg(&own)
+                .args(arguments);
+            command.stdout(Stdio::piped());
+            command
+        };
+        let arguments = [&["broker", "--name", "machine"], options].concat();
+        let mut broker = Running::start(&mut command(&arguments));
+        broker.line();
+        let added = Completed::of(&mut command(&["container", "add", "web", "--json"])).ok();
+        let added: Value = serde_json::from_str(&added).unwrap();
+        let path = |dir| folder.path().join(dir).join("hvsock.dev-endpoint_web.json");
+        let file = &added["container"]["cdi"]["file"];
+        assert_eq!(
+            file.as_str(),
+            want.map(path).as_deref().and_then(|path| path.to_str())
+        );
+        assert!(!own.join("cdi").exists());
+    }
 }
 
 #[test]
@@ -99,9 +272,13 @@ fn a_container_is_shown_listed_paused_resumed_and_removed() {
     world.ok(["container", "remove", "web"]);
     let error = world.run(["container", "show", "web"]).failed();
     assert!(error.contains("web"), "{error}");
-    world.run(["container", "add", "DB"]).failed();
-    world.run(["container", "add", "a/b"]).usage_error();
-    world.run(["container", "add", "parent"]).usage_error();
+    world.run(["container", "add", "DB", "--json"]).failed();
+    world
+        .run(["container", "add", "a/b", "--json"])
+        .usage_error();
+    world
+        .run(["container", "add", "parent", "--json"])
+        .usage_error();
 }
 
 #[test]

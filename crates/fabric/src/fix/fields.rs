@@ -111,6 +111,7 @@ impl Fix {
                 add(key::VM, vm);
             }
             Self::RemovePartition { partition }
+            | Self::AddWithoutDevice { partition }
             | Self::StartAgent { partition }
             | Self::LoadDriver { partition } => {
                 add(key::PARTITION, partition);
@@ -291,6 +292,9 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             },
             "start_with_its_manager" => Fix::StartWithItsManager,
             "remove_partition" => Fix::RemovePartition {
+                partition: self.get(key::PARTITION)?,
+            },
+            "add_without_device" => Fix::AddWithoutDevice {
                 partition: self.get(key::PARTITION)?,
             },
             "use_address" => Fix::UseAddress {

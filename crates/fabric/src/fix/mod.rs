@@ -137,6 +137,11 @@ pub enum Fix {
         /// The partition.
         partition: PartitionName,
     },
+    /// Add the container without a CDI device.
+    AddWithoutDevice {
+        /// The container.
+        partition: PartitionName,
+    },
     /// Use a well-known id instead of a partition's own id or its parent's.
     UseAddress {
         /// [`VmId::LOOPBACK`] or [`VmId::PARENT`].
@@ -280,6 +285,7 @@ impl Fix {
             Self::StartInManager { .. } => "start_in_manager",
             Self::StartWithItsManager => "start_with_its_manager",
             Self::RemovePartition { .. } => "remove_partition",
+            Self::AddWithoutDevice { .. } => "add_without_device",
             Self::UseAddress { .. } => "use_address",
             Self::JoinGroup { .. } => "join_group",
             Self::ListPartitions => "list_partitions",
@@ -422,6 +428,9 @@ impl fmt::Display for Fix {
             }
             Self::StartWithItsManager => f.write_str("start it with the program that runs it"),
             Self::RemovePartition { partition } => write!(f, "remove {partition}"),
+            Self::AddWithoutDevice { partition } => {
+                write!(f, "add {partition} without a CDI device")
+            }
             Self::UseAddress { address } if *address == VmId::LOOPBACK => {
                 f.write_str("use LOOPBACK instead of the partition's own id")
             }

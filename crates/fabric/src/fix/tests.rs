@@ -103,6 +103,9 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::RemovePartition {
                 partition: partition.clone(),
             },
+            Fix::AddWithoutDevice {
+                partition: partition.clone(),
+            },
             Fix::StartVmm {
                 partition: partition.clone(),
                 path: Some(other.to_string()),

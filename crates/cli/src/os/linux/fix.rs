@@ -34,6 +34,9 @@ pub fn help(fix: &Fix) -> Option<Help> {
         Fix::RemovePartition { partition } => {
             Help::command(format!("hvsock container remove {partition}"))
         }
+        Fix::AddWithoutDevice { partition } => {
+            Help::command(format!("hvsock container add {partition} --no-cdi"))
+        }
         Fix::ListPartitions | Fix::StopListener { .. } => Help::command("hvsock status"),
         Fix::ListConnections => Help::command("hvsock connections"),
         Fix::StartBroker => Help::sentence("hvsock broker (or --dir DIR, if one runs elsewhere)"),

@@ -21,7 +21,7 @@ mod time;
 pub use crate::output::json as json_of_services;
 pub use advice::advice;
 pub use broker_args::BrokerArgs;
-pub use command::{Command, Vm, run_internal};
+pub use command::{Command, Vm, invalid_arguments, run_internal};
 pub use fix::help as help_for;
 pub use hvsock_client::Client;
 pub use partition::{ExplainAs, Partition};

@@ -18,7 +18,7 @@ mod vm;
 
 pub use advice::advice;
 pub use broker_args::BrokerArgs;
-pub use command::{Command, run_internal};
+pub use command::{Command, invalid_arguments, run_internal};
 pub use fix::help as help_for;
 pub use local::Local as Client;
 pub use partition::{ExplainAs, Partition};

@@ -4,13 +4,14 @@ use std::env;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
-use hvsock_broker::{AuditOutput, BrokerConfig};
+use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig};
+use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
 use hvsock_sys::{accounts, journal};
 use hvsock_text::printable_path;
@@ -41,6 +42,13 @@ pub struct Broker {
     /// services as root there [default: hvsock, for a broker of root on a machine with that group]
     #[arg(long, value_name = "GROUP")]
     operator_group: Option<String>,
+    /// The folder of the containers' CDI devices [default: /etc/cdi for the machine's broker, ~/.config/cdi for
+    /// a user's, DIR/cdi with --dir]
+    #[arg(long, value_name = "DIR", conflicts_with = "no_cdi")]
+    cdi_dir: Option<PathBuf>,
+    /// Write no CDI devices
+    #[arg(long)]
+    no_cdi: bool,
     /// Where the audit is written [default: the journal if the system has one, else the log]
     #[arg(long, value_name = "WHERE")]
     audit: Option<AuditTo>,
@@ -94,6 +102,9 @@ impl Broker {
         config.audit = self.audit.unwrap_or_else(AuditTo::choose).output();
         config.built_in = built_in::registrations();
         config.operator_group = operator_group(self.operator_group)?;
+        if !self.no_cdi {
+            config.cdi = Some(cdi(&config.dirs, self.cdi_dir)?);
+        }
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));
@@ -109,6 +120,16 @@ impl Broker {
         drop(broker);
         Ok(())
     }
+}
+
+/// Where the CDI devices are, and their hooks.
+fn cdi(dirs: &Dirs, folder: Option<PathBuf>) -> Result<CdiConfig> {
+    let folder = folder.map(std::path::absolute).transpose();
+    let folder = folder.context("cannot find the working directory")?;
+    Ok(CdiConfig {
+        folder: folder.unwrap_or_else(|| dirs.cdi()),
+        hooks: Vec::new(),
+    })
 }
 
 /// The number and name of the group of operators.

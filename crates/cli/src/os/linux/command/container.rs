@@ -1,22 +1,22 @@
 //! `hvsock container`: containers as partitions.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::{Args, Subcommand};
-use hvsock_address::{PartitionName, VmId};
+use hvsock_address::{PartitionName, PartitionRef, VmId};
+use hvsock_client::ClientError;
 use hvsock_control::{NewContainer, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::guest;
 use super::integration_args::IntegrationArgs;
+use super::mounts::{Format, Mounts, or_invalid_option};
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use super::wait::Wait;
 use crate::context::Context;
+use crate::failure::Failure;
 use crate::os::linux::format;
 use crate::os::linux::output::{self, Json};
 use crate::table::Columns;
-
-/// The folder of the endpoint in a container.
-const INSIDE: &str = "/run/hvsock";
 
 /// Make containers partitions of their own
 #[derive(Debug, Subcommand)]
@@ -26,8 +26,7 @@ pub enum Container {
     List(Json),
     /// Print a container's GUID
     Id(Named),
-    /// Show one container
-    Show(Shown),
+    Show(Show),
     /// Wait until a container is ready, or for another state
     Wait(Wait),
     /// Pause the hvsock traffic of a container
@@ -41,7 +40,7 @@ pub enum Container {
     Integration(IntegrationArgs),
 }
 
-/// Add a container and print its endpoint's mount
+/// Add a container and print what mounts its endpoint
 #[derive(Debug, Args)]
 pub struct Add {
     /// The container's name
@@ -52,8 +51,30 @@ pub struct Add {
     /// Add it to this sibling group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
+    /// Succeed if it exists with these settings
+    #[arg(long)]
+    if_absent: bool,
+    /// Write no CDI device for it
+    #[arg(long)]
+    no_cdi: bool,
+    /// For whom the mount is
+    #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
+    format: Format,
     #[command(flatten)]
     json: Json,
+}
+
+/// Show one container
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    shown: Shown,
+    /// Print only what mounts its endpoint
+    #[arg(long, conflicts_with = "json")]
+    mount: bool,
+    /// For whom the mount is
+    #[arg(long, value_enum, default_value_t, requires = "mount")]
+    format: Format,
 }
 
 impl Container {
@@ -63,10 +84,12 @@ impl Container {
             kind: PartitionKind::Container,
         };
         match self {
-            Self::Add(add) => add.run(context),
+            Self::Add(add) if add.json.json => add.run(context),
+            Self::Add(add) => with_option("add", add.format, add.run(context)),
             Self::List(json) => list(containers, json),
             Self::Id(named) => containers.id(&named),
-            Self::Show(shown) => show(containers, &shown),
+            Self::Show(show) if !show.mount => show_all(containers, &show.shown),
+            Self::Show(show) => with_option("show", show.format, show.print_mount(containers)),
             Self::Wait(wait) => wait.run(containers),
             Self::Pause(named) => containers.set_state(&named, PartitionState::Paused),
             Self::Resume(named) => containers.set_state(&named, PartitionState::Running),
@@ -74,45 +97,6 @@ impl Container {
             Self::Remove(named) => containers.remove(&named),
             Self::Integration(args) => args.run(containers),
         }
-    }
-}
-
-/// How to mount the endpoint into a container.
-#[derive(Debug, Serialize)]
-struct Mounts {
-    /// The option for podman and docker.
-    mount: String,
-    /// The entry for `mounts` of an OCI runtime's `config.json`.
-    oci: OciMount,
-}
-
-#[derive(Debug, Serialize)]
-struct OciMount {
-    destination: &'static str,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    source: String,
-    options: [&'static str; 4],
-}
-
-impl Mounts {
-    fn of(container: &Partition) -> Result<Self> {
-        let endpoint = container.endpoint.as_ref();
-        let folder = endpoint.and_then(|endpoint| endpoint.parent());
-        let folder = folder.context("the broker has no endpoint for this container")?;
-        let source = folder
-            .to_str()
-            .context("the endpoint's folder is not UTF-8")?;
-        Ok(Self {
-            mount: format!("--mount type=bind,src={source},dst={INSIDE},readonly"),
-            oci: OciMount {
-                destination: INSIDE,
-                kind: "bind",
-                source: source.to_owned(),
-                // A process can connect to a socket in a read-only mount.
-                options: ["bind", "ro", "nosuid", "nodev"],
-            },
-        })
     }
 }
 
@@ -124,13 +108,25 @@ struct Everything {
     mounts: Mounts,
 }
 
+/// The result of a command that prints what mounts an endpoint.
+fn with_option(verb: &str, format: Format, result: Result<()>) -> Result<()> {
+    match format {
+        Format::Podman | Format::Docker => or_invalid_option(verb, result),
+        _ => result,
+    }
+}
+
 impl Add {
-    fn run(self, context: &Context) -> Result<()> {
-        let partition = context.client()?.add_container(&NewContainer {
-            name: self.name,
+    fn run(&self, context: &Context) -> Result<()> {
+        let client = context.client()?;
+        let added = client.add_container(&NewContainer {
+            name: self.name.clone(),
             id: self.id,
-            groups: self.groups,
-        })?;
+            groups: self.groups.clone(),
+            cdi: !self.no_cdi,
+            if_absent: self.if_absent,
+        });
+        let partition = added.map_err(|error| self.with_help(context, error))?;
         let mounts = Mounts::of(&partition)?;
         if self.json.json {
             return output::json(&Everything { partition, mounts });
@@ -139,11 +135,48 @@ impl Add {
             "`{}` is a partition with the id {}",
             partition.name, partition.id
         ));
-        context.note(
-            "Start the container with the first line (podman, docker) or the second (config.json):",
+        if let Format::Podman | Format::Docker = self.format {
+            context.note("Start the container with this option of podman or docker:");
+        }
+        mounts.print(self.format)?;
+        if let (Format::Podman | Format::Docker, Some(note)) = (self.format, mounts.device_note()) {
+            context.note(&format!("Its CDI device as well: {note}"));
+        }
+        Ok(())
+    }
+}
+
+impl Add {
+    /// The error of adding the container. If there is one of this name, it says how to use that one.
+    fn with_help(&self, context: &Context, error: ClientError) -> anyhow::Error {
+        let is_taken = matches!(
+            &error,
+            ClientError::Refused {
+                status: 409,
+                fix: None,
+                ..
+            }
         );
-        output::line(&mounts.mount)?;
-        output::json_line(&mounts.oci)
+        let name = PartitionRef::Name(self.name.clone());
+        let existing = || context.client().ok()?.partition(&name).ok();
+        let is_container = |one: &Partition| one.kind == PartitionKind::Container;
+        if !is_taken || !existing().as_ref().is_some_and(is_container) {
+            return error.into();
+        }
+        let help = match self.if_absent {
+            true => format!("hvsock container show {}", self.name),
+            false => format!("hvsock container add {} --if-absent", self.name),
+        };
+        Failure::new(error.to_string())
+            .help(context.command(&help))
+            .into()
+    }
+}
+
+impl Show {
+    fn print_mount(&self, containers: Partitions<'_>) -> Result<()> {
+        let partition = containers.find(&self.shown.named)?;
+        Mounts::of(&partition)?.print(self.format)
     }
 }
 
@@ -169,13 +202,18 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
     table.print()
 }
 
-fn show(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
+fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     let partition = containers.find(&shown.named)?;
     let mounts = Mounts::of(&partition)?;
     if shown.json.json {
         return output::json(&Everything { partition, mounts });
     }
     let mut more = guest::facts(&partition);
-    more.push(("mount", mounts.mount));
+    if let Some(device) = mounts.device() {
+        more.push(("device", device.device.clone()));
+        more.push(("device file", device.file.display().to_string()));
+    }
+    let option = mounts.option();
+    more.push(("mount", option.unwrap_or_else(|error| error.to_string())));
     facts(&partition, &more).print()
 }

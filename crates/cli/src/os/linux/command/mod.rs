@@ -13,6 +13,7 @@ mod forward;
 mod guest;
 mod integration_args;
 mod kvp;
+mod mounts;
 mod nc;
 mod partition;
 mod session;
@@ -27,6 +28,7 @@ use std::env;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub use mounts::invalid_arguments;
 pub use vm::Vm;
 
 use crate::context::Context;

@@ -7,7 +7,7 @@ pub const TOPICS: &[Topic] = &[
         command: "container",
         examples: &[
             (
-                "podman run $(hvsock -q container add web | head -1) IMAGE",
+                "podman run $(hvsock -q container add --if-absent web) IMAGE",
                 "",
             ),
             (
@@ -22,18 +22,25 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "container add",
         notes: &[
-            "The first line of output is the --mount option for podman and docker. The second is \
-             the `mounts` entry of an OCI runtime's config.json.",
+            "The line of output is an option for podman and docker: --device with the container's CDI device, or \
+             --mount where engines do not look for such devices.",
+            "If the command fails and its output is not a terminal, it prints an option that no engine has. So \
+             `podman run $(hvsock container add web) IMAGE` starts nothing without the mount.",
+            "With --if-absent, a container that exists with the same settings is as good as a new one.",
         ],
         examples: &[
-            ("hvsock container add web", "print its mount"),
+            ("hvsock container add web", "print its option"),
             (
                 "hvsock container add db --group backend",
                 "in a sibling group",
             ),
             (
-                "podman run $(hvsock -q container add web | head -1) IMAGE",
+                "podman run $(hvsock -q container add --if-absent web) IMAGE",
                 "",
+            ),
+            (
+                "hvsock -q container add web --format oci",
+                "for the config.json of runc",
             ),
         ],
         see_also: &["container show", "container remove"],
@@ -61,9 +68,10 @@ pub const TOPICS: &[Topic] = &[
         command: "container show",
         examples: &[
             ("hvsock container show web", "everything about it"),
+            ("podman run $(hvsock container show web --mount) IMAGE", ""),
             (
-                "hvsock container show web --json | jq -r .mount",
-                "its mount option",
+                "hvsock container show web --mount --format kubernetes",
+                "parts of a Pod",
             ),
         ],
         see_also: &["container list", "container add"],

@@ -2,6 +2,8 @@
 
 mod status;
 
+use std::ffi::OsString;
+
 use anyhow::Result;
 use clap::Subcommand;
 
@@ -17,6 +19,9 @@ pub enum Command {
 pub fn run_internal() -> Option<Result<()>> {
     None
 }
+
+/// Nothing on Windows: its commands print no options of other programs.
+pub fn invalid_arguments(_arguments: &[OsString]) {}
 
 impl Command {
     pub fn run(self, _context: &Context) -> Result<()> {

@@ -51,11 +51,7 @@ impl<'a> Stage<'a> {
         config.partition = PartitionName::new(HOST)?;
         let broker = Broker::start(config)?;
         let handle = broker.handle();
-        let guest = handle.add_container(NewContainer {
-            name: PartitionName::new(GUEST)?,
-            id: None,
-            groups: Vec::new(),
-        })?;
+        let guest = handle.add_container(NewContainer::new(PartitionName::new(GUEST)?))?;
         let endpoint = guest.endpoint.context("the guest has no endpoint")?;
         Ok(Self {
             folder,
