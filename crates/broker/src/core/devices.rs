@@ -2,46 +2,25 @@
 
 use std::collections::HashMap;
 
-use hvsock_fabric::{Partition, PartitionKind};
-
-use super::state::Core;
-use crate::cdi::CdiChange;
-use crate::model::{CdiDevice, Container, ProblemKind};
+use crate::model::CdiDevice;
 
 /// The devices by their container's name.
 #[derive(Debug, Default)]
 pub(super) struct Devices(HashMap<String, CdiDevice>);
 
-impl Core {
-    /// Records what became of devices. One that cannot be written is a problem.
-    pub(crate) fn set_devices(&mut self, changes: Vec<CdiChange>) {
-        let kind = ProblemKind::CdiDevice;
-        for CdiChange { container, device } in changes {
-            match device {
-                Some(Ok(device)) => {
-                    self.clear(kind, &container);
-                    self.devices.0.insert(container, device);
-                }
-                Some(Err(error)) => {
-                    self.devices.0.remove(&container);
-                    let text = format!("the container {container} has no CDI device: {error}");
-                    self.raise(kind, container, text, None);
-                }
-                None => self.forget_device(&container),
-            }
-        }
+impl Devices {
+    /// Records that a container has this device.
+    pub(super) fn insert(&mut self, container: String, device: CdiDevice) {
+        self.0.insert(container, device);
     }
 
-    pub(super) fn forget_device(&mut self, container: &str) {
-        self.devices.0.remove(container);
-        self.clear(ProblemKind::CdiDevice, container);
+    /// Records that a container has no device.
+    pub(super) fn remove(&mut self, container: &str) {
+        self.0.remove(container);
     }
 
-    /// What only a container has.
-    pub(super) fn container(&self, partition: &Partition) -> Option<Container> {
-        let is_container = partition.kind() == PartitionKind::Container;
-        is_container.then(|| Container {
-            cdi: self.devices.0.get(partition.name().as_str()).cloned(),
-        })
+    /// The device of a container.
+    pub(super) fn get(&self, container: &str) -> Option<&CdiDevice> {
+        self.0.get(container)
     }
 }

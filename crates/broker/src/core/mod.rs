@@ -41,7 +41,8 @@
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`links`]: which link reaches a partition;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
-//! - [`problem_reports`]: raises and clears problems, with their events;
+//! - [`problem_reports`]: raises and clears problems, with their events; [`device_reports`]: what became of
+//!   CDI devices;
 //! - [`audit`]: records of who did what;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
@@ -57,6 +58,7 @@ mod connect;
 mod connections;
 mod counters;
 mod data_threads;
+mod device_reports;
 mod devices;
 mod effects;
 mod endpoints;
