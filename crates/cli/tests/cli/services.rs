@@ -287,7 +287,7 @@ fn a_change_without_the_privilege_is_refused_and_names_who_may_make_it() {
         &["service", "register", "mine"][..],
         &["service", "disable", DEMO],
         &["service", "unregister", DEMO],
-        &["container", "add", "mine"],
+        &["container", "add", "mine", "--json"],
         &["connections", "close", "1"],
     ] {
         let error = other_user(arguments).failed();

@@ -42,8 +42,8 @@ pub struct Broker {
     /// services as root there [default: hvsock, for a broker of root on a machine with that group]
     #[arg(long, value_name = "GROUP")]
     operator_group: Option<String>,
-    /// The folder of the containers' CDI devices [default: /etc/cdi for the machine's broker, ~/.config/cdi for
-    /// a user's, DIR/cdi with --dir]
+    /// Write the CDI devices of containers there [default: /etc/cdi, ~/.config/cdi for a user's broker, DIR/cdi
+    /// with --dir]
     #[arg(long, value_name = "DIR", conflicts_with = "no_cdi")]
     cdi_dir: Option<PathBuf>,
     /// Write no CDI devices

@@ -6,10 +6,7 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "container",
         examples: &[
-            (
-                "podman run $(hvsock -q container add --if-absent web) IMAGE",
-                "",
-            ),
+            ("podman run $(hvsock container add web) IMAGE", ""),
             (
                 "hvsock container add db --group backend",
                 "in a sibling group",
@@ -34,10 +31,7 @@ pub const TOPICS: &[Topic] = &[
                 "hvsock container add db --group backend",
                 "in a sibling group",
             ),
-            (
-                "podman run $(hvsock -q container add --if-absent web) IMAGE",
-                "",
-            ),
+            ("podman run $(hvsock container add web) IMAGE", ""),
             (
                 "hvsock -q container add web --format oci",
                 "for the config.json of runc",
