@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use hvsock_address::VmId;
 use hvsock_endpoint::Dirs;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::lock::{Lock, LockError, LockFile};
@@ -41,18 +42,61 @@ pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
     let lock = take_lock(dirs, &run)?;
     // A process that can reach a container's endpoint counts as a process in the container.
     open_with_mode(&dirs.containers(), 0o700)?;
+    open_with_mode(&dirs.container_ids(), 0o700)?;
     // A process that can reach a VM's socket counts as its VMM. Each socket belongs to the user that
     // the VMM runs as, who needs search permission on the folder.
     open_with_mode(&dirs.vms(), 0o711)?;
     Ok(lock)
 }
 
-/// Creates the folder of a container's endpoint, which is mounted in it as `/run/hvsock`.
-pub(crate) fn make_container(dirs: &Dirs, name: &str) -> Result<(), StartError> {
+/// Creates the folder of a container's endpoint, which is mounted in it as `/run/hvsock`. Returns whether
+/// the folder that it had before is gone.
+pub(crate) fn make_container(dirs: &Dirs, name: &str, id: VmId) -> Result<bool, StartError> {
     let folder = dirs.container(name);
     check_socket(&folder.join("endpoint"))?;
+    let is_gone = fs::read_link(dirs.container_ids().join(name)).is_ok() && !folder.exists();
+    record(dirs, name, id)?;
     // The container's processes may have any uid; the parent folder (0700) keeps others out.
-    open_with_mode(&folder, 0o755)
+    open_with_mode(&folder, 0o755)?;
+    Ok(is_gone)
+}
+
+/// Records whose a folder is: as a symbolic link, which is created with its content or not at all.
+fn record(dirs: &Dirs, name: &str, id: VmId) -> Result<(), StartError> {
+    let path = dirs.container_ids().join(name);
+    let id = id.to_string();
+    if fs::read_link(&path).is_ok_and(|known| known == Path::new(&id)) {
+        return Ok(());
+    }
+    let _ = fs::remove_file(&path);
+    let linked = std::os::unix::fs::symlink(&id, &path);
+    linked.map_err(StartError::io(format!("create {}", path.display())))
+}
+
+/// Whose the containers' folders are, the oldest first. Forgets those of folders that are gone.
+pub(crate) fn records(dirs: &Dirs) -> Vec<(String, VmId)> {
+    let mut records = Vec::new();
+    let entries = fs::read_dir(dirs.container_ids());
+    for entry in entries.into_iter().flatten().flatten() {
+        let record = || {
+            let name = entry.file_name().into_string().ok()?;
+            let id = fs::read_link(entry.path()).ok()?;
+            let id = id.to_str()?.parse().ok()?;
+            let created = entry.metadata().ok()?.modified().ok()?;
+            dirs.container(&name)
+                .exists()
+                .then_some((created, name, id))
+        };
+        match record() {
+            Some(record) => records.push(record),
+            None => drop(fs::remove_file(entry.path())),
+        }
+    }
+    records.sort();
+    records
+        .into_iter()
+        .map(|(_, name, id)| (name, id))
+        .collect()
 }
 
 /// Removes the folder of a container that is gone. It must be empty.
@@ -66,12 +110,15 @@ pub(crate) fn remove_container(dirs: &Dirs, name: &str) -> Result<(), StartError
             );
             Err(StartError::io(what)(error))
         }
-        _ => Ok(()),
+        _ => {
+            let _ = fs::remove_file(dirs.container_ids().join(name));
+            Ok(())
+        }
     }
 }
 
-/// Removes the empty folders of containers that `is_known` does not know: of former ones, and of those
-/// whose file was removed while no broker ran.
+/// Removes the endpoints of containers that `is_known` does not know: of former ones, and of those whose
+/// file was removed while no broker ran. Removes their folders as well, unless it is on record whose they are.
 pub(crate) fn remove_unknown_containers(dirs: &Dirs, is_known: impl Fn(&str) -> bool) {
     for entry in fs::read_dir(dirs.containers())
         .into_iter()
@@ -81,7 +128,9 @@ pub(crate) fn remove_unknown_containers(dirs: &Dirs, is_known: impl Fn(&str) -> 
         if !entry.file_name().to_str().is_some_and(&is_known) {
             // A killed broker leaves its socket behind.
             let _ = fs::remove_file(entry.path().join("endpoint"));
-            let _ = fs::remove_dir(entry.path());
+            if fs::read_link(dirs.container_ids().join(entry.file_name())).is_err() {
+                let _ = fs::remove_dir(entry.path());
+            }
         }
     }
 }
@@ -109,6 +158,7 @@ pub(crate) fn is_own(dirs: &Dirs, path: &Path) -> bool {
         files.iter().any(|file| path == file)
             || path.starts_with(dirs.vms())
             || path.starts_with(dirs.containers())
+            || path.starts_with(dirs.container_ids())
     };
     let real = fs::canonicalize(&dirs.run).map(|run| Dirs {
         run,

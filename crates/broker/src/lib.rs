@@ -29,6 +29,7 @@ mod hybrid;
 mod kernel_vsock;
 mod links;
 mod loop_waker;
+mod mounts;
 mod process;
 mod pump;
 mod reply;
@@ -139,6 +140,8 @@ impl Broker {
         folders::remove_unknown_containers(&dirs, |name| {
             dirs.partitions().join(format!("{name}.toml")).exists()
         });
+        // The folders may have been removed while no broker ran.
+        handle.check_mounts(true);
         handle.check_descriptors(descriptors);
         handle.check_run_folder();
         let watch = watch::services(&handle).map_err(StartError::io("watch registrations"))?;

@@ -19,11 +19,12 @@ const FIRST_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(60);
 
 /// The kinds of problem that a try may solve.
-const RETRIED: [ProblemKind; 4] = [
+const RETRIED: [ProblemKind; 5] = [
     ProblemKind::ConfigFile,
     ProblemKind::ConfigRefused,
     ProblemKind::FolderMode,
     ProblemKind::CdiDevice,
+    ProblemKind::StaleMount,
 ];
 
 /// The running thread. It ends when the core has dropped the [`Wakeup`].
@@ -87,5 +88,6 @@ fn retry(handle: &Handle) -> Result<bool, ControlError> {
     handle.check_run_folder();
     handle.retry_services();
     handle.retry_partitions();
+    handle.check_mounts(true);
     has_problem()
 }

@@ -90,7 +90,7 @@ pub struct Partition {
     /// What the link to a VM's guest cannot do, in words.
     #[serde(default)]
     pub lacks: Vec<String>,
-    /// What is in the way of a VM's connections, in words.
+    /// What is in the way of its connections, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
     /// The vhost-user socket for the vsock device of a VM's VMM.

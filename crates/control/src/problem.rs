@@ -50,6 +50,8 @@ pub enum ProblemKind {
     VmLink,
     /// The CDI device of a container cannot be written, so engines do not find it.
     CdiDevice,
+    /// A container runs with a mount that leads to a removed folder, so it does not reach the broker.
+    StaleMount,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -70,6 +72,7 @@ impl ProblemKind {
             Self::VsockPort => "vsock_port",
             Self::VmLink => "vm_link",
             Self::CdiDevice => "cdi_device",
+            Self::StaleMount => "stale_mount",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -100,6 +103,7 @@ mod tests {
             ProblemKind::VsockPort,
             ProblemKind::VmLink,
             ProblemKind::CdiDevice,
+            ProblemKind::StaleMount,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

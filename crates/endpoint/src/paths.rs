@@ -97,6 +97,11 @@ impl Dirs {
         self.containers().join(name)
     }
 
+    /// The records of whose the containers' folders are.
+    pub fn container_ids(&self) -> PathBuf {
+        self.run.join("container-ids")
+    }
+
     /// The folder of the VMs' sockets. Each is accessible to the user that its VMM runs as.
     pub fn vms(&self) -> PathBuf {
         self.run.join("vm")

@@ -1,5 +1,7 @@
 //! What became of the CDI devices of containers.
 
+use std::collections::BTreeMap;
+
 use hvsock_fabric::{Partition, PartitionKind};
 
 use super::state::Core;
@@ -23,6 +25,28 @@ impl Core {
                 }
                 None => self.forget_device(&container),
             }
+        }
+    }
+
+    /// Whether a container got another folder than before since the last call.
+    pub(crate) fn take_replaced_folders(&mut self) -> bool {
+        std::mem::take(&mut self.has_replaced_folder)
+    }
+
+    /// Records the containers whose mounts lead to a removed folder, with a process that has such a mount.
+    pub(crate) fn set_stale_mounts(&mut self, stale: &BTreeMap<String, String>) {
+        let kind = ProblemKind::StaleMount;
+        for name in self.problems.objects(kind) {
+            if !stale.contains_key(&name) {
+                self.clear(kind, &name);
+            }
+        }
+        for (name, process) in stale {
+            let text = format!(
+                "the container {name} must be started again: its process {process} has the mount of a folder \
+                 that was removed since, and does not reach the broker"
+            );
+            self.raise(kind, name, text, None);
         }
     }
 

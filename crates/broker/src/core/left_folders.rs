@@ -3,6 +3,9 @@
 //! The folder of a container's endpoint is mounted into it. If the container still runs when it is added
 //! again, its mount leads to the old folder, so that one is kept and gets the new endpoint. Under another
 //! id the container is another one, and must not be reachable through the mount of the old one.
+//!
+//! Whose a folder is must be known after a restart of the broker, too. So the id of each is kept in a record
+//! beside the folders ([`folders::records`](crate::folders::records)).
 
 use std::collections::VecDeque;
 
@@ -25,6 +28,15 @@ pub(super) enum ExistingFolder {
 }
 
 impl LeftFolders {
+    /// The folders that there are when the broker starts, oldest first. Returns also the names of those to
+    /// remove, because there are too many.
+    pub(super) fn restore(records: Vec<(String, VmId)>) -> (Self, Vec<String>) {
+        let mut folders = VecDeque::from(records);
+        let surplus = folders.len().saturating_sub(MAX_FOLDERS);
+        let removed = folders.drain(..surplus).map(|(name, _)| name).collect();
+        (Self(folders), removed)
+    }
+
     /// Records the folder of a removed container. Returns the name of the one to remove instead, if
     /// there are too many.
     pub(super) fn leave(&mut self, name: String, id: VmId) -> Option<String> {
@@ -57,8 +69,9 @@ mod tests {
 
     #[test]
     fn a_folder_is_kept_for_the_container_with_the_same_name_and_id_only() {
-        let mut left = LeftFolders::default();
         let (one, other) = (VmId::of_container("one"), VmId::of_container("other"));
+        let (mut left, _) = LeftFolders::restore(vec![("db".into(), other)]);
+        assert_eq!(left.find("db", one), ExistingFolder::Replace);
         assert_eq!(left.find("web", one), ExistingFolder::Keep);
         assert_eq!(left.leave("web".into(), one), None);
         assert_eq!(left.find("web", one), ExistingFolder::Keep);
@@ -77,5 +90,11 @@ mod tests {
         // The folder of a name that was left before is the newest again.
         assert_eq!(left.leave("0".into(), id), None);
         assert_eq!(left.leave("more".into(), id).as_deref(), Some("1"));
+        let records = (0..MAX_FOLDERS + 2).map(|number| (number.to_string(), id));
+        let (left, removed) = LeftFolders::restore(records.collect());
+        assert_eq!(
+            (left.0.len(), removed),
+            (MAX_FOLDERS, vec!["0".into(), "1".into()])
+        );
     }
 }

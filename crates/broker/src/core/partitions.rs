@@ -36,11 +36,15 @@ impl Core {
         let key = self.fabric.add_partition(root, spec)?;
         let emptied = match self.left_folders.find(name.as_str(), id) {
             ExistingFolder::Keep => Ok(()),
-            ExistingFolder::Replace => folders::remove_container(&self.dirs, name.as_str()),
+            ExistingFolder::Replace => {
+                self.has_replaced_folder = true;
+                folders::remove_container(&self.dirs, name.as_str())
+            }
         };
         let opened = emptied
-            .and_then(|()| folders::make_container(&self.dirs, name.as_str()))
-            .and_then(|()| {
+            .and_then(|()| folders::make_container(&self.dirs, name.as_str(), id))
+            .and_then(|is_gone| {
+                self.has_replaced_folder |= is_gone;
                 self.left_folders.take(name.as_str());
                 let path = self.dirs.container(name.as_str()).join("endpoint");
                 self.endpoints.open(EndpointKind::Endpoint, key, path)

@@ -70,6 +70,12 @@ impl Problems {
         Some(known.text)
     }
 
+    /// The objects that have a problem of this kind.
+    pub(super) fn objects(&self, kind: ProblemKind) -> Vec<String> {
+        let of_kind = self.known.keys().filter(|(known, _)| *known == kind);
+        of_kind.map(|(_, object)| object.clone()).collect()
+    }
+
     /// The text of a problem, if there is it.
     pub(super) fn text(&self, kind: ProblemKind, object: &str) -> Option<&str> {
         let known = self.known.get(&(kind, object.to_owned()))?;

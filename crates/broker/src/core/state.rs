@@ -52,6 +52,8 @@ pub(crate) struct Core {
     pub(super) dirs: Dirs,
     pub(super) endpoints: Endpoints,
     pub(super) left_folders: LeftFolders,
+    /// Whether a container got another folder than before since [`Core::take_replaced_folders`].
+    pub(super) has_replaced_folder: bool,
     pub(super) devices: Devices,
     pub(super) sessions: Sessions<ProcessSocket>,
     pub(super) session_io: SessionIo,
@@ -140,6 +142,10 @@ impl Core {
         fabric
             .set_registry(fabric.root(), registrations)
             .map_err(too_many)?;
+        let (left_folders, surplus) = LeftFolders::restore(crate::folders::records(&config.dirs));
+        for name in surplus {
+            let _ = crate::folders::remove_container(&config.dirs, &name);
+        }
         let registry = Arc::new(registry);
         let data_threads = data_threads.map_err(StartError::io("start a data thread"))?;
         let limit = hvsock_sys::limits::descriptors();
@@ -149,7 +155,8 @@ impl Core {
             fabric,
             dirs: config.dirs,
             endpoints: Endpoints::new(Arc::clone(&registry)),
-            left_folders: LeftFolders::default(),
+            left_folders,
+            has_replaced_folder: false,
             devices: Devices::default(),
             sessions: Sessions::new(SessionLimits {
                 idle_slots: config.idle_sessions.min(plan.idle_sessions()),

@@ -271,6 +271,10 @@ impl Core {
                         .text(ProblemKind::VmLink, partition.name().as_str());
                     let mut texts = self.port_problems.texts(key);
                     texts.extend(of_link.map(str::to_owned));
+                    for kind in [ProblemKind::CdiDevice, ProblemKind::StaleMount] {
+                        let text = self.problems.text(kind, partition.name().as_str());
+                        texts.extend(text.map(str::to_owned));
+                    }
                     texts
                 },
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),

@@ -85,7 +85,18 @@ impl Handle {
         self.call(move |core| core.add_container(spec))??;
         self.save(&mut files, &entry)?;
         self.update_devices(&mut files, false);
+        drop(files);
+        self.check_mounts(false);
         self.partition(&name)
+    }
+
+    /// Looks for containers whose mounts lead to a removed folder, if one was replaced since the last call or
+    /// `always`.
+    pub(crate) fn check_mounts(&self, always: bool) {
+        if always || self.call(Core::take_replaced_folders).unwrap_or_default() {
+            let stale = crate::mounts::stale(&self.about.dirs);
+            self.post(move |core| core.set_stale_mounts(&stale));
+        }
     }
 
     /// Brings the CDI devices in line with the containers. All of them are checked if `again` is set.

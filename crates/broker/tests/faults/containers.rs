@@ -9,6 +9,9 @@ use hvsock::{
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
 use crate::raw::Raw;
+use hvsock_broker::model::ProblemKind;
+use hvsock_testkit::process::{CapturedOutput, Running};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
 use hvsock_testkit::world::{PartitionEndpoint, World, accept, partition_ref, refused};
 
 const PORT: u32 = 1000;
@@ -186,6 +189,16 @@ fn a_running_container_reaches_its_endpoint_after_it_was_removed_and_added_again
     }
     let world = world.restarted();
     inside.listen(VmId::LOOPBACK, PORT).unwrap();
+    // Removed and added again by different brokers, one of which was killed.
+    world
+        .handle()
+        .remove_partition(&partition_ref("web"))
+        .unwrap();
+    let leftover = world.folder.join("containers/web/endpoint");
+    let world = world.restarted_after(|_| std::fs::write(&leftover, "").unwrap());
+    assert!(!leftover.exists());
+    world.container("web", None);
+    inside.listen(VmId::LOOPBACK, PORT).unwrap();
     // Under another id it is another container.
     world
         .handle()
@@ -196,10 +209,74 @@ fn a_running_container_reaches_its_endpoint_after_it_was_removed_and_added_again
     world.handle().add_container(other).unwrap();
     assert!(inside.listen(VmId::LOOPBACK, PORT).is_err());
     world.inside("web").listen(VmId::LOOPBACK, PORT).unwrap();
+    // Also if somebody gave it that id while no broker ran.
+    let folder = std::fs::File::open(world.folder.join("containers/web")).unwrap();
+    let inside = mounted(&folder);
+    let world = world.restarted_after(|folder| {
+        let text = "kind = \"container\"\nid = \"7d2c4cb5-5f1c-4f0e-9d4e-0a8e3f0c5b11\"\n";
+        std::fs::write(folder.join("partitions/web.toml"), text).unwrap();
+    });
+    assert!(inside.listen(VmId::LOOPBACK, PORT).is_err());
+    world.inside("web").listen(VmId::LOOPBACK, PORT).unwrap();
+}
+
+/// The problems of stale mounts.
+fn stale_mounts(world: &World) -> Vec<String> {
+    let problems = world.handle().status().unwrap().problems;
+    let stale = problems
+        .into_iter()
+        .filter(|one| one.kind == ProblemKind::StaleMount);
+    stale.map(|one| one.text).collect()
 }
 
 #[test]
-fn the_folder_of_a_container_without_a_file_is_removed_when_a_broker_starts() {
+fn a_container_whose_mount_leads_to_a_removed_folder_is_a_problem_until_it_ends() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    for name in ["web", "db"] {
+        world.container(name, None);
+    }
+    // A process with a mount namespace of its own, as a container's.
+    let mount = |name: &str| {
+        let source = world.folder.join("containers").join(name);
+        let point = world.folder.join(format!("mnt-{name}"));
+        std::fs::create_dir(&point).unwrap();
+        let script = r#"mount --bind "$1" "$2" && echo mounted && read end"#;
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["-m", "sh", "-c", script, "sh"])
+            .args([source, point]);
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
+        let mut running = Running::start(&mut command).unwrap();
+        let printed = CapturedOutput::from(running.take_stdout().unwrap());
+        printed.wait_for("mounted", TIMEOUT).unwrap();
+        running
+    };
+    let (mut web, _db) = (mount("web"), mount("db"));
+    let world = world.restarted();
+    assert!(stale_mounts(&world).is_empty());
+    let world = world.restarted_after(|folder| {
+        std::fs::remove_dir_all(folder.join("containers/web")).unwrap();
+    });
+    let problems = stale_mounts(&world);
+    let want = "the container web must be started again: its process ";
+    assert!(
+        problems.len() == 1 && problems[0].starts_with(want),
+        "{problems:?}"
+    );
+    let shown = world.partition("web").problems;
+    assert_eq!(shown, problems);
+    assert!(world.partition("db").problems.is_empty());
+    web.kill().unwrap();
+    eventually("no stale mount", || stale_mounts(&world).is_empty());
+}
+
+#[test]
+fn a_folder_on_record_is_kept_without_its_endpoint_and_another_removed_when_a_broker_starts() {
     let world = World::new();
     world.container("web", None);
     world.container("gone", None);
@@ -214,7 +291,14 @@ fn the_folder_of_a_container_without_a_file_is_removed_when_a_broker_starts() {
         world.folder.join("containers/gone"),
     );
     assert!(web.exists() && gone.exists());
+    // Of this one nobody knows whose it is.
+    let unknown = world.folder.join("containers/unknown");
+    std::fs::create_dir(&unknown).unwrap();
     let world = world.restarted();
-    assert!(web.exists() && !gone.exists());
+    assert!(web.exists() && !unknown.exists());
+    assert!(
+        gone.exists() && !gone.join("endpoint").exists(),
+        "it may be added again"
+    );
     drop(world);
 }

@@ -215,5 +215,7 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     }
     let option = mounts.option();
     more.push(("mount", option.unwrap_or_else(|error| error.to_string())));
+    let problems = partition.problems.iter();
+    more.extend(problems.map(|problem| ("problem", problem.clone())));
     facts(&partition, &more).print()
 }

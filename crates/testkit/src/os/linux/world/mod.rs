@@ -79,8 +79,15 @@ impl World {
     /// Stops the broker and starts another one on the same folder, with the usual configuration.
     #[must_use]
     pub fn restarted(self) -> Self {
+        self.restarted_after(|_| ())
+    }
+
+    /// As [`restarted`](Self::restarted), with a change of the folder while no broker runs.
+    #[must_use]
+    pub fn restarted_after(self, change: impl FnOnce(&Path)) -> Self {
         let Self { broker, folder } = self;
         drop(broker);
+        change(folder.path());
         Self::again(folder)
     }
 
