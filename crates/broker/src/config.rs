@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hvsock_address::PartitionName;
+use hvsock_address::{InvalidName, PartitionName};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{Fix, Limits, Operators, RegisterError};
 use hvsock_registry::Registration;
@@ -89,7 +89,7 @@ impl BrokerConfig {
 fn own_name() -> PartitionName {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let short = host.trim().split('.').next().unwrap_or_default();
-    match (PartitionName::new(short), PartitionName::new("root")) {
+    match (PartitionName::unnested(short), PartitionName::new("root")) {
         (Ok(name), _) | (Err(_), Ok(name)) => name,
         (Err(_), Err(_)) => unreachable!("`root` is a valid partition name"),
     }
@@ -119,6 +119,9 @@ pub enum StartError {
         .0.display()
     )]
     PathTooLong(PathBuf),
+    /// The broker's own partition cannot have the name of a container in a virtual machine.
+    #[error("the broker's own partition cannot have this name: {0}")]
+    PartitionName(InvalidName),
     /// The registrations cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use hvsock_address::VmId;
+use hvsock_address::{PartitionName, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::lock::{Lock, LockError, LockFile};
@@ -49,9 +49,19 @@ pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
     Ok(lock)
 }
 
+/// Checks that a container's name is one folder: a container in a virtual machine has none here.
+fn check_name(name: &str) -> Result<(), StartError> {
+    let checked = PartitionName::unnested(name);
+    checked.map(drop).map_err(|error| {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, error);
+        StartError::io(format!("use {name} as the name of a folder"))(error)
+    })
+}
+
 /// Creates the folder of a container's endpoint, which is mounted in it as `/run/hvsock`. Returns whether
 /// the folder that it had before is gone.
 pub(crate) fn make_container(dirs: &Dirs, name: &str, id: VmId) -> Result<bool, StartError> {
+    check_name(name)?;
     let folder = dirs.container(name);
     check_socket(&folder.join("endpoint"))?;
     let is_gone = fs::read_link(dirs.container_ids().join(name)).is_ok() && !folder.exists();
@@ -101,6 +111,7 @@ pub(crate) fn records(dirs: &Dirs) -> Vec<(String, VmId)> {
 
 /// Removes the folder of a container that is gone. It must be empty.
 pub(crate) fn remove_container(dirs: &Dirs, name: &str) -> Result<(), StartError> {
+    check_name(name)?;
     let folder = dirs.container(name);
     match fs::remove_dir(&folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

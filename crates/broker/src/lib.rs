@@ -114,6 +114,8 @@ impl Broker {
         lock: folders::FolderLock,
         mut store: Box<dyn RegistrationStore>,
     ) -> Result<Self, StartError> {
+        let unnested = config.partition.check_unnested();
+        unnested.map_err(StartError::PartitionName)?;
         let soft = hvsock_sys::limits::descriptors();
         config.soft_descriptors.get_or_insert(soft);
         // Each connection needs at least two descriptors.

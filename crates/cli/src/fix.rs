@@ -134,8 +134,8 @@ fn file(service: ServiceId, scope: &RuleScope) -> String {
 
 /// What precedes the keys of a rule in its file.
 fn prefix(scope: &RuleScope) -> String {
-    let partition = |name: &PartitionName| match name.as_str().contains('.') {
-        // A bare TOML key cannot contain a dot.
+    let partition = |name: &PartitionName| match name.as_str().contains(['.', '/']) {
+        // A bare TOML key cannot contain a dot or a slash.
         true => format!("vm.\"{name}\"."),
         false => format!("vm.{name}."),
     };

@@ -15,7 +15,10 @@ use crate::resolve::PartitionNode;
 use crate::tables::{Binding, Listener};
 use crate::trace::{Audience, NoTrace, Trace, TraceEntry, service_ref};
 use crate::tree::Relation;
-use crate::{Check, ConnectRequest, Destination, Fabric, Fix, ListenerId, PartitionKey, Refusal};
+use crate::{
+    Check, ConnectRequest, ContainerChange, Destination, Fabric, Fix, ListenerId, PartitionKey,
+    Refusal,
+};
 
 /// The vsock ports below this one need root in a Linux guest (`LAST_RESERVED_PORT` of the kernel's
 /// `net/vmw_vsock/af_vsock.c`, 1023).
@@ -224,10 +227,17 @@ impl Fabric {
         let (partition, kind, id) = (cause.name.clone(), cause.kind, cause.vm_id);
         // The fabric has no record of whether the VMM or an operator paused it.
         let fix = match state {
-            PartitionState::Paused => Fix::ResumePartition {
-                partition,
-                kind,
-                id,
+            PartitionState::Paused => match partition.parts() {
+                Some((vm, container)) => Fix::ChangeInVm {
+                    vm,
+                    container,
+                    change: ContainerChange::Resume,
+                },
+                None => Fix::ResumePartition {
+                    partition,
+                    kind,
+                    id,
+                },
             },
             PartitionState::Connected => Fix::LoadDriver { partition },
             _ => Fix::StartPartition {

@@ -41,7 +41,7 @@ pub use change::{PartitionError, RegisterError};
 pub use changes::Changes;
 pub use explanation::{Check, Explanation, ExplanationStep, Verdict};
 pub use fabric::Fabric;
-pub use fix::{Fix, RuleRef, RuleScope};
+pub use fix::{ContainerChange, Fix, RuleRef, RuleScope};
 #[doc(no_inline)]
 pub use hvsock_registry::{Action, Clash};
 pub use ids::{ConnectionId, ListenerId, PartitionKey};

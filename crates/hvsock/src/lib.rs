@@ -181,8 +181,8 @@ pub use hvsock_address::{
     SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
 pub use hvsock_fabric::{
-    Action as RuleAction, Check, Explanation, ExplanationStep, Fix, PartitionKind, Refusal,
-    RuleRef, RuleScope, Verdict,
+    Action as RuleAction, Check, ContainerChange, Explanation, ExplanationStep, Fix, PartitionKind,
+    Refusal, RuleRef, RuleScope, Verdict,
 };
 pub use os::exports::*;
 

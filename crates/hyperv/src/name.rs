@@ -137,7 +137,7 @@ fn with_id(base: &str, id: VmId, taken: &mut HashSet<PartitionName>) -> Partitio
 
 /// The partition name derived from this name, if any valid character is left.
 pub(crate) fn base(name: &str) -> Option<PartitionName> {
-    if let Ok(name) = PartitionName::new(name.trim()) {
+    if let Ok(name) = PartitionName::unnested(name.trim()) {
         return Some(name);
     }
     let mut text = String::new();

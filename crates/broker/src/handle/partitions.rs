@@ -7,7 +7,7 @@
 //! cannot be undone.
 
 use hvsock_address::{PartitionName, PartitionRef, VmId};
-use hvsock_fabric::{Fix, PartitionError};
+use hvsock_fabric::{ContainerChange, Fix, PartitionError};
 use hvsock_registry::atomic_file::WriteError;
 use hvsock_registry::entry_folder::{Changed, EntryError};
 use hvsock_registry::store::WatchFault;
@@ -55,6 +55,7 @@ impl Handle {
     /// broker has a CDI device of this name, [`ControlError::Differs`] if the container exists with other
     /// settings than those that are enough.
     pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
+        check_new_name(&new.name)?;
         let id = new.id;
         let id = id.unwrap_or_else(|| VmId::of_container(new.name.as_str()));
         check_id(id)?;
@@ -137,7 +138,7 @@ impl Handle {
     /// the broker's own.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
-        let removed = self.child(partition)?;
+        let removed = self.own_child(partition, ContainerChange::Remove)?;
         let file = files.remove(&removed.name).map_err(file_error);
         let result = file.and_then(|()| self.remove_from_core(&removed.name));
         self.follow(&mut files, None);
@@ -166,7 +167,11 @@ impl Handle {
         partition: &PartitionRef,
         state: PartitionState,
     ) -> Result<Partition, ControlError> {
-        let child = self.child(partition)?;
+        let change = match state {
+            PartitionState::Paused => ContainerChange::Pause,
+            _ => ContainerChange::Resume,
+        };
+        let child = self.own_child(partition, change)?;
         if !matches!(state, PartitionState::Running | PartitionState::Paused) {
             let partition = child.name;
             return Err(match child.kind {
@@ -198,7 +203,7 @@ impl Handle {
         groups: Vec<String>,
     ) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
-        let child = self.child(partition)?;
+        let child = self.own_child(partition, ContainerChange::SetGroups)?;
         // Check the limit first, so that a refused change leaves no file.
         if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
             let which = "groups_per_partition";
@@ -272,13 +277,31 @@ impl Handle {
         }
     }
 
-    /// Looks up a partition other than the broker's own.
-    fn child(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let child = self.partition(partition)?;
-        if child.parent.is_none() {
+    /// Looks up a partition that this broker has itself, for a change. Others are the broker's own, its
+    /// outer one, and those in a virtual machine, which the broker there changes.
+    fn own_child(
+        &self,
+        partition: &PartitionRef,
+        change: ContainerChange,
+    ) -> Result<Partition, ControlError> {
+        let wanted = partition.clone();
+        let found = self.call(move |core| {
+            let key = core.find(&wanted)?;
+            let is_own = key == core.fabric.root();
+            let is_outer = Some(key) == core.fabric.outer();
+            Some((core.partition(&wanted)?, is_own, is_outer))
+        })?;
+        let (child, is_own, is_outer) =
+            found.ok_or_else(|| ControlError::unknown_partition(partition))?;
+        if is_own {
             let what = format!("{} is the broker's own partition", child.name);
             return Err(ControlError::Invalid(what));
         }
+        if is_outer {
+            let what = format!("{} is the host of this virtual machine", child.name);
+            return Err(ControlError::Invalid(what));
+        }
+        check_not_in_vm(&child.name, change)?;
         Ok(child)
     }
 }
@@ -323,6 +346,34 @@ fn check_same(
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses to add a container under the name of one in a virtual machine.
+fn check_new_name(name: &PartitionName) -> Result<(), ControlError> {
+    check_not_in_vm(name, ContainerChange::Add)
+}
+
+/// Refuses a change of a container in a virtual machine.
+fn check_not_in_vm(name: &PartitionName, change: ContainerChange) -> Result<(), ControlError> {
+    let Some((vm, container)) = name.parts() else {
+        return Ok(());
+    };
+    let does = match change {
+        ContainerChange::Add => "adds",
+        ContainerChange::Remove => "removes",
+        ContainerChange::Pause => "pauses",
+        ContainerChange::Resume => "resumes",
+        ContainerChange::SetGroups => "sets the groups of",
+    };
+    let what = format!(
+        "{name} is the name of a container in the virtual machine {vm}; only the broker in {vm} {does} it"
+    );
+    let fix = Box::new(Fix::ChangeInVm {
+        vm,
+        container,
+        change,
+    });
+    Err(ControlError::NotNow { what, fix })
 }
 
 /// Refuses an id that processes use as an address with a meaning of its own.

@@ -54,6 +54,8 @@ impl Handle {
         new: NewVm,
         link: Option<Box<dyn LinkFactory>>,
     ) -> Result<(PartitionEntry, Partition), ControlError> {
+        let name = new.name.check_unnested();
+        name.map_err(|error| ControlError::Invalid(error.to_string()))?;
         let id = new.id.unwrap_or_else(VmId::random);
         let spec = VmSpec {
             cid: new.cid,

@@ -187,7 +187,7 @@ impl EntryKind for PartitionKinds {
     const PLURAL: &'static str = "partitions";
 
     fn parse_key(stem: &str) -> Result<String, String> {
-        match PartitionName::new(stem) {
+        match PartitionName::unnested(stem) {
             Ok(_) => Ok(stem.to_owned()),
             Err(error) => Err(format!("is not named after a partition: {error}")),
         }
@@ -209,7 +209,8 @@ impl EntryKind for PartitionKinds {
     ) -> Result<PartitionEntry, Problem> {
         let whole = |what: String| Problem::whole(path, what);
         let file: File = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
-        let name = PartitionName::new(key.as_str()).map_err(|error| whole(error.to_string()))?;
+        let name =
+            PartitionName::unnested(key.as_str()).map_err(|error| whole(error.to_string()))?;
         let (id, groups, cdi) = (file.id, file.groups.clone(), file.cdi);
         let vm = file.vm().map_err(whole)?;
         let entry = PartitionEntry {

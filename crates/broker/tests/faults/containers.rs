@@ -12,7 +12,9 @@ use crate::raw::Raw;
 use hvsock_broker::model::ProblemKind;
 use hvsock_testkit::process::{CapturedOutput, Running};
 use hvsock_testkit::wait::{TIMEOUT, eventually};
-use hvsock_testkit::world::{PartitionEndpoint, World, accept, partition_ref, refused};
+use hvsock_testkit::world::{
+    PartitionEndpoint, World, accept, container, partition_ref, refused, vm,
+};
 
 const PORT: u32 = 1000;
 
@@ -64,6 +66,31 @@ fn a_container_reaches_siblings_of_its_group_and_cannot_detect_others() {
         .unwrap();
     by_name(&other, "two").unwrap();
     assert_eq!(accept(&listener).peer().unwrap().partition(), "other");
+}
+
+#[test]
+fn a_container_in_a_vm_is_added_and_changed_by_the_broker_there_alone() {
+    let world = World::new();
+    let handle = world.handle();
+    handle.add_vm(vm("web", 7, &[])).unwrap();
+    let refused = handle.add_container(container("web/box", &[])).unwrap_err();
+    let want = "web/box is the name of a container in the virtual machine web; only the broker in \
+                web adds it";
+    assert_eq!(refused.to_string(), want);
+    let fix = refused.fix().unwrap();
+    assert_eq!(fix.to_string(), "add the container box in web");
+    let refused = handle.add_vm(vm("web/vm", 8, &[])).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("web/vm names a container in a virtual machine"),
+        "{refused}"
+    );
+    // Nor is a folder or file made from such a name.
+    assert!(!world.folder.join("containers/web").exists());
+    assert!(!world.folder.join("partitions/web").exists());
+    assert_eq!(handle.partitions().unwrap().len(), 2);
+    // A registry may name it before it is there.
+    let unknown = handle.partition(&partition_ref("web/box")).unwrap_err();
+    assert_eq!(unknown.to_string(), "no partition `web/box`");
 }
 
 #[test]
@@ -204,7 +231,7 @@ fn a_running_container_reaches_its_endpoint_after_it_was_removed_and_added_again
         .handle()
         .remove_partition(&partition_ref("web"))
         .unwrap();
-    let mut other = hvsock_testkit::world::container("web", &[]);
+    let mut other = container("web", &[]);
     other.id = Some(VmId::of_container("another"));
     world.handle().add_container(other).unwrap();
     assert!(inside.listen(VmId::LOOPBACK, PORT).is_err());

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hvsock_registry::Action;
 
-use super::{Fix, RuleRef, RuleScope};
+use super::{ContainerChange, Fix, RuleRef, RuleScope};
 use crate::partition::PartitionKind;
 
 /// The keys of [`Fix::fields`].
@@ -32,6 +32,8 @@ mod key {
     pub(super) const PORT: &str = "port";
     pub(super) const MANAGER: &str = "manager";
     pub(super) const VM: &str = "vm";
+    pub(super) const CONTAINER: &str = "container";
+    pub(super) const CHANGE: &str = "change";
 }
 
 impl Fix {
@@ -115,6 +117,15 @@ impl Fix {
             | Self::StartAgent { partition }
             | Self::LoadDriver { partition } => {
                 add(key::PARTITION, partition);
+            }
+            Self::ChangeInVm {
+                vm,
+                container,
+                change,
+            } => {
+                add(key::VM, vm);
+                add(key::CONTAINER, container);
+                add(key::CHANGE, &change.word());
             }
             Self::UseAddress { address } => add(key::ADDRESS, address),
             Self::JoinGroup { partition, other } => {
@@ -296,6 +307,15 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             },
             "add_without_device" => Fix::AddWithoutDevice {
                 partition: self.get(key::PARTITION)?,
+            },
+            "change_in_vm" => Fix::ChangeInVm {
+                vm: self.get(key::VM)?,
+                container: self.get(key::CONTAINER)?,
+                change: {
+                    let word = (self.0)(key::CHANGE)?;
+                    let mut all = ContainerChange::ALL.into_iter();
+                    all.find(|change| change.word() == word)?
+                },
             },
             "use_address" => Fix::UseAddress {
                 address: self.get(key::ADDRESS)?,

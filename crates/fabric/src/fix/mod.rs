@@ -142,6 +142,15 @@ pub enum Fix {
         /// The container.
         partition: PartitionName,
     },
+    /// Change a container in a virtual machine there, by its broker.
+    ChangeInVm {
+        /// The virtual machine.
+        vm: PartitionName,
+        /// The container, by its name there.
+        container: PartitionName,
+        /// The change.
+        change: ContainerChange,
+    },
     /// Use a well-known id instead of a partition's own id or its parent's.
     UseAddress {
         /// [`VmId::LOOPBACK`] or [`VmId::PARENT`].
@@ -241,6 +250,43 @@ pub enum Fix {
     },
 }
 
+/// A change that an operator makes to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ContainerChange {
+    /// Add it.
+    Add,
+    /// Remove it.
+    Remove,
+    /// Pause it.
+    Pause,
+    /// Resume it.
+    Resume,
+    /// Set its sibling groups.
+    SetGroups,
+}
+
+impl ContainerChange {
+    /// All changes.
+    pub const ALL: [Self; 5] = [
+        Self::Add,
+        Self::Remove,
+        Self::Pause,
+        Self::Resume,
+        Self::SetGroups,
+    ];
+
+    /// The change in one word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::SetGroups => "groups",
+        }
+    }
+}
+
 /// An access rule of a service: who may listen for it, or who may connect to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleRef {
@@ -286,6 +332,7 @@ impl Fix {
             Self::StartWithItsManager => "start_with_its_manager",
             Self::RemovePartition { .. } => "remove_partition",
             Self::AddWithoutDevice { .. } => "add_without_device",
+            Self::ChangeInVm { .. } => "change_in_vm",
             Self::UseAddress { .. } => "use_address",
             Self::JoinGroup { .. } => "join_group",
             Self::ListPartitions => "list_partitions",
@@ -431,6 +478,14 @@ impl fmt::Display for Fix {
             Self::AddWithoutDevice { partition } => {
                 write!(f, "add {partition} without a CDI device")
             }
+            Self::ChangeInVm {
+                vm,
+                container,
+                change,
+            } => match change {
+                ContainerChange::SetGroups => write!(f, "set the groups of {container} in {vm}"),
+                change => write!(f, "{} the container {container} in {vm}", change.word()),
+            },
             Self::UseAddress { address } if *address == VmId::LOOPBACK => {
                 f.write_str("use LOOPBACK instead of the partition's own id")
             }

@@ -15,7 +15,8 @@ fn services() -> impl Strategy<Value = ServiceRef> {
 }
 
 fn names() -> impl Strategy<Value = PartitionName> {
-    "[x-z][a-z0-9.-]{0,6}[a-z]".prop_map(|text| PartitionName::new(text).unwrap())
+    "[x-z][a-z0-9.-]{0,6}[a-z](/[x-z][a-z0-9.-]{0,6})?"
+        .prop_map(|text| PartitionName::new(text).unwrap())
 }
 
 fn scopes() -> impl Strategy<Value = RuleScope> {
@@ -148,6 +149,16 @@ pub(crate) fn fixes() -> impl Strategy<Value = Fix> {
             Fix::RaiseKernelLimit {
                 name: partition.to_string(),
                 value: 7,
+            },
+            Fix::ChangeInVm {
+                vm: partition.clone(),
+                container: other.clone(),
+                change: ContainerChange::SetGroups,
+            },
+            Fix::ChangeInVm {
+                vm: partition.clone(),
+                container: other.clone(),
+                change: ContainerChange::Add,
             },
             Fix::JoinGroup { partition, other },
         ])

@@ -2,6 +2,8 @@
 
 mod guests;
 mod lasting;
+mod nested;
+mod outer;
 mod transport;
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};

@@ -37,6 +37,16 @@ pub fn help(fix: &Fix) -> Option<Help> {
         Fix::AddWithoutDevice { partition } => {
             Help::command(format!("hvsock container add {partition} --no-cdi"))
         }
+        Fix::ChangeInVm {
+            vm,
+            container,
+            change,
+        } => {
+            let change = change.word();
+            Help::sentence(format!(
+                "in {vm}, run `hvsock container {change} {container}`"
+            ))
+        }
         Fix::ListPartitions | Fix::StopListener { .. } => Help::command("hvsock status"),
         Fix::ListConnections => Help::command("hvsock connections"),
         Fix::StartBroker => Help::sentence("hvsock broker (or --dir DIR, if one runs elsewhere)"),

@@ -417,7 +417,7 @@ mod tests {
         let twice = read("name = \"a\"\n[vm.web]\n[vm.WEB]\n").unwrap_err();
         assert!(twice.starts_with("s.toml:2:"), "{twice}");
         assert!(twice.contains("duplicate [vm."), "{twice}");
-        for bad in ["a/b", "host", "@", "@a\\u0007"] {
+        for bad in ["a/b/c", "a/", "a/host", "host", "@", "@a\\u0007"] {
             let text = format!("name = \"a\"\nbind.partitions = [\"{bad}\"]\n");
             let error = read(&text).unwrap_err();
             assert!(error.starts_with("s.toml:2:20: `"), "{error}");

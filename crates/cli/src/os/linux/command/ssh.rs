@@ -262,7 +262,17 @@ mod tests {
         assert_eq!(of("web"), Ok((None, "web".to_owned())));
         let user = Some("a@b".to_owned());
         assert_eq!(of("a@b@web"), Ok((user, "web".to_owned())));
-        for text in ["@web", "-oProxyCommand=x@web", "root@", "-web", "root@a/b"] {
+        let user = Some("root".to_owned());
+        assert_eq!(of("root@web/box"), Ok((user, "web/box".to_owned())));
+        for text in [
+            "@web",
+            "-oProxyCommand=x@web",
+            "root@",
+            "-web",
+            "root@a/b/c",
+            "root@/b",
+            "root@web/-x",
+        ] {
             assert!(of(text).is_err(), "{text}");
         }
     }
@@ -276,6 +286,7 @@ mod tests {
         assert_eq!(options[1], expected);
         assert!(options.contains(&format!("HostKeyAlias=hvsock/{id}")));
         assert!(options.contains(&"HostName=hvsock/web/ssh".to_owned()));
+        assert_eq!(host("web/box"), "hvsock/web/box/ssh");
     }
 
     fn parsed(line: &str) -> Result<(String, String, String), String> {

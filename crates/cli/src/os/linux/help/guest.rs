@@ -45,8 +45,9 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "cp",
         notes: &[
-            "A path in a guest is NAME:PATH. A relative PATH begins at the root. Write ./a:b for a \
-             local file whose name contains a colon.",
+            "A path in a guest is NAME:PATH, in a container in the VM web it is web/NAME:PATH. A \
+             relative PATH begins at the root. Write ./a:b or ./a/b:c for a local file whose name \
+             contains a colon.",
             "- is standard input as the source and standard output as the destination. Write ./- \
              for a file of this name.",
             "A file gets its name after all of it has arrived with the right checksum. Until then \

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hvsock_address::PartitionName;
 use hvsock_services::copy::Source;
 
 use crate::failure::Failure;
@@ -32,11 +33,12 @@ pub enum Direction {
 }
 
 impl Location {
-    /// Parses a location. A colon before any slash ends the name of a partition.
+    /// Parses a location. A colon before any slash ends the name of a partition, and so does one after
+    /// the name of a container in a virtual machine, such as `web/box`.
     pub fn parse(text: &OsStr) -> Result<Self> {
         let bytes = text.as_bytes();
-        let at = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
-        let Some(at) = at.filter(|at| bytes[*at] == b':') else {
+        let at = bytes.iter().position(|byte| *byte == b':');
+        let Some(at) = at.filter(|at| is_partition(&bytes[..*at])) else {
             let partition = None;
             return Ok(Self {
                 partition,
@@ -78,6 +80,12 @@ impl Location {
     }
 }
 
+/// Whether what precedes a colon names a partition, and not a folder here.
+fn is_partition(text: &[u8]) -> bool {
+    let nested = || std::str::from_utf8(text).is_ok_and(|text| PartitionName::new(text).is_ok());
+    !text.contains(&b'/') || nested()
+}
+
 /// The direction of a copy of `sources` to `destination`.
 ///
 /// # Errors
@@ -113,6 +121,42 @@ pub fn direction(sources: Vec<Location>, destination: Location) -> Result<Direct
         ),
         (Some(_), Some(_)) => {
             Err(Failure::usage("both sides are in guests: copy to this machine first").into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Option<(Option<String>, String)> {
+        let parsed = Location::parse(OsStr::new(text)).ok()?;
+        let name = parsed.partition.map(|(name, _)| name);
+        Some((name, parsed.path.to_string_lossy().into_owned()))
+    }
+
+    #[test]
+    fn a_colon_ends_the_name_of_a_partition_or_of_a_container_in_a_vm() {
+        let guest = |name: &str, path: &str| Some((Some(name.to_owned()), path.to_owned()));
+        let here = |path: &str| Some((None, path.to_owned()));
+        for (text, want) in [
+            ("web:/etc/hosts", guest("web", "/etc/hosts")),
+            ("web/box:/etc/hosts", guest("web/box", "/etc/hosts")),
+            ("Web.1/box-2:a/b:c", guest("Web.1/box-2", "a/b:c")),
+            ("web/box:", guest("web/box", "")),
+            ("web/box", here("web/box")),
+            ("./web/box:x", here("./web/box:x")),
+            ("/web/box:x", here("/web/box:x")),
+            ("a/b/c:x", here("a/b/c:x")),
+            ("../box:x", here("../box:x")),
+            ("a/.b:x", here("a/.b:x")),
+            ("a/b c:x", here("a/b c:x")),
+            ("-", here("-")),
+            ("web/box:-", None),
+            ("a b:x", None),
+            (":x", None),
+        ] {
+            assert_eq!(parse(text), want, "{text}");
         }
     }
 }

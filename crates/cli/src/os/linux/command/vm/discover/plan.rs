@@ -142,7 +142,7 @@ fn manager(machine: &Machine) -> Option<ManagerRef> {
 
 /// The name of a partition that is most like this text.
 fn name(text: &str) -> Option<PartitionName> {
-    if let Ok(name) = PartitionName::new(text) {
+    if let Ok(name) = PartitionName::unnested(text) {
         return Some(name);
     }
     let plain: String = text
