@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use hvsock_address::SockAddrHv;
 use hvsock_endpoint::uplink::{
-    ChildId, ExplainUp, GuestFrame, HostFrame, Request as RequestNumber, What,
+    ChildId, ExplainUp, GuestFrame, HostFrame, PRIVILEGED_PORTS, Request as RequestNumber, What,
 };
 use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal};
 use hvsock_sys::set_nonblocking;
@@ -200,11 +201,23 @@ impl Core {
         let request_number: RequestNumber = request;
         let explanation = match child {
             ChildId::MACHINE => {
+                // A guest's kernel has ports only, and a connect to this one would be to the service that has it.
+                let service = match address.service.port() {
+                    Some(port) => self.fabric.service_for_port(vm, port),
+                    None => address.service,
+                };
+                let address = SockAddrHv { service, ..address };
+                let mut principal = principal_of(Caller::UNKNOWN);
                 let request = match what {
                     What::Connect => Request::Connect,
-                    What::Listen => Request::Listen { backlog: 1 },
+                    What::Listen => {
+                        // It lets only root listen at these ports, and any user at all others.
+                        let port = service.port_for_guests();
+                        let is_root = port.is_some_and(|port| port < PRIVILEGED_PORTS);
+                        principal.partition_uid = is_root.then_some(0);
+                        Request::Listen { backlog: 1 }
+                    }
                 };
-                let principal = principal_of(Caller::UNKNOWN);
                 explained(&self.explain_request(vm, &principal, address, request))
             }
             // Without an uplink there is no other.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, Timespec, epoll};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 /// An event that one thread sets and another waits for with [`poll`](super::poll). Must not be shared
 /// with another process; a [`doorbell`](super::doorbell) may.
@@ -161,6 +164,25 @@ impl Set {
         Ok(epoll::add(&self.0, fd, data, epoll::EventFlags::IN)?)
     }
 
+    /// Adds a descriptor, to wait until it is writable or has an error.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl`, such as `EEXIST` if it is in the set.
+    pub fn add_writable(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(number);
+        Ok(epoll::add(&self.0, fd, data, epoll::EventFlags::OUT)?)
+    }
+
+    /// Waits for a descriptor of the set until it is readable, and no more until it is writable.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` if it is not in the set.
+    pub fn watch_readable(&self, fd: impl AsFd, number: u64) -> io::Result<()> {
+        self.watch_writable(fd, number, false)
+    }
+
     /// Changes whether to wait until a descriptor of the set is writable, too.
     ///
     /// # Errors
@@ -215,16 +237,25 @@ impl AsFd for Set {
     }
 }
 
-/// Creates a descriptor that is readable when `fd` is writable or has an error (epoll).
+/// Creates a descriptor that is readable once `after` has passed (timerfd).
 ///
 /// # Errors
 ///
-/// Those of `epoll_create1` and `epoll_ctl`.
-pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
-    let when = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let nothing = epoll::EventData::new_u64(0);
-    epoll::add(&when, fd, nothing, epoll::EventFlags::OUT)?;
-    Ok(when)
+/// Those of `timerfd_create`.
+pub fn timer(after: Duration) -> io::Result<OwnedFd> {
+    let timer = timerfd_create(
+        TimerfdClockId::Monotonic,
+        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
+    )?;
+    // Zero would stop the timer.
+    let after = after.max(Duration::from_nanos(1));
+    let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let once = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec::try_from(after).map_err(invalid)?,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(timer)
 }
 
 /// Removes a descriptor from the set of [`any_of`].
@@ -343,14 +374,23 @@ mod tests {
     }
 
     #[test]
-    fn writability_can_be_polled_as_readability() {
+    fn a_timer_is_readable_once_its_time_has_passed() {
+        let (now, later) = (timer(Duration::ZERO), timer(Duration::from_secs(3600)));
+        let (now, later) = (now.unwrap(), later.unwrap());
+        let limit = Some(Instant::now() + Duration::from_secs(20));
+        assert!(poll::wait(&mut [PollFd::new(&now, PollFlags::IN)], limit).unwrap());
+        assert!(!ready(&later));
+    }
+
+    #[test]
+    fn a_set_waits_for_one_readiness_after_the_other() {
         let (a, b) = crate::stream::pair().unwrap();
-        crate::set_nonblocking(&a, true).unwrap();
-        let when = when_writable(&a).unwrap();
-        assert!(ready(&when));
-        while crate::stream::send(&a, &[0; 65_536]).is_ok() {}
-        assert!(!ready(&when));
-        drop(b);
-        assert!(ready(&when));
+        let set = Set::new().unwrap();
+        set.add_writable(&a, 1).unwrap();
+        assert!(ready(&set));
+        set.watch_readable(&a, 1).unwrap();
+        assert!(!ready(&set));
+        crate::stream::send(&b, b"x").unwrap();
+        assert!(ready(&set));
     }
 }

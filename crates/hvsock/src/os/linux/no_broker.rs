@@ -43,11 +43,13 @@ impl From<NoBroker> for io::Error {
 }
 
 /// No registry can resolve a name or register a service: this process is in a [virtual
-/// machine](crate#in-a-virtual-machine) without a broker and uses the kernel's `AF_VSOCK`. The kind
-/// of the [`io::Error`] that wraps it is `NotFound`.
+/// machine](crate#in-a-virtual-machine) without a broker and uses the kernel's `AF_VSOCK`, and the broker of
+/// its host did not resolve the name either. The kind of the [`io::Error`] that wraps it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRegistry {
     missing: Missing,
+    /// Why the host gave no answer, if it was asked.
+    cause: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,18 +61,25 @@ enum Missing {
 
 impl NoRegistry {
     pub(crate) fn service(name: &str) -> Self {
-        let missing = Missing::Service(name.to_owned());
-        Self { missing }
+        Self::of(Missing::Service(name.to_owned()))
     }
 
     pub(crate) fn partition(name: &str) -> Self {
-        let missing = Missing::Partition(name.to_owned());
-        Self { missing }
+        Self::of(Missing::Partition(name.to_owned()))
     }
 
     pub(crate) fn registration(name: &str) -> Self {
-        let missing = Missing::Registration(name.to_owned());
-        Self { missing }
+        Self::of(Missing::Registration(name.to_owned()))
+    }
+
+    fn of(missing: Missing) -> Self {
+        let cause = None;
+        Self { missing, cause }
+    }
+
+    /// Adds why the host gave no answer.
+    pub(crate) fn because(self, cause: Option<String>) -> Self {
+        Self { cause, ..self }
     }
 
     /// What would help, apart from a broker in this machine.
@@ -108,7 +117,11 @@ impl fmt::Display for NoRegistry {
                 "no registry can register `{name}`; register it on the host"
             ),
         }?;
-        f.write_str(" (or start a broker here)")
+        f.write_str(" (or start a broker here)")?;
+        match &self.cause {
+            Some(cause) => write!(f, "; the host was asked: {cause}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use hvsock::{
-    Endpoint, Fix, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
-    Transport, VmId, refusal_of,
+    AF_HYPERV, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest, Lease,
+    NoRegistry, Refusal, SOCK_STREAM, ServiceId, SockAddrHv, ToHvAddr, Transport, Verdict, VmId,
+    refusal_of,
 };
 use hvsock_guests::{Kit, Vmm, Vsock};
 use hvsock_testkit::conformance::Trial;
@@ -32,6 +33,9 @@ const NO_LISTENER: ServiceId = ServiceId::from_port(2762);
 const DISABLED: ServiceId = ServiceId::from_port(2763);
 const UNREGISTERED: ServiceId = ServiceId::from_port(2764);
 const CLOSED: ServiceId = ServiceId::from_port(2766);
+const DENIED: ServiceId = ServiceId::from_port(2767);
+const DEMO: ServiceId = ServiceId::from_port(2768);
+const DEMO_NAME: &str = "HV Socket Demo";
 /// A service in the guest.
 const GUEST_SERVICE: ServiceId = ServiceId::from_port(2765);
 
@@ -83,17 +87,26 @@ impl Host {
             off_template(),
         ];
         for (service, number) in services.into_iter().zip(1..) {
-            let service = json!({"name": format!("Service {number}"), "id": service.to_string()});
-            let service = serde_json::from_value(service).expect("a service");
-            let registered = this.world.handle().register(service, "tester".into());
-            registered.expect("registered");
+            this.register(json!({"name": format!("Service {number}"), "id": service.to_string()}));
         }
+        this.register(json!({"name": DEMO_NAME, "id": DEMO.to_string()}));
+        this.register(json!({
+            "name": "Not for guests",
+            "id": DENIED.to_string(),
+            "connect": {"partitions": ["nobody-else"]},
+        }));
         let disabled = this
             .world
             .handle()
             .set_enabled(&DISABLED.into(), false, None);
         disabled.expect("disabled");
         this
+    }
+
+    fn register(&self, service: serde_json::Value) {
+        let service = serde_json::from_value(service).expect("a service");
+        let registered = self.world.handle().register(service, "tester".into());
+        registered.expect("registered");
     }
 
     fn endpoint(&self) -> Endpoint {
@@ -112,7 +125,9 @@ impl Host {
         for stream in listener.incoming().map_while(Result::ok) {
             assert_eq!(stream.peer_addr().expect("an address").vm, self.vm);
             assert_eq!(stream.peer().map(hvsock::Peer::partition), Some(VM));
-            serve_echo(&stream);
+            let count = io::copy(&mut &stream, &mut &stream).expect("an echo");
+            stream.shutdown(Shutdown::Write).expect("ended");
+            assert!([PAYLOAD as u64, 7].contains(&count), "{count}");
         }
     }
 
@@ -153,7 +168,7 @@ pub fn both_run_the_same_program() {
     let socket = host.world.socket(VM);
     config.vsock = Some(Vsock { socket });
     let guest = guest::boot(&kit, &config);
-    let services = [ECHO, off_template()];
+    let services = [ECHO, DEMO, off_template()];
     let to_close = host.listen(CLOSED);
     thread::scope(|scope| {
         for service in services {
@@ -183,12 +198,32 @@ pub fn in_the_guest() -> Vec<Trial> {
         ),
         trial("a_task_reaches_the_host", a_task_reaches_the_host),
         trial(
-            "an_unavailable_service_of_the_host_is_refused_before_the_timeout",
-            an_unavailable_service_of_the_host_is_refused_before_the_timeout,
+            "the_host_says_why_it_refuses_a_connect",
+            the_host_says_why_it_refuses_a_connect,
         ),
         trial(
-            "questions_for_the_host_are_referred_to_it",
-            questions_for_the_host_are_referred_to_it,
+            "a_connect_without_blocking_learns_the_reason",
+            a_connect_without_blocking_learns_the_reason,
+        ),
+        trial(
+            "the_program_of_the_readme_reaches_the_host_by_name",
+            the_program_of_the_readme_reaches_the_host_by_name,
+        ),
+        trial(
+            "a_listener_by_name_listens_at_its_port",
+            a_listener_by_name_listens_at_its_port,
+        ),
+        trial(
+            "names_are_looked_up_at_the_host",
+            names_are_looked_up_at_the_host,
+        ),
+        trial(
+            "many_look_ups_at_once_are_all_answered",
+            many_look_ups_at_once_are_all_answered,
+        ),
+        trial(
+            "the_host_explains_what_it_would_do",
+            the_host_explains_what_it_would_do,
         ),
         trial(
             "a_close_by_the_host_looks_like_the_end",
@@ -240,27 +275,120 @@ fn a_task_reaches_the_host() {
     assert!(received.unwrap() == sent);
 }
 
-fn an_unavailable_service_of_the_host_is_refused_before_the_timeout() {
-    for service in [NO_LISTENER, DISABLED, UNREGISTERED, ServiceId::random()] {
+/// Of an unavailable service, why it is refused.
+fn reason(refused: &io::Error) -> Refusal {
+    refusal_of(refused).cloned().expect("a refusal")
+}
+
+fn the_host_says_why_it_refuses_a_connect() {
+    for (service, expected) in [
+        (NO_LISTENER, "no_listener"),
+        (DISABLED, "disabled"),
+        (UNREGISTERED, "unregistered"),
+        (DENIED, "denied"),
+        (ServiceId::random(), "unregistered"),
+    ] {
         // The timeout of two seconds would be `TimedOut`.
         let error = HvStream::connect(("parent", service)).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
-        let fix = hvsock::fix_of(&error);
-        assert!(matches!(fix, Some(Fix::ExplainOnHost { .. })), "{error}");
+        assert_eq!(reason(&error).label(), expected, "{error}");
+        assert_eq!(error.kind(), reason(&error).kind());
+        assert!(hvsock::explanation_of(&error).is_none());
+        let options = HvStream::options().explain_refusal(true);
+        let error = options.connect(("parent", service)).unwrap_err();
+        let explanation = hvsock::explanation_of(&error).expect("explained");
+        assert_eq!(explanation.refusal().unwrap().label(), expected);
+        assert!(!explanation.steps.is_empty(), "{error}");
+        let connect = hvsock::tokio::HvStream::connect(("parent", service));
+        let error = RUNTIME.block_on(connect).unwrap_err();
+        assert_eq!(reason(&error).label(), expected, "{error}");
+    }
+    // A rule is told without the entries of its lists, as to a container.
+    let error = HvStream::connect(("parent", DENIED)).unwrap_err();
+    assert!(!format!("{error} {:?}", reason(&error)).contains("nobody-else"));
+}
+
+fn a_connect_without_blocking_learns_the_reason() {
+    let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = SockAddrHv::new(VmId::PARENT, DISABLED);
+    let error = socket.connect(address).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    let ready = socket.poll(Interest::WRITABLE, Some(LONG)).unwrap();
+    assert!(ready.is_writable());
+    let error = socket.take_error().unwrap().expect("it is refused");
+    assert_eq!(reason(&error).label(), "disabled", "{error}");
+}
+
+fn the_program_of_the_readme_reaches_the_host_by_name() {
+    for address in [
+        "hvsock://parent/HV%20Socket%20Demo",
+        "hvsock://any/hv%20socket%20demo",
+    ] {
+        let stream = use_echo(&parent(), address).unwrap();
+        assert_eq!(
+            stream.peer_addr().unwrap(),
+            SockAddrHv::new(VmId::PARENT, DEMO)
+        );
+    }
+    let connected = RUNTIME.block_on(async {
+        let mut stream = hvsock::tokio::HvStream::connect(("parent", DEMO_NAME)).await?;
+        stream.write_all(b"by name").await?;
+        stream.shutdown().await?;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await?;
+        io::Result::Ok((all, stream.peer_addr()?.service))
+    });
+    assert_eq!(connected.unwrap(), (b"by name".to_vec(), DEMO));
+}
+
+fn a_listener_by_name_listens_at_its_port() {
+    let listener = HvListener::bind(("any", "Service 2")).unwrap();
+    assert_eq!(listener.local_addr().unwrap().service, NO_LISTENER);
+    drop(listener);
+    let bound = RUNTIME.block_on(hvsock::tokio::HvListener::bind(("any", "Service 2")));
+    assert_eq!(bound.unwrap().local_addr().unwrap().service, NO_LISTENER);
+}
+
+fn names_are_looked_up_at_the_host() {
+    let vsock = parent();
+    let service = |name: &str| vsock.service_id(&name.parse().unwrap());
+    assert_eq!(service(DEMO_NAME).unwrap(), DEMO);
+    let error = service("nothing").unwrap_err();
+    assert_eq!(reason(&error), Refusal::Unregistered);
+    let partition = |name: &str| vsock.vm_id(&name.parse().unwrap());
+    assert_eq!(partition(VM).unwrap(), VmId::LOOPBACK);
+    let error = partition("elsewhere").unwrap_err();
+    assert_eq!(reason(&error), Refusal::NotReachable);
+    for error in [
+        HvStream::connect(("parent", "nothing")).unwrap_err(),
+        HvListener::bind(("any", "nothing")).unwrap_err(),
+    ] {
+        assert_eq!(reason(&error), Refusal::Unregistered, "{error}");
+    }
+    // A registration needs a broker in the machine.
+    let lease = Lease::register_at(&vsock, "Mine", ServiceId::random(), "");
+    assert!(lease.unwrap_err().get_ref().unwrap().is::<NoRegistry>());
+}
+
+fn many_look_ups_at_once_are_all_answered() {
+    let connects =
+        (0..40).map(|_| thread::spawn(|| parent().service_id(&DEMO_NAME.parse().unwrap())));
+    let connects: Vec<_> = connects.collect();
+    for connect in connects {
+        assert_eq!(connect.join().unwrap().unwrap(), DEMO);
     }
 }
 
-fn questions_for_the_host_are_referred_to_it() {
-    let error = HvStream::connect(("parent", "Service 1")).unwrap_err();
-    assert!(error.get_ref().unwrap().is::<NoRegistry>(), "{error}");
-    let error = hvsock::explain_connect(("parent", ECHO)).unwrap_err();
-    let fix = Fix::ExplainOnHost {
-        partition: VmId::PARENT.into(),
-        service: ECHO.into(),
-        listening: false,
-    };
-    assert_eq!(hvsock::fix_of(&error), Some(fix));
+fn the_host_explains_what_it_would_do() {
+    let connect = hvsock::explain_connect(("parent", DEMO_NAME)).unwrap();
+    assert_eq!(connect.verdict, Ok(Verdict::Connect));
+    assert!(!connect.steps.is_empty());
+    let connect = hvsock::explain_connect(("parent", DISABLED)).unwrap();
+    assert_eq!(connect.refusal().unwrap().label(), "disabled");
+    let listen = hvsock::explain_listen(("parent", UNREGISTERED)).unwrap();
+    assert_eq!(listen.refusal(), Some(&Refusal::Unregistered));
+    let listen = hvsock::explain_listen(("parent", GUEST_SERVICE)).unwrap();
+    assert_eq!(listen.verdict, Ok(Verdict::SystemDecides), "{listen}");
 }
 
 /// The kernel has one kind of end, as documented.

@@ -27,6 +27,12 @@ pub(crate) fn execute(
     }
 }
 
+/// Whether a request may wait for an answer of the host before it connects or listens.
+#[cfg(feature = "tokio")]
+pub(crate) fn needs_host(request: &Request) -> bool {
+    vsock::needs_host(request)
+}
+
 /// Sends a request that creates no socket.
 pub(super) fn query(
     endpoint: &Endpoint,

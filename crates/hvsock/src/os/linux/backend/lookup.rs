@@ -1,12 +1,15 @@
-//! Resolution of names by the broker.
+//! Resolution of names by the broker, or by that of the host.
 
 use std::io;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
+use super::choose::{Backend, choose};
 use super::execute::query;
+use super::vsock;
 use crate::Endpoint;
+use crate::backend::REPLY_TIMEOUT;
 
 /// Returns the id of the service with this friendly name.
 pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
@@ -21,6 +24,9 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
 }
 
 fn lookup(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
+    if choose(endpoint) == Backend::Vsock {
+        return vsock::look_up(kind, name, REPLY_TIMEOUT);
+    }
     let request = ClientMessage::Lookup {
         kind,
         name: name.to_owned(),

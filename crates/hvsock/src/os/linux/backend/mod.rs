@@ -23,6 +23,8 @@ mod vsock;
 pub(crate) use broker::{EndpointConnection, Exchange, Step, grace, with_timeout};
 pub(crate) use choose::uses_vsock;
 pub(crate) use dispatch::{Listener, PendingConnect, Stream};
+#[cfg(feature = "tokio")]
+pub(crate) use execute::needs_host;
 pub(crate) use execute::{Outcome, execute};
 pub(crate) use lease::Lease;
 pub(crate) use lookup::{service_id, vm_id};

@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::watch::{Watched, watch};
 use crate::Endpoint;
 use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
-use crate::os::backend::{EndpointConnection, Exchange, Step, grace, with_timeout};
+use crate::os::backend::{EndpointConnection, Exchange, Step, grace, needs_host, with_timeout};
 
 /// The default capacity of a ring for tasks, in bytes. A task cannot spin; its wakeup takes some 30
 /// µs if the peer runs on another processor. The ring has to hold what memory transfers in that
@@ -48,7 +48,7 @@ fn no_reply(kind: RequestKind, dry_run: bool, timeout: Duration) -> String {
     }
 }
 
-/// Connects through the kernel. Its other requests do not block.
+/// Connects through the kernel. Its other requests block only to ask the host.
 async fn execute_on_vsock(
     endpoint: Endpoint,
     request: Request,
@@ -56,7 +56,12 @@ async fn execute_on_vsock(
 ) -> io::Result<Outcome> {
     let connects = matches!(request.kind, RequestKind::Connect { .. });
     if !connects || request.flags.dry_run {
-        return backend::execute(&endpoint, request, timeout);
+        if !needs_host(&request) {
+            return backend::execute(&endpoint, request, timeout);
+        }
+        let execute = move || backend::execute(&endpoint, request, timeout);
+        let executed = tokio::task::spawn_blocking(execute).await;
+        return executed.unwrap_or_else(|gone| Err(io::Error::other(gone)));
     }
     let pending = Arc::new(PendingConnect::start(&endpoint, request)?);
     let watched = watch(

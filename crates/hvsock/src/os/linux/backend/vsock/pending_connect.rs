@@ -1,139 +1,115 @@
-//! A connect, blocking or not.
+//! A non-blocking connect.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm, VmId};
+use hvsock_sys::event::{self, Set};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::sync::lock;
-use hvsock_sys::{event, vsock};
 
-use super::buffer::size_buffer;
+use super::Stream;
+use super::connecting::Connecting;
 use super::machine::Machine;
-use super::resolve::ConnectTarget;
-use super::{Stream, refusal};
-use crate::backend::{Request, RequestKind};
-use crate::error;
-use crate::os::ready;
+use crate::backend::Request;
 
-/// A socket that connects.
-#[derive(Debug)]
-pub(super) struct ConnectAttempt {
-    socket: OwnedFd,
-    machine: Machine,
-    target: ConnectTarget,
-    timeout: Duration,
-}
+/// The numbers of the descriptors in the set.
+const SOCKET: u64 = 0;
+const TIMER: u64 = 1;
 
 /// A non-blocking connect.
 #[derive(Debug)]
 pub(crate) struct PendingConnect {
-    /// Empty after the connect has completed or failed.
-    attempt: Mutex<Option<ConnectAttempt>>,
-    /// An epoll descriptor that is readable when the socket is writable, so that the connects of
-    /// all back-ends are waited for in the same way.
-    when_writable: OwnedFd,
-    target: ConnectTarget,
+    /// Readable when there may be progress, whatever the connect waits for. So the connects of all back-ends
+    /// are waited for in the same way.
+    ready: Set,
+    state: Mutex<State>,
 }
 
-impl ConnectAttempt {
-    /// Starts a connect.
-    pub(super) fn start(machine: Machine, request: &Request) -> io::Result<Self> {
-        let RequestKind::Connect { timeout_ms } = request.kind else {
-            return Err(error::invalid_input("the request is not a connect"));
-        };
-        let timeout = Duration::from_millis(timeout_ms.into());
-        let target = ConnectTarget::of(machine, &request.address)?;
-        let socket = vsock::socket().map_err(refusal::of_socket)?;
-        size_buffer(&socket, request)?;
-        let failed = |error| refusal::of_connect(machine, &target, error);
-        if target.is_local() {
-            // Without the loopback module the kernel would send the connect to the host. Binding to
-            // this address fails then.
-            let own = SockAddrVm::new(SockAddrVm::CID_LOCAL, SockAddrVm::PORT_ANY);
-            vsock::bind(&socket, &own.to_bytes()).map_err(failed)?;
-        }
-        vsock::set_connect_timeout(&socket, timeout).map_err(failed)?;
-        vsock::connect(&socket, &target.address.to_bytes()).map_err(failed)?;
-        Ok(Self {
-            socket,
-            machine,
-            target,
-            timeout,
-        })
-    }
-
-    /// Waits for the connection until `deadline`.
-    pub(super) fn wait(self, deadline: Instant) -> io::Result<Stream> {
-        while ready(&self.socket, PollFlags::OUT, Some(deadline))? {
-            if self.is_connected()? {
-                return self.into_stream();
-            }
-        }
-        Err(refusal::no_reply_error(&self.target, Some(self.timeout)))
-    }
-
-    fn is_connected(&self) -> io::Result<bool> {
-        vsock::connected(&self.socket)
-            .map_err(|error| refusal::of_connect(self.machine, &self.target, error))
-    }
-
-    fn into_stream(self) -> io::Result<Stream> {
-        let own = SockAddrVm::from_bytes(&vsock::local_address(&self.socket)?)
-            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
-        hvsock_sys::set_nonblocking(&self.socket, false)?;
-        // Only the host has the id of this partition.
-        let vm = if self.target.is_local() {
-            VmId::LOOPBACK
-        } else {
-            VmId::ZERO
-        };
-        let local = SockAddrHv::new(vm, ServiceId::from_port(own.port));
-        Ok(Stream::new(self.socket, local, self.target.peer, None))
-    }
+#[derive(Debug)]
+struct State {
+    connecting: Box<Connecting>,
+    /// The stage whose descriptor is in the set, and what it is watched for.
+    watched: Option<(u64, PollFlags)>,
+    /// Ends a stage that has less time than the connect.
+    timer: Option<OwnedFd>,
 }
 
 impl PendingConnect {
     /// Starts a connect and returns at once.
     pub(crate) fn start(request: &Request) -> io::Result<Self> {
-        let attempt = ConnectAttempt::start(Machine::detect(), request)?;
-        Ok(Self {
-            when_writable: event::when_writable(&attempt.socket)?,
-            target: attempt.target,
-            attempt: Mutex::new(Some(attempt)),
-        })
+        let ready = Set::new()?;
+        let mut state = State {
+            connecting: Box::new(Connecting::start(Machine::detect(), request)?),
+            watched: None,
+            timer: None,
+        };
+        state.watch(&ready)?;
+        let state = Mutex::new(state);
+        Ok(Self { ready, state })
     }
 
     /// Returns the connection once it is established, `WouldBlock` before. Must not be called again
     /// after that.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
-        let mut slot = self.attempt();
-        let Some(attempt) = slot.take() else {
-            return Err(error::invalid_input("this connect has already completed"));
-        };
-        let done = ready(&attempt.socket, PollFlags::OUT, Some(Instant::now()))?;
-        if !done || !attempt.is_connected()? {
-            *slot = Some(attempt);
-            return Err(io::ErrorKind::WouldBlock.into());
+        let mut state = self.state();
+        match state.connecting.step()? {
+            Some(stream) => Ok(stream),
+            None => {
+                state.watch(&self.ready)?;
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         }
-        attempt.into_stream()
     }
 
     /// The error for a connect that takes too long.
     pub(crate) fn no_reply_error(&self) -> io::Error {
-        let after = self.attempt().as_ref().map(|attempt| attempt.timeout);
-        refusal::no_reply_error(&self.target, after)
+        self.state().connecting.no_reply_error()
     }
 
-    fn attempt(&self) -> MutexGuard<'_, Option<ConnectAttempt>> {
-        lock(&self.attempt)
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    /// Has the set be ready when the connect is.
+    fn watch(&mut self, ready: &Set) -> io::Result<()> {
+        let Self {
+            connecting,
+            watched,
+            timer,
+        } = self;
+        let Some(descriptor) = connecting.descriptor() else {
+            return Ok(());
+        };
+        let (stage, flags) = (connecting.stage_number(), connecting.waits_for());
+        let writable = flags == PollFlags::OUT;
+        match *watched {
+            Some((before, same)) if before == stage && same == flags => {}
+            Some((before, _)) if before == stage && !writable => {
+                ready.watch_readable(descriptor, SOCKET)?;
+            }
+            // The descriptor of an earlier stage has left the set when it was closed.
+            _ if writable => ready.add_writable(descriptor, SOCKET)?,
+            _ => ready.add(descriptor, SOCKET)?,
+        }
+        *watched = Some((stage, flags));
+        if timer.is_none()
+            && let Some(until) = connecting.ends_early()
+        {
+            let left = until.saturating_duration_since(Instant::now());
+            let expiry = event::timer(left)?;
+            ready.add(&expiry, TIMER)?;
+            *timer = Some(expiry);
+        }
+        Ok(())
     }
 }
 
 impl AsFd for PendingConnect {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.when_writable.as_fd()
+        self.ready.as_fd()
     }
 }

@@ -58,6 +58,15 @@ pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Er
     }
 }
 
+/// The error of a connect that the host has refused and would accept now.
+pub(super) fn allowed(target: &ConnectTarget) -> io::Error {
+    let text = format!(
+        "the host refused the connection to vsock port {}, which it would accept now; try again",
+        target.address.port
+    );
+    refused_with(Refusal::NoListener, text)
+}
+
 /// The error for a connect without a reply.
 pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) -> io::Error {
     let port = target.address.port;

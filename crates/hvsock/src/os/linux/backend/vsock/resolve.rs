@@ -156,7 +156,7 @@ impl PeerKind {
     }
 }
 
-/// Both ids of an address. Names cannot be resolved.
+/// Both ids of an address, whose names have been resolved.
 fn ids(address: &HvAddr) -> io::Result<(VmId, ServiceId)> {
     match (address.partition(), address.service()) {
         (PartitionRef::Name(name), _) => Err(NoRegistry::partition(name.as_str()).into()),
