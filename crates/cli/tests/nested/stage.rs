@@ -69,7 +69,9 @@ impl Stage {
 
     /// Starts a container of this host.
     pub fn container_on_host(&self, name: &str) -> ContainerOnHost {
-        let printed = self.world.ok(["-q", "container", "add", name]);
+        self.world.ok(["-q", "container", "add", name]);
+        let show = ["container", "show", name, "--mount", "--format", "oci"];
+        let printed = self.world.ok(show);
         let started = ContainerOnHost::start(&self.programs, name, &printed);
         started.unwrap_or_else(|error| panic!("{error}"))
     }

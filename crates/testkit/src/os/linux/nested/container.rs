@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hvsock_guests::Attached;
 use rustix::process::{getegid, geteuid};
 use serde_json::Value;
 
@@ -48,34 +49,24 @@ impl ContainerInVm {
     /// If it does not start.
     #[track_caller]
     pub fn start(vm: &GuestBroker, name: &str) -> Self {
-        let printed = vm.shell(&format!("hvsock -q container add {name}"));
-        Self::start_with(vm, name, mount_in(&printed))
-    }
-
-    /// Starts it with the mount that `hvsock container add` printed.
-    #[track_caller]
-    fn start_with(vm: &GuestBroker, name: &str, endpoint: Value) -> Self {
-        let folder = PathBuf::from(format!("/run/containers/{name}"));
-        let rootfs = folder.join("rootfs");
-        let config = configuration(&rootfs, name, &["/bin/hvsock-probe"], endpoint, None, &[]);
-        let folders = FOLDERS.join(" ");
-        let (folder, rootfs) = (folder.display(), rootfs.display());
-        vm.shell(&format!(
-            "mkdir -p /lib /lib64 /usr {rootfs} && cd {rootfs} && mkdir -p {folders}"
-        ));
-        let path = format!("{folder}/config.json");
-        let pushed = vm.guest().push(&path, config.to_string().as_bytes());
-        pushed.unwrap_or_else(|error| panic!("{error}"));
-        let runtime = vm.programs().runtime_name();
-        let probe = vm.attached(
-            name,
-            &format!("exec {runtime} run --detach --bundle {folder} {name}"),
-        );
+        let command = start_command(vm, name, &["/bin/hvsock-probe"]);
         Self {
             vm: vm.clone(),
             name: name.to_owned(),
-            probe,
+            probe: vm.attached(name, &command),
         }
+    }
+
+    /// As [`start`](Self::start), but its first process is another program of the VM, whose standard input
+    /// and output the caller uses.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn attach(vm: &GuestBroker, name: &str, args: &[&str]) -> Attached {
+        let command = start_command(vm, name, args);
+        let attached = vm.guest().attach(&command);
+        attached.unwrap_or_else(|error| panic!("{error}\n{}", vm.guest().console()))
     }
 
     /// Its name in the VM's broker.
@@ -101,6 +92,27 @@ impl ContainerInVm {
     }
 }
 
+/// Adds a container to the VM's broker and makes it ready to run. Returns the command that starts it.
+#[track_caller]
+fn start_command(vm: &GuestBroker, name: &str, args: &[&str]) -> String {
+    let printed = vm.shell(&format!(
+        "hvsock -q container add {name} >&2 && hvsock container show {name} --mount --format oci"
+    ));
+    let folder = PathBuf::from(format!("/run/containers/{name}"));
+    let rootfs = folder.join("rootfs");
+    let config = configuration(&rootfs, name, args, entry(&printed), None, &[]);
+    let folders = FOLDERS.join(" ");
+    let (folder, rootfs) = (folder.display(), rootfs.display());
+    vm.shell(&format!(
+        "mkdir -p /lib /lib64 /usr {rootfs} && cd {rootfs} && mkdir -p {folders}"
+    ));
+    let path = format!("{folder}/config.json");
+    let pushed = vm.guest().push(&path, config.to_string().as_bytes());
+    pushed.unwrap_or_else(|error| panic!("{error}"));
+    let runtime = vm.programs().runtime_name();
+    format!("exec {runtime} run --detach --bundle {folder} {name}")
+}
+
 /// A container of this machine.
 #[derive(Debug)]
 pub struct ContainerOnHost {
@@ -108,7 +120,7 @@ pub struct ContainerOnHost {
 }
 
 impl ContainerOnHost {
-    /// Starts it with what `hvsock container add` printed.
+    /// Starts it with what `hvsock container show --mount --format oci` printed.
     ///
     /// # Errors
     /// If the runtime cannot start it.
@@ -132,7 +144,7 @@ impl ContainerOnHost {
         }
         let (uid, gid) = (geteuid(), getegid());
         let mapped = (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw()));
-        let endpoint = mount_in(printed);
+        let endpoint = entry(printed);
         let config = configuration(
             &rootfs,
             name,
@@ -193,11 +205,9 @@ impl Drop for Instance {
     }
 }
 
-/// The entry for `mounts` in the output of `hvsock container add`.
-fn mount_in(printed: &str) -> Value {
-    let entry = printed.lines().find(|line| line.starts_with('{'));
-    let entry = entry.unwrap_or_else(|| panic!("no mount in {printed:?}"));
-    serde_json::from_str(entry).unwrap_or_else(|error| panic!("{error}: {entry}"))
+/// The entry for `mounts` that the command printed.
+fn entry(printed: &str) -> Value {
+    serde_json::from_str(printed).unwrap_or_else(|error| panic!("{error}: {printed:?}"))
 }
 
 /// Its programs are those of whoever started it, and `own`.
