@@ -153,6 +153,11 @@ impl<'a> BoundaryPolicy<'a> {
         !self.both(Policy::any_user_binds).allowed
     }
 
+    /// Whether listeners may be bound to the wildcard.
+    pub(crate) fn allows_wildcard(&self) -> bool {
+        self.both(Policy::wildcard).allowed
+    }
+
     /// The rule by which connections are direct, if they are. Between siblings both policies must say so.
     pub(crate) fn direct(&self) -> Option<Rule<'a>> {
         let direct = |policy: &Policy<'a>| {

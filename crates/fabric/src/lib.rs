@@ -32,6 +32,7 @@ mod plan;
 mod refusal;
 mod request;
 mod resolve;
+mod rights;
 pub mod snapshot;
 mod tables;
 mod trace;
@@ -52,6 +53,7 @@ pub use refusal::Refusal;
 pub use request::{
     Block, ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route,
 };
+pub use rights::ChildRights;
 pub use snapshot::{FABRIC_SNAPSHOT_VERSION, FabricSnapshot, PartitionKeySnapshot, SnapshotError};
 pub use tables::{Connection, Listener};
 pub use trace::Audience;
