@@ -195,6 +195,19 @@ pub trait GuestLink: Send {
         &[]
     }
 
+    /// Expects a connection of the guest at this port of the host, which is no service's: the core has allowed it
+    /// once. A link whose guests reach every port has nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// Why the guest would not reach the port, such as that another program has it.
+    fn expect_port(&self, _port: u32) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Expects none any more.
+    fn release_port(&self, _port: u32) {}
+
     /// Whether the link can open connections by itself, in [arenas](GuestArena).
     fn takes_arenas(&self) -> bool {
         false

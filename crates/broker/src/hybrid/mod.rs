@@ -50,6 +50,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// fit in the 107 bytes of a socket's address.
 const MAX_NAME: usize = 48;
 
+/// What follows from connections without a source port.
+const UPLINK: &str = "containers in the guest: nothing says that its broker is root's";
+
 /// The settings of one VM's link.
 #[derive(Clone, Debug)]
 pub(crate) struct Hybrid {
@@ -188,8 +191,8 @@ impl GuestLink for Link {
 
     fn limits(&self) -> &'static [&'static str] {
         match self.style.connects {
-            Connects::ByLine => &[],
-            Connects::ByPath => &["whether the guest has accepted a connect"],
+            Connects::ByLine => &[UPLINK],
+            Connects::ByPath => &["whether the guest has accepted a connect", UPLINK],
         }
     }
 

@@ -16,6 +16,7 @@ use hvsock_sys::sync::lock;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
+use super::expected::ExpectedPorts;
 use super::ports::{MAX_PORTS, PortFault, PortIo, Ports, Wanted};
 use super::sockets::{PeerAddress, Sockets};
 use super::strangers::Strangers;
@@ -64,6 +65,7 @@ struct State {
     /// The VMs by CID.
     vms: HashMap<u32, Vm>,
     ports: Ports<OwnedFd>,
+    expected: ExpectedPorts<OwnedFd>,
     /// Ports at which connections may wait.
     ready: BTreeSet<u32>,
     connects: Connects,
@@ -148,6 +150,7 @@ impl KernelHost {
         let mut state = self.shared.lock();
         state.vms.remove(&cid);
         state.connects.remove_of(cid);
+        state.expected.remove_of(cid);
         self.shared.update_ports(&mut state);
     }
 
@@ -166,6 +169,32 @@ impl KernelHost {
         let deadline = Instant::now() + timeout;
         self.shared.lock().connects.queue(cid, port, id, deadline);
         self.shared.wake();
+    }
+
+    /// Expects a connection of a guest at a port that is no service's.
+    ///
+    /// # Errors
+    ///
+    /// Why the port cannot be had.
+    pub(super) fn expect(&self, cid: u32, port: u32) -> Result<(), Refusal> {
+        let mut state = self.shared.lock();
+        let refused = |fault| refusal::port_problem(port, fault, None).refusal;
+        if !state.expected.has_room() {
+            return Err(refused(PortFault::TooMany));
+        }
+        if state.expected.contains(port) {
+            return Err(refused(PortFault::InUse));
+        }
+        let mut io = self.shared.io();
+        let listener = io.bind(port).map_err(refused)?;
+        io.listen(port, &listener).map_err(refused)?;
+        state.expected.insert(cid, port, listener);
+        Ok(())
+    }
+
+    /// Expects no connection at a port any more. Those that have not been accepted are reset.
+    pub(super) fn release(&self, cid: u32, port: u32) {
+        self.shared.lock().expected.remove(cid, port);
     }
 
     /// Gives up a connect, if it is not answered.
@@ -358,7 +387,8 @@ impl Shared {
 
     fn accept_from(&self, port: u32, state: &mut State) -> bool {
         for _ in 0..ACCEPTS {
-            let Some(listener) = state.ports.listener(port) else {
+            let expected = state.expected.listener(port);
+            let Some(listener) = expected.or_else(|| state.ports.listener(port)) else {
                 state.ready.remove(&port);
                 return false;
             };
@@ -493,6 +523,7 @@ impl State {
         Self {
             vms: HashMap::new(),
             ports: Ports::new((limit / PORT_SHARE).min(MAX_PORTS)),
+            expected: ExpectedPorts::default(),
             ready: BTreeSet::new(),
             connects: Connects::default(),
             strangers: Strangers::default(),
@@ -504,7 +535,9 @@ impl State {
     /// Passes a connection on to the core, for the VM that has its CID.
     fn accepted(&mut self, port: u32, socket: OwnedFd, peer: PeerAddress) {
         let vm = match peer.cid {
-            FIRST_GUEST.. => self.vms.get_mut(&peer.cid),
+            FIRST_GUEST.. if self.expected.guest(port).is_none_or(|cid| cid == peer.cid) => {
+                self.vms.get_mut(&peer.cid)
+            }
             _ => None,
         };
         let Some(vm) = vm else {

@@ -19,6 +19,7 @@
 //! All VMs of a network namespace share one [`KernelHost`], since a port of the host is for all of them.
 
 mod connects;
+mod expected;
 mod host;
 mod hosts;
 mod managers;
@@ -172,6 +173,14 @@ impl GuestLink for KernelLink {
 
     fn set_services(&self, services: Vec<OfferedService>) {
         self.host.set_services(self.cid, services);
+    }
+
+    fn expect_port(&self, port: u32) -> Result<(), Refusal> {
+        self.host.expect(self.cid, port)
+    }
+
+    fn release_port(&self, port: u32) {
+        self.host.release(self.cid, port);
     }
 
     fn hands_over(&self) -> bool {
