@@ -11,24 +11,30 @@ mod vms;
 
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{ConnectRequest, ConnectionId, ListenRequest, PartitionKey, Refusal};
+use hvsock_fabric::{
+    ConnectRequest, ConnectionId, Explanation, ListenRequest, PartitionKey, Refusal,
+};
 use hvsock_registry::Principal;
 use hvsock_virtio::InvalidCid;
 
 use crate::callers::Caller;
-use crate::core::{AddError, Core, CoreCall, CoreLink};
+use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink};
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
     AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
 };
 use crate::stores::{PartitionStore, ServiceStore};
+use crate::uplink::{Silence, add_guest};
 
 use error::CALL_TIMEOUT;
 pub use error::{ControlError, ObjectKind};
+
+/// How long an explanation waits for the broker in a guest.
+const GUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The records of an answer without a limit.
 const DEFAULT_RECORDS: usize = 1000;
@@ -163,7 +169,7 @@ impl Handle {
         principal: Principal,
     ) -> Result<ExplanationReport, ControlError> {
         let (from, vm, service) = self.resolve(from, to, service)?;
-        self.call(move |core| {
+        let (mut explanation, asked) = self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
             let request = ConnectRequest {
                 from,
@@ -171,8 +177,27 @@ impl Handle {
                 vm,
                 service,
             };
-            ExplanationReport::from(&core.explain_connect(&request))
-        })
+            let mut explanation = core.explain_connect(&request);
+            let timeout_ms = GUEST_TIMEOUT.as_millis() as u32;
+            let asked = core.ask_to_explain(&request, &mut explanation, timeout_ms);
+            (explanation, asked)
+        })?;
+        match asked {
+            None => {}
+            Some(Ok(asked)) => self.add_answer(&mut explanation, asked),
+            Some(Err((vm, silence))) => add_guest(&mut explanation, &vm, Err(silence)),
+        }
+        Ok(ExplanationReport::from(&explanation))
+    }
+
+    /// Waits for what the broker in a guest says, and adds it to the host's explanation.
+    fn add_answer(&self, explanation: &mut Explanation, asked: AskedGuest) {
+        let answer = asked.answer.recv_timeout(GUEST_TIMEOUT);
+        let said = answer.as_ref().map_err(|_| Silence::NoAnswer);
+        add_guest(explanation, &asked.name, said);
+        if answer.is_err() {
+            self.post(move |core| core.give_up_explanation(&asked));
+        }
     }
 
     /// Explains what a listen would result in, step by step, without listening. `from` is the

@@ -71,6 +71,18 @@ pub enum EventKind {
         /// The guest's partition.
         partition: String,
     },
+    /// The broker in a guest connected: its containers can be reached.
+    GuestBrokerConnected {
+        /// The guest's partition.
+        partition: String,
+    },
+    /// The broker in a guest is gone, and its containers with it.
+    GuestBrokerLost {
+        /// The guest's partition.
+        partition: String,
+        /// Why, as a clause.
+        reason: String,
+    },
     /// A listener opened.
     ListenerOpened {
         /// Its number.

@@ -37,8 +37,8 @@ pub use import::Import;
 pub use link::{HybridStyle, LinkSpec, ManagerRef};
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
-    CdiDevice, Container, NewContainer, NewVm, Partition, PartitionChange, PartitionKind,
-    PartitionState, VmSpec,
+    CdiDevice, Container, GuestBroker, NewContainer, NewVm, Partition, PartitionChange,
+    PartitionKind, PartitionState, VmSpec,
 };
 pub use problem::{Problem, ProblemKind};
 pub use service::{

@@ -116,6 +116,9 @@ pub struct Partition {
     pub listeners: usize,
     /// The number of its connections now. A connection within it counts once.
     pub connections: usize,
+    /// The broker in a VM's guest, while it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<GuestBroker>,
     /// The status of its guest; absent without a report since it started.
     #[serde(default)]
     pub guest: Option<Box<Guest>>,
@@ -142,6 +145,16 @@ pub struct CdiDevice {
     /// The file that describes it.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub file: PathBuf,
+}
+
+/// The broker in the guest of a VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct GuestBroker {
+    /// Seconds since it connected.
+    pub connected_seconds: f64,
+    /// The number of containers that it has announced: partitions whose parent is the VM.
+    pub containers: usize,
 }
 
 /// A container to add.

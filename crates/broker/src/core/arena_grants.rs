@@ -16,6 +16,7 @@ impl Core {
         let changes = self.fabric.take_changes();
         self.judge_guest_arenas(&changes);
         self.update_offered_services(&changes);
+        self.update_mirrors(&changes);
         for id in self.arenas.concerned(&changes) {
             self.judge_arena(id);
         }

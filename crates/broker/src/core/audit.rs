@@ -207,6 +207,20 @@ impl Core {
         );
     }
 
+    /// Completes and adds the record of a change that the broker in a guest has made.
+    pub(super) fn audit_of_guest(&mut self, vm: PartitionKey, record: AuditRecord) {
+        let source = self.audit_source(vm, Caller::UNKNOWN);
+        let Some(left_out) = self.audit.admit(source, record.category, record.outcome) else {
+            return;
+        };
+        let actor = self.actor(vm, Caller::UNKNOWN);
+        self.append_record(AuditRecord {
+            actor: Some(actor),
+            left_out,
+            ..record
+        });
+    }
+
     /// Completes and adds the record of something that was refused.
     pub(super) fn audit_refusal(
         &mut self,
@@ -404,7 +418,8 @@ impl Core {
     /// number of users.
     fn audit_source(&self, partition: PartitionKey, caller: Caller) -> Source {
         Source {
-            partition: partition.as_u64(),
+            // A guest can have any number of containers.
+            partition: self.carrier(partition).as_u64(),
             uid: match partition == self.fabric.root() {
                 true => caller.uid,
                 false => Caller::UNKNOWN.uid,
@@ -427,7 +442,9 @@ impl Core {
         let partition = partition_label(&self.fabric, key);
         let is_own = key == self.fabric.root();
         let found = self.fabric.partition(key);
-        if !is_own && found.is_none_or(|found| found.kind() == PartitionKind::Vm) {
+        let in_guest =
+            self.is_nested(key) || found.is_none_or(|found| found.kind() == PartitionKind::Vm);
+        if !is_own && in_guest {
             return AuditActor {
                 partition,
                 ..AuditActor::default()

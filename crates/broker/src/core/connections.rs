@@ -23,7 +23,8 @@ pub(super) struct Connections<P> {
     pending: HashMap<ConnectionId, Pending<P>>,
     /// The pending connects by deadline.
     deadlines: BTreeSet<(Instant, ConnectionId)>,
-    /// Number of established connections with guests, by the partition of each end.
+    /// Number of established connections with guests, by the partition of each end and by the VM whose link
+    /// carries them.
     with_guests: HashMap<PartitionKey, usize>,
 }
 
@@ -110,6 +111,21 @@ impl<P> Connections<P> {
     /// A pending connect.
     pub(super) fn pending(&self, id: ConnectionId) -> Option<&P> {
         self.pending.get(&id).map(|pending| &pending.connect)
+    }
+
+    /// A pending connect, to change it, and its deadline.
+    pub(super) fn pending_mut(&mut self, id: ConnectionId) -> Option<(&mut P, Instant)> {
+        let pending = self.pending.get_mut(&id)?;
+        Some((&mut pending.connect, pending.deadline))
+    }
+
+    /// Sets the deadline of a pending connect.
+    pub(super) fn set_deadline(&mut self, id: ConnectionId, deadline: Instant) {
+        if let Some(pending) = self.pending.get_mut(&id) {
+            self.deadlines.remove(&(pending.deadline, id));
+            pending.deadline = deadline;
+            self.deadlines.insert((deadline, id));
+        }
     }
 
     /// Removes a pending connect, which its guest has accepted or which has failed.
@@ -210,20 +226,25 @@ impl<P> Connections<P> {
 }
 
 impl ConnectionRecord {
-    /// The end of a connection that is not in the partition `guest`.
-    pub(super) fn end_facing(&self, guest: PartitionKey) -> ConnectionEnd {
-        match self.from.partition == guest {
+    /// The end of a connection that is not a guest's. `connects` is whether the guest's end has connected.
+    pub(super) fn end_facing_guest(&self, connects: bool) -> ConnectionEnd {
+        match connects {
             true => ConnectionEnd::Server,
             false => ConnectionEnd::Client,
         }
     }
 
-    /// The partitions of both ends if a guest has one of them, else none.
+    /// The partitions of both ends if a guest has one of them, and the VM whose link carries it. Each once.
     fn partitions_with_guest(&self) -> impl Iterator<Item = PartitionKey> + use<> {
-        let both = match self.owner {
-            ConnectionOwner::Link(_) => Some([self.from.partition, self.to.partition]),
-            ConnectionOwner::DataThreads(_) => None,
+        let (from, to) = (self.from.partition, self.to.partition);
+        let all = match self.owner {
+            ConnectionOwner::Link(vm) => [
+                Some(vm),
+                Some(from).filter(|from| *from != vm),
+                Some(to).filter(|to| *to != vm && *to != from),
+            ],
+            ConnectionOwner::DataThreads(_) => [None; 3],
         };
-        both.into_iter().flatten()
+        all.into_iter().flatten()
     }
 }

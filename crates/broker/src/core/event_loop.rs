@@ -135,6 +135,7 @@ impl Loop {
             self.core.expire_liveness(now);
             self.core.expire_pending(now);
             self.core.expire_uplink_clients(now);
+            self.core.expire_uplink_connects(now);
             self.core.check_shortage(now);
             self.core.retry_parked(now);
             self.core.scan_due_arenas(now);
@@ -193,6 +194,7 @@ impl Loop {
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
             core.uplink_clients.next_deadline(),
+            core.next_uplink_deadline(),
             core.parked.next_try(),
             core.arenas.next_scan(),
             core.in_flight.next_sweep(),

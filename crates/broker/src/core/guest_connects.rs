@@ -15,7 +15,7 @@ use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over,
 use super::hybrid_answers::send_accepted;
 use super::limits::{descriptor_limit, in_flight_limit};
 use super::offering::NotNow;
-use super::pending::{PendingConnect, ProcessPart};
+use super::pending::{PendingConnect, ProcessPart, Stage};
 use super::preference::TransportPreference;
 use super::session_io::is_disconnected;
 use super::sessions::Session;
@@ -36,7 +36,7 @@ pub(super) const GUEST_END: u64 = 3;
 const PROCESS_PART: u64 = 3;
 
 /// How long after the timeout the core gives up on a link that has not answered.
-const LINK_GRACE: Duration = Duration::from_secs(5);
+pub(super) const LINK_GRACE: Duration = Duration::from_secs(5);
 
 /// The timeout for a guest to accept, of a process that waits for as many milliseconds. So the process
 /// learns from the broker that the guest was too late, and does not take the broker for silent.
@@ -94,7 +94,7 @@ impl Core {
         connect: &Connect,
         route: Route,
     ) -> Result<(), (Session<ProcessSocket>, NotNow)> {
-        let (id, vm) = (route.connection, route.target);
+        let (id, vm) = (route.connection, self.carrier(route.target));
         let reply = match session.is_hybrid() {
             true => None,
             false => match self.reserve_reply(session.partition, session.caller) {
@@ -146,21 +146,31 @@ impl Core {
             Ok(made) => made,
             Err(refusal) => return Err((session, refusal.into())),
         };
-        let Some(link) = self.link_of(vm) else {
-            return Err((session, Refusal::PartitionOff.into()));
-        };
         let timeout = accept_timeout(connect.timeout_ms);
-        let requested = link.connect(GuestConnect {
-            connection: id,
-            source: Source::Host,
-            service: Service::Id(connect.address.service),
-            kind: SocketKind::Stream,
-            timeout,
-            end,
-        });
-        if let Err(refusal) = requested {
-            return Err((session, refusal.into()));
-        }
+        let mut deadline = Instant::now() + timeout;
+        let requested = match self.is_nested(route.target) {
+            true => self
+                .ask_for_port(route.target, id, connect.address, timeout)
+                .map(|request| Stage::Asked { request, end }),
+            false => {
+                deadline += LINK_GRACE;
+                let connect = GuestConnect {
+                    connection: id,
+                    source: Source::Host,
+                    service: Service::Id(connect.address.service),
+                    kind: SocketKind::Stream,
+                    timeout,
+                    end,
+                };
+                let link = self.link_of(vm).ok_or(Refusal::PartitionOff);
+                let requested = link.and_then(|link| link.connect(connect));
+                requested.map(|()| Stage::Connecting)
+            }
+        };
+        let stage = match requested {
+            Ok(stage) => stage,
+            Err(refusal) => return Err((session, refusal.into())),
+        };
         let pending = PendingConnect {
             session,
             address: connect.address,
@@ -171,8 +181,8 @@ impl Core {
             raw_fd: preference.raw_fd,
             charge,
             reply,
+            stage,
         };
-        let deadline = Instant::now() + timeout + LINK_GRACE;
         self.connections.begin(id, pending, deadline);
         Ok(())
     }
@@ -198,6 +208,7 @@ impl Core {
             raw_fd,
             mut charge,
             reply,
+            stage: _,
         } = pending;
         let made = match part {
             ProcessPart::HandedOver => hand_over(socket, self.connections.with_guests(vm)),
@@ -218,7 +229,7 @@ impl Core {
             caller: session.caller,
         };
         let to = EndRecord {
-            partition: vm,
+            partition: route.target,
             caller: Caller::UNKNOWN,
         };
         if session.connected_suspend {
@@ -309,8 +320,14 @@ impl Core {
             return;
         };
         self.fabric.close_connection(id);
-        if let Some(link) = self.link_of(pending.route.target) {
-            link.close(id, refusal.clone());
+        let target = pending.route.target;
+        match pending.stage {
+            Stage::Asked { request, .. } => self.cancel_incoming(self.carrier(target), request),
+            Stage::Connecting => {
+                if let Some(link) = self.link_of(target) {
+                    link.close(id, refusal.clone());
+                }
+            }
         }
         self.reject(&pending.session, "connect", pending.address, refusal);
     }

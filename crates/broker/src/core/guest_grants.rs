@@ -409,7 +409,11 @@ impl Core {
 
     /// Records that a listener's process has accepted a connection, which may be a guest's.
     pub(super) fn guest_accepted_by(&mut self, listener: ListenerId, id: ConnectionId) {
-        if let Some(ConnectionOwner::Link(vm)) = self.connections.owner(id) {
+        let record = self.connections.get(id);
+        // An arena is of the machine itself: a container in it has other rights.
+        if let Some(ConnectionOwner::Link(vm)) = record.map(|record| record.owner)
+            && record.is_some_and(|record| record.from.partition == vm)
+        {
             self.guest_arenas.acquainted.insert((listener, vm));
         }
     }

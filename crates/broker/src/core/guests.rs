@@ -28,14 +28,14 @@ use super::labels::partition_label;
 use super::limits::descriptor_limit;
 use super::offering::NotNow;
 use super::offers::Offer;
-use super::pending::ProcessPart;
+use super::pending::{ProcessPart, Stage};
 use super::state::Core;
 use crate::budget::{Charge, Owner};
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection};
 use crate::guest_link::{
-    Capabilities, Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, LinkEvent, Peer,
-    RequestId, Service, SocketKind, Source, pipe,
+    Capabilities, Destination, GuestConnect, GuestLink, GuestRequest, LinkCounters, LinkEnd,
+    LinkEvent, Peer, RequestId, Service, SocketKind, Source, pipe,
 };
 use crate::model::{EventKind, ProblemKind};
 use crate::pump::{Adopted, Connection, RelayEnd};
@@ -49,7 +49,7 @@ const OFFERED: u64 = 4;
 
 /// An accepted request's connection and its other end. `None` if the broker relays its bytes, or the process
 /// has the socket, and the link has nothing more to do with it.
-type Joined = Option<(ConnectionId, LinkEnd)>;
+pub(super) type Joined = Option<(ConnectionId, LinkEnd)>;
 
 impl Core {
     /// Handles an event of a VM's link.
@@ -76,7 +76,8 @@ impl Core {
             }
             LinkEvent::ConnectedSuspend(id, value) if self.moves_bytes_of(vm, id) => {
                 if let Some(record) = self.connections.get(id) {
-                    let end = record.end_facing(vm);
+                    let in_guest = self.carrier(record.from.partition) == vm;
+                    let end = record.end_facing_guest(in_guest);
                     self.fabric.set_connected_suspend(id, end, value);
                 }
             }
@@ -112,7 +113,9 @@ impl Core {
     /// Whether a connect waits for the guest of this VM.
     fn awaits(&self, vm: PartitionKey, id: ConnectionId) -> bool {
         let pending = self.connections.pending(id);
-        pending.is_some_and(|pending| pending.route.target == vm)
+        pending.is_some_and(|pending| {
+            matches!(pending.stage, Stage::Connecting) && self.carrier(pending.route.target) == vm
+        })
     }
 
     /// Whether the link of this VM moves the bytes of an established connection, and reports its end.
@@ -123,12 +126,12 @@ impl Core {
     /// What a VM's link can do; nothing if the VM has been removed.
     pub(super) fn capabilities(&self, vm: PartitionKey) -> Capabilities {
         let link = self.link_of(vm);
-        link.map_or_else(Capabilities::default, |link| link.capabilities())
+        link.map_or_else(Capabilities::default, GuestLink::capabilities)
     }
 
     /// Whether a VM's link gives its sockets to the processes.
     pub(super) fn hands_over(&self, vm: PartitionKey) -> bool {
-        self.link_of(vm).is_some_and(|link| link.hands_over())
+        self.link_of(vm).is_some_and(GuestLink::hands_over)
     }
 
     /// Has a guest's request answered in an arena, or judges it.
@@ -138,6 +141,9 @@ impl Core {
                 self.refuse_request(vm, id, &request, &refusal);
             }
             return;
+        }
+        if let Some(expected) = self.take_expected(vm, &request) {
+            return self.expected_arrived(vm, id, request, expected);
         }
         let answered = match self.address_for(vm, &request) {
             Ok(address) => self.connect_in_arena(vm, id, &request, address),
@@ -168,18 +174,14 @@ impl Core {
     /// Connects a guest to the requested address, or has its connect refused.
     fn guest_connects(&mut self, vm: PartitionKey, id: RequestId, mut request: GuestRequest) {
         let (address, joined) = match self.address_for(vm, &request) {
-            Ok(address) => (Some(address), self.join_guest(vm, &mut request, address)),
+            Ok(address) => {
+                let joined = self.join_guest((vm, vm), &mut request, address);
+                (Some(address), joined)
+            }
             Err(refusal) => (None, Err(refusal)),
         };
         match joined {
-            Ok(joined) => {
-                if let Some(link) = self.link_of(vm) {
-                    match joined {
-                        Some((connection, end)) => link.accept(id, connection, end),
-                        None => link.taken(id),
-                    }
-                }
-            }
+            Ok(joined) => self.answer_joined(vm, id, joined),
             Err(refusal) => {
                 if let Some(link) = self.link_of(vm) {
                     let reason = link.capabilities().refusal_reason.then_some(&refusal);
@@ -190,29 +192,39 @@ impl Core {
         }
     }
 
+    /// Answers a request that is connected.
+    pub(super) fn answer_joined(&self, vm: PartitionKey, id: RequestId, joined: Joined) {
+        if let Some(link) = self.link_of(vm) {
+            match joined {
+                Some((connection, end)) => link.accept(id, connection, end),
+                None => link.taken(id),
+            }
+        }
+    }
+
     /// Counts, logs and publishes why a guest was refused. Most guests only see a reset.
     fn refuse_guest(
         &mut self,
-        vm: PartitionKey,
+        from: PartitionKey,
         request: &GuestRequest,
         address: Option<SockAddrHv>,
         refusal: &Refusal,
     ) {
         self.telemetry.count_refused(refusal);
-        let from = partition_label(&self.fabric, vm);
-        let caller = caller_of(request, self.capabilities(vm));
+        let caller = caller_of(request, self.capabilities(from));
         match address {
-            Some(address) => self.audit_refused("connect", (vm, caller), address, None, refusal),
+            Some(address) => self.audit_refused("connect", (from, caller), address, None, refusal),
             None => self.audit_refusal(
                 AuditRecord {
                     action: "connect".into(),
                     target: Some(label(request)),
                     ..AuditRecord::default()
                 },
-                (vm, caller),
+                (from, caller),
                 refusal,
             ),
         }
+        let from = partition_label(&self.fabric, from);
         let address = address.map_or_else(|| label(request), |address| address.to_string());
         let port = request.service.port();
         tracing::info!(%from, %address, port, reason = refusal.label(),
@@ -245,9 +257,10 @@ impl Core {
         Ok(SockAddrHv::new(partition, service))
     }
 
-    fn join_guest(
+    /// Connects a request that came over the link of a VM. `from` is the VM, or a container in it.
+    pub(super) fn join_guest(
         &mut self,
-        vm: PartitionKey,
+        (vm, from): (PartitionKey, PartitionKey),
         request: &mut GuestRequest,
         address: SockAddrHv,
     ) -> Result<Joined, Refusal> {
@@ -259,7 +272,7 @@ impl Core {
         }
         let caller = caller_of(request, capabilities);
         let connect = ConnectRequest {
-            from: vm,
+            from,
             principal: &principal_of(caller),
             vm: address.vm,
             service: address.service,
@@ -270,7 +283,11 @@ impl Core {
                 Err(Refusal::NotSupported)
             }
             fabric::Destination::Listener(_) => {
-                self.guest_to_process(vm, request, caller, &route, address.service)
+                self.guest_to_process((vm, from), request, caller, &route, address.service)
+            }
+            // Of two guests' kernels, neither knows a container.
+            fabric::Destination::Guest if from != vm || self.is_nested(route.target) => {
+                Err(Refusal::NotSupported)
             }
             fabric::Destination::Guest => {
                 self.guest_to_guest(vm, request, caller, &route, address.service)
@@ -284,7 +301,7 @@ impl Core {
 
     fn guest_to_process(
         &mut self,
-        vm: PartitionKey,
+        (vm, partition): (PartitionKey, PartitionKey),
         request: &mut GuestRequest,
         caller: Caller,
         route: &Route,
@@ -296,12 +313,9 @@ impl Core {
             partition: listener.partition,
             caller: listener.caller,
         };
-        let from = EndRecord {
-            partition: vm,
-            caller,
-        };
+        let from = EndRecord { partition, caller };
         let id = route.destination.listener().ok_or(Refusal::NoListener)?;
-        let placement = self.place_offer(id, vm, MessageKind::Offer);
+        let placement = self.place_offer(id, partition, MessageKind::Offer);
         let placement = placement.map_err(NotNow::into_refusal)?;
         let charged = self.charge_connection(Owner::Partition(vm), GUEST_END, OFFERED, &placement);
         let (charge, held) = charged?;
@@ -337,7 +351,7 @@ impl Core {
         let mut descriptors = part.into_descriptors();
         descriptors.push(control_sent);
         // A guest's numbers mean nothing to the host's processes.
-        let message = self.incoming(route, transport, vm, Caller::UNKNOWN)?;
+        let message = self.incoming(route, transport, partition, Caller::UNKNOWN)?;
         let offer = Offer {
             connection: route.connection,
             kind: MessageKind::Offer,

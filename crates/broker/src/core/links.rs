@@ -1,13 +1,27 @@
 //! Which link reaches a partition.
 
-use hvsock_fabric::PartitionKey;
+use hvsock_fabric::{Partition, PartitionKey};
 
 use super::state::Core;
 use crate::guest_link::GuestLink;
 
 impl Core {
+    /// The VM whose link carries the connections of a partition: the VM itself, or the VM that a container
+    /// is in. The partition itself if no VM does.
+    pub(super) fn carrier(&self, partition: PartitionKey) -> PartitionKey {
+        let parent = self.fabric.partition(partition).and_then(Partition::parent);
+        parent
+            .filter(|parent| self.vms.contains(*parent))
+            .unwrap_or(partition)
+    }
+
+    /// Whether a partition is a container in a VM.
+    pub(super) fn is_nested(&self, partition: PartitionKey) -> bool {
+        self.carrier(partition) != partition
+    }
+
     /// The link that reaches a partition. `None` if its processes are reached by endpoints, or it is gone.
     pub(super) fn link_of(&self, partition: PartitionKey) -> Option<&dyn GuestLink> {
-        self.vms.link(partition).map(|link| &**link)
+        self.vms.link(self.carrier(partition)).map(|link| &**link)
     }
 }

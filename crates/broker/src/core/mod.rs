@@ -14,7 +14,7 @@
 //! - [`arenas`]: pairs of processes that open connections by themselves, and what was seen of those;
 //! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
 //! - [`left_folders`]: the folders of removed containers; [`devices`]: the CDI devices of containers;
-//! - [`vms`]: the run state and CIDs of VMs;
+//! - [`vms`]: the run state and CIDs of VMs; [`uplinks`]: the brokers in their guests;
 //! - [`liveness`]: heartbeats of guests;
 //! - [`offers`]: connections that wait for their listener; [`parked`]: connects that wait for processes
 //!   to read what was sent to them ([`in_flight`]);
@@ -33,7 +33,10 @@
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
-//! - [`uplink_server`]: serves guests at the host's port for the broker itself; [`uplinks`]: brokers in guests;
+//! - [`uplink_server`]: serves guests at the host's port for the broker itself; [`uplink_sessions`]: brokers in
+//!   guests, with their containers ([`uplink_children`]), the connects to and from these
+//!   ([`uplink_connects`]), what they know of the host ([`uplink_mirror`]), and what they add to
+//!   explanations ([`uplink_explanations`]);
 //! - [`hybrid_server`]: connects processes that know only hybrid vsock, with [`hybrid_answers`];
 //! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
@@ -108,7 +111,12 @@ mod state;
 mod stored;
 mod telemetry;
 mod tokens;
+mod uplink_children;
+mod uplink_connects;
+mod uplink_explanations;
+mod uplink_mirror;
 mod uplink_server;
+mod uplink_sessions;
 mod uplinks;
 mod view;
 mod vms;
@@ -118,3 +126,4 @@ pub(crate) use partitions::AddError;
 pub(crate) use problem_reports::Watched;
 pub(crate) use problems::Wakeup;
 pub(crate) use state::Core;
+pub(crate) use uplink_explanations::AskedGuest;

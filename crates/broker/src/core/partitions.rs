@@ -125,6 +125,8 @@ impl Core {
 
     /// Removes a partition and its endpoint, and resets its listeners and connections.
     pub(crate) fn remove_partition(&mut self, key: PartitionKey) {
+        // Its containers are withdrawn by their broker, which the end of the uplink tells them.
+        self.uplink_state(key, PartitionState::Off);
         let name = partition_label(&self.fabric, key);
         // Close connections and listeners first, so that their ends receive the reason. The call
         // cannot fail: the partition exists and is not the root.
@@ -181,6 +183,7 @@ impl Core {
             partition: partition_label(&self.fabric, key),
             state: model::PartitionState::from(state),
         });
+        self.uplink_state(key, state);
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hvsock_address::SockAddrHv;
+use hvsock_endpoint::uplink::Request;
 use hvsock_endpoint::{Connect, Transport};
 use hvsock_fabric::Route;
 use hvsock_ring::Doorbells;
@@ -11,6 +12,7 @@ use hvsock_ring::Doorbells;
 use super::sessions::Session;
 use crate::budget::Charge;
 use crate::data_path::{ByteCounters, ProcessSocket};
+use crate::guest_link::LinkEnd;
 
 /// A connect that waits for its guest.
 #[derive(Debug)]
@@ -27,6 +29,20 @@ pub(super) struct PendingConnect {
     pub(super) charge: Charge,
     /// For the reply, if it carries descriptors.
     pub(super) reply: Option<Charge>,
+    pub(super) stage: Stage,
+}
+
+/// Who has to answer.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// The broker in the guest, at which port a container expects the connection.
+    Asked {
+        request: Request,
+        /// What the guest's link is to move bytes from and to, if it does.
+        end: Option<LinkEnd>,
+    },
+    /// The guest's link.
+    Connecting,
 }
 
 /// A connect that waits until processes read what was sent to them.

@@ -31,6 +31,7 @@ use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
+use super::uplinks::Uplinks;
 use super::vms::Vms;
 use crate::audit::Audit;
 use crate::budget::{Budget, Charge, DescriptorPlan, Owner, Shares};
@@ -72,6 +73,9 @@ pub(crate) struct Core {
     pub(super) guest_arenas: GuestArenas,
     /// The guests' connections to the broker itself.
     pub(super) uplink_clients: Clients<GuestStream>,
+    pub(super) uplinks: Uplinks,
+    /// When to look whether processes still wait for the brokers in guests.
+    pub(super) next_look_at_waiting: Option<Instant>,
     /// Watches descriptors for the core.
     pub(super) registry: Arc<Registry>,
     /// The kernel's vsock, for the VMs that it serves.
@@ -176,6 +180,8 @@ impl Core {
             vms: Vms::default(),
             guest_arenas: GuestArenas::default(),
             uplink_clients: Clients::default(),
+            uplinks: Uplinks::default(),
+            next_look_at_waiting: None,
             registry,
             kernel_hosts: KernelHosts::default(),
             port_problems: PortProblems::default(),

@@ -136,6 +136,12 @@ impl Core {
                 return;
             }
             let (role, vm) = (client.role, client.vm);
+            if role == Role::Uplink && !self.may_read_uplink(index, Instant::now()) {
+                return;
+            }
+            let Some(client) = self.uplink_clients.get_mut(index) else {
+                return;
+            };
             match client.stream.receive() {
                 Received::Frame(frame) => match role {
                     Role::Uplink => self.uplink_frame(index, frame),
@@ -296,9 +302,8 @@ impl Core {
     pub(super) fn expire_uplink_clients(&mut self, now: Instant) {
         while let Some(index) = self.uplink_clients.expired(now) {
             match self.uplink_clients.get(index).map(|client| client.role) {
-                Some(Role::Queries | Role::Uplink) => {
-                    self.refuse_uplink_client(index, &Refusal::TimedOut);
-                }
+                Some(Role::Queries) => self.refuse_uplink_client(index, &Refusal::TimedOut),
+                Some(Role::Uplink) => self.expire_uplink(index, now),
                 Some(Role::Closing) | None => self.drop_uplink_client(index),
             }
         }

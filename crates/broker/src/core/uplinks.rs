@@ -1,24 +1,329 @@
-//! The uplinks of brokers in guests.
-//!
-//! The connection is a client of [`uplink_server`](super::uplink_server), by whose index it is known here.
+//! Uplinks of brokers in guests: which VM has one, the containers that it has announced, and the connects in both
+//! directions that wait for it.
 
-use hvsock_endpoint::uplink::{GuestFrame, Hello};
-use hvsock_fabric::{PartitionKey, Refusal};
+#[cfg(test)]
+mod tests;
 
-use super::state::Core;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
 
-impl Core {
-    /// A guest's broker opens an uplink: the root of `vm` has connected and sent HELLO. The connection is
-    /// `client` of [`uplink_clients`](Self::uplink_clients). To keep it, set its role to `Role::Uplink`.
-    pub(super) fn open_uplink(&mut self, client: usize, _vm: PartitionKey, _hello: &Hello) {
-        self.refuse_uplink_client(client, &Refusal::NotSupported);
+use hvsock_address::SockAddrHv;
+use hvsock_endpoint::Refused;
+use hvsock_endpoint::uplink::{ChildId, MAX_CHILDREN, MAX_PENDING, Request};
+use hvsock_fabric::{ConnectionId, PartitionKey};
+
+use crate::uplink::UplinkSession;
+
+/// The uplinks by VM.
+#[derive(Debug, Default)]
+pub(super) struct Uplinks {
+    by_vm: HashMap<PartitionKey, Uplink>,
+    by_client: HashMap<usize, PartitionKey>,
+    /// The VM and the number of each announced container.
+    children: HashMap<PartitionKey, (PartitionKey, ChildId)>,
+    /// The ports that guests may connect to once, by deadline.
+    deadlines: BTreeSet<(Instant, PartitionKey, u32)>,
+    /// Number of connects to guests that are not answered.
+    waiting: usize,
+}
+
+/// One uplink.
+#[derive(Debug)]
+pub(super) struct Uplink {
+    /// Its connection among those of guests.
+    pub(super) client: usize,
+    pub(super) session: UplinkSession,
+    pub(super) opened: Instant,
+    children: BTreeMap<ChildId, PartitionKey>,
+    ports: BTreeMap<u32, ExpectedConnect>,
+    incoming: BTreeMap<Request, ConnectionId>,
+    explanations: BTreeMap<Request, SyncSender<Refused>>,
+    /// The last number of a request to the guest.
+    last_request: u64,
+}
+
+/// A connect of a guest that was allowed, and whose stream has not arrived at its port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ExpectedConnect {
+    pub(super) request: Request,
+    /// The VM, or the container that connects.
+    pub(super) from: PartitionKey,
+    pub(super) address: SockAddrHv,
+    pub(super) deadline: Instant,
+}
+
+/// Why something cannot be added to an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotAdded {
+    /// The VM has no uplink.
+    NoUplink,
+    /// The number is in use.
+    InUse,
+    /// There are too many.
+    Full,
+}
+
+impl Uplinks {
+    /// Adds the uplink of a VM that has none.
+    pub(super) fn open(
+        &mut self,
+        vm: PartitionKey,
+        client: usize,
+        session: UplinkSession,
+        now: Instant,
+    ) {
+        debug_assert!(!self.by_vm.contains_key(&vm));
+        let uplink = Uplink {
+            client,
+            session,
+            opened: now,
+            children: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            incoming: BTreeMap::new(),
+            explanations: BTreeMap::new(),
+            last_request: 0,
+        };
+        self.by_client.insert(client, vm);
+        self.by_vm.insert(vm, uplink);
     }
 
-    /// A frame of an uplink has arrived.
-    pub(super) fn uplink_frame(&mut self, client: usize, _frame: GuestFrame) {
-        self.fail_uplink_client(client, "a frame that is not expected");
+    /// Removes the uplink of a VM, with all that waits for it.
+    pub(super) fn remove(&mut self, vm: PartitionKey) -> Option<Uplink> {
+        let uplink = self.by_vm.remove(&vm)?;
+        self.by_client.remove(&uplink.client);
+        for child in uplink.children.values() {
+            self.children.remove(child);
+        }
+        for (port, expected) in &uplink.ports {
+            self.deadlines.remove(&(expected.deadline, vm, *port));
+        }
+        self.waiting -= uplink.incoming.len();
+        Some(uplink)
     }
 
-    /// An uplink has ended. Its connection is closed when this returns.
-    pub(super) fn uplink_ended(&mut self, _client: usize) {}
+    /// The uplink of a VM.
+    pub(super) fn get(&self, vm: PartitionKey) -> Option<&Uplink> {
+        self.by_vm.get(&vm)
+    }
+
+    /// The uplink of a VM, to change its session.
+    pub(super) fn get_mut(&mut self, vm: PartitionKey) -> Option<&mut Uplink> {
+        self.by_vm.get_mut(&vm)
+    }
+
+    /// The VM whose uplink is this connection.
+    pub(super) fn vm_of(&self, client: usize) -> Option<PartitionKey> {
+        self.by_client.get(&client).copied()
+    }
+
+    /// The VMs that have an uplink.
+    pub(super) fn vms(&self) -> Vec<PartitionKey> {
+        self.by_vm.keys().copied().collect()
+    }
+
+    /// Number of announced containers of all VMs.
+    pub(super) fn children_count(&self) -> usize {
+        self.children.len()
+    }
+
+    /// Checks that a container may be announced with this number.
+    pub(super) fn check_child(&self, vm: PartitionKey, number: ChildId) -> Result<(), NotAdded> {
+        let uplink = self.by_vm.get(&vm).ok_or(NotAdded::NoUplink)?;
+        match uplink.children.contains_key(&number) {
+            true => Err(NotAdded::InUse),
+            false if uplink.children.len() >= MAX_CHILDREN => Err(NotAdded::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds a container that [`check_child`](Self::check_child) has allowed.
+    pub(super) fn add_child(&mut self, vm: PartitionKey, number: ChildId, partition: PartitionKey) {
+        if let Some(uplink) = self.by_vm.get_mut(&vm) {
+            uplink.children.insert(number, partition);
+            self.children.insert(partition, (vm, number));
+        }
+    }
+
+    /// Removes a container.
+    pub(super) fn remove_child(
+        &mut self,
+        vm: PartitionKey,
+        number: ChildId,
+    ) -> Option<PartitionKey> {
+        let child = self.by_vm.get_mut(&vm)?.children.remove(&number)?;
+        self.children.remove(&child);
+        Some(child)
+    }
+
+    /// The partition of a VM's container. 0 is the VM itself.
+    pub(super) fn partition(&self, vm: PartitionKey, number: ChildId) -> Option<PartitionKey> {
+        match number {
+            ChildId::MACHINE => Some(vm),
+            number => self.by_vm.get(&vm)?.children.get(&number).copied(),
+        }
+    }
+
+    /// The number of an announced container in its VM.
+    pub(super) fn number(&self, partition: PartitionKey) -> Option<ChildId> {
+        self.children.get(&partition).map(|(_, number)| *number)
+    }
+
+    /// Checks that a guest may have one more connect to the host with this number.
+    pub(super) fn check_request(&self, vm: PartitionKey, request: Request) -> Result<(), NotAdded> {
+        let uplink = self.by_vm.get(&vm).ok_or(NotAdded::NoUplink)?;
+        let mut requests = uplink.ports.values().map(|expected| expected.request);
+        match requests.any(|other| other == request) {
+            true => Err(NotAdded::InUse),
+            false if uplink.ports.len() >= MAX_PENDING => Err(NotAdded::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// Expects a stream of a guest at this port, once.
+    ///
+    /// # Errors
+    ///
+    /// [`NotAdded::InUse`] if another connect has the port.
+    pub(super) fn expect(
+        &mut self,
+        vm: PartitionKey,
+        port: u32,
+        expected: ExpectedConnect,
+    ) -> Result<(), NotAdded> {
+        let uplink = self.by_vm.get_mut(&vm).ok_or(NotAdded::NoUplink)?;
+        if uplink.ports.contains_key(&port) {
+            return Err(NotAdded::InUse);
+        }
+        uplink.ports.insert(port, expected);
+        self.deadlines.insert((expected.deadline, vm, port));
+        Ok(())
+    }
+
+    /// The connect that was allowed to this port, which is used up.
+    pub(super) fn take_expected(&mut self, vm: PartitionKey, port: u32) -> Option<ExpectedConnect> {
+        let expected = self.by_vm.get_mut(&vm)?.ports.remove(&port)?;
+        self.deadlines.remove(&(expected.deadline, vm, port));
+        Some(expected)
+    }
+
+    /// Whether a stream of this guest is expected at this port.
+    pub(super) fn expects(&self, vm: PartitionKey, port: u32) -> bool {
+        let uplink = self.by_vm.get(&vm);
+        uplink.is_some_and(|uplink| uplink.ports.contains_key(&port))
+    }
+
+    /// The ports at which streams of a container are expected.
+    pub(super) fn ports_of(&self, vm: PartitionKey, from: PartitionKey) -> Vec<u32> {
+        let ports = self.by_vm.get(&vm).into_iter().flat_map(|up| &up.ports);
+        let of_container = ports.filter(|(_, expected)| expected.from == from);
+        of_container.map(|(port, _)| *port).collect()
+    }
+
+    /// The port of a guest's connect.
+    pub(super) fn port_of(&self, vm: PartitionKey, request: Request) -> Option<u32> {
+        let mut ports = self.by_vm.get(&vm)?.ports.iter();
+        let found = ports.find(|(_, expected)| expected.request == request);
+        found.map(|(port, _)| *port)
+    }
+
+    /// When [`expired`](Self::expired) has one.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, ..)| *at)
+    }
+
+    /// A port to which its guest has not connected in time. The caller takes it.
+    pub(super) fn expired(&self, now: Instant) -> Option<(PartitionKey, u32)> {
+        let (at, vm, port) = self.deadlines.first()?;
+        (*at <= now).then_some((*vm, *port))
+    }
+
+    /// Gives a connect to a guest a number.
+    pub(super) fn begin_incoming(
+        &mut self,
+        vm: PartitionKey,
+        connection: ConnectionId,
+    ) -> Result<Request, NotAdded> {
+        let uplink = self.by_vm.get_mut(&vm).ok_or(NotAdded::NoUplink)?;
+        if uplink.incoming.len() >= MAX_PENDING {
+            return Err(NotAdded::Full);
+        }
+        let request = uplink.next_request();
+        uplink.incoming.insert(request, connection);
+        self.waiting += 1;
+        Ok(request)
+    }
+
+    /// The connect to a guest with this number, which the guest has answered or which has ended.
+    pub(super) fn take_incoming(
+        &mut self,
+        vm: PartitionKey,
+        request: Request,
+    ) -> Option<ConnectionId> {
+        let taken = self.by_vm.get_mut(&vm)?.incoming.remove(&request)?;
+        self.waiting -= 1;
+        Some(taken)
+    }
+
+    /// The connects to guests that are not answered.
+    pub(super) fn all_incoming(&self) -> Vec<ConnectionId> {
+        let all = self.by_vm.values().flat_map(|uplink| &uplink.incoming);
+        all.map(|(_, connection)| *connection).collect()
+    }
+
+    /// Whether connects to guests are not answered.
+    pub(super) fn has_incoming(&self) -> bool {
+        self.waiting > 0
+    }
+
+    /// Gives a question to a guest a number.
+    pub(super) fn begin_explanation(
+        &mut self,
+        vm: PartitionKey,
+        answer: SyncSender<Refused>,
+    ) -> Result<Request, NotAdded> {
+        let uplink = self.by_vm.get_mut(&vm).ok_or(NotAdded::NoUplink)?;
+        if uplink.explanations.len() >= MAX_PENDING {
+            return Err(NotAdded::Full);
+        }
+        let request = uplink.next_request();
+        uplink.explanations.insert(request, answer);
+        Ok(request)
+    }
+
+    /// Who asked the question with this number, which the guest has answered or which is given up.
+    pub(super) fn take_explanation(
+        &mut self,
+        vm: PartitionKey,
+        request: Request,
+    ) -> Option<SyncSender<Refused>> {
+        self.by_vm.get_mut(&vm)?.explanations.remove(&request)
+    }
+}
+
+impl Uplink {
+    fn next_request(&mut self) -> Request {
+        self.last_request += 1;
+        Request(self.last_request)
+    }
+
+    /// Whether the guest can have received a request with this number.
+    pub(super) fn has_asked(&self, request: Request) -> bool {
+        (1..=self.last_request).contains(&request.0)
+    }
+
+    /// The containers, by number.
+    pub(super) fn children(&self) -> impl ExactSizeIterator<Item = ChildId> {
+        self.children.keys().copied()
+    }
+
+    /// The ports that the guest may connect to once.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u32> {
+        self.ports.keys().copied()
+    }
+
+    /// The connects to the guest that it has not answered.
+    pub(super) fn incoming(&self) -> impl Iterator<Item = ConnectionId> {
+        self.incoming.values().copied()
+    }
 }

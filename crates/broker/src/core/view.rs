@@ -21,8 +21,8 @@ use crate::budget::{Budget, Owner, Shares};
 use crate::callers::Caller;
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
-    self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, ProblemKind,
-    Service, ServiceMetrics, Share, SharedResource,
+    self, Connection, ConnectionState, Guest, GuestBroker, Listener, Partition, PartitionState,
+    ProblemKind, Service, ServiceMetrics, Share, SharedResource,
 };
 
 /// Most owners of a resource that are listed.
@@ -282,10 +282,16 @@ impl Core {
                 user: vm.and_then(|vm| vm.settings().spec.user.clone()),
                 paused_by_operator: match vm {
                     Some(vm) => vm.is_paused_by_operator(),
+                    // Of its own VM.
+                    None if self.is_nested(key) => false,
                     None => partition.state() == hvsock_fabric::PartitionState::Paused,
                 },
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),
+                broker: self.uplinks.get(key).map(|uplink| GuestBroker {
+                    connected_seconds: now.duration_since(uplink.opened).as_secs_f64(),
+                    containers: uplink.children().len(),
+                }),
                 guest: self.liveness.guest(key, now).map(Box::new),
             })
             .collect();
@@ -543,9 +549,8 @@ impl Core {
         caller: Caller,
         connected_suspend: bool,
     ) -> Option<model::ConnectionEnd> {
+        let guest = self.vms.contains(self.carrier(partition));
         let partition = self.fabric.partition(partition)?;
-        let guest =
-            partition.kind() == hvsock_fabric::PartitionKind::Vm && partition.parent().is_some();
         // A guest's numbers are not those of this machine's users.
         let user = match guest {
             true => None,

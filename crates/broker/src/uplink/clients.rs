@@ -206,7 +206,8 @@ impl<S> Clients<S> {
         }
     }
 
-    fn set_deadline(&mut self, index: usize, at: Instant) {
+    /// Sets when a connection [expires](Self::expired).
+    pub(crate) fn set_deadline(&mut self, index: usize, at: Instant) {
         if let Some(client) = self.slots.get_mut(index) {
             self.deadlines.remove(&(client.deadline, index));
             client.deadline = at;

@@ -23,6 +23,8 @@ pub(crate) struct GuestStream {
     unsent: Vec<u8>,
     /// Bytes at the start of `unsent` that have been sent.
     sent: usize,
+    /// Bytes that have been sent in sum.
+    accepted: u64,
     /// Sending has failed: the guest is gone, or reads no more.
     broken: bool,
     _charge: Charge,
@@ -49,6 +51,7 @@ impl GuestStream {
             reader: FrameReader::new(),
             unsent: Vec::new(),
             sent: 0,
+            accepted: 0,
             broken: false,
             _charge: charge,
         }
@@ -87,17 +90,30 @@ impl GuestStream {
 
     /// Sends a frame: queues it, and sends what the guest has room for.
     pub(crate) fn send(&mut self, frame: &HostFrame) {
+        self.queue(frame);
+        self.flush();
+    }
+
+    /// Queues a frame for the next [`flush`](Self::flush).
+    pub(crate) fn queue(&mut self, frame: &HostFrame) {
         if !self.broken {
             frame.append(&mut self.unsent);
-            self.flush();
         }
+    }
+
+    /// The bytes that have been sent in sum.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted
     }
 
     /// Sends what is queued, as far as the guest has room for it.
     pub(crate) fn flush(&mut self) {
         while self.sent < self.unsent.len() && !self.broken {
             match stream::send(&self.socket, &self.unsent[self.sent..]) {
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    self.sent += count;
+                    self.accepted += count as u64;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(_) => self.broken = true,
             }

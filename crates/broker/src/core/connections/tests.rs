@@ -90,15 +90,23 @@ fn only_connections_between_processes_move_to_another_thread() {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Establish { from: u64, to: u64, link: bool },
-    Move { nth: usize },
-    Remove { nth: usize },
+    Establish {
+        from: u64,
+        to: u64,
+        link: Option<u64>,
+    },
+    Move {
+        nth: usize,
+    },
+    Remove {
+        nth: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let key = 0..4_u64;
     prop_oneof![
-        3 => (key.clone(), key, any::<bool>())
+        3 => (key.clone(), key.clone(), proptest::option::of(key))
             .prop_map(|(from, to, link)| Op::Establish { from, to, link }),
         1 => any::<usize>().prop_map(|nth| Op::Move { nth }),
         2 => any::<usize>().prop_map(|nth| Op::Remove { nth }),
@@ -111,14 +119,14 @@ proptest! {
     #[test]
     fn the_counts_agree_with_a_plain_list(ops in vec(op(), 1..60)) {
         let mut connections = Connections::<()>::default();
-        let (mut list, mut next) = (Vec::<(u64, u64, u64, bool)>::new(), 0);
+        let (mut list, mut next) = (Vec::<(u64, u64, u64, Option<u64>)>::new(), 0);
         for op in ops {
             match op {
                 Op::Establish { from, to, link } => {
                     next += 1;
                     let owner = match link {
-                        true => ConnectionOwner::Link(partition(to)),
-                        false => ConnectionOwner::DataThreads(Place::Core),
+                        Some(vm) => ConnectionOwner::Link(partition(vm)),
+                        None => ConnectionOwner::DataThreads(Place::Core),
                     };
                     connections.establish(id(next), record(from, to, owner));
                     list.push((next, from, to, link));
@@ -143,11 +151,10 @@ proptest! {
             prop_assert_eq!(connections.ids(), ids);
             let by_partition = connections.by_partition();
             for key in 0..4 {
-                let of_guests = list.iter().filter(|(.., link)| *link);
-                let ends: usize = of_guests.map(|(_, from, to, _)| {
-                    usize::from(*from == key) + usize::from(*to == key)
-                }).sum();
-                prop_assert_eq!(connections.with_guests(partition(key)), ends);
+                let of_guests = list.iter().filter(|(_, from, to, link)| {
+                    link.is_some_and(|vm| [*from, *to, vm].contains(&key))
+                });
+                prop_assert_eq!(connections.with_guests(partition(key)), of_guests.count());
                 let all = list.iter().filter(|(_, from, to, _)| *from == key || *to == key).count();
                 prop_assert_eq!(by_partition.get(&partition(key)).copied().unwrap_or(0), all);
             }

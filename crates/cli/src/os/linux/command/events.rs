@@ -92,6 +92,12 @@ fn sentence(what: &EventKind) -> String {
             format!("agent of {partition} lost: no heartbeat for {silent:.1} s")
         }
         EventKind::GuestReady { partition } => format!("guest {partition} is ready"),
+        EventKind::GuestBrokerConnected { partition } => {
+            format!("broker in {partition} connected")
+        }
+        EventKind::GuestBrokerLost { partition, reason } => {
+            format!("broker in {partition} lost: {reason}")
+        }
         EventKind::ListenerOpened {
             listener,
             service,
