@@ -7,8 +7,8 @@ use hvsock_registry::{Principal, Registration};
 use proptest::prelude::*;
 
 use crate::{
-    ConnectRequest, Fabric, Limits, ListenRequest, PartitionKey, PartitionKind, PartitionSpec,
-    PartitionState, RootSpec,
+    ConnectRequest, Fabric, Limits, ListenRequest, OuterSpec, PartitionKey, PartitionKind,
+    PartitionSpec, PartitionState, RootSpec,
 };
 
 const SERVICE: ServiceId = ServiceId::from_port(1);
@@ -50,6 +50,47 @@ fn full_tree() -> (Fabric, Vec<PartitionKey>) {
     (fabric, keys)
 }
 
+/// The fabric of a virtual machine with two containers and its host, with the service everywhere.
+fn tree_in_guest() -> (Fabric, Vec<PartitionKey>) {
+    let name = |text| PartitionName::new(text).expect("a name");
+    let root = RootSpec {
+        kind: PartitionKind::Vm,
+        name: name("vm"),
+        vm_id: VmId::of_container("vm"),
+    };
+    let mut fabric = Fabric::new(root, Limits::default(), 0);
+    let mut keys = vec![fabric.root()];
+    for called in ["k1", "k2"] {
+        let spec = PartitionSpec {
+            kind: PartitionKind::Container,
+            name: name(called),
+            vm_id: VmId::of_container(called),
+            groups: vec!["all".to_owned()],
+            state: PartitionState::Running,
+        };
+        keys.push(fabric.add_partition(keys[0], spec).expect("free"));
+    }
+    // The first listener is older than the outer partition.
+    fabric.register(keys[0], registration()).expect("free");
+    let who = Principal::default();
+    let older = fabric.listen(&ListenRequest {
+        from: keys[0],
+        principal: &who,
+        vm: VmId::WILDCARD,
+        service: SERVICE,
+        backlog: 9,
+    });
+    older.expect("allowed");
+    let outer = OuterSpec {
+        name: name("top"),
+        vm_id: VmId::of_container("top"),
+    };
+    let outer = fabric.set_outer(outer).expect("free");
+    fabric.register(outer, registration()).expect("free");
+    keys.push(outer);
+    (fabric, keys)
+}
+
 fn is_empty(fabric: &Fabric) -> bool {
     let clean = |p: &crate::Partition| {
         p.listeners.is_empty()
@@ -68,11 +109,17 @@ proptest! {
     fn no_index_entry_leaks_when_all_partitions_are_gone(
         order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
         how in proptest::collection::vec(0..4usize, 5),
+        in_guest: bool,
+        mirrored: bool,
     ) {
-        let (mut fabric, keys) = full_tree();
+        let (mut fabric, keys) = match in_guest {
+            true => tree_in_guest(),
+            false => full_tree(),
+        };
+        fabric.set_outer_mirrored(mirrored);
         let who = Principal::default();
         let vms = || {
-            let ids = ["top", "vm", "web", "vm/k1", "vm/k2"].map(VmId::of_container);
+            let ids = ["top", "vm", "web", "vm/k1", "vm/k2", "k1", "k2"].map(VmId::of_container);
             ids.into_iter().chain(VmId::WELL_KNOWN.map(|(_, id)| id))
         };
         for from in &keys {
@@ -89,9 +136,16 @@ proptest! {
             }
         }
         prop_assert!(fabric.listeners.len() > 12 && fabric.connections.len() > 12);
+        let renamed = OuterSpec {
+            name: PartitionName::new("other").expect("a name"),
+            vm_id: VmId::of_container(if mirrored { "top" } else { "other" }),
+        };
+        prop_assert_eq!(fabric.set_outer(renamed).is_ok(), in_guest);
         // Ends each partition's sockets, in random order and in a random way.
         for (n, how) in order.into_iter().zip(how) {
-            let key = keys[n];
+            let Some(key) = keys.get(n).copied() else {
+                continue;
+            };
             let Some(partition) = fabric.partition(key) else {
                 continue;
             };

@@ -382,15 +382,16 @@ impl Tree {
 
     /// Sets the root's parent, or its name and id. Whether the id has changed.
     pub(crate) fn set_outer(&mut self, new: OuterSpec) -> Result<bool, AddPartitionError> {
+        let OuterSpec { name, vm_id: id } = new;
         let root = self.get(self.root).ok_or(AddPartitionError::NoParent)?;
         if root.kind != PartitionKind::Vm {
             let (parent, kind) = (PartitionKind::Host, root.kind);
             return Err(AddPartitionError::Kind { parent, kind });
         }
-        new.name
-            .check_unnested()
-            .map_err(|_| nesting(&new.name, "a host has a name without /".to_owned()))?;
-        let (id, owner) = (new.vm_id, self.by_vm_id(new.vm_id));
+        if name.is_nested() {
+            return Err(nesting(&name, "a host has a name without /".to_owned()));
+        }
+        let owner = self.by_vm_id(id);
         if let Some(word) = id.well_known_name() {
             return Err(AddPartitionError::IdReserved { id, word });
         }
@@ -400,7 +401,7 @@ impl Tree {
             let name = partition.name.clone();
             return Err(AddPartitionError::IdTaken { id, name });
         }
-        let name = self.free_outer_name(&new.name);
+        let name = self.free_outer_name(&name);
         let Some(key) = self.outer else {
             let key = self.insert(
                 None,

@@ -15,7 +15,7 @@ fn services() -> impl Strategy<Value = ServiceRef> {
 }
 
 fn names() -> impl Strategy<Value = PartitionName> {
-    "[x-z][a-z0-9.-]{0,6}[a-z](/[x-z][a-z0-9.-]{0,6})?"
+    "[x-z][a-z0-9.-]{0,6}[a-z](/[x-z][a-z0-9.-]{0,6}[a-z])?"
         .prop_map(|text| PartitionName::new(text).unwrap())
 }
 

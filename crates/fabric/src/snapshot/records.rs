@@ -16,7 +16,7 @@ use crate::{
 /// version before, so that older releases read it as well.
 ///
 /// - 1: the first one.
-/// - 2: an outer partition; nested names.
+/// - 2: an outer partition; nested names; containers that have exited.
 pub const FABRIC_SNAPSHOT_VERSION: u32 = 2;
 
 /// The newest version that has neither an outer partition nor nested names.
@@ -198,11 +198,10 @@ impl Fabric {
             key: key.into(),
             is_mirrored: *outer_is_mirrored,
         });
-        let has_nested = tree
-            .iter()
-            .any(|(_, it)| it.name().is_nested() || overrides_nested(it));
+        let mut partitions = tree.iter().map(|(_, partition)| partition);
+        let is_newer = outer.is_some() || partitions.any(is_of_version_2);
         FabricSnapshot {
-            version: match outer.is_some() || has_nested {
+            version: match is_newer {
                 true => FABRIC_SNAPSHOT_VERSION,
                 false => VERSION_WITHOUT_OUTER,
             },
@@ -223,11 +222,14 @@ impl Fabric {
     }
 }
 
-/// Whether a registry has an override for a container in a virtual machine.
-fn overrides_nested(partition: &Partition) -> bool {
+/// Whether a partition has something that the first version has not: a nested name, or an override for
+/// one in its registry, or the state of a container that has exited.
+fn is_of_version_2(partition: &Partition) -> bool {
     let registrations = partition.registry().into_iter().flat_map(Registry::iter);
     let mut names = registrations.flat_map(|it| it.vm.keys());
-    names.any(PartitionName::is_nested)
+    partition.name.is_nested()
+        || partition.state == PartitionState::Exited
+        || names.any(PartitionName::is_nested)
 }
 
 impl PartitionRecord {

@@ -153,7 +153,7 @@ impl Comparison<'_> {
                 };
                 let before = self.fabric.outer();
                 let got = self.fabric.set_outer(spec);
-                let want = self.model.set_outer(name, id);
+                let want = self.model.set_outer(&name, id);
                 self.record(&got);
                 self.same_change(&got.clone().map(drop).map_err(|e| add_word(&e)), &want);
                 if before.is_none() {

@@ -11,6 +11,7 @@
 //! `PROPTEST_CASES=100000 cargo test --release -p hvsock-fabric --test agreement -- --nocapture`
 //! runs more cases and prints the coverage.
 
+mod composed;
 mod coverage;
 mod driver;
 mod model;

@@ -84,9 +84,11 @@ pub fn request_into(
             if part.kind == PartitionKind::Container {
                 ways.push((p, VmId::SILOHOST));
             }
-        } else if parts[target].parent == Some(p) || model.in_one_group(p, target) {
-            ways.push((p, id));
-        } else if model.grandparent(p) == Some(target) || model.grandparent(target) == Some(p) {
+        } else if parts[target].parent == Some(p)
+            || model.in_one_group(p, target)
+            || model.grandparent(p) == Some(target)
+            || model.grandparent(target) == Some(p)
+        {
             ways.push((p, id));
         }
     }

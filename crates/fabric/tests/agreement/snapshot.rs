@@ -93,7 +93,8 @@ fn survive(snapshot: FabricSnapshot, limits: Limits, ops: Vec<Op>) {
     };
     for (number, op) in ops.into_iter().enumerate() {
         apply(&mut fabric, op, number);
-        assert!(fabric.partitions().count() <= limits.partitions);
+        let outer = usize::from(fabric.outer().is_some());
+        assert!(fabric.partitions().count() - outer <= limits.partitions);
         assert!(fabric.listeners().len() <= limits.listeners);
         assert!(fabric.connections().len() <= limits.connections);
         for (_, partition) in fabric.partitions() {
@@ -386,6 +387,161 @@ fn snapshots_of_all_versions_can_be_restored() {
     }
     // The format of the newest version does not change any more.
     assert_eq!(written, last);
+}
+
+/// A fabric in a virtual machine, with its host as the outer partition, and something between all of them.
+fn guest_example() -> Fabric {
+    let root = RootSpec {
+        kind: PartitionKind::Vm,
+        name: partition_name("web"),
+        vm_id: vm_id(1000),
+    };
+    let mut it = Fabric::new(root, Limits::default(), BROKER_UID);
+    let (vm, service) = (it.root(), ServiceId::from_port(2761));
+    let spec = PartitionSpec {
+        kind: PartitionKind::Container,
+        name: partition_name("app"),
+        vm_id: vm_id(2),
+        groups: vec![],
+        state: PartitionState::Running,
+    };
+    let app = it.add_partition(vm, spec).unwrap();
+    let outer = OuterSpec {
+        name: partition_name("top"),
+        vm_id: vm_id(1),
+    };
+    let outer = it.set_outer(outer).unwrap();
+    let registration = Registration::new(service, ElementName::new("Demo").unwrap());
+    it.register(vm, registration.clone()).unwrap();
+    it.register(outer, registration).unwrap();
+    it.set_outer_mirrored(true);
+    let who = Principal::default();
+    for (from, vm) in [
+        (vm, VmId::WILDCARD),
+        (vm, vm_id(1)),
+        (app, VmId::WILDCARD),
+        (app, vm_id(1)),
+    ] {
+        it.listen(&ListenRequest {
+            from,
+            principal: &who,
+            vm,
+            service,
+            backlog: 3,
+        })
+        .unwrap();
+    }
+    for (from, vm) in [
+        (vm, VmId::PARENT),
+        (app, vm_id(1)),
+        (outer, vm_id(1000)),
+        (outer, vm_id(2)),
+        (app, VmId::PARENT),
+    ] {
+        let (principal, before) = (&who, it.connections().len());
+        connect(&mut it, from, principal, vm, service);
+        assert_eq!(it.connections().len(), before + 1, "{vm}");
+    }
+    it
+}
+
+#[test]
+fn a_snapshot_with_an_outer_partition_has_a_version_of_its_own_and_an_example() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/snapshots/fabric-2-guest.json"
+    );
+    let it = guest_example();
+    let written = serde_json::to_string_pretty(&it.snapshot()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(path, &written).unwrap();
+    }
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(written, text);
+    let snapshot: FabricSnapshot = serde_json::from_str(&text).unwrap();
+    let mut again = Fabric::restore(snapshot, Limits::default(), OPERATORS).unwrap();
+    assert_eq!(again.poll_effect(), None);
+    let outer = again.outer().unwrap();
+    assert!(again.outer_is_mirrored());
+    assert_eq!(again.partition(again.root()).unwrap().parent(), Some(outer));
+    assert_eq!((again.listeners().len(), again.connections().len()), (4, 5));
+    // What depends on the mirror still does.
+    let service = ServiceId::from_port(2761);
+    again.unregister(outer, service).unwrap();
+    let closed = again.poll_effect();
+    assert!(
+        matches!(closed, Some(Effect::ResetConnection { .. })),
+        "{closed:?}"
+    );
+    let closed = again.poll_effect();
+    assert!(
+        matches!(closed, Some(Effect::CloseListener { .. })),
+        "{closed:?}"
+    );
+    assert_eq!(again.poll_effect(), None);
+
+    // A fabric that has nothing of this is read by older releases.
+    let version = |it: &Fabric| serde_json::to_value(it.snapshot()).unwrap()["version"].clone();
+    let root = |kind| RootSpec {
+        kind,
+        name: partition_name("top"),
+        vm_id: vm_id(1000),
+    };
+    let mut plain = Fabric::new(root(PartitionKind::Host), Limits::default(), BROKER_UID);
+    let spec = PartitionSpec {
+        kind: PartitionKind::Container,
+        name: partition_name("app"),
+        vm_id: vm_id(2),
+        groups: vec![],
+        state: PartitionState::Running,
+    };
+    let app = plain.add_partition(plain.root(), spec).unwrap();
+    let mut demo = Registration::new(service, ElementName::new("Demo").unwrap());
+    plain.register(plain.root(), demo.clone()).unwrap();
+    assert_eq!(version(&plain), 1);
+    demo.vm
+        .insert(partition_name("web/box"), Override::default());
+    plain.update(plain.root(), demo).unwrap();
+    assert_eq!(version(&plain), 2);
+    plain.unregister(plain.root(), service).unwrap();
+    plain.set_state(app, PartitionState::Exited).unwrap();
+    assert_eq!(version(&plain), 2);
+}
+
+#[test]
+fn a_forged_outer_partition_is_refused() {
+    let value = serde_json::to_value(guest_example().snapshot()).unwrap();
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 7] = [
+        ("it has not one root", |it| {
+            it["partitions"][0]["parent"] = Value::Null;
+        }),
+        ("its outer partition has a parent", |it| {
+            it["outer"]["key"]["slot"] = Value::from(0);
+        }),
+        ("its outer partition has a parent", |it| {
+            it["outer"]["key"]["slot"] = Value::from(7);
+        }),
+        ("its root does not run", |it| {
+            it.as_object_mut().unwrap().remove("outer");
+        }),
+        ("its root does not run", |it| {
+            it["partitions"][2]["state"] = Value::from("paused");
+        }),
+        ("its outer partition has other children", |it| {
+            it["partitions"][1]["parent"]["slot"] = Value::from(2);
+        }),
+        ("an outer partition, which its version has not", |it| {
+            it["version"] = Value::from(1);
+        }),
+    ];
+    for (want, change) in changes {
+        let mut value = value.clone();
+        change(&mut value);
+        let snapshot = serde_json::from_value(value).unwrap();
+        let error = Fabric::restore(snapshot, Limits::default(), OPERATORS).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
 }
 
 #[test]

@@ -78,7 +78,9 @@ fn the_host_reaches_a_container_in_a_vm_if_its_registry_allows_it() {
     );
     assert!(!route.direct);
 
-    edit(&mut host, |demo| demo.connect.users = Some(vec![]));
+    edit(&mut host, |demo| {
+        demo.connect.users = Some(vec![]);
+    });
     let bob = user(1001, "bob");
     let request = ConnectRequest {
         from: top,
@@ -90,7 +92,7 @@ fn the_host_reaches_a_container_in_a_vm_if_its_registry_allows_it() {
     assert_eq!(host.fabric.judge(&request), Err(Refusal::Denied { rule }));
     // The container is not allowed to listen.
     edit(&mut host, |demo| {
-        demo.bind.partitions = Some(vec!["db".to_owned()])
+        demo.bind.partitions = Some(vec!["db".to_owned()]);
     });
     let rule = "bind.partitions = [\"db\"]".to_owned();
     assert_eq!(
@@ -99,11 +101,11 @@ fn the_host_reaches_a_container_in_a_vm_if_its_registry_allows_it() {
     );
     // What names its VM covers it, and what names it does not cover its VM.
     edit(&mut host, |demo| {
-        demo.bind.partitions = Some(vec!["web".to_owned()])
+        demo.bind.partitions = Some(vec!["web".to_owned()]);
     });
     assert!(host.connect(top, id("web/box")).is_ok());
     edit(&mut host, |demo| {
-        demo.bind.partitions = Some(vec!["web/box".to_owned()])
+        demo.bind.partitions = Some(vec!["web/box".to_owned()]);
     });
     assert!(host.connect(top, id("web/box")).is_ok());
     assert!(host.connect(top, id("web")).is_err());
@@ -240,7 +242,7 @@ fn the_explanation_names_the_broker_that_decides_after_the_host() {
     );
     assert_eq!(why.verdict, Ok(Verdict::GuestDecides));
     edit(&mut host, |demo| {
-        demo.connect.partitions = Some(vec!["db".to_owned()])
+        demo.connect.partitions = Some(vec!["db".to_owned()]);
     });
     let to_host = host_id(&host);
     let why = host.why(&root(), inner, to_host, Audience::Operator);
@@ -259,7 +261,9 @@ fn the_explanation_names_the_broker_that_decides_after_the_host() {
 fn the_rule_for_root_of_a_partition_leaves_root_of_a_container_in_a_vm_to_the_vm() {
     let (mut host, ..) = with_box();
     let top = host.host;
-    edit(&mut host, |demo| demo.only_root_binds = Some(true));
+    edit(&mut host, |demo| {
+        demo.only_root_binds = Some(true);
+    });
     assert!(host.connect(top, id("web/box")).is_ok());
     let rule = "only_root_binds = true".to_owned();
     assert_eq!(host.connect(top, id("web")), Err(Refusal::Denied { rule }));

@@ -196,13 +196,17 @@ fn a_container_reaches_the_host_by_its_id_and_the_vms_registry_judges_first() {
     for address in [VmId::PARENT, VmId::WILDCARD, VmId::SILOHOST] {
         assert_eq!(guest.connect(inner, address), Err(Refusal::NoListener));
     }
-    guest.own(|demo| demo.connect.partitions = Some(vec!["app".to_owned()]));
+    guest.own(|demo| {
+        demo.connect.partitions = Some(vec!["app".to_owned()]);
+    });
     let rule = "connect.partitions".to_owned();
     assert_eq!(
         guest.connect(inner, id(HOST)),
         Err(Refusal::Denied { rule })
     );
-    guest.own(|demo| demo.enabled = false);
+    guest.own(|demo| {
+        demo.enabled = false;
+    });
     let by = "enabled = false".to_owned();
     assert_eq!(
         guest.connect(inner, id(HOST)),
@@ -233,7 +237,9 @@ fn the_vms_registry_allows_or_denies_the_host_by_name_to_reach_a_container() {
         (vec!["*"], true),
     ] {
         let list: Vec<_> = list.into_iter().map(str::to_owned).collect();
-        guest.own(|demo| demo.connect.partitions = Some(list.clone()));
+        guest.own(|demo| {
+            demo.connect.partitions = Some(list.clone());
+        });
         let connected = guest.connect(outer, id("box"));
         assert_eq!(connected.is_ok(), allowed, "{list:?}");
     }
@@ -288,7 +294,8 @@ fn a_listener_for_the_host_is_closed_when_the_mirror_no_longer_allows_it() {
     let before = of_host(&mut guest).unwrap();
     guest.mirror(|_| {});
     assert_eq!(guest.effects(), []);
-    let refusals: [(fn(&mut Registration), Refusal); 3] = [
+    type Change = fn(&mut Registration);
+    let refusals: [(Change, Refusal); 3] = [
         (
             |demo| demo.enabled = false,
             Refusal::Disabled {
@@ -355,7 +362,9 @@ fn a_listener_at_the_wildcard_stays_while_one_of_the_two_registries_allows_it() 
     guest.mirror(|_| {});
     let listener = guest.listen(vm, VmId::WILDCARD).unwrap();
     guest.own(|_| {});
-    guest.mirror(|demo| demo.allow_wildcard_binds = Some(false));
+    guest.mirror(|demo| {
+        demo.allow_wildcard_binds = Some(false);
+    });
     assert_eq!(guest.effects(), []);
     // The host may not use it then, and the containers may.
     let refused = guest.connect(guest.outer, id("web"));
@@ -611,8 +620,12 @@ fn the_outer_partition_is_changed_by_the_host_alone_and_limits_no_state() {
 fn a_connection_within_the_vm_can_be_direct_and_one_with_the_host_cannot() {
     let mut guest = Guest::new();
     let (vm, inner, outer) = (guest.vm, guest.inner, guest.outer);
-    guest.own(|demo| demo.transport = Some(TransportSetting::Direct));
-    guest.mirror(|demo| demo.transport = Some(TransportSetting::Direct));
+    guest.own(|demo| {
+        demo.transport = Some(TransportSetting::Direct);
+    });
+    guest.mirror(|demo| {
+        demo.transport = Some(TransportSetting::Direct);
+    });
     guest.listen(vm, VmId::WILDCARD).unwrap();
     guest.listen(inner, VmId::WILDCARD).unwrap();
     for (from, address, direct) in [

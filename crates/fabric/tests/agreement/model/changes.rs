@@ -64,7 +64,7 @@ impl Model {
         Ok(())
     }
 
-    pub fn set_outer(&mut self, name: PartitionName, id: VmId) -> Result<(), &'static str> {
+    pub fn set_outer(&mut self, name: &PartitionName, id: VmId) -> Result<(), &'static str> {
         if self.partitions[0].kind != PartitionKind::Vm {
             return Err("Kind");
         }

@@ -84,9 +84,10 @@ impl Model {
         if self.outer == Some(p) {
             // Only the host itself listens in the host.
             Err(Refusal::NotReachable)
-        } else if self.outer_with_id(p, vm).is_some() {
-            Ok(())
-        } else if vm == VmId::WILDCARD || vm == VmId::LOOPBACK {
+        } else if vm == VmId::WILDCARD
+            || vm == VmId::LOOPBACK
+            || self.outer_with_id(p, vm).is_some()
+        {
             Ok(())
         } else if vm == VmId::PARENT {
             me.parent.map(drop).ok_or(Refusal::NotSupported)
