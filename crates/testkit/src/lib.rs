@@ -16,6 +16,7 @@
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
 //! - `nested`, on Linux, a feature: a real guest with a broker and containers of its own, and a program that
 //!   does in any partition what a test asks.
+//! - `nri`, on Linux: a scripted container runtime for plugins of the Node Resource Interface.
 //! - `uplink`, on Linux, of the feature `world`: a guest's side of the uplink protocol.
 //! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
 //!
@@ -43,7 +44,7 @@ pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, guest, usage, wine};
+pub use os::linux::{container, guest, nri, usage, wine};
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::{uplink, world};
 pub use stop::StopOnDrop;

@@ -56,6 +56,33 @@ pub fn take() -> io::Result<Vec<PassedFd>> {
     Ok(fds().zip(names.clone()).map(take).collect())
 }
 
+/// Takes the one descriptor whose number is in this variable, and sets close-on-exec on it. Returns none if the
+/// variable is not set, and on every call after the first.
+///
+/// # Errors
+///
+/// `InvalidData` if it is no number of a descriptor above standard error, or that descriptor is not open.
+pub fn take_one(variable: &str) -> io::Result<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let Ok(text) = std::env::var(variable) else {
+        return Ok(None);
+    };
+    let number = number(variable, &text)?;
+    let fd = RawFd::try_from(number).ok().filter(|fd| *fd >= FIRST);
+    let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let fd = fd.ok_or_else(|| invalid(format!("{variable} is {number}, below {FIRST}")))?;
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(None);
+    }
+    // SAFETY: the descriptor is used for this call only, which reports one that is not open.
+    let passed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::fcntl_setfd(passed, FdFlags::CLOEXEC)
+        .map_err(|error| invalid(format!("{variable} names the descriptor {fd}: {error}")))?;
+    // SAFETY: it is open. Who started this process has passed it, and `TAKEN` sees to it that nothing else
+    // has taken it.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
 /// The names of the descriptors that the variables announce to process `pid`.
 fn announced(env: impl Fn(&str) -> Option<String>, pid: u32) -> io::Result<Vec<String>> {
     let (Some(to), Some(count)) = (env("LISTEN_PID"), env("LISTEN_FDS")) else {
@@ -109,6 +136,14 @@ mod tests {
         assert_eq!(names("42", "1", None).unwrap(), ["unknown"]);
         assert!(names("43", "2", None).unwrap().is_empty());
         assert!(announced(|_| None, 42).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_variable_that_is_not_set_passes_nothing_and_one_that_is_no_number_is_an_error() {
+        assert!(take_one("HVSOCK_TEST_NO_SUCH_VARIABLE").unwrap().is_none());
+        // Always set, and never a number.
+        let error = take_one("PATH").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod container;
 pub mod guest;
 #[cfg(feature = "nested")]
 pub mod nested;
+pub mod nri;
 mod oci;
 pub(crate) mod temp;
 #[cfg(feature = "world")]
