@@ -81,10 +81,10 @@
 //! `AF_VSOCK`. `HVSOCK_ENDPOINT=vsock` or [`Endpoint::of_vsock`] select it explicitly. The same
 //! code works, with these differences of `AF_VSOCK`:
 //!
-//! - **Services have a GUID or a port, no name.** There is no registry to look names up
-//!   (`NoRegistry`). The vsock port of a GUID is the one of the vsock template, or else its
-//!   [alias](ServiceId::vsock_alias), which the broker of the host uses as well. On Hyper-V only
-//!   GUIDs of the template have a port ([`Refusal::ServiceNotMappable`]).
+//! - **Names are those of the host.** Its broker looks them up, within the time of the operation. If
+//!   there is none, the error is `NoRegistry`. The vsock port of a GUID is the one of the vsock
+//!   template, or else its [alias](ServiceId::vsock_alias), which the broker of the host uses as
+//!   well. On Hyper-V only GUIDs of the template have a port ([`Refusal::ServiceNotMappable`]).
 //! - **Partitions are the parent and loopback.** A program cannot connect to another guest or
 //!   listen for it by its id. If the host permits it, a listener for any partition accepts
 //!   connections from other guests; their `VmId` is [`VmId::ZERO`] and their [`Peer::partition`]
@@ -94,9 +94,8 @@
 //!   consists of several descriptors and cannot be made from one; on Windows no socket can.
 //! - **A port has one listener.** A listener for the parent closes connections from other peers
 //!   and counts them ([`HvListener::rejected`]).
-//! - **A refused connect has no reason.** The error is [`Refusal::NoListener`] even if the service
-//!   is not registered, is disabled, or is not for this machine. The log of the host and
-//!   `hvsock why` on the host have the reason.
+//! - **The broker of the host is asked why it has refused a connect,** for at most 500 ms. If there
+//!   is none, the error is [`Refusal::NoListener`], whatever the reason is.
 //! - **A reset looks like the end of the data.** Reading returns 0 also if the peer was killed or
 //!   the host closed the connection. A protocol that must distinguish these cases needs an end
 //!   marker.

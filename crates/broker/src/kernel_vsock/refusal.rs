@@ -2,6 +2,7 @@
 
 use std::io;
 
+use hvsock_address::UPLINK_PORT;
 use hvsock_fabric::{Fix, Refusal};
 use hvsock_sys::errno;
 
@@ -57,7 +58,12 @@ pub(super) fn port_problem(port: u32, fault: PortFault, holder: Option<&str>) ->
 }
 
 fn port_text(port: u32, fault: PortFault, holder: Option<&str>) -> (String, Option<Fix>) {
-    let what = format!("guests do not reach the service at vsock port {port}");
+    let what = match port {
+        UPLINK_PORT => format!(
+            "guests cannot look up names, and brokers in them have no uplink, at vsock port {port}"
+        ),
+        _ => format!("guests do not reach the service at vsock port {port}"),
+    };
     match fault {
         PortFault::InUse => {
             let holder = holder.unwrap_or("another process");
@@ -125,6 +131,8 @@ mod tests {
             let (text, _) = port_text(5000, fault, Some("process 7 (socat)"));
             assert!(text.contains(part) && text.contains("port 5000"), "{text}");
         }
+        let (own, _) = port_text(UPLINK_PORT, PortFault::Privileged, None);
+        assert!(own.contains("look up names") && own.contains("CAP_NET_BIND_SERVICE"));
         let (unknown, _) = port_text(5000, PortFault::InUse, None);
         assert!(
             unknown.contains("another process has the port"),

@@ -5,7 +5,10 @@ use std::os::unix::fs::MetadataExt;
 
 use hvsock::{HvAddr, HvListener, PartitionRef, ServiceId, VmId};
 use hvsock_broker::model::PartitionState;
+use hvsock_endpoint::LookupKind;
+use hvsock_endpoint::uplink::{GuestFrame, Hello, HostFrame, UPLINK_PORT};
 use hvsock_testkit::require;
+use hvsock_testkit::uplink::Client;
 use hvsock_testkit::wait::{TIMEOUT, eventually};
 use hvsock_testkit::world::{accept, service_ref};
 
@@ -146,4 +149,36 @@ fn a_process_that_closes_ends_the_guests_connection() {
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
     assert_eq!(all, b"bye");
+}
+
+#[test]
+fn a_guest_always_finds_the_brokers_own_socket_and_looks_names_up_there() {
+    let vm = Vm::new("firecracker");
+    let vmm = vm.start(Kind::Firecracker);
+    vm.has_socket(UPLINK_PORT);
+    let open = || {
+        let stream = vmm.guest().connect(UPLINK_PORT).expect("connected");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a bound");
+        Client::new(stream)
+    };
+    let mut client = open();
+    let found = client.look_up(LookupKind::Partition, "web");
+    assert_eq!(found, Ok(VmId::LOOPBACK.to_guid_bytes()));
+    // Such a link has no ports of the guest, so nothing proves that root opens an uplink.
+    let hello = GuestFrame::Hello(Hello {
+        features: 0,
+        instance: [1; 16],
+    });
+    assert!(matches!(client.ask(&hello), HostFrame::Refused(_)));
+    assert_eq!(client.receive(), None);
+    let web = hvsock_testkit::world::partition_ref("web");
+    let handle = vm.world.handle();
+    let mut held = open();
+    handle
+        .set_state(&web, PartitionState::Paused)
+        .expect("paused");
+    vm.has_socket(UPLINK_PORT);
+    handle.remove_partition(&web).expect("removed");
+    assert_eq!(held.receive(), None);
+    vm.has_no_socket(UPLINK_PORT);
 }

@@ -8,6 +8,7 @@ mod churn;
 mod credit;
 mod hostile;
 mod hybrid;
+mod lookups;
 mod lost_memory;
 mod machines;
 mod messages;

@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hvsock_guests::{Config, File, Guest, Kit, Output, Vmm, Vsock};
+use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 use hvsock_testkit::require;
 use serde_json::json;
 
@@ -63,13 +63,11 @@ pub fn run_in_guest(guest: &Guest, command: &str) -> String {
     output.text()
 }
 
-/// Checks that the host's refusal, and not a timeout, failed a connect in the guest.
-fn assert_refused(output: &Output) {
-    let error = output.stderr_text();
-    assert!(
-        !output.success() && error.contains("the host refused the connection"),
-        "{error}"
-    );
+/// Checks that the host's refusal failed a command in the guest. Returns what it printed.
+fn refused_in_guest(guest: &Guest, command: &str) -> String {
+    let output = guest.run(command, GUEST_TIMEOUT).unwrap();
+    assert!(!output.success(), "{command}: {}", output.text());
+    format!("{}{}", output.text(), output.stderr_text())
 }
 
 pub fn connect(world: &World, name: &str, service: &str, input: &str) -> Completed {
@@ -122,10 +120,11 @@ fn guest_and_host(kit: &Kit) {
     assert!(table.contains("web (guest)"), "{table}");
     held.kill().unwrap();
     eventually("the connection ends", || world.connections().is_empty());
-    let refused = guest.run("hvsock connect parent 9 </dev/null", GUEST_TIMEOUT);
-    assert_refused(&refused.unwrap());
-    let unregistered = guest.run("hvsock connect parent 10 </dev/null", GUEST_TIMEOUT);
-    assert_refused(&unregistered.unwrap());
+    for (port, reason) in [(9, "no listener accepts"), (10, "is not registered")] {
+        let command = format!("hvsock connect parent {port} </dev/null");
+        let error = refused_in_guest(&guest, &command);
+        assert!(error.contains(reason), "{error}");
+    }
 
     // Into the guest.
     let listening = guest.spawn("hvsock listen 7 --keep -- cat").unwrap();
@@ -175,4 +174,44 @@ fn guest_and_host(kit: &Kit) {
     world.ok(["vm", "remove", "web"]);
     assert!(!world.dir().join("vm/web.sock").exists());
     assert_eq!(world.json(["vm", "list", "--json"]), json!([]));
+}
+
+#[test]
+fn a_guest_without_a_broker_uses_the_names_and_the_reasons_of_its_host() {
+    let Some(kit) = kit() else {
+        return;
+    };
+    let world = World::new();
+    world.ok(["vm", "add", "web", "--cid", "42"]);
+    world.ok(["service", "register", DEMO, "--id", ID]);
+    world.ok(["service", "register", "Disabled", "--port", "11"]);
+    world.ok(["service", "disable", "Disabled"]);
+    let guest = boot(&kit, &world, "web");
+    settles(&world, "web", "running");
+    let _demo = world.listen([DEMO, "--from", "children", "--keep", "--", "cat"]);
+    let demo = format!("'{DEMO}'");
+    let echoed = run_in_guest(&guest, &format!("echo hi | hvsock connect parent {demo}"));
+    assert_eq!(echoed, "hi");
+    let why = run_in_guest(&guest, &format!("hvsock why parent {demo}"));
+    assert!(why.contains("Is the service registered"), "{why}");
+    for (service, reason) in [("Disabled", "disabled"), ("Nothing", "not registered")] {
+        for command in ["connect", "why"] {
+            let command = format!("hvsock {command} parent {service} </dev/null");
+            let text = refused_in_guest(&guest, &command);
+            assert!(text.contains(reason), "{command}: {text}");
+        }
+    }
+    // What only a broker could do says what works here.
+    let list = refused_in_guest(&guest, "hvsock service list");
+    assert!(list.contains("`hvsock connect`"), "{list}");
+    // A listener by name is at the port that the host connects to.
+    let listening = guest
+        .spawn(&format!("hvsock listen {demo} --keep -- cat"))
+        .unwrap();
+    eventually("the guest listens", || {
+        connect(&world, "web", DEMO, "by name").stdout == "by name"
+    });
+    drop(listening);
+    eprintln!("{why}\n{list}");
+    guest.quit().unwrap();
 }

@@ -96,8 +96,9 @@ impl BrokerArgs {
         };
         if !socket.exists() && self.endpoint().uses_vsock() {
             let message = "no broker runs in this virtual machine";
-            let help = "run this on the host (`hvsock listen` and `hvsock connect` work here), or start \
-                        a broker for the containers in this machine with `hvsock broker`";
+            let help = "run this on the host (here `hvsock connect`, `hvsock listen` and `hvsock why` \
+                        work, with the host's names), or start a broker for the containers in this \
+                        machine with `hvsock broker`";
             return Err(Failure::new(message).help(help).into());
         }
         Client::new(socket).context("cannot create a client of the broker")

@@ -50,6 +50,7 @@ pub(crate) fn execute(request: &Request, timeout: Duration) -> io::Result<Outcom
 }
 
 /// Whether a request asks the host something, besides connecting, so that it may wait.
+#[cfg(feature = "tokio")]
 pub(crate) fn needs_host(request: &Request) -> bool {
     request.flags.dry_run || host::has_names(&request.address)
 }

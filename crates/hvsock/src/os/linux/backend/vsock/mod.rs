@@ -24,7 +24,9 @@ mod refusal;
 mod resolve;
 mod stream;
 
-pub(crate) use execute::{Outcome, execute, is_available, look_up, needs_host, no_registry};
+#[cfg(feature = "tokio")]
+pub(crate) use execute::needs_host;
+pub(crate) use execute::{Outcome, execute, is_available, look_up, no_registry};
 pub(crate) use listener::Listener;
 pub(crate) use pending_connect::PendingConnect;
 pub(crate) use stream::Stream;
