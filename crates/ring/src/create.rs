@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use hvsock_sys::{doorbell, shared_memory};
 
 use crate::RingSize;
+use crate::layout::HEADER;
 use crate::memory::Memory;
 
 /// The descriptors of a connection between two processes.
@@ -33,6 +34,15 @@ pub struct Doorbells {
 }
 
 impl Parts {
+    /// Allocates the page that both ends use at once, which takes the time that it needs from their opening.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fallocate`.
+    pub fn allocate_header(&self) -> io::Result<()> {
+        shared_memory::allocate(&self.memory, HEADER as u64)
+    }
+
     /// Creates the parts of a new connection: five descriptors. The kernel allocates no page of
     /// memory until an end uses it.
     ///

@@ -174,7 +174,7 @@ impl Core {
             own: chosen.descriptors(),
             offered: chosen.offered_descriptors(),
         };
-        let make = |core: &mut Self| core.data_threads.resources(chosen);
+        let make = |core: &mut Self| core.data_threads.spare().take(chosen);
         let (part, charge) = self.hand_over(session, route, terms, make)?;
         Ok(Joined {
             chosen,
@@ -247,8 +247,10 @@ impl Core {
                 return Err(refusal.into());
             }
         }
-        if !is_passed {
-            self.hold_offer(id, offer);
+        self.data_threads.spare().close_later(client.own());
+        match is_passed {
+            true => self.data_threads.spare().close_later(offer.descriptors),
+            false => self.hold_offer(id, offer),
         }
         Ok((broker, charge))
     }

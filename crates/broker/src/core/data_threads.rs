@@ -14,7 +14,7 @@ use mio::event::Event;
 use super::connections::Place;
 use super::preference::ChosenTransport;
 use super::reports::ReportQueue;
-use super::resources::ConnectionResources;
+use super::spare::Spare;
 use super::tokens::CORE_SET_BASE;
 use crate::pump::{Adopted, ConnectionSet, DataThread, Report};
 
@@ -23,15 +23,14 @@ const PROMOTE_AFTER: u64 = 64 * 1024;
 /// Connects with a longer gap between them do not count as a burst.
 const BURST_GAP: Duration = Duration::from_micros(200);
 
-/// The core thread's own connections, the data threads, and the resources of the next connection.
+/// The core thread's own connections, the data threads, and the resources of the next connections.
 pub(super) struct DataThreads {
     core_set: ConnectionSet,
     threads: Vec<DataThread>,
     next_thread: usize,
     /// Rings are allowed between processes.
     shared_memory: bool,
-    /// Preallocated resources of the next connection.
-    spare: Option<ConnectionResources>,
+    spare: Spare,
     /// When the last connection was established.
     last_connect: Option<Instant>,
 }
@@ -51,7 +50,10 @@ impl DataThreads {
             threads: threads.collect::<io::Result<_>>()?,
             next_thread: 0,
             shared_memory,
-            spare: None,
+            spare: Spare::new(match shared_memory {
+                true => ChosenTransport::DEFAULT,
+                false => ChosenTransport::Descriptor,
+            }),
             last_connect: None,
         })
     }
@@ -59,32 +61,6 @@ impl DataThreads {
     /// Whether rings are allowed between processes.
     pub(super) fn may_share_memory(&self) -> bool {
         self.shared_memory
-    }
-
-    /// Preallocates the descriptors of the next connection, which are the most expensive part of a
-    /// connect. A connect with another transport, or without a preallocated one, creates its own.
-    pub(super) fn preallocate(&mut self) {
-        if self.spare.is_none() {
-            let transport = match self.shared_memory {
-                true => ChosenTransport::DEFAULT,
-                false => ChosenTransport::Descriptor,
-            };
-            self.spare = ConnectionResources::new(transport).ok();
-        }
-    }
-
-    /// The resources of a new connection.
-    pub(super) fn resources(
-        &mut self,
-        transport: ChosenTransport,
-    ) -> Result<ConnectionResources, Refusal> {
-        match self
-            .spare
-            .take_if(|spare| spare.transport == Some(transport))
-        {
-            Some(spare) => Ok(spare),
-            None => ConnectionResources::new(transport),
-        }
     }
 
     /// Yields the processor so that both processes of a new connection can run first. Not during a
@@ -95,6 +71,16 @@ impl DataThreads {
         if last.is_none_or(|last| now.duration_since(last) > BURST_GAP) {
             std::thread::yield_now();
         }
+    }
+
+    /// The resources of new connections, and what connects leave behind.
+    pub(super) fn spare(&mut self) -> &mut Spare {
+        &mut self.spare
+    }
+
+    /// When the work that connects leave behind is due.
+    pub(super) fn spare_due(&self) -> Option<Instant> {
+        self.spare.due()
     }
 
     /// Adds a connection to the core thread's set.

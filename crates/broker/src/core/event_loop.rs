@@ -96,7 +96,7 @@ impl Loop {
         let mut events = Events::with_capacity(1024);
         let mut stopping = false;
         while !stopping {
-            self.core.data_threads.preallocate();
+            self.core.data_threads.spare().work(Instant::now());
             let timeout = match self.waker.prepare_park() {
                 true => self.timeout(),
                 false => Some(Duration::ZERO),
@@ -198,6 +198,7 @@ impl Loop {
             core.parked.next_try(),
             core.arenas.next_scan(),
             core.in_flight.next_sweep(),
+            core.data_threads.spare_due(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))

@@ -106,6 +106,7 @@ mod share_refusals;
 mod snapshot;
 #[cfg(test)]
 mod snapshot_tests;
+mod spare;
 mod start_hints;
 mod state;
 mod stored;

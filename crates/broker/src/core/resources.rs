@@ -21,8 +21,6 @@ use crate::pump::{Connection, DirectEnd, RelayEnd, SEND_BUFFER};
 
 /// The resources of a connection before its processes have received theirs.
 pub(super) struct ConnectionResources {
-    /// `None` for an arena.
-    pub(super) transport: Option<ChosenTransport>,
     pub(super) broker: BrokerPart,
     /// The processes' descriptors. The broker closes its copies once they are sent: a ring end
     /// detects a dead peer by the hang-up of its doorbell, which needs all other copies closed.
@@ -78,7 +76,6 @@ impl ConnectionResources {
             monitor,
         } = parts.map_err(|error| descriptor_limit(&error))?;
         Ok(Self {
-            transport: None,
             broker: BrokerPart {
                 control,
                 data: BrokerData::Arena(monitor),
@@ -88,7 +85,18 @@ impl ConnectionResources {
         })
     }
 
+    /// Those of a connection that is being made.
     pub(super) fn new(transport: ChosenTransport) -> Result<Self, Refusal> {
+        Self::with(transport, |_| {})
+    }
+
+    /// Those of a connection that may be made later, with the memory that both processes need at once.
+    pub(super) fn ahead(transport: ChosenTransport) -> Result<Self, Refusal> {
+        // Without it the processes allocate it.
+        Self::with(transport, |parts| drop(parts.allocate_header()))
+    }
+
+    fn with(transport: ChosenTransport, prepare: impl FnOnce(&Parts)) -> Result<Self, Refusal> {
         let (control, control_sent) = control_pair()?;
         let (data, client, server) = match transport {
             ChosenTransport::Descriptor => {
@@ -111,6 +119,7 @@ impl ConnectionResources {
             }
             ChosenTransport::Ring(size) => {
                 let parts = Parts::new(size).map_err(|error| descriptor_limit(&error))?;
+                prepare(&parts);
                 let monitor =
                     Monitor::of_unused(&parts.memory).map_err(|error| mmap_limit(&error))?;
                 let Parts {
@@ -123,7 +132,6 @@ impl ConnectionResources {
             }
         };
         Ok(Self {
-            transport: Some(transport),
             broker: BrokerPart { control, data },
             client,
             server,
@@ -132,6 +140,16 @@ impl ConnectionResources {
 }
 
 impl ClientPart {
+    /// The descriptors that only the connecting process receives.
+    pub(super) fn own(self) -> impl Iterator<Item = OwnedFd> {
+        let (one, two) = match self {
+            ClientPart::Descriptor(client) => (client, None),
+            ClientPart::Ring(Doorbells { own, peer })
+            | ClientPart::Arena(Doorbells { own, peer }) => (own, Some(peer)),
+        };
+        std::iter::once(one).chain(two)
+    }
+
     /// The descriptors in the order of the endpoint protocol. `server` are those for the accepting
     /// process.
     pub(super) fn descriptors<'a>(&'a self, server: &'a [OwnedFd]) -> Vec<BorrowedFd<'a>> {

@@ -1,0 +1,163 @@
+//! Work of connects that is done after them: the resources of the next connections, and descriptors that
+//! are no longer needed.
+//!
+//! Both processes of a new connection wait for a processor as long as the core thread has one. So what need
+//! not be done at once is done when the core thread has had nothing else to do for a moment.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::Refusal;
+
+use super::preference::ChosenTransport;
+use super::resources::ConnectionResources;
+
+/// Connections whose resources exist ahead: a second one can follow before the core thread has had time.
+const SPARES: usize = 2;
+/// How long the work waits. The processes need less to take a connection.
+const DELAY: Duration = Duration::from_micros(300);
+/// Most descriptors that wait to be closed when more are added: those of one connection.
+const MAX_CLOSING: usize = 6;
+
+/// Preallocated resources, and what a connect has left behind.
+pub(super) struct Spare {
+    /// The transport of the preallocated resources.
+    transport: ChosenTransport,
+    ready: Vec<ConnectionResources>,
+    /// Copies of descriptors that processes have received.
+    closing: Vec<OwnedFd>,
+    /// When the work is due; `None` if there is none.
+    due: Option<Instant>,
+}
+
+impl Spare {
+    /// Preallocates for this transport.
+    pub(super) fn new(transport: ChosenTransport) -> Self {
+        Self {
+            transport,
+            ready: Vec::new(),
+            closing: Vec::new(),
+            due: Some(Instant::now()),
+        }
+    }
+
+    /// The resources of a new connection: preallocated ones, if there are any of this transport.
+    pub(super) fn take(
+        &mut self,
+        transport: ChosenTransport,
+    ) -> Result<ConnectionResources, Refusal> {
+        if transport != self.transport {
+            return ConnectionResources::new(transport);
+        }
+        let spare = self.ready.pop();
+        self.delay();
+        match spare {
+            Some(spare) => Ok(spare),
+            None => ConnectionResources::new(transport),
+        }
+    }
+
+    /// Closes descriptors, of which processes have received copies, within a moment.
+    pub(super) fn close_later(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
+        if self.closing.len() >= MAX_CLOSING {
+            self.closing.clear();
+        }
+        self.closing.extend(descriptors);
+        if !self.closing.is_empty() {
+            self.delay();
+        }
+    }
+
+    /// When [`work`](Self::work) is due; `None` if there is none.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Does what is due. A connect that found no other preallocated resources is followed by their
+    /// allocation at once.
+    pub(super) fn work(&mut self, now: Instant) {
+        if self.ready.is_empty() {
+            self.allocate_one();
+        }
+        if self.due.is_some_and(|due| due <= now) {
+            self.closing.clear();
+            self.due = None;
+            while self.ready.len() < SPARES && self.allocate_one() {}
+        }
+    }
+
+    /// Returns whether there was a descriptor left for it.
+    fn allocate_one(&mut self) -> bool {
+        let spare = ConnectionResources::ahead(self.transport);
+        let is_ok = spare.is_ok();
+        self.ready.extend(spare);
+        is_ok
+    }
+
+    fn delay(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + DELAY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_sys::stream;
+
+    use super::*;
+
+    const RING: ChosenTransport = ChosenTransport::DEFAULT;
+
+    #[test]
+    fn what_connects_take_is_made_again_once_there_is_nothing_else_to_do() {
+        let mut spare = Spare::new(RING);
+        let start = Instant::now();
+        spare.work(start);
+        assert_eq!((spare.ready.len(), spare.due()), (SPARES, None));
+
+        // Another transport has its own resources, and leaves nothing to do.
+        spare.take(ChosenTransport::Direct).ok().unwrap();
+        assert_eq!((spare.ready.len(), spare.due()), (SPARES, None));
+
+        spare.take(RING).ok().unwrap();
+        let due = spare.due().unwrap();
+        assert!(due >= start + DELAY);
+        spare.work(due - Duration::from_nanos(1));
+        assert_eq!(spare.ready.len(), SPARES - 1);
+        // One that follows at once does not put the work off.
+        for _ in 1..SPARES {
+            spare.take(RING).ok().unwrap();
+        }
+        assert_eq!(spare.due(), Some(due));
+        // The next connect would find none, so it does not wait.
+        spare.work(due - Duration::from_nanos(1));
+        assert_eq!(spare.ready.len(), 1);
+        spare.work(due);
+        assert_eq!((spare.ready.len(), spare.due()), (SPARES, None));
+    }
+
+    #[test]
+    fn descriptors_that_were_sent_are_closed_within_a_moment_or_when_there_are_many() {
+        let mut spare = Spare::new(RING);
+        spare.work(Instant::now());
+        let pair = || stream::pair().unwrap();
+        let is_closed = |end| stream::recv(end, &mut [0; 1]).is_ok_and(|count| count == 0);
+
+        let (kept, sent) = pair();
+        hvsock_sys::set_nonblocking(&kept, true).unwrap();
+        spare.close_later([sent]);
+        let due = spare.due().unwrap();
+        spare.work(due - Duration::from_nanos(1));
+        assert!(!is_closed(&kept));
+        spare.work(due);
+        assert!(is_closed(&kept));
+        assert_eq!(spare.due(), None);
+
+        let (kept, sent) = pair();
+        hvsock_sys::set_nonblocking(&kept, true).unwrap();
+        spare.close_later([sent]);
+        spare.close_later((1..MAX_CLOSING).map(|_| pair().0));
+        assert!(!is_closed(&kept));
+        spare.close_later([pair().0]);
+        assert!(is_closed(&kept));
+    }
+}
