@@ -24,7 +24,7 @@ use super::arena::{AcceptingArenas, Granted, Offer};
 use super::endpoint_connection::{EndpointConnection, Reply};
 use super::{Listener, Stream, errors, older_brokers, wire};
 use crate::backend::{OutcomeOf, Request, RequestKind, Settings};
-use crate::{Explanation, Refusal, Verdict, error};
+use crate::{Endpoint, Explanation, Refusal, Verdict, error};
 
 /// The result of a request.
 pub(crate) type Outcome = OutcomeOf<Stream, Listener>;
@@ -99,6 +99,13 @@ impl Exchange {
             probing: false,
             offer: None,
             arenas: None,
+        }
+    }
+
+    /// Does what can be done while the broker works on the first message.
+    pub(super) fn prepare(&mut self, endpoint: &Endpoint) {
+        if let Some(offer) = &mut self.offer {
+            offer.read_key(endpoint, &self.request);
         }
     }
 

@@ -64,6 +64,7 @@ fn execute_until(
         }
         loop {
             connection.send_request(&exchange.next())?;
+            exchange.prepare(endpoint);
             let reply = connection.recv_reply(deadline)?;
             match exchange.advance(&connection, reply)? {
                 Step::Done(outcome) => return Ok(outcome),

@@ -235,16 +235,22 @@ impl Listener {
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Incoming(incoming)) => {
                 state.pending_acks.push_back(incoming.connection);
-                self.send_acks(&mut state)?;
-                if received.dropped_descriptors {
-                    return Err(errors::descriptor_limit());
-                }
-                let accepted = match (&self.arenas, incoming.transport) {
-                    (Some(arenas), Transport::Arena) => {
-                        arenas.add(incoming, received.descriptors).map(|()| None)
+                let accepted = if received.dropped_descriptors {
+                    Err(errors::descriptor_limit())
+                } else {
+                    match (&self.arenas, incoming.transport) {
+                        (Some(arenas), Transport::Arena) => {
+                            arenas.add(incoming, received.descriptors).map(|()| None)
+                        }
+                        _ => {
+                            let accepted =
+                                Stream::accepted(incoming, received.descriptors, self.raw_fd);
+                            accepted.map(Some)
+                        }
                     }
-                    _ => Stream::accepted(incoming, received.descriptors, self.raw_fd).map(Some),
                 };
+                // It wakes the broker, which may need the processor that the peer waits for.
+                self.send_acks(&mut state)?;
                 accepted.map_err(|error| match error.kind() {
                     io::ErrorKind::InvalidData => protocol_error(&error),
                     _ => error,

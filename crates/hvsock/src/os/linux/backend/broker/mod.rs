@@ -6,6 +6,7 @@
 //! - [`execute`](mod@execute): a request that may block;
 //! - [`errors`]: messages and failures of the broker as errors;
 //! - [`pending_connect`]: a non-blocking connect;
+//! - [`spin`]: spinning before a wait;
 //! - [`control`]: the control channel of a connection;
 //! - [`arena`]: connections that share memory and control channel;
 //! - [`stream`]: a connection, with one of the transports;
@@ -20,6 +21,7 @@ mod execute;
 mod listener;
 mod older_brokers;
 mod pending_connect;
+mod spin;
 mod stream;
 mod wire;
 

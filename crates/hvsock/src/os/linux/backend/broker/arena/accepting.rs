@@ -18,8 +18,8 @@ use hvsock_ring::{ArenaServer, RingEnd};
 use hvsock_sys::event::{Ready, Set};
 use hvsock_sys::sync::{lock, unpoisoned};
 
+use super::super::spin::Spin;
 use super::end::Arena;
-use super::spin::Spin;
 use super::watcher::Watcher;
 
 /// The endpoint's number in the set.
@@ -29,6 +29,8 @@ const SIGNAL: u64 = 1;
 /// The first number of an arena.
 const FIRST_ARENA: u64 = 2;
 
+/// The longest spin for the next connection.
+const LONGEST_SPIN: Duration = Duration::from_micros(20);
 /// After so many connections from arenas, the endpoint is looked at once.
 const ENDPOINT_TURN: u32 = 16;
 /// Descriptors that are handled after one wait.
@@ -106,7 +108,7 @@ impl AcceptingArenas {
             since_endpoint: AtomicU32::new(0),
             connected_suspend: AtomicBool::new(connected_suspend),
             watches_space: AtomicBool::new(false),
-            spin: Spin::new(),
+            spin: Spin::up_to(LONGEST_SPIN),
         })
     }
 

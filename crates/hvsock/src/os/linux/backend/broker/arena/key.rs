@@ -39,17 +39,22 @@ struct Socket {
     created: (i64, i64),
 }
 
+/// Whether a request is a connect that can be made in an arena.
+pub(super) fn is_possible(request: &Request) -> bool {
+    let is_connect = matches!(request.kind, RequestKind::Connect { .. });
+    let is_special = request.flags.raw_fd
+        || request.flags.dry_run
+        || request.settings.descriptor_only
+        || request.settings.own_memory
+        || request.description.is_some();
+    is_connect && !is_special
+}
+
 impl<'a> KeyRef<'a> {
     /// The key of a connect. `None` if it is no connect that can be made in an arena, or if there is no
     /// endpoint socket.
     pub(super) fn new(endpoint: &'a Endpoint, request: &'a Request) -> Option<Self> {
-        let is_connect = matches!(request.kind, RequestKind::Connect { .. });
-        let is_special = request.flags.raw_fd
-            || request.flags.dry_run
-            || request.settings.descriptor_only
-            || request.settings.own_memory
-            || request.description.is_some();
-        if !is_connect || is_special {
+        if !is_possible(request) {
             return None;
         }
         let (path, found) = endpoint.paths().iter().find_map(|path| {
@@ -67,10 +72,6 @@ impl<'a> KeyRef<'a> {
             address: &request.address,
             settings: request.settings,
         })
-    }
-
-    pub(super) fn pid(&self) -> u32 {
-        self.identity.pid
     }
 
     pub(super) fn to_key(self) -> Key {

@@ -8,7 +8,7 @@
 //! - [`end`]: one process's end of an arena; [`control`]: the broker's messages about it;
 //! - [`slot`]: what belongs to one connection: its messages, and a descriptor if somebody asks for one;
 //! - [`key`] and [`pool`]: the arenas in which this process connects;
-//! - [`accepting`]: the arenas from which a listener accepts; [`spin`]: its wait for the next connection;
+//! - [`accepting`]: the arenas from which a listener accepts;
 //! - [`watcher`]: the thread that receives messages and notifications while nobody waits for them;
 //! - [`per_process`]: what a child process that was forked must not share with its parent.
 
@@ -19,7 +19,6 @@ mod key;
 mod per_process;
 mod pool;
 mod slot;
-mod spin;
 mod watcher;
 
 pub(super) use accepting::{AcceptingArenas, Parked};

@@ -16,7 +16,7 @@ use hvsock_ring::{ArenaClient, OpenError, RingEnd};
 use hvsock_sys::sync::unpoisoned;
 
 use super::end::Arena;
-use super::key::{Key, KeyRef};
+use super::key::{self, Key, KeyRef};
 use super::per_process::PerProcess;
 use super::watcher::Watcher;
 use crate::Endpoint;
@@ -80,6 +80,8 @@ pub(crate) struct Offer {
 
 #[derive(Debug)]
 enum OfferState {
+    /// The first connect of the process. Its key is read while the broker works.
+    Unread,
     /// The first connect of a key.
     First(Key),
     /// A later one, which offers to take an arena.
@@ -101,11 +103,18 @@ pub(crate) enum Granted {
 
 /// Connects in an arena, if this process has one for the request.
 pub(crate) fn attempt(endpoint: &Endpoint, request: &Request) -> Attempt {
+    if !key::is_possible(request) {
+        return Attempt::Other(None);
+    }
+    let pid = std::process::id();
+    let pool = POOLS.of(pid);
+    if pool.entries().is_empty() {
+        let state = OfferState::Unread;
+        return Attempt::Other(Some(Offer { pid, state }));
+    }
     let Some(key) = KeyRef::new(endpoint, request) else {
         return Attempt::Other(None);
     };
-    let pid = key.pid();
-    let pool = POOLS.of(pid);
     let Some(entry) = pool.find(&key) else {
         let state = OfferState::First(key.to_key());
         return Attempt::Other(Some(Offer { pid, state }));
@@ -270,6 +279,16 @@ impl Offer {
     pub(crate) fn offers_arena(&self) -> bool {
         // The thread that serves arenas must run before there is one.
         matches!(self.state, OfferState::Later(_)) && Watcher::of_process().is_ok()
+    }
+
+    /// Reads the key if that has not been done: to be called while the connect waits for its reply.
+    pub(crate) fn read_key(&mut self, endpoint: &Endpoint, request: &Request) {
+        if let OfferState::Unread = self.state {
+            self.state = match KeyRef::new(endpoint, request) {
+                Some(key) => OfferState::First(key.to_key()),
+                None => OfferState::Done,
+            };
+        }
     }
 
     /// The connect has made a connection with memory of its own.

@@ -1,16 +1,15 @@
-//! Adaptive spinning of an acceptor before it waits.
+//! Adaptive spinning before a wait: of an acceptor for the next connect, of a client for the broker's reply.
 //!
-//! A wait and a wakeup cost more than most clients need for their next connect. A spin that finds nothing
-//! takes time from a client on the same processor. So its length doubles after a spin that succeeded and
-//! halves after one that failed; now and then a full one detects that clients have become faster.
+//! A wait and a wakeup cost more than most peers need for what is awaited. A spin that finds nothing
+//! takes time from a peer on the same processor. So its length doubles after a spin that succeeded and
+//! halves after one that failed; now and then a full one detects that peers have become faster.
 
 use std::hint;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The longest and the shortest spin, in nanoseconds.
-const LONGEST: u32 = 20_000;
+/// The shortest spin, in nanoseconds.
 const SHORTEST: u32 = 500;
 /// After so many failures one spin is a full one.
 const RETRY: u32 = 32;
@@ -20,14 +19,19 @@ const CHECKS: u32 = 8;
 /// The length of the next spin.
 #[derive(Debug)]
 pub(super) struct Spin {
+    /// The longest spin, in nanoseconds.
+    longest: u32,
     bound: AtomicU32,
     failures: AtomicU32,
 }
 
 impl Spin {
-    pub(super) fn new() -> Self {
+    /// Spins of up to `longest`.
+    pub(super) const fn up_to(longest: Duration) -> Self {
+        let longest = longest.subsec_nanos();
         Self {
-            bound: AtomicU32::new(LONGEST),
+            longest,
+            bound: AtomicU32::new(longest),
             failures: AtomicU32::new(0),
         }
     }
@@ -43,12 +47,12 @@ impl Spin {
             self.failures.load(Ordering::Relaxed),
         );
         let is_full = failures != 0 && failures.is_multiple_of(RETRY);
-        let length = Duration::from_nanos(if is_full { LONGEST } else { bound }.into());
+        let length = Duration::from_nanos(if is_full { self.longest } else { bound }.into());
         let start = clock();
         loop {
             for _ in 0..CHECKS {
                 if found() {
-                    let next = bound.saturating_mul(2).min(LONGEST);
+                    let next = bound.saturating_mul(2).min(self.longest);
                     self.bound.store(next, Ordering::Relaxed);
                     self.failures.store(0, Ordering::Relaxed);
                     return true;
@@ -83,7 +87,8 @@ mod tests {
     fn a_spin_gets_shorter_while_it_fails_and_longer_when_it_succeeds() {
         let time = Cell::new(Instant::now());
         let clock = || time.replace(time.get() + Duration::from_nanos(100));
-        let spin = Spin::new();
+        const LONGEST: Duration = Duration::from_micros(20);
+        let spin = Spin::up_to(LONGEST);
         let lengths: Vec<_> = (0..RETRY)
             .map(|_| {
                 let start = time.get();
@@ -95,7 +100,7 @@ mod tests {
         assert!(lengths[RETRY as usize - 1] < 1_000, "{lengths:?}");
         let start = time.get();
         assert!(!spin.until_by(|| false, clock));
-        assert!(time.get() - start >= Duration::from_nanos(LONGEST.into()));
+        assert!(time.get() - start >= LONGEST);
         assert!(spin.until_by(|| true, clock));
         assert_eq!(spin.bound.load(Ordering::Relaxed), 2 * SHORTEST);
     }
