@@ -293,8 +293,10 @@ impl Offer {
 
     /// The connect has made a connection with memory of its own.
     pub(crate) fn connected(mut self) {
-        if let OfferState::First(key) = mem::replace(&mut self.state, OfferState::Done) {
-            POOLS.of(self.pid).insert(key);
+        match mem::replace(&mut self.state, OfferState::Done) {
+            OfferState::First(key) => POOLS.of(self.pid).insert(key),
+            // Not granted. When this is dropped, the next connect may offer again.
+            later => self.state = later,
         }
     }
 
@@ -329,6 +331,41 @@ impl Drop for Offer {
     fn drop(&mut self) {
         if let OfferState::Later(entry) = &self.state {
             entry.is_offering.store(false, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_endpoint::Flags;
+
+    use super::*;
+    use crate::ToHvAddr as _;
+    use crate::backend::{RequestKind, Settings};
+
+    #[test]
+    fn an_offer_that_the_broker_does_not_take_permits_the_next_one() {
+        let request = Request {
+            address: "hvsock://parent/web".to_hv_addr().unwrap(),
+            kind: RequestKind::Connect { timeout_ms: 2000 },
+            settings: Settings::default(),
+            flags: Flags::default(),
+            description: None,
+        };
+        let endpoint = Endpoint::at("/");
+        let offered = || match attempt(&endpoint, &request) {
+            Attempt::Other(offer) => offer,
+            Attempt::Connected(..) | Attempt::Refused(_) => unreachable!("there is no arena"),
+        };
+        let mut first = offered().unwrap();
+        first.read_key(&endpoint, &request);
+        first.connected();
+        for _ in 0..2 {
+            let offer = offered().unwrap();
+            assert!(offer.offers_arena());
+            // One at a time, until it has its answer.
+            assert!(offered().is_none());
+            offer.connected();
         }
     }
 }
