@@ -2,6 +2,7 @@
 
 mod access;
 mod checks;
+mod containers;
 mod error;
 mod partitions;
 mod services;
@@ -22,6 +23,7 @@ use hvsock_registry::Principal;
 use hvsock_virtio::InvalidCid;
 
 use crate::callers::Caller;
+use crate::containers::{BindingFiles, Orders};
 use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink};
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
@@ -55,6 +57,9 @@ pub struct Handle {
     link: CoreLink,
     pub(crate) services: Arc<ServiceStore>,
     partitions: Arc<PartitionStore>,
+    bindings: Arc<BindingFiles>,
+    /// Who observes the containers of runtimes.
+    observer: Orders,
     about: Arc<About>,
 }
 
@@ -73,9 +78,11 @@ impl Handle {
         link: CoreLink,
         services: Arc<ServiceStore>,
         partitions: Arc<PartitionStore>,
+        observer: Orders,
         dirs: Dirs,
         partition: PartitionName,
     ) -> Self {
+        let bindings = Arc::new(BindingFiles::new(&dirs));
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let about = Arc::new(About {
             #[cfg(test)]
@@ -89,6 +96,8 @@ impl Handle {
             link,
             services,
             partitions,
+            bindings,
+            observer,
             about,
         }
     }

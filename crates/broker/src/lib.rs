@@ -18,6 +18,7 @@ mod budget;
 mod callers;
 mod cdi;
 mod config;
+mod containers;
 mod core;
 mod data_path;
 mod events;
@@ -55,6 +56,7 @@ pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
+use containers::ContainerObserver;
 use retry::Retries;
 use stores::{PartitionStore, ServiceStore};
 
@@ -70,6 +72,8 @@ pub struct Broker {
     /// Stop watching the stores when dropped.
     _watch: store::Watch,
     _partition_watch: FolderWatch,
+    /// Waits for the ends of containers.
+    _observer: ContainerObserver,
     /// Ends after the core.
     _retries: Retries,
     /// Released last: the lock covers everything else.
@@ -131,17 +135,22 @@ impl Broker {
             .map_err(StartError::io("start the core thread"))?;
         let services = Arc::new(ServiceStore::new(store));
         let partitions = Arc::new(partitions);
-        let handle = Handle::new(link, services, partitions, dirs.clone(), own);
+        let (observer, orders) =
+            ContainerObserver::prepare().map_err(StartError::io("create an epoll descriptor"))?;
+        let handle = Handle::new(link, services, partitions, orders, dirs.clone(), own);
         // Ends the core if anything below fails.
         let core = CoreThread {
             handle: handle.clone(),
             thread: Some(thread),
         };
+        let observer = ContainerObserver::start(observer, handle.clone())
+            .map_err(StartError::io("start a thread"))?;
         handle.restore_partitions();
         // Also a container whose file has a problem now may be running.
         folders::remove_unknown_containers(&dirs, |name| {
             dirs.partitions().join(format!("{name}.toml")).exists()
         });
+        handle.remove_unknown_bindings();
         // The folders may have been removed while no broker ran.
         handle.check_mounts(true);
         handle.check_descriptors(descriptors);
@@ -158,6 +167,7 @@ impl Broker {
             _core: core,
             _watch: watch,
             _partition_watch: partition_watch,
+            _observer: observer,
             _retries: retries,
             _lock: lock,
         };

@@ -1,8 +1,9 @@
 //! HTTP/1.1 over the broker's control socket: one request for each connection, with deadlines.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
+use crate::attach::Attaching;
 use crate::error::{ClientError, Result};
 
 /// The timeout for one response. Longer than the server's own timeouts, so that the server's error
@@ -37,6 +39,8 @@ pub(crate) struct Call {
     /// The content type and the bytes.
     body: Option<(&'static str, Vec<u8>)>,
     timeout: Duration,
+    /// Sent with the first byte.
+    descriptor: Option<OwnedFd>,
 }
 
 impl Call {
@@ -52,6 +56,7 @@ impl Call {
             uri,
             body: None,
             timeout: TIMEOUT,
+            descriptor: None,
         }
     }
 
@@ -67,6 +72,12 @@ impl Call {
 
     pub fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
         self.body = Some((content_type, body));
+        self
+    }
+
+    /// Adds a descriptor.
+    pub fn descriptor(mut self, descriptor: OwnedFd) -> Self {
+        self.descriptor = Some(descriptor);
         self
     }
 
@@ -96,6 +107,8 @@ impl Call {
 pub(crate) struct Socket {
     path: PathBuf,
     runtime: Runtime,
+    /// When every call ends, if that is before its own limit.
+    deadline: Option<Instant>,
 }
 
 impl Socket {
@@ -104,7 +117,20 @@ impl Socket {
             .enable_io()
             .enable_time()
             .build()?;
-        Ok(Self { path, runtime })
+        Ok(Self {
+            path,
+            runtime,
+            deadline: None,
+        })
+    }
+
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    fn timeout(&self, call: &Call) -> Duration {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        call.timeout.min(self.deadline.map_or(Duration::MAX, left))
     }
 
     pub fn path(&self) -> &Path {
@@ -113,7 +139,7 @@ impl Socket {
 
     /// Makes the call and returns the body of the response.
     pub fn send(&self, call: Call) -> Result<Bytes> {
-        let timeout = call.timeout;
+        let timeout = self.timeout(&call);
         let exchange = async {
             let response = exchange(&self.path, call).await?;
             let body = Limited::new(response.into_body(), MAX_RESPONSE).collect();
@@ -124,7 +150,7 @@ impl Socket {
 
     /// Makes the call and returns the body, of which nothing is read yet.
     pub fn open(&self, call: Call) -> Result<Incoming> {
-        let timeout = call.timeout;
+        let timeout = self.timeout(&call);
         let exchange = exchange(&self.path, call);
         let response = self.runtime.block_on(within(timeout, exchange))?;
         Ok(response.into_body())
@@ -149,7 +175,8 @@ async fn within<T>(timeout: Duration, call: impl Future<Output = Result<T>>) -> 
 }
 
 /// Sends one request over a new connection. Turns an error response into an error.
-async fn exchange(path: &Path, call: Call) -> Result<Response<Incoming>> {
+async fn exchange(path: &Path, mut call: Call) -> Result<Response<Incoming>> {
+    let descriptor = call.descriptor.take();
     let request = call.request()?;
     let stream = UnixStream::connect(path).await.map_err(|error| {
         let path = path.to_owned();
@@ -160,9 +187,10 @@ async fn exchange(path: &Path, call: Call) -> Result<Response<Incoming>> {
             _ => ClientError::Io { path, error },
         }
     })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(ClientError::protocol)?;
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(Attaching::new(stream, descriptor)))
+            .await
+            .map_err(ClientError::protocol)?;
     tokio::spawn(connection);
     let response = sender.send_request(request).await;
     let response = response.map_err(ClientError::protocol)?;

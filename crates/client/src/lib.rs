@@ -18,15 +18,18 @@
 //! A test compares the calls with the broker's OpenAPI document (`docs/openapi.json`): each
 //! operation has a call, each call is an operation, and the types match the schemas.
 
-#![cfg(unix)]
+#![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+mod attach;
 mod error;
 mod events;
 mod http;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hvsock_address::{PartitionRef, ServiceRef};
@@ -43,8 +46,8 @@ use error::Result;
 use http::{Call, Socket, parse};
 use model::{
     AccessChange, AccessChanged, AuditFilter, AuditRecord, Connection, ConnectionResult,
-    ExplanationReport, GuestCommand, Imported, Listener, NewContainer, NewGuestCommand, NewService,
-    NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
+    ExplanationReport, GuestCommand, Imported, Listener, NewBinding, NewContainer, NewGuestCommand,
+    NewService, NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
     TransportChange,
 };
 
@@ -80,6 +83,13 @@ impl Client {
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let socket = Socket::new(path.into())?;
         Ok(Self { socket })
+    }
+
+    /// Has every call fail at `deadline`, if it takes longer.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.socket.set_deadline(deadline);
+        self
     }
 
     /// The socket's path.
@@ -311,6 +321,34 @@ impl Client {
         self.change(call, &NewGuestCommand { command })
     }
 
+    /// Binds a container of a runtime to a container partition, until its first process ends. `process` is a
+    /// pidfd of that process; without it, `new.pid` is its number as the broker numbers it.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the partition does not exist, 400 if the process has ended, 409
+    /// if another container that runs is bound to the partition, or this one to another.
+    pub fn bind_container(
+        &self,
+        partition: &PartitionRef,
+        new: &NewBinding,
+        process: Option<OwnedFd>,
+    ) -> Result<Partition> {
+        let mut call = container_of(Method::POST, partition);
+        if let Some(process) = process {
+            call = call.descriptor(process);
+        }
+        self.change(call, new)
+    }
+
+    /// Records that a runtime has removed a container. Does nothing if another container is bound to the
+    /// partition, or none.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the partition does not exist.
+    pub fn release_container(&self, partition: &PartitionRef, oci_id: &str) -> Result<Partition> {
+        self.call(container_of(Method::DELETE, partition).query("oci_id", oci_id))
+    }
+
     /// Removes a partition.
     ///
     /// # Errors
@@ -511,6 +549,11 @@ fn access_of(method: Method, service: &ServiceRef) -> Call {
 
 fn of_partition(method: Method, partition: &PartitionRef) -> Call {
     Call::new(method, &["v1", "partitions", &partition.to_string()])
+}
+
+fn container_of(method: Method, partition: &PartitionRef) -> Call {
+    let name = partition.to_string();
+    Call::new(method, &["v1", "partitions", &name, "container"])
 }
 
 fn of_connection(method: Method, id: u64) -> Call {

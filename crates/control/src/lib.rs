@@ -37,7 +37,7 @@ pub use import::Import;
 pub use link::{HybridStyle, LinkSpec, ManagerRef};
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
-    CdiDevice, Container, GuestBroker, NewContainer, NewVm, Partition, PartitionChange,
+    CdiDevice, Container, GuestBroker, NewBinding, NewContainer, NewVm, Partition, PartitionChange,
     PartitionKind, PartitionState, VmSpec,
 };
 pub use problem::{Problem, ProblemKind};

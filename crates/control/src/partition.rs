@@ -131,6 +131,15 @@ pub struct Partition {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Container {
+    /// The id that its runtime has given the container that is bound to it; absent if none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci_id: Option<String>,
+    /// The number of the first process of that container, as the broker numbers it; absent once it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Whether it is removed with the container of its runtime.
+    #[serde(default)]
+    pub ephemeral: bool,
     /// The device by which container engines mount its endpoint; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cdi: Option<CdiDevice>,
@@ -157,6 +166,23 @@ pub struct GuestBroker {
     pub containers: usize,
 }
 
+/// A container of a runtime that is to be bound to a container partition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct NewBinding {
+    /// The runtime's id of the container.
+    pub oci_id: String,
+    /// The number of its first process, as the broker numbers it. A pidfd of that process, sent with the first
+    /// byte of the request (`SCM_RIGHTS`), replaces it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Whether containers may be started without being bound, for example while no broker runs. Then a
+    /// broker that finds after its start that this one has ended knows nothing of the next.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
 /// A container to add.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -172,6 +198,9 @@ pub struct NewContainer {
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Whether it is removed when the container of its runtime has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
     /// Whether it has a CDI device, if its broker writes such devices.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub cdi: bool,
@@ -198,6 +227,7 @@ impl NewContainer {
             groups: Vec::new(),
             cdi: true,
             if_absent: false,
+            ephemeral: false,
         }
     }
 }

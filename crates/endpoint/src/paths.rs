@@ -72,6 +72,11 @@ impl Dirs {
         }
     }
 
+    /// The folder of what is known of the containers of runtimes.
+    pub fn bindings(&self) -> PathBuf {
+        self.run.join("bindings")
+    }
+
     /// The endpoint socket of the broker's own partition.
     pub fn endpoint(&self) -> PathBuf {
         self.run.join("endpoint")

@@ -69,6 +69,7 @@ impl From<ControlError> for ApiError {
             | E::HybridPathTaken(_)
             | E::DeviceTaken { .. }
             | E::Differs(_)
+            | E::ContainerTaken(_)
             | E::Register(_)
             | E::Store(StoreError::Clash(_)) => StatusCode::CONFLICT,
             E::Invalid(_)

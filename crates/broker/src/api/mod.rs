@@ -11,6 +11,7 @@
 
 mod admission;
 mod asked;
+mod attachment;
 mod body;
 mod error;
 mod extract;

@@ -22,6 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
 use super::admission::{ConnectionLimit, Permit};
+use super::attachment::{Attachment, WithAttachment};
 use super::extract::Peer;
 use super::limits::Limits;
 use super::routes;
@@ -136,7 +137,12 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
         let peer = Peer::new(principal, caller, operators.clone());
         match limit.try_acquire(peer.uid(), peer.privileged()) {
             Some(permit) => {
-                let router = router.clone().layer(Extension(peer));
+                let attachment = peer.privileged().then(Attachment::default);
+                let mut router = router.clone().layer(Extension(peer));
+                if let Some(attachment) = attachment.clone() {
+                    router = router.layer(Extension(attachment));
+                }
+                let stream = WithAttachment::new(stream, attachment);
                 tokio::spawn(connection(stream, router, limits, permit));
             }
             None => reject(&stream),
@@ -144,7 +150,7 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
     }
 }
 
-async fn connection(stream: UnixStream, router: axum::Router, limits: Limits, permit: Permit) {
+async fn connection(stream: WithAttachment, router: axum::Router, limits: Limits, permit: Permit) {
     let io = TokioIo::new(StallLimit::new(stream, limits.stall));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hvsock_fabric::{Partition, PartitionKind};
+use hvsock_fabric::{Partition, PartitionKey, PartitionKind};
 
 use super::state::Core;
 use crate::cdi::CdiChange;
@@ -56,9 +56,15 @@ impl Core {
     }
 
     /// What only a container has.
-    pub(super) fn container(&self, partition: &Partition) -> Option<Container> {
+    pub(super) fn container(&self, key: PartitionKey, partition: &Partition) -> Option<Container> {
         let is_container = partition.kind() == PartitionKind::Container;
+        let record = self.containers.get(key);
+        let bound = record.and_then(|record| record.binding());
+        let runs = bound.filter(|bound| !bound.ended);
         is_container.then(|| Container {
+            oci_id: bound.map(|bound| bound.oci_id.clone()),
+            pid: runs.and_then(|bound| Some(bound.process?.pid)),
+            ephemeral: record.is_some_and(|record| record.is_ephemeral()),
             cdi: self.devices.get(partition.name().as_str()).cloned(),
         })
     }

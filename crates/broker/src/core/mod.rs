@@ -13,6 +13,7 @@
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
 //! - [`arenas`]: pairs of processes that open connections by themselves, and what was seen of those;
 //! - [`stored`]: origins of what the stores of registrations hold; [`problems`]: what does not work;
+//! - [`containers`]: which containers of runtimes they are, and their run state;
 //! - [`left_folders`]: the folders of removed containers; [`devices`]: the CDI devices of containers;
 //! - [`vms`]: the run state and CIDs of VMs; [`uplinks`]: the brokers in their guests;
 //! - [`liveness`]: heartbeats of guests;
@@ -44,6 +45,7 @@
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`links`]: which link reaches a partition;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
+//! - [`container_states`]: what is reported of containers;
 //! - [`problem_reports`]: raises and clears problems, with their events; [`device_reports`]: what became of
 //!   CDI devices;
 //! - [`audit`]: records of who did what;
@@ -59,6 +61,8 @@ mod audit;
 mod clients;
 mod connect;
 mod connections;
+mod container_states;
+mod containers;
 mod counters;
 mod data_threads;
 mod device_reports;
@@ -122,6 +126,8 @@ mod uplinks;
 mod view;
 mod vms;
 
+pub(crate) use container_states::{BindFailure, ToBind, UnboundContainer};
+pub(crate) use containers::BindingNumber;
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
 pub(crate) use partitions::AddError;
 pub(crate) use problem_reports::Watched;

@@ -9,6 +9,12 @@ use super::partitions::AddError;
 use super::state::Core;
 use crate::stores::{PartitionStep, PutResult, VmEntry};
 
+/// What only a VM or a container has.
+struct Settings {
+    vm: Option<VmEntry>,
+    ephemeral: bool,
+}
+
 impl Core {
     /// Applies changes of the partition files in order. A partition that cannot be added or changed is
     /// reported as a problem of its file: a container's processes may be able to write to the folder of
@@ -33,11 +39,13 @@ impl Core {
                     path,
                     spec,
                     vm,
+                    ephemeral,
                     known,
                     edited: _,
                 } => {
                     let vm = vm.map(|vm| vm.map(|vm| *vm));
-                    results.push(self.put_partition(key, &path, spec, vm, known));
+                    let settings = vm.map(|vm| Settings { vm, ephemeral });
+                    results.push(self.put_partition(key, &path, spec, settings, known));
                 }
                 PartitionStep::Remove { path, name } => {
                     self.repair_refused(&path);
@@ -81,15 +89,15 @@ impl Core {
         key: String,
         path: &Path,
         spec: PartitionSpec,
-        vm: Result<Option<VmEntry>, String>,
+        settings: Result<Settings, String>,
         known: bool,
     ) -> PutResult {
         let (kind, name) = (spec.kind, spec.name.clone());
         let existing = self.fabric.by_name(&name).filter(|_| known);
-        let done = vm.and_then(|vm| {
+        let done = settings.and_then(|settings| {
             let done = match existing {
-                Some(key) => self.change_partition(key, spec, vm),
-                None => self.add_partition(spec, vm),
+                Some(key) => self.change_partition(key, spec, settings),
+                None => self.add_partition(spec, settings),
             };
             done.map_err(|error| error.to_string())
         });
@@ -120,30 +128,31 @@ impl Core {
         }
     }
 
-    fn add_partition(&mut self, spec: PartitionSpec, vm: Option<VmEntry>) -> Result<(), AddError> {
-        match vm {
+    fn add_partition(&mut self, spec: PartitionSpec, settings: Settings) -> Result<(), AddError> {
+        match settings.vm {
             Some(vm) => self.add_vm(spec, vm, None),
-            None => self.add_container(spec),
+            None => self.add_container(spec, settings.ephemeral),
         }
     }
 
-    /// Changes a partition. Only its groups can change while it is there; anything else makes another
+    /// Changes a partition. Only its groups, and whether it is ephemeral, can change while it is there; anything else makes another
     /// partition of it, whose connections are reset.
     fn change_partition(
         &mut self,
         key: PartitionKey,
         spec: PartitionSpec,
-        vm: Option<VmEntry>,
+        new: Settings,
     ) -> Result<(), AddError> {
-        let settings = self.vms.get(key).map(|record| record.settings().clone());
+        let vm = self.vms.get(key).map(|record| record.settings().clone());
         let is_same = self.fabric.partition(key).is_some_and(|partition| {
             let id = (partition.kind(), partition.vm_id());
-            id == (spec.kind, spec.vm_id) && settings == vm
+            id == (spec.kind, spec.vm_id) && vm == new.vm
         });
         if !is_same {
             self.remove_partition(key);
-            return self.add_partition(spec, vm);
+            return self.add_partition(spec, new);
         }
+        self.containers.set_ephemeral(key, new.ephemeral);
         let groups = self.fabric.partition(key).map(|old| old.groups().to_vec());
         if groups.is_some_and(|groups| groups != spec.groups) {
             self.set_groups(key, spec.groups)?;

@@ -12,6 +12,7 @@ use hvsock_fabric::{
 use hvsock_virtio::GuestCid;
 
 use super::connections::ConnectionOwner;
+use super::container_states::CONTAINER;
 use super::endpoints::EndpointKind;
 use super::labels::partition_label;
 use super::left_folders::ExistingFolder;
@@ -30,7 +31,11 @@ const MAX_GUEST_CONNECTIONS: usize = 16_384;
 
 impl Core {
     /// Adds a container and opens its endpoint.
-    pub(crate) fn add_container(&mut self, spec: PartitionSpec) -> Result<(), AddError> {
+    pub(crate) fn add_container(
+        &mut self,
+        spec: PartitionSpec,
+        ephemeral: bool,
+    ) -> Result<(), AddError> {
         let (name, id) = (spec.name.clone(), spec.vm_id);
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
@@ -53,7 +58,8 @@ impl Core {
             let _ = self.fabric.remove_partition(key);
             return Err(error.into());
         }
-        self.charge_partition(key, 1);
+        self.containers.insert(key, ephemeral);
+        self.charge_partition(key, CONTAINER);
         self.telemetry.publish(|| EventKind::PartitionAdded {
             partition: name.to_string(),
         });
@@ -136,6 +142,8 @@ impl Core {
         self.endpoints.close_of(key);
         self.leave_folder(key);
         self.close_vm(key);
+        self.container_processes.remove(&key);
+        self.containers.remove(key);
         self.liveness
             .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
@@ -153,7 +161,7 @@ impl Core {
     }
 
     /// Charges a partition for what an operator has opened for it.
-    fn charge_partition(&mut self, key: PartitionKey, descriptors: u64) {
+    pub(super) fn charge_partition(&mut self, key: PartitionKey, descriptors: u64) {
         let owner = Owner::Partition(key);
         let charge = self.descriptors.charge_beyond(owner, descriptors);
         self.partition_charges.insert(key, charge);
@@ -167,6 +175,9 @@ impl Core {
     ) -> Result<(), PartitionError> {
         if self.vms.contains(key) {
             return self.pause_vm(key, state == PartitionState::Paused);
+        }
+        if self.containers.contains(key) {
+            return self.pause_container(key, state == PartitionState::Paused);
         }
         self.change_state(key, state)
     }

@@ -8,10 +8,12 @@ use hvsock_address::VmId;
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{Fabric, PartitionKey, PartitionKind, RegisterError, RootSpec};
 use hvsock_registry::store::Loaded;
+use hvsock_sys::pidfd::Process;
 use mio::Registry;
 
 use super::arenas::Arenas;
 use super::connections::Connections;
+use super::containers::{BindingNumber, Containers};
 use super::data_threads::DataThreads;
 use super::devices::Devices;
 use super::endpoints::Endpoints;
@@ -70,6 +72,9 @@ pub(crate) struct Core {
     pub(super) arenas: Arenas,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
+    pub(super) containers: Containers,
+    /// The first processes of the containers that are bound and have not ended.
+    pub(super) container_processes: HashMap<PartitionKey, (BindingNumber, Arc<Process>)>,
     pub(super) guest_arenas: GuestArenas,
     /// The guests' connections to the broker itself.
     pub(super) uplink_clients: Clients<GuestStream>,
@@ -178,6 +183,8 @@ impl Core {
             arenas: Arenas::default(),
             data_threads,
             vms: Vms::default(),
+            containers: Containers::default(),
+            container_processes: HashMap::new(),
             guest_arenas: GuestArenas::default(),
             uplink_clients: Clients::default(),
             uplinks: Uplinks::default(),

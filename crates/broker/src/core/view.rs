@@ -238,7 +238,7 @@ impl Core {
                 id: partition.vm_id(),
                 kind: partition.kind().into(),
                 state: partition.state().into(),
-                container: self.container(partition),
+                container: self.container(key, partition),
                 parent: partition
                     .parent()
                     .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),
@@ -284,7 +284,10 @@ impl Core {
                     Some(vm) => vm.is_paused_by_operator(),
                     // Of its own VM.
                     None if self.is_nested(key) => false,
-                    None => partition.state() == hvsock_fabric::PartitionState::Paused,
+                    None => match self.containers.get(key) {
+                        Some(container) => container.is_paused_by_operator(),
+                        None => partition.state() == hvsock_fabric::PartitionState::Paused,
+                    },
                 },
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),

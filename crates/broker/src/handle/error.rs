@@ -45,6 +45,9 @@ pub enum ControlError {
     /// A partition exists with other settings than those that the request wants of an existing one.
     #[error("{0}")]
     Differs(String),
+    /// Another container of a runtime is bound to the partition, or this one to another.
+    #[error("{0}")]
+    ContainerTaken(String),
     /// The partition does not allow this change.
     #[error(transparent)]
     Partition(#[from] PartitionError),

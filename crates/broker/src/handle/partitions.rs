@@ -65,6 +65,7 @@ impl Handle {
             groups: new.groups,
             cdi: new.cdi,
             vm: None,
+            ephemeral: new.ephemeral,
         };
         let mut files = self.partitions.lock();
         let name = PartitionRef::Name(entry.name.clone());
@@ -82,10 +83,12 @@ impl Handle {
                 container: entry.name.clone(),
             })?;
         }
-        let spec = entry.spec();
-        self.call(move |core| core.add_container(spec))??;
+        let (spec, ephemeral) = (entry.spec(), entry.ephemeral);
+        self.call(move |core| core.add_container(spec, ephemeral))??;
         self.save(&mut files, &entry)?;
         self.update_devices(&mut files, false);
+        // One that was removed while its container runs is bound to it again.
+        self.restore_bindings(&mut files, vec![entry.name]);
         drop(files);
         self.check_mounts(false);
         self.partition(&name)
@@ -139,16 +142,37 @@ impl Handle {
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
         let removed = self.own_child(partition, ContainerChange::Remove)?;
-        let file = files.remove(&removed.name).map_err(file_error);
-        let result = file.and_then(|()| self.remove_from_core(&removed.name));
-        self.follow(&mut files, None);
-        self.update_devices(&mut files, false);
+        let result = self.remove_locked(&mut files, &removed.name);
         result.map(|()| removed)
+    }
+
+    /// Removes a child partition and its file.
+    pub(super) fn remove_locked(
+        &self,
+        files: &mut PartitionFiles,
+        name: &PartitionName,
+    ) -> Result<(), ControlError> {
+        let file = files.remove(name).map_err(file_error);
+        let result = file.and_then(|()| self.remove_from_core(name));
+        if result.is_ok() {
+            self.bindings.leave(name);
+        }
+        self.follow(files, None);
+        self.update_devices(files, false);
+        result
     }
 
     fn remove_from_core(&self, name: &PartitionName) -> Result<(), ControlError> {
         let name = PartitionRef::Name(name.clone());
-        self.on_partition(&name, Core::remove_partition)
+        let binding = self.on_partition(&name, |core, key| {
+            let binding = core.binding_number(key);
+            core.remove_partition(key);
+            binding
+        })?;
+        if let Some(binding) = binding {
+            self.observer.forget(binding);
+        }
+        Ok(())
     }
 
     /// Pauses or resumes a child partition.
@@ -271,9 +295,15 @@ impl Handle {
                 tracing::warn!("cannot apply changed partition files: {error}");
                 unanswered
             });
+            let names: Vec<PartitionName> = results
+                .iter()
+                .filter(|result| result.in_force)
+                .map(|result| result.name.clone())
+                .collect();
             for result in results {
                 files.record(result);
             }
+            self.restore_bindings(files, names);
         }
     }
 
@@ -334,6 +364,14 @@ fn check_same(
         };
         let (groups, others) = (words(&existing.groups), words(&wanted.groups));
         return differs(format!("{name} exists in {groups}, not {others}"));
+    }
+    let is_ephemeral = existing.container.as_ref().is_some_and(|one| one.ephemeral);
+    if is_ephemeral != wanted.ephemeral {
+        let (is, not) = match is_ephemeral {
+            true => ("as an ephemeral container", "as one that stays"),
+            false => ("as a container that stays", "as an ephemeral one"),
+        };
+        return differs(format!("{name} exists {is}, not {not}"));
     }
     match file {
         Some(file) if file.cdi != wanted.cdi => {

@@ -74,6 +74,7 @@ impl Handle {
             id,
             groups: new.groups,
             cdi: true,
+            ephemeral: false,
             vm: Some(spec.clone()),
         };
         let (partition, name) = (entry.spec(), PartitionRef::Name(entry.name.clone()));

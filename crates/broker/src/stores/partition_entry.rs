@@ -23,6 +23,8 @@ pub(crate) struct PartitionEntry {
     pub(crate) cdi: bool,
     /// The settings of a VM; a container has none.
     pub(crate) vm: Option<VmSpec>,
+    /// Whether a container is removed with that of its runtime.
+    pub(crate) ephemeral: bool,
 }
 
 /// The keys of the file.
@@ -48,6 +50,9 @@ struct File {
     /// How the VM's connections reach its guest. VMs only.
     #[serde(default, skip_serializing_if = "is_default")]
     link: LinkSpec,
+    /// Whether it is removed with the container of its runtime. Containers only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ephemeral: bool,
 }
 
 fn yes() -> bool {
@@ -120,8 +125,8 @@ impl PartitionEntry {
     /// The partition's description for the fabric.
     pub(crate) fn spec(&self) -> PartitionSpec {
         let (kind, state) = match self.vm {
-            // A container runs for as long as it is configured.
-            None => (PartitionKind::Container, PartitionState::Running),
+            // Nobody says whether a container runs until its runtime does.
+            None => (PartitionKind::Container, PartitionState::Unknown),
             // A VM runs once its link says so.
             Some(_) => (PartitionKind::Vm, PartitionState::Defined),
         };
@@ -144,6 +149,9 @@ impl File {
                 Err("describes a VM; only a container has `cdi`".to_owned())
             }
             FileKind::Vm => {
+                if self.ephemeral {
+                    return Err("describes a VM; only a container has `ephemeral`".to_owned());
+                }
                 if self.cid.is_none() && self.link == LinkSpec::VhostUser {
                     return Err("describes a VM and has no `cid` (its context id)".to_owned());
                 }
@@ -211,7 +219,8 @@ impl EntryKind for PartitionKinds {
         let file: File = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
         let name =
             PartitionName::unnested(key.as_str()).map_err(|error| whole(error.to_string()))?;
-        let (id, groups, cdi) = (file.id, file.groups.clone(), file.cdi);
+        let (id, groups) = (file.id, file.groups.clone());
+        let (cdi, ephemeral) = (file.cdi, file.ephemeral);
         let vm = file.vm().map_err(whole)?;
         let entry = PartitionEntry {
             name,
@@ -219,6 +228,7 @@ impl EntryKind for PartitionKinds {
             groups,
             cdi,
             vm,
+            ephemeral,
         };
         // A user that this machine does not have is a problem of the file.
         entry.resolved_vm().map_err(whole)?;
@@ -239,6 +249,7 @@ impl EntryKind for PartitionKinds {
             unsealed_memory: vm.unsealed_memory,
             user: vm.user,
             link: vm.link,
+            ephemeral: entry.ephemeral,
         };
         // An entry that TOML cannot represent is found when its text is read again.
         toml::to_string(&file).unwrap_or_default()
@@ -317,6 +328,7 @@ mod tests {
             groups: vec!["ci".to_owned()],
             cdi: true,
             vm,
+            ephemeral: false,
         };
         let vm = VmSpec {
             cid: Some(4_294_967_294),
@@ -353,6 +365,11 @@ mod tests {
         let text = PartitionKinds::text(&without, None);
         assert!(text.contains("cdi = false"), "{text}");
         assert_eq!(read(&text), Ok(without));
+        let ephemeral = PartitionEntry {
+            ephemeral: true,
+            ..entry(None)
+        };
+        assert_eq!(read(&PartitionKinds::text(&ephemeral, None)), Ok(ephemeral));
     }
 
     #[test]
@@ -369,6 +386,7 @@ mod tests {
                 },
                 ..VmSpec::default()
             }),
+            ephemeral: false,
         };
         let web = entry("web", "/run/v.sock");
         let claims = |entry: &PartitionEntry| PartitionKinds::claims(entry).pop();
@@ -419,6 +437,10 @@ mod tests {
             (
                 "kind = \"container\"\ncid = 3\n",
                 "web.toml: describes a container; only a VM",
+            ),
+            (
+                "kind = \"vm\"\ncid = 3\nephemeral = true\n",
+                "web.toml: describes a VM; only a container",
             ),
             (
                 "kind = \"vm\"\nlink = { kind = \"kernel\" }\n",

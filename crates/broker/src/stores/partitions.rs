@@ -47,6 +47,8 @@ pub(crate) enum PartitionStep {
         spec: PartitionSpec,
         /// The settings of a VM, or why it cannot have them.
         vm: Result<Option<Box<VmEntry>>, String>,
+        /// Whether a container is removed with that of its runtime.
+        ephemeral: bool,
         known: bool,
         /// Whether somebody changed the file; otherwise it is tried again.
         edited: bool,
@@ -170,6 +172,7 @@ impl PartitionFiles {
             path: self.folder.path_of(&key),
             spec: entry.spec(),
             vm: entry.resolved_vm().map(|vm| vm.map(Box::new)),
+            ephemeral: entry.ephemeral,
             known: self.in_force.contains_key(&key),
             edited,
             key,

@@ -6,6 +6,7 @@
 mod arena_changes;
 mod arenas;
 mod audit;
+mod bindings;
 mod cdi;
 mod child;
 mod closed;

@@ -77,6 +77,9 @@ pub const COMMANDS: &[&[&str]] = &[
     &["bench"],
     &["completions"],
     &["man"],
+    &["oci-hook"],
+    &["oci-hook", "create-runtime"],
+    &["oci-hook", "poststop"],
 ];
 
 /// The help of a command at a width, or as it is piped.

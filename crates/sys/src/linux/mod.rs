@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod activation;
 pub mod bus_error;
+pub mod cgroup_freezer;
 pub mod child;
 pub mod clock;
 pub mod container_user;
@@ -21,6 +22,7 @@ pub mod message;
 pub mod netns;
 pub mod owner;
 pub mod peer;
+pub mod pidfd;
 pub mod poll;
 pub mod processor;
 pub mod seqpacket;

@@ -1,16 +1,17 @@
 //! Unix stream sockets: the data sockets of connections, and the sockets that VMMs connect to.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
-    SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 /// Creates a connected pair of blocking sockets.
@@ -103,6 +104,54 @@ pub fn recv_vectored(socket: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Re
         )
     })
     .map(|message| message.bytes)
+}
+
+/// Sends `bytes`, or the first part of them, with a descriptor, which arrives with the first byte. Returns the
+/// number of bytes sent.
+///
+/// # Errors
+///
+/// As [`send`].
+pub fn send_with_descriptor(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptor: BorrowedFd<'_>,
+) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let slices = [IoSlice::new(bytes)];
+    super::retry(|| rustix::net::sendmsg(&socket, &slices, &mut control, SendFlags::NOSIGNAL))
+}
+
+/// Receives the available bytes, as [`recv`], and at most one descriptor, close-on-exec. Others that the
+/// sender attached are closed.
+///
+/// # Errors
+///
+/// As [`recv`].
+pub fn recv_with_descriptor(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let message = super::retry(|| {
+        let mut slices = [IoSliceMut::new(buffer)];
+        rustix::net::recvmsg(&socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)
+    })?;
+    let mut first = None;
+    for ancillary in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = ancillary {
+            for descriptor in descriptors {
+                first.get_or_insert(descriptor);
+            }
+        }
+    }
+    Ok((message.bytes, first))
 }
 
 /// Copies the available bytes without consuming them (`MSG_PEEK`).
@@ -262,6 +311,30 @@ mod tests {
             send(&a, b"x").unwrap_err().kind(),
             io::ErrorKind::BrokenPipe
         );
+    }
+
+    #[test]
+    fn at_most_one_descriptor_comes_with_the_bytes() {
+        let (a, b) = pair().unwrap();
+        let (sent, _kept) = pair().unwrap();
+        assert_eq!(send_with_descriptor(&a, b"one", sent.as_fd()).unwrap(), 3);
+        send(&a, b"two").unwrap();
+        let mut buffer = [0; 8];
+        let (len, got) = recv_with_descriptor(&b, &mut buffer).unwrap();
+        assert_eq!(&buffer[..len], b"onetwo");
+        let got = got.expect("it was sent");
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).unwrap().st_ino;
+        assert_eq!(inode(&got), inode(&sent));
+        send(&a, b"x").unwrap();
+        let (len, got) = recv_with_descriptor(&b, &mut buffer).unwrap();
+        assert!(len == 1 && got.is_none());
+        let three = [sent.as_fd(); 3];
+        super::super::message::send(&a, b"many", &three).unwrap();
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let (len, got) = recv_with_descriptor(&b, &mut buffer).unwrap();
+        assert!(len == 4 && got.is_some());
+        drop(got);
+        assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() <= before);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod audit;
 mod connections;
+mod containers;
 mod events;
 mod explain;
 mod partitions;
@@ -84,6 +85,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             partitions::remove
         ))
         .routes(routes!(partitions::send_command))
+        .routes(routes!(containers::bind, containers::release))
         .routes(routes!(connections::listeners))
         .routes(routes!(connections::list))
         .routes(routes!(connections::show, connections::close))

@@ -130,8 +130,37 @@ fn every_response_matches_the_openapi_document() {
     let both = asked("PATCH", partition, "/v1/partitions/web", both, 200);
     assert_eq!(
         (&both["state"], &both["groups"]),
-        (&json!("running"), &json!([]))
+        (&json!("unknown"), &json!([]))
     );
+    let container = "/v1/partitions/{partition}/container";
+    let own = std::process::id();
+    let first = format!(r#"{{"oci_id": "a1", "pid": {own}}}"#);
+    let path = "/v1/partitions/web/container";
+    let bound = asked("POST", container, path, &first, 200);
+    assert_eq!(
+        (&bound["state"], &bound["container"]["pid"]),
+        (&json!("running"), &json!(own))
+    );
+    asked("POST", container, path, &first.replace("a1", "b2"), 409);
+    asked("POST", container, path, r#"{"oci_id": "a1"}"#, 400);
+    asked(
+        "POST",
+        container,
+        "/v1/partitions/nobody/container",
+        &first,
+        404,
+    );
+    let other = format!("{path}?oci_id=b2");
+    assert_eq!(
+        asked("DELETE", container, &other, "", 200)["state"],
+        "running"
+    );
+    let its = format!("{path}?oci_id=a1");
+    assert_eq!(
+        asked("DELETE", container, &its, "", 200)["state"],
+        "defined"
+    );
+    asked("DELETE", container, path, "", 400);
     asked(
         "PATCH",
         partition,

@@ -40,7 +40,9 @@ pub fn detailed_state(partition: &Partition) -> &'static str {
     match (partition.state, partition.paused_by_operator) {
         (PartitionState::Off, true) => "off, and paused when it starts",
         (PartitionState::Defined, true) => "defined, and paused when it starts",
+        (PartitionState::Exited, true) => "exited, and paused when it starts",
         (PartitionState::Paused, false) if is_vm => "paused by its VMM",
+        (PartitionState::Paused, false) if partition.container.is_some() => "paused by its runtime",
         (state, _) => self::state(state),
     }
 }

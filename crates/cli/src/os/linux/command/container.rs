@@ -51,6 +51,9 @@ pub struct Add {
     /// Add it to this sibling group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
+    /// Remove it when the container that is bound to it has ended
+    #[arg(long)]
+    ephemeral: bool,
     /// Succeed if it exists with these settings
     #[arg(long)]
     if_absent: bool,
@@ -125,6 +128,7 @@ impl Add {
             groups: self.groups.clone(),
             cdi: !self.no_cdi,
             if_absent: self.if_absent,
+            ephemeral: self.ephemeral,
         });
         let partition = added.map_err(|error| self.with_help(context, error))?;
         let mounts = Mounts::of(&partition)?;
@@ -208,7 +212,8 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     if shown.json.json {
         return output::json(&Everything { partition, mounts });
     }
-    let mut more = guest::facts(&partition);
+    let mut more = runtime_facts(&partition);
+    more.extend(guest::facts(&partition));
     if let Some(device) = mounts.device() {
         more.push(("device", device.device.clone()));
         more.push(("device file", device.file.display().to_string()));
@@ -218,4 +223,23 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     let problems = partition.problems.iter();
     more.extend(problems.map(|problem| ("problem", problem.clone())));
     facts(&partition, &more).print()
+}
+
+/// What a container's runtime has said about it.
+fn runtime_facts(partition: &Partition) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    let Some(container) = &partition.container else {
+        return facts;
+    };
+    if let Some(id) = &container.oci_id {
+        let process = container.pid.map(|pid| format!(", process {pid}"));
+        facts.push(("container", format!("{id}{}", process.unwrap_or_default())));
+    }
+    if container.ephemeral {
+        facts.push((
+            "ephemeral",
+            "removed when its container has ended".to_owned(),
+        ));
+    }
+    facts
 }

@@ -15,6 +15,7 @@ mod integration_args;
 mod kvp;
 mod mounts;
 mod nc;
+mod oci_hook;
 mod partition;
 mod session;
 mod ssh;
@@ -65,6 +66,8 @@ pub enum Command {
     Bench(bench::Bench),
     #[command(subcommand, display_order = 16)]
     Kvp(kvp::Kvp),
+    #[command(subcommand, display_order = 26)]
+    OciHook(oci_hook::OciHook),
 }
 
 impl Command {
@@ -85,6 +88,7 @@ impl Command {
             Self::Audit(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
+            Self::OciHook(command) => command.run(context),
         }
     }
 }

@@ -79,7 +79,11 @@ impl Partitions<'_> {
     pub fn set_state(self, named: &Named, state: PartitionState) -> Result<()> {
         let found = self.find(named)?;
         let partition = self.context.client()?.set_state(&found.id.into(), state)?;
-        let state = format::detailed_state(&partition);
+        let state = match partition.state {
+            // Nobody says whether it runs.
+            PartitionState::Unknown => "resumed",
+            _ => format::detailed_state(&partition),
+        };
         self.context
             .note(&format!("`{}` is {state}", partition.name));
         Ok(())

@@ -133,6 +133,8 @@ impl Everything {
     fn node(&self, partition: &Partition) -> Node {
         let state = match partition.state {
             PartitionState::Running => String::new(),
+            // That of a container without its runtime's hooks.
+            PartitionState::Unknown if partition.kind == PartitionKind::Container => String::new(),
             _ => format!(" {ALARM}{}{ALARM:#}", format::detailed_state(partition)),
         };
         let state = match guest::word(partition) {

@@ -1,10 +1,12 @@
 //! `hvsock vm wait` and `hvsock container wait`: wait until a partition has reached a state.
 
+use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
+use hvsock_client::ClientError;
 use hvsock_control::{AgentState, Partition, PartitionState};
 
 use super::guest;
@@ -26,6 +28,10 @@ pub enum Goal {
     Ready,
     /// The partition is off
     Off,
+    /// The container has exited, or is removed
+    Exited,
+    /// The partition is paused
+    Paused,
 }
 
 #[derive(Debug, Args)]
@@ -51,10 +57,17 @@ pub fn seconds(text: &str) -> Result<f64, String> {
 impl Wait {
     pub fn run(&self, partitions: Partitions<'_>) -> Result<()> {
         let limit = Duration::from_secs_f64(self.timeout);
-        let reached = |partition: &Partition| self.goal.reached(partition);
-        match until(partitions, &self.named, limit, reached)? {
-            Ok(_) => Ok(()),
-            Err(partition) => {
+        let was_there = Cell::new(false);
+        let reached = |partition: &Partition| {
+            was_there.set(true);
+            self.goal.reached(partition)
+        };
+        match until(partitions, &self.named, limit, reached) {
+            // One that is removed with its container.
+            Err(error) if self.goal == Goal::Exited && was_there.get() && is_gone(&error) => Ok(()),
+            Err(error) => Err(error),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(partition)) => {
                 let (name, goal) = (&partition.name, self.goal.not_reached());
                 let state = current_state(&partition);
                 let message = format!("{name} {goal} after {} s: it is {state}", self.timeout);
@@ -69,13 +82,14 @@ impl Goal {
         let guest = partition.guest.as_deref();
         match self {
             Self::Running => partition.state == PartitionState::Running,
-            // A VM whose VMM has not been seen is off, too.
-            Self::Off => {
+            // A VM whose VMM has not been seen is off, too, and so is a container that has exited.
+            Self::Off | Self::Exited => {
                 matches!(
                     partition.state,
-                    PartitionState::Off | PartitionState::Defined
+                    PartitionState::Off | PartitionState::Defined | PartitionState::Exited
                 )
             }
+            Self::Paused => partition.state == PartitionState::Paused,
             Self::Agent => guest.is_some_and(|guest| guest.agent == AgentState::Connected),
             Self::Ready => guest.is_some_and(|guest| guest.ready),
         }
@@ -85,10 +99,20 @@ impl Goal {
         match self {
             Self::Running => "does not run",
             Self::Off => "is not off",
+            Self::Exited => "has not exited",
+            Self::Paused => "is not paused",
             Self::Agent => "has no connected agent",
             Self::Ready => "is not ready",
         }
     }
+}
+
+/// Whether an error says that there is no such partition.
+fn is_gone(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(ClientError::Refused { status: 404, .. })
+    )
 }
 
 /// The state of a partition and of its guest.

@@ -82,8 +82,52 @@ pub const TOPICS: &[Topic] = &[
                 "hvsock container wait web --for agent --timeout 60",
                 "at most a minute",
             ),
+            (
+                "hvsock container wait web --for exited",
+                "until it has ended",
+            ),
         ],
         see_also: &["exec"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "oci-hook",
+        notes: &[
+            "A container runtime runs these hooks and gives them the container's state on standard \
+             input. Each ends within 2 seconds.",
+            "With them the state of a container is known: running, paused by its runtime, exited. A \
+             container without hooks has the state unknown, and can be used all the same.",
+            "Who runs a hook must be an operator of the broker: root or its user.",
+        ],
+        examples: &[(
+            "runc state web | hvsock oci-hook create-runtime --name web",
+            "for a container that runs already",
+        )],
+        see_also: &["container show", "container wait"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "oci-hook create-runtime",
+        notes: &[
+            "The hook fails, and so the container does not start, if another container that runs has \
+             the place, and by default also if no broker answers.",
+            "With --annotation, a container that has the annotation hvsock.dev/name is added for the \
+             time that it runs, in the sibling groups of the annotation hvsock.dev/groups (a,b).",
+        ],
+        examples: &[(
+            "hvsock --dir /run/hvsock oci-hook create-runtime --name web",
+            "as a hook's path and args",
+        )],
+        see_also: &["oci-hook poststop", "container add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "oci-hook poststop",
+        examples: &[(
+            "hvsock --dir /run/hvsock oci-hook poststop --name web",
+            "as a hook's path and args",
+        )],
+        see_also: &["oci-hook create-runtime"],
         ..Topic::EMPTY
     },
     Topic {
