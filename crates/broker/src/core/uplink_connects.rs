@@ -23,6 +23,7 @@ use super::pending::Stage;
 use super::state::Core;
 use super::uplinks::{ExpectedConnect, NotAdded};
 use crate::audit::{MAX_TEXT, visible};
+use crate::budget::Owner;
 use crate::callers::Caller;
 use crate::guest_link::{self, GuestConnect, GuestRequest, RequestId, Service, SocketKind, Source};
 use crate::model::EventKind;
@@ -126,11 +127,20 @@ impl Core {
             0 => EXPECTED_FOR,
             ms => Duration::from_millis(ms.into()).min(EXPECTED_FOR),
         };
+        // Where the link hands out sockets, it has one for the port.
+        let charge = match self.capabilities(vm).byte_counts {
+            true => None,
+            false => {
+                let charge = self.descriptors.charge(Owner::Partition(vm), 1);
+                Some(charge.map_err(|shortage| self.descriptor_share(shortage))?)
+            }
+        };
         let expected = ExpectedConnect {
             request,
             from,
             address,
             deadline: Instant::now() + timeout,
+            _charge: charge,
         };
         let port = self.free_port(vm)?;
         let added = self.uplinks.expect(vm, port, expected);

@@ -13,6 +13,7 @@ use hvsock_endpoint::Refused;
 use hvsock_endpoint::uplink::{ChildId, MAX_CHILDREN, MAX_PENDING, Request};
 use hvsock_fabric::{ConnectionId, PartitionKey};
 
+use crate::budget::Charge;
 use crate::uplink::UplinkSession;
 
 /// The uplinks by VM.
@@ -44,13 +45,15 @@ pub(super) struct Uplink {
 }
 
 /// A connect of a guest that was allowed, and whose stream has not arrived at its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct ExpectedConnect {
     pub(super) request: Request,
     /// The VM, or the container that connects.
     pub(super) from: PartitionKey,
     pub(super) address: SockAddrHv,
     pub(super) deadline: Instant,
+    /// For the link's socket at the port, if it needs one.
+    pub(super) _charge: Option<Charge>,
 }
 
 /// Why something cannot be added to an uplink.
@@ -195,8 +198,8 @@ impl Uplinks {
         if uplink.ports.contains_key(&port) {
             return Err(NotAdded::InUse);
         }
-        uplink.ports.insert(port, expected);
         self.deadlines.insert((expected.deadline, vm, port));
+        uplink.ports.insert(port, expected);
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// The most ports at which guests are expected: each is a listening socket.
-pub(super) const MAX_EXPECTED: usize = 256;
+/// The most ports at which guests are expected: each is a listening socket, for which the core charges the VM.
+pub(super) const MAX_EXPECTED: usize = 4096;
 
 /// The ports by number, each with the CID of its guest and its listening socket.
 #[derive(Debug)]

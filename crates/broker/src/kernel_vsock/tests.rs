@@ -418,3 +418,42 @@ fn a_vm_is_off_while_the_kernel_serves_no_virtual_machines_and_the_problem_names
         LinkEvent::State(PartitionState::Unknown)
     ));
 }
+
+#[test]
+fn a_guest_that_is_expected_at_a_port_reaches_it_and_no_other_does() {
+    let world = World::new();
+    let (vm, other) = (world.vm(42), world.vm(43));
+    assert!(is_refused(world.machine.connect_from(42, 1 << 24)));
+    world.host.expect(42, 1 << 24).unwrap();
+    let guest = world.machine.connect_from(42, 1 << 24).unwrap();
+    let (id, request) = vm.request();
+    assert_eq!(request.service, Service::Port(1 << 24));
+    assert!(request.socket.is_some());
+    world.host.answered(42, id);
+    // Another guest is a stranger there.
+    let stranger = world.machine.connect_from(43, 1 << 24).unwrap();
+    assert!(is_closed(&stranger));
+    assert_eq!(vm.stranger().cid, 43);
+    assert!(other.is_silent());
+    // The other one cannot give it up, either.
+    world.host.release(43, 1 << 24);
+    drop(world.machine.connect_from(42, 1 << 24).unwrap());
+    world.host.release(42, 1 << 24);
+    assert!(is_refused(world.machine.connect_from(42, 1 << 24)));
+    drop((guest, request));
+}
+
+#[test]
+fn a_port_that_another_has_is_refused_and_those_of_a_guest_end_with_it() {
+    let world = World::new();
+    let vm = world.vm(42);
+    world.offer(&vm, &[(5000, false)]);
+    let holder = world.machine.squat(7000).unwrap();
+    assert_eq!(world.host.expect(42, 7000), Err(Refusal::AddressInUse));
+    assert_eq!(world.host.expect(42, 5000), Err(Refusal::AddressInUse));
+    drop(holder);
+    world.host.expect(42, 7000).unwrap();
+    assert_eq!(world.host.expect(42, 7000), Err(Refusal::AddressInUse));
+    world.host.remove(42);
+    assert!(world.machine.squat(7000).is_ok());
+}

@@ -31,6 +31,7 @@ fn expected(request: u64, from: PartitionKey, deadline: Instant) -> ExpectedConn
         from,
         address: SockAddrHv::new(VmId::PARENT, ServiceId::from_port(1)),
         deadline,
+        _charge: None,
     }
 }
 
@@ -75,7 +76,7 @@ fn the_containers_and_the_requests_of_a_guest_are_limited() {
         Err(NotAdded::NoUplink)
     );
     // Of another guest nothing is taken.
-    assert_eq!(uplinks.take_expected(vm(1), 5000), None);
+    assert!(uplinks.take_expected(vm(1), 5000).is_none());
     assert_eq!(uplinks.take_incoming(vm(1), Request(1)), None);
     assert!(uplinks.get(of).unwrap().has_asked(Request(128)));
     assert!(!uplinks.get(of).unwrap().has_asked(Request(129)));
