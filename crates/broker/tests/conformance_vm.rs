@@ -1,6 +1,10 @@
 //! The conformance suite between a guest and processes of its host. One end uses the library, the
 //! other the test kit's virtio-vsock driver, which behaves like Linux's and runs at native speed.
-//! The guest connects every other pair, the host the rest. A client of hybrid vsock connects all of its own.
+//! The guest connects every other pair, the host the rest. A client of hybrid vsock connects all of its own. The same
+//! for a container in the guest, whose broker the test plays.
+
+#[path = "uplink/guest_broker.rs"]
+mod guest_broker;
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -13,7 +17,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock::{HvListener, HvStream, Interest, Transport as Carrier, VmId};
+use guest_broker::{BOX, GuestBroker};
+use hvsock::{HvListener, HvStream, Interest, Refusal, Transport as Carrier, VmId};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
@@ -26,6 +31,7 @@ fn main() -> ExitCode {
         Kind::Library(Carrier::Ring),
         Kind::Library(Carrier::Descriptor),
         Kind::Hybrid,
+        Kind::Nested(Carrier::Ring),
     ];
     let kinds = kinds.map(|kind| conformance::trials(Vm::new(kind)));
     conformance::main(kinds.into_iter().flatten().collect())
@@ -35,6 +41,8 @@ fn main() -> ExitCode {
 enum Kind {
     /// The process uses the library, with this transport.
     Library(Carrier),
+    /// Likewise, and the other end is in a container in the guest.
+    Nested(Carrier),
     /// It knows only hybrid vsock. It has a plain Unix socket, which shows no resets.
     Hybrid,
 }
@@ -43,12 +51,13 @@ enum Kind {
 struct Vm {
     kind: Kind,
     /// Started by the first case, so that listing the cases starts none.
-    host: OnceLock<Host>,
+    host: OnceLock<Arc<Host>>,
 }
 
 struct Host {
-    // Dropped in this order: the guest before its device.
-    guest: Arc<Guest>,
+    // Dropped in this order: the broker in the guest, the guest, its device.
+    broker: Option<Mutex<GuestBroker>>,
+    guest: Guest,
     world: World,
     next_service: AtomicU32,
     by_guest: AtomicBool,
@@ -64,28 +73,32 @@ impl Vm {
         }
     }
 
-    fn host(&self) -> &Host {
-        self.host.get_or_init(|| Host::start(self.carrier()))
+    fn host(&self) -> &Arc<Host> {
+        self.host.get_or_init(|| Arc::new(Host::start(self.kind)))
     }
 
     /// The transport of processes that listen.
     fn carrier(&self) -> Carrier {
         match self.kind {
-            Kind::Library(carrier) => carrier,
+            Kind::Library(carrier) | Kind::Nested(carrier) => carrier,
             Kind::Hybrid => Carrier::Descriptor,
         }
     }
 
     fn connect(&self, port: u32) -> io::Result<VmEnd> {
-        let Kind::Library(carrier) = self.kind else {
-            let socket = self.host().world.dirs().vm_hybrid_socket("web");
-            return dial(&socket, port).map(VmEnd::Plain);
+        let (target, carrier) = match self.kind {
+            Kind::Library(carrier) => ("web", carrier),
+            Kind::Nested(carrier) => ("web/box", carrier),
+            Kind::Hybrid => {
+                let socket = self.host().world.dirs().vm_hybrid_socket("web");
+                return dial(&socket, port).map(VmEnd::Plain);
+            }
         };
         let stream = HvStream::options()
             .endpoint(self.host().world.host().endpoint())
             .timeout(LONGEST_WAIT)
             .shared_memory(carrier == Carrier::Ring)
-            .connect(("web", port))?;
+            .connect((target, port))?;
         assert_eq!(stream.transport(), carrier);
         Ok(VmEnd::Process(stream))
     }
@@ -108,12 +121,21 @@ fn dial(socket: &Path, port: u32) -> io::Result<UnixStream> {
 }
 
 impl Host {
-    fn start(carrier: Carrier) -> Self {
+    fn start(kind: Kind) -> Self {
         let world = World::with_web(|_| ());
-        let guest = Arc::new(world.guest());
-        let listener = listen(&world, carrier, SERVICE, 128).expect("a listener");
+        let guest = world.guest();
+        let broker = match kind {
+            Kind::Nested(_) => {
+                let mut broker = GuestBroker::open(&guest);
+                broker.announce_box();
+                Some(Mutex::new(broker))
+            }
+            Kind::Library(_) | Kind::Hybrid => None,
+        };
+        let listener = listen(&world, kind, SERVICE, 128).expect("a listener");
         let inside = guest.listen(SERVICE).expect("a guest listens");
         Self {
+            broker,
             guest,
             world,
             next_service: AtomicU32::new(SERVICE + 1),
@@ -121,14 +143,32 @@ impl Host {
             pairs: Mutex::new((listener, inside)),
         }
     }
+
+    /// Connects the guest, or the container in it, to the host.
+    fn connect_inside(&self, port: u32) -> io::Result<GuestStream> {
+        let Some(broker) = &self.broker else {
+            return self.guest.connect(port);
+        };
+        let mut broker = broker.lock().expect("no panic");
+        let host = broker.welcome.host;
+        let port = broker.connect(BOX, host, port);
+        let port =
+            port.map_err(|why| io::Error::from(Refusal::from_wire(why.code, &why.detail)))?;
+        self.guest.connect(port)
+    }
 }
 
-fn listen(world: &World, carrier: Carrier, port: u32, backlog: u32) -> io::Result<HvListener> {
+fn listen(world: &World, kind: Kind, port: u32, backlog: u32) -> io::Result<HvListener> {
+    let (from, carrier) = match kind {
+        Kind::Library(carrier) => (VmId::CHILDREN, carrier),
+        Kind::Nested(carrier) => (world.partition("web/box").id, carrier),
+        Kind::Hybrid => (VmId::CHILDREN, Carrier::Descriptor),
+    };
     HvListener::options()
         .endpoint(world.host().endpoint())
         .shared_memory(carrier == Carrier::Ring)
         .backlog(backlog)
-        .listen(address(VmId::CHILDREN, port))
+        .listen(address(from, port))
 }
 
 impl Transport for Vm {
@@ -138,6 +178,7 @@ impl Transport for Vm {
         match self.kind {
             Kind::Library(Carrier::Ring) => "ring_with_a_guest",
             Kind::Library(_) => "descriptor_with_a_guest",
+            Kind::Nested(_) => "ring_with_a_container_in_a_guest",
             Kind::Hybrid => "hybrid_vsock_with_a_guest",
         }
     }
@@ -146,10 +187,19 @@ impl Transport for Vm {
         let host = self.host();
         let pairs = host.pairs.lock().expect("no pair failed");
         if self.kind != Kind::Hybrid && host.by_guest.fetch_not(Ordering::Relaxed) {
-            let inside = host.guest.connect(SERVICE)?;
+            let inside = host.connect_inside(SERVICE)?;
             let (outside, _) = pairs.0.accept_timeout(LONGEST_WAIT)?;
             assert_eq!(outside.transport(), self.carrier());
             Ok((VmEnd::inside(inside), VmEnd::Process(outside)))
+        } else if let Some(broker) = &host.broker {
+            thread::scope(|scope| {
+                let connecting = scope.spawn(|| self.connect(SERVICE));
+                let mut broker = broker.lock().expect("no panic");
+                let request = broker.incoming().request;
+                let inside = broker.accept(&host.guest, request);
+                let outside = connecting.join().expect("no panic")?;
+                Ok((outside, VmEnd::inside(inside)))
+            })
         } else {
             let outside = self.connect(SERVICE)?;
             let inside = pairs.1.accept(LONGEST_WAIT)?;
@@ -188,10 +238,11 @@ impl Transport for Vm {
             let host = transport.host();
             let port = host.next_service.fetch_add(1, Ordering::Relaxed);
             host.world.register(port);
-            let listener = listen(&host.world, transport.carrier(), port, backlog)?;
+            let listener = listen(&host.world, transport.kind, port, backlog)?;
+            let host = Arc::clone(host);
             Ok(Box::new(Outside {
                 listener,
-                guest: Arc::clone(&host.guest),
+                host,
                 port,
             }))
         })
@@ -201,13 +252,13 @@ impl Transport for Vm {
 /// A listener on the host to which the guest connects.
 struct Outside {
     listener: HvListener,
-    guest: Arc<Guest>,
+    host: Arc<Host>,
     port: u32,
 }
 
 impl Listener<VmEnd> for Outside {
     fn connect(&self) -> io::Result<VmEnd> {
-        self.guest.connect(self.port).map(VmEnd::inside)
+        self.host.connect_inside(self.port).map(VmEnd::inside)
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<VmEnd> {

@@ -39,13 +39,18 @@ impl Guest {
     /// Connects. As with the kernel's vsock sockets, the guest only sees an end of data if the
     /// connection is refused.
     pub fn connect(&self, wanted: Wanted) -> UnixStream {
+        self.connect_from(None, wanted)
+    }
+
+    /// Connects from a port of the guest, if the link has ports.
+    pub fn connect_from(&self, source_port: Option<u32>, wanted: Wanted) -> UnixStream {
         let id = RequestId(self.calls.next_request.fetch_add(1, Ordering::Relaxed));
         let (own, socket) = UnixStream::pair().expect("a socket pair");
         let request = GuestRequest {
             destination: wanted.destination,
             service: wanted.service,
             kind: wanted.kind,
-            source_port: None,
+            source_port,
             // The link has no identities, and the core must not believe this one.
             identity: Some(PeerIdentity {
                 pid: 1,

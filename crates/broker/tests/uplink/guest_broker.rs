@@ -1,5 +1,7 @@
 //! The broker in a guest, played by the test: a client of the uplink in a guest of the test kit.
 
+#![allow(dead_code)] // Each test target uses a part.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hvsock::{ServiceId, SockAddrHv, VmId};
@@ -129,16 +131,23 @@ impl GuestBroker {
             timeout_ms: 0,
             address: SockAddrHv::new(target, ServiceId::from_port(port)),
         }));
-        match self.next() {
-            Some(HostFrame::ConnectPort {
-                request: same,
-                port,
-            }) if same == request => Ok(port),
-            Some(HostFrame::ConnectRefused {
-                request: same,
-                reason,
-            }) if same == request => Err(reason),
-            other => panic!("{other:?}"),
+        loop {
+            match self.next() {
+                Some(HostFrame::ConnectPort {
+                    request: same,
+                    port,
+                }) if same == request => return Ok(port),
+                Some(HostFrame::ConnectRefused {
+                    request: other,
+                    reason,
+                }) => {
+                    // Of an earlier one whose stream was refused.
+                    if other == request {
+                        return Err(reason);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -8,6 +8,10 @@ mod explanations;
 mod guest_broker;
 mod hostile;
 mod life;
+#[path = "../links/mod.rs"]
+mod links;
 mod mirror;
+mod other_links;
+mod random_guest;
 #[path = "../vm/traffic.rs"]
 mod traffic;
