@@ -180,6 +180,14 @@ impl Add {
 impl Show {
     fn print_mount(&self, containers: Partitions<'_>) -> Result<()> {
         let partition = containers.find(&self.shown.named)?;
+        if let Some((vm, container)) = partition.name.parts() {
+            let text = format!(
+                "{} is in the virtual machine {vm}, and so is its mount",
+                partition.name
+            );
+            let help = format!("in {vm}: hvsock container show --mount {container}");
+            return Err(Failure::new(text).help(help).into());
+        }
         Mounts::of(&partition)?.print(self.format)
     }
 }
@@ -208,6 +216,14 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
 
 fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     let partition = containers.find(&shown.named)?;
+    if let Some(vm) = partition.name.vm() {
+        if shown.json.json {
+            return output::json(&partition);
+        }
+        let mut more = vec![("in", format!("the virtual machine {vm}"))];
+        more.extend(guest::facts(&partition));
+        return facts(&partition, &more).print();
+    }
     let mounts = Mounts::of(&partition)?;
     if shown.json.json {
         return output::json(&Everything { partition, mounts });

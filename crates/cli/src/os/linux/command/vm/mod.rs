@@ -272,6 +272,11 @@ impl Show {
             return output::text(&form.options(&partition, vmm)?.text());
         }
         let mut more = guest::facts(&partition);
+        more.extend(partition.broker.as_ref().map(|broker| {
+            let age = format::age(broker.connected_seconds);
+            let containers = format::count(broker.containers, "container");
+            ("broker", format!("connected for {age}, {containers}"))
+        }));
         more.extend(link::facts(&partition));
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
         let socket = partition.socket.as_ref();
