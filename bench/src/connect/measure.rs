@@ -1,5 +1,6 @@
 //! Turns of connects over both subjects.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::ServiceId;
@@ -19,6 +20,8 @@ pub struct Effort {
     pub slice: Duration,
 }
 
+/// Pause between the loads of a turn and its first connects.
+const SETTLE: Duration = Duration::from_millis(300);
 /// Processes that connect for the first time, of each subject in one turn.
 const FRESH: usize = 5;
 /// Connects of each thread before the measured ones, so that the pair has talked before.
@@ -180,6 +183,8 @@ pub fn run(
                 values[place].per_second.push(rate);
             }
         }
+        // What the loads have left behind in the broker and the server is not measured with them.
+        thread::sleep(SETTLE);
         let mut first = [const { Vec::new() }; 2];
         for _ in 0..FRESH {
             for place in places {
