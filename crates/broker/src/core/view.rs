@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Transport;
 use hvsock_fabric::{ConnectionEnd, ConnectionId, ListenerId, PartitionKey};
 use hvsock_registry::{Policy, Registration, Registry};
@@ -155,6 +155,14 @@ impl Core {
             PartitionRef::Id(id) => self.fabric.by_vm_id(*id),
             PartitionRef::Name(name) => self.fabric.by_name(name),
         }
+    }
+
+    /// Whether a virtual machine of this broker may announce a container of this name.
+    pub(crate) fn may_announce(&self, name: &PartitionName) -> bool {
+        let vm = name.vm().and_then(|vm| self.fabric.by_name(&vm));
+        let vm = vm.filter(|key| *key != self.fabric.root());
+        let vm = vm.and_then(|key| self.fabric.partition(key));
+        vm.is_some_and(|vm| vm.kind() == hvsock_fabric::PartitionKind::Vm)
     }
 
     /// Counts registrations, partitions, listeners and connections, and lists problems.

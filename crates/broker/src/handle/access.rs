@@ -185,18 +185,26 @@ impl Handle {
             .map_err(|error| ControlError::Invalid(format!("`{text}`: {error}")))?;
         let found = wanted.clone();
         let known = self.call(move |core| {
-            let key = core.find(&found).filter(|key| *key != core.fabric.root())?;
-            let partition = core.fabric.partition(key)?;
-            Some((partition.name().to_string(), partition.vm_id().to_string()))
+            let key = core.find(&found).filter(|key| *key != core.fabric.root());
+            let partition = key.and_then(|key| core.fabric.partition(key));
+            match (partition, &found) {
+                (Some(partition), _) => {
+                    let (name, id) = (partition.name(), partition.vm_id());
+                    Some(vec![name.to_string(), id.to_string()])
+                }
+                // It may be there later, under the same name.
+                (None, PartitionRef::Name(name)) if core.may_announce(name) => {
+                    Some(vec![name.to_string()])
+                }
+                (None, _) => None,
+            }
         })?;
         let subject = |aliases| Subject {
             aliases,
             ..Subject::new(text)
         };
-        Ok(match known {
-            Some((name, id)) => entry(subject(vec![name, id]), Whom::Child(wanted)),
-            None => entry(subject(vec![]), Whom::Child(wanted)),
-        })
+        let aliases = known.unwrap_or_default();
+        Ok(entry(subject(aliases), Whom::Child(wanted)))
     }
 }
 

@@ -192,8 +192,8 @@ impl Handle {
         self.edit(&mut store, &found, &edit)
     }
 
-    /// The registration to edit, and the child partition to edit it for: an existing one, or one for
-    /// which the registration has an override.
+    /// The registration to edit, and the child partition to edit it for: an existing one, one for which
+    /// the registration has an override, or a container that its virtual machine may announce.
     pub(super) fn find_to_edit(
         &self,
         service: &ServiceRef,
@@ -207,7 +207,7 @@ impl Handle {
             let name = key.and_then(|key| Some(core.fabric.partition(key)?.name().clone()));
             let overridden = match (child, &found) {
                 (Some(PartitionRef::Name(name)), Some(found)) => {
-                    Some(name).filter(|name| found.vm.contains_key(name))
+                    Some(name).filter(|name| found.vm.contains_key(name) || core.may_announce(name))
                 }
                 _ => None,
             };
