@@ -201,6 +201,7 @@ impl PartitionName {
 
     fn check_part(text: &str) -> Result<(), InvalidName> {
         const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
+        const SEPARATED: &str = "at most one is, between a virtual machine and a container in it";
         if text.is_empty() {
             return Err(InvalidName::Empty);
         }
@@ -210,10 +211,11 @@ impl PartitionName {
             .chars()
             .find(|c| !(c.is_ascii_alphanumeric() || "._-".contains(*c)));
         if let Some(character) = first.or(other) {
-            return Err(InvalidName::Character {
-                character,
-                allowed: ALLOWED,
-            });
+            let allowed = match character {
+                Self::SEPARATOR => SEPARATED,
+                _ => ALLOWED,
+            };
+            return Err(InvalidName::Character { character, allowed });
         }
         let folded = text.to_ascii_lowercase();
         if VmId::WELL_KNOWN.iter().any(|(word, _)| *word == folded)
@@ -476,6 +478,14 @@ mod tests {
             "` ` is not allowed in this name; letters, digits, `.`, `_` and `-` are, after a \
              letter or digit"
         );
+        for text in ["a/b/c", "/", "a/", "/b"] {
+            assert_eq!(
+                PartitionName::new(text).unwrap_err().to_string(),
+                "`/` is not allowed in this name; at most one is, between a virtual machine and a \
+                 container in it",
+                "{text}"
+            );
+        }
     }
 
     proptest::proptest! {

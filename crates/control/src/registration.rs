@@ -139,6 +139,7 @@ impl From<hvsock_registry::RuleSource<'_>> for RuleSource {
         use hvsock_registry::RuleSource as Source;
         match source {
             Source::Override(_) => Self::Override,
+            Source::OverrideOfVm(_) => Self::OverrideOfVm,
             Source::Registration => Self::Registration,
             Source::BuiltIn => Self::BuiltIn,
             Source::Defaults => Self::Defaults,

@@ -149,6 +149,8 @@ pub struct AccessInForce {
 pub enum RuleSource {
     /// The service's override for the child partition.
     Override,
+    /// The service's override for the virtual machine that the child partition is a container in.
+    OverrideOfVm,
     /// The service's registration.
     Registration,
     /// The service's built-in registration.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceRef};
-use hvsock_fabric::{AddPartitionError, Fix, PartitionError, RegisterError};
+use hvsock_fabric::{AddPartitionError, ContainerChange, Fix, PartitionError, RegisterError};
 use hvsock_registry::Clash;
 use hvsock_registry::store::StoreError;
 
@@ -107,9 +107,18 @@ impl ControlError {
     /// What would help, if that is known.
     pub fn fix(&self) -> Option<Fix> {
         match self {
-            Self::NotFound { kind, .. } => Some(match kind {
+            Self::NotFound { kind, what } => Some(match kind {
                 ObjectKind::Service => Fix::ListServices,
-                ObjectKind::Partition => Fix::ListPartitions,
+                ObjectKind::Partition => {
+                    match what.parse().ok().as_ref().and_then(PartitionName::parts) {
+                        Some((vm, container)) => Fix::ChangeInVm {
+                            vm,
+                            container,
+                            change: ContainerChange::Add,
+                        },
+                        None => Fix::ListPartitions,
+                    }
+                }
                 ObjectKind::Connection => Fix::ListConnections,
             }),
             Self::NotNow { fix, .. } => Some(Fix::clone(fix)),

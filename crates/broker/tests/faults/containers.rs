@@ -91,6 +91,7 @@ fn a_container_in_a_vm_is_added_and_changed_by_the_broker_there_alone() {
     // A registry may name it before it is there.
     let unknown = handle.partition(&partition_ref("web/box")).unwrap_err();
     assert_eq!(unknown.to_string(), "no partition `web/box`");
+    assert_eq!(unknown.fix().unwrap(), fix);
 }
 
 #[test]

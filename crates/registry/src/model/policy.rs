@@ -67,7 +67,11 @@ impl<'a> Policy<'a> {
 
     /// The child whose override it includes, the most specific one.
     pub fn child(&self) -> Option<&'a PartitionName> {
-        self.overrides().next().map(|(child, _)| child)
+        self.over
+            .into_iter()
+            .flatten()
+            .map(|(child, _)| child)
+            .next()
     }
 
     /// The same policy with the override for this child, if there is one. To a container in a virtual
@@ -85,8 +89,11 @@ impl<'a> Policy<'a> {
     }
 
     /// The overrides that apply, the most specific first.
-    fn overrides(&self) -> impl Iterator<Item = (&'a PartitionName, &'a Override)> {
-        self.over.into_iter().flatten()
+    fn overrides(&self) -> impl Iterator<Item = (RuleScope<'a>, &'a Override)> {
+        let [own, of_vm] = self.over;
+        let own = own.map(|(name, over)| (RuleScope::Vm(name), over));
+        let of_vm = of_vm.map(|(name, over)| (RuleScope::VmOfContainer(name), over));
+        own.into_iter().chain(of_vm)
     }
 
     /// The same policy once for each child that has an override.
@@ -98,7 +105,7 @@ impl<'a> Policy<'a> {
     /// Whether the service is enabled.
     pub fn enabled(&self) -> Decision<'a> {
         let mut overrides = self.overrides();
-        let over = overrides.find_map(|(name, over)| Some((RuleScope::Vm(name), over.enabled?)));
+        let over = overrides.find_map(|(scope, over)| Some((scope, over.enabled?)));
         let enabled = self.registration.enabled;
         let inherited = self.built_in.is_some_and(|base| base.enabled == enabled);
         let scope = match inherited {
@@ -148,8 +155,7 @@ impl<'a> Policy<'a> {
         default: T,
     ) -> (RuleScope<'a>, T) {
         let mut overrides = self.overrides();
-        let over =
-            overrides.find_map(|(name, over)| Some((RuleScope::Vm(name), of_override(over)?)));
+        let over = overrides.find_map(|(scope, over)| Some((scope, of_override(over)?)));
         let built_in = self.built_in.and_then(&of_registration);
         let own = of_registration(self.registration).filter(|own| Some(*own) != built_in);
         over.or(own.map(|value| (RuleScope::Registration, value)))
@@ -292,7 +298,7 @@ impl<'a> Policy<'a> {
         // What a registration repeats of its built-in one counts as that one's.
         let repeats = base.is_some_and(|base| own == base);
         overrides
-            .map(move |(name, over)| (RuleScope::Vm(name), pick(&over.bind, &over.connect)))
+            .map(move |(scope, over)| (scope, pick(&over.bind, &over.connect)))
             .chain((!repeats).then_some((RuleScope::Registration, own)))
             .chain(base.map(|base| (RuleScope::BuiltInService, base)))
             .chain([(RuleScope::Defaults, pick(&defaults.bind, &defaults.connect))])
@@ -724,6 +730,20 @@ mod tests {
         check(decision, false, "vm.Web.connect.partitions = []");
         let children = general.for_each_override().map(|policy| policy.child());
         assert_eq!(children.flatten().count(), 2);
+        let sources = |text: &str| {
+            let policy = of(text);
+            let rules = policy.effective();
+            (rules.enabled.from, rules.allow_wildcard_binds.from)
+        };
+        let (vm, container) = (name("web"), name("web/box"));
+        let of_vm = RuleSource::OverrideOfVm(&vm);
+        assert_eq!(
+            sources("web/box"),
+            (RuleSource::Override(&container), of_vm)
+        );
+        assert_eq!(sources("web/other"), (of_vm, of_vm));
+        let own = RuleSource::Override(&vm);
+        assert_eq!(sources("web"), (own, own));
         assert_eq!(of("web/box").child(), Some(&name("web/box")));
         assert_eq!(of("web/other").child(), Some(&name("web")));
     }

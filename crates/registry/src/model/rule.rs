@@ -30,6 +30,8 @@ pub struct Rule<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RuleScope<'a> {
     Vm(&'a PartitionName),
+    /// The override for the virtual machine that a container is in.
+    VmOfContainer(&'a PartitionName),
     Registration,
     /// The built-in registration of the service.
     BuiltInService,
@@ -42,6 +44,8 @@ pub(super) enum RuleScope<'a> {
 pub enum RuleSource<'a> {
     /// The override for a child.
     Override(&'a PartitionName),
+    /// The override for the virtual machine that the child is in.
+    OverrideOfVm(&'a PartitionName),
     /// The service's registration.
     Registration,
     /// The built-in registration of the service.
@@ -73,7 +77,7 @@ impl<'a> Rule<'a> {
     /// The child whose override has this rule, if one does.
     pub fn child(&self) -> Option<&'a PartitionName> {
         match self.scope {
-            RuleScope::Vm(name) => Some(name),
+            RuleScope::Vm(name) | RuleScope::VmOfContainer(name) => Some(name),
             _ => None,
         }
     }
@@ -168,6 +172,7 @@ impl<'a> RuleScope<'a> {
     pub(super) fn source(self) -> RuleSource<'a> {
         match self {
             RuleScope::Vm(name) => RuleSource::Override(name),
+            RuleScope::VmOfContainer(name) => RuleSource::OverrideOfVm(name),
             RuleScope::Registration => RuleSource::Registration,
             RuleScope::BuiltInService => RuleSource::BuiltIn,
             RuleScope::Defaults => RuleSource::Defaults,
@@ -180,10 +185,12 @@ impl fmt::Display for RuleScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // A bare TOML key cannot contain a dot or a slash.
-            RuleScope::Vm(name) if name.as_str().contains(['.', '/']) => {
+            RuleScope::Vm(name) | RuleScope::VmOfContainer(name)
+                if name.as_str().contains(['.', '/']) =>
+            {
                 write!(f, "vm.\"{name}\".")
             }
-            RuleScope::Vm(name) => write!(f, "vm.{name}."),
+            RuleScope::Vm(name) | RuleScope::VmOfContainer(name) => write!(f, "vm.{name}."),
             RuleScope::Registration => Ok(()),
             RuleScope::BuiltInService => f.write_str("built-in: "),
             RuleScope::Defaults | RuleScope::BuiltIn => f.write_str("defaults: "),

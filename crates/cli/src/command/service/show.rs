@@ -140,7 +140,16 @@ impl RuleLines<'_> {
         match source {
             RuleSource::Override => {
                 let name = partition.map_or("", String::as_str);
-                format!("[vm.{name}] in {}", self.file)
+                // A bare TOML key cannot contain a dot or a slash.
+                match name.contains(['.', '/']) {
+                    true => format!("[vm.\"{name}\"] in {}", self.file),
+                    false => format!("[vm.{name}] in {}", self.file),
+                }
+            }
+            RuleSource::OverrideOfVm => {
+                let vm = partition.and_then(|name| name.split_once('/'));
+                let vm = vm.map_or("", |(vm, _)| vm);
+                format!("[vm.{vm}] in {}", self.file)
             }
             RuleSource::Registration => self.file.clone(),
             RuleSource::BuiltIn => "built-in rule of this service".to_owned(),
