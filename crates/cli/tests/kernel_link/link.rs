@@ -24,6 +24,10 @@ pub const SCENARIOS: &[Scenario] = &[
         run: squatter,
     },
     Scenario {
+        name: "look-ups of names, also after another process had the broker's own port",
+        run: look_ups,
+    },
+    Scenario {
         name: "the VMM's death resets connections, and the next VM with the CID is served",
         run: death,
     },
@@ -173,6 +177,30 @@ fn squatter(host: &Host) -> Result<String> {
     })?;
     let named = why.lines().find(|line| line.contains(PROGRAM));
     Ok(named.unwrap_or_default().trim().to_owned())
+}
+
+fn look_ups(host: &Host) -> Result<String> {
+    let squatter = host.plain_service("listen any 920 whoami")?;
+    let broker = with_services(host, &[("echo", 5001)])?;
+    let vm = host.vm(42)?;
+    let problem = broker.until("a problem names the process", || {
+        let status = broker.prints("status")?;
+        let problem = status.lines().find(|line| line.contains("look up names"));
+        Ok(problem
+            .filter(|line| line.contains(PROGRAM))
+            .map(str::to_owned))
+    })?;
+    squatter.kill()?;
+    let found = broker.until("the broker gets its port", || {
+        Ok(vm.tell("lookup echo").ok())
+    })?;
+    ensure!(found.starts_with("00001389-facb"), "{found}");
+    let unknown = vm.tell_fails("lookup nothing")?;
+    ensure!(unknown.contains("code 1"), "{unknown}");
+    broker.ok(&["service unregister echo"])?;
+    let gone = vm.tell_fails("lookup echo")?;
+    ensure!(gone.contains("code 1"), "{gone}");
+    Ok(problem.trim().to_owned())
 }
 
 fn death(host: &Host) -> Result<String> {

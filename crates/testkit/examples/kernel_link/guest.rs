@@ -12,10 +12,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvsock::ServiceId;
+use hvsock_endpoint::LookupKind;
+use hvsock_endpoint::uplink::UPLINK_PORT;
 use hvsock_sys::sync::lock;
 use hvsock_testkit::guest::{
     CloseReason, Guest, GuestListener, GuestStream, HOST, Layout, Options,
 };
+use hvsock_testkit::uplink::Client;
 use hvsock_virtio::{Header, Operation, SocketKind};
 
 use crate::tell::{self, Answer, number};
@@ -101,6 +105,15 @@ impl Vm {
             ["connect", port, text] => {
                 let stream = self.connect(number(port)?)?;
                 exchange(&stream, text)
+            }
+            // Looks the name of a service up at the host's broker.
+            ["lookup", name] => {
+                let mut client = Client::new(self.connect(UPLINK_PORT)?);
+                let found = client.look_up(LookupKind::Service, name);
+                let id = |guid| ServiceId::from_guid_bytes(guid).to_string();
+                found
+                    .map(id)
+                    .map_err(|code| format!("refused by code {code}"))
             }
             // The same from a given port.
             ["connect-from", local, port, text] => {
