@@ -14,6 +14,7 @@
 
 pub mod api;
 mod audit;
+mod backoff;
 mod budget;
 mod callers;
 mod cdi;
@@ -37,6 +38,7 @@ mod reply;
 mod retry;
 mod stores;
 mod uplink;
+mod uplink_client;
 mod vhost_user;
 mod watch;
 

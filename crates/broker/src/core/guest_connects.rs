@@ -157,6 +157,7 @@ impl Core {
                 let connect = GuestConnect {
                     connection: id,
                     source: Source::Host,
+                    container: self.container_id(session.partition),
                     service: Service::Id(connect.address.service),
                     kind: SocketKind::Stream,
                     timeout,

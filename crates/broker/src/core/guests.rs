@@ -442,6 +442,7 @@ impl Core {
         target.connect(GuestConnect {
             connection: id,
             source,
+            container: None,
             service: request.service,
             kind: request.kind,
             timeout: SIBLING_TIMEOUT,

@@ -1,5 +1,6 @@
 //! Which link reaches a partition.
 
+use hvsock_address::VmId;
 use hvsock_fabric::{Partition, PartitionKey};
 
 use super::state::Core;
@@ -23,5 +24,12 @@ impl Core {
     /// The link that reaches a partition. `None` if its processes are reached by endpoints, or it is gone.
     pub(super) fn link_of(&self, partition: PartitionKey) -> Option<&dyn GuestLink> {
         self.vms.link(self.carrier(partition)).map(|link| &**link)
+    }
+
+    /// The id of the container that a process is in. `None` in the broker's own partition.
+    pub(super) fn container_id(&self, partition: PartitionKey) -> Option<VmId> {
+        let partition =
+            (partition != self.fabric.root()).then(|| self.fabric.partition(partition))?;
+        Some(partition?.vm_id())
     }
 }

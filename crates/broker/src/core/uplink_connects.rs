@@ -316,6 +316,7 @@ impl Core {
         let connect = GuestConnect {
             connection: id,
             source: Source::Host,
+            container: None,
             service: Service::Port(port),
             kind: SocketKind::Stream,
             timeout,

@@ -118,6 +118,8 @@ pub struct GuestConnect {
     pub connection: ConnectionId,
     /// Where it comes from.
     pub source: Source,
+    /// The container that it comes from; `None` for the broker's own partition and for a sibling.
+    pub container: Option<VmId>,
     /// The guest's service.
     pub service: Service,
     /// The socket type.

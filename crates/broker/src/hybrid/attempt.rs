@@ -15,9 +15,9 @@ use hvsock_sys::socket_folder::{FileId, SocketFolder};
 use hvsock_sys::stream;
 use mio::Token;
 
-use super::backoff::Backoff;
 use super::style::Connects;
 use super::trust::Trust;
+use crate::backoff::Backoff;
 
 /// How often to try again while the backlog of the VMM's socket is full: nothing says when it is not.
 const BACKLOG_RETRY: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];

@@ -16,7 +16,6 @@
 //! waits for it neither.
 
 mod attempt;
-mod backoff;
 mod command;
 mod presence;
 mod sockets;

@@ -14,8 +14,8 @@ use hvsock_sys::socket_folder::{FileId, SocketFolder};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::backoff::Backoff;
 use super::trust::Trust;
+use crate::backoff::Backoff;
 
 /// The most sockets of one VM. Each takes a descriptor.
 pub(super) const MAX_SOCKETS: usize = 1024;

@@ -17,12 +17,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::attempt::{Attempt, Failure, Step};
-use super::backoff::Backoff;
 use super::command::{Command, Place, SharedState};
 use super::presence::Presence;
 use super::sockets::{HostSockets, MAX_UNANSWERED};
 use super::style::{Connects, Style};
 use super::trust::Trust;
+use crate::backoff::Backoff;
 use crate::guest_link::{
     Destination, EventSender, GuestRequest, LinkEvent, OfferedService, PartitionState, RequestId,
     Service, SocketKind,

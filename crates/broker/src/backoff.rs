@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// A wait that doubles with each failure. At first it is due at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     shortest: Duration,
     longest: Duration,
     next: Duration,
@@ -12,7 +12,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new([shortest, longest]: [Duration; 2]) -> Self {
+    pub(crate) fn new([shortest, longest]: [Duration; 2]) -> Self {
         Self {
             shortest,
             longest,
@@ -22,33 +22,33 @@ impl Backoff {
     }
 
     /// The next attempt is due at once.
-    pub(super) fn now(&mut self) {
+    pub(crate) fn now(&mut self) {
         self.at = None;
     }
 
     /// An attempt has succeeded.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         (self.next, self.at) = (self.shortest, None);
     }
 
     /// An attempt has failed.
-    pub(super) fn failed(&mut self, now: Instant) {
+    pub(crate) fn failed(&mut self, now: Instant) {
         self.at = Some(now + self.next);
         self.next = (self.next * 2).min(self.longest);
     }
 
     /// Delays the next attempt.
-    pub(super) fn no_earlier_than(&mut self, at: Instant) {
+    pub(crate) fn no_earlier_than(&mut self, at: Instant) {
         self.at = self.at.max(Some(at));
     }
 
     /// Whether an attempt is due.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.at.is_none_or(|at| at <= now)
     }
 
     /// When the next attempt is due, if one has failed or was delayed.
-    pub(super) fn at(&self) -> Option<Instant> {
+    pub(crate) fn at(&self) -> Option<Instant> {
         self.at
     }
 }

@@ -1,0 +1,137 @@
+//! The connects to the host that have no stream yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use hvsock_address::{ServiceId, VmId};
+use hvsock_endpoint::uplink::MAX_PENDING;
+use hvsock_fabric::ConnectionId;
+
+/// A connect to the host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upward {
+    /// The container that connects; `None` is the machine itself.
+    pub(super) child: Option<VmId>,
+    pub(super) service: ServiceId,
+    pub(super) deadline: Instant,
+    pub(super) stage: Stage,
+}
+
+/// How far a connect has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// It waits for the uplink, or for its turn there.
+    Waiting,
+    /// The host has been asked.
+    Asked,
+    /// Its stream is being connected, to a port that the host has given, or without having asked the host.
+    Connecting {
+        /// The host counts it.
+        asked: bool,
+    },
+}
+
+/// The connects by their connection.
+#[derive(Debug, Default)]
+pub(super) struct Upwards {
+    table: BTreeMap<ConnectionId, Upward>,
+    /// Those that wait. Later connections have larger ids.
+    waiting: BTreeSet<ConnectionId>,
+    deadlines: BTreeSet<(Instant, ConnectionId)>,
+    /// Those that the host counts.
+    counted: usize,
+}
+
+impl Upwards {
+    /// Adds one that waits.
+    pub(super) fn add(&mut self, id: ConnectionId, upward: Upward) {
+        self.deadlines.insert((upward.deadline, id));
+        self.waiting.insert(id);
+        self.table.insert(id, upward);
+    }
+
+    /// Takes the next that waits, if the host accepts one more.
+    pub(super) fn next_for_host(&mut self) -> Option<(ConnectionId, Upward)> {
+        if self.counted >= MAX_PENDING {
+            return None;
+        }
+        self.next_waiting()
+    }
+
+    /// Takes the next that waits. It stays in the table.
+    pub(super) fn next_waiting(&mut self) -> Option<(ConnectionId, Upward)> {
+        let id = self.waiting.pop_first()?;
+        Some((id, *self.table.get(&id)?))
+    }
+
+    /// Whether any waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// One.
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Upward> {
+        self.table.get(&id)
+    }
+
+    /// Sets how far one has come.
+    pub(super) fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
+        if let Some(upward) = self.table.get_mut(&id) {
+            let before = std::mem::replace(&mut upward.stage, stage);
+            self.counted += usize::from(is_counted(stage));
+            self.counted -= usize::from(is_counted(before));
+        }
+    }
+
+    /// Removes one.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Upward> {
+        let upward = self.table.remove(&id)?;
+        self.deadlines.remove(&(upward.deadline, id));
+        self.waiting.remove(&id);
+        self.counted -= usize::from(is_counted(upward.stage));
+        Some(upward)
+    }
+
+    /// Those of which the host has been asked and has not answered.
+    pub(super) fn asked(&self) -> Vec<ConnectionId> {
+        let asked = self.table.iter();
+        let asked = asked.filter(|(_, upward)| upward.stage == Stage::Asked);
+        asked.map(|(id, _)| *id).collect()
+    }
+
+    /// The host knows none any more.
+    pub(super) fn forget_counted(&mut self) {
+        for upward in self.table.values_mut() {
+            if let Stage::Connecting { asked } = &mut upward.stage {
+                *asked = false;
+            }
+        }
+        let counted = |upward: &&Upward| is_counted(upward.stage);
+        self.counted = self.table.values().filter(counted).count();
+    }
+
+    /// The next deadline.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Removes one whose deadline has passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Option<(ConnectionId, Upward)> {
+        let (at, id) = self.deadlines.first().copied()?;
+        let expired = (at <= now).then(|| self.remove(id))?;
+        Some((id, expired?))
+    }
+
+    #[cfg(test)]
+    pub(super) fn counted(&self) -> usize {
+        self.counted
+    }
+}
+
+fn is_counted(stage: Stage) -> bool {
+    match stage {
+        Stage::Waiting => false,
+        Stage::Asked => true,
+        Stage::Connecting { asked } => asked,
+    }
+}
