@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hvsock_address::{InvalidName, PartitionName};
@@ -11,7 +12,9 @@ use hvsock_registry::Registration;
 use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
 use hvsock_sys::locks::Holder;
+use hvsock_sys::machine::Machine;
 
+use crate::uplink_client::{KernelTransport, UplinkTransport};
 use crate::{AuditOutput, CdiConfig};
 
 /// The configuration of a [`Broker`](crate::Broker).
@@ -50,6 +53,53 @@ pub struct BrokerConfig {
     /// keeps the number of descriptors in flight well below it (`unix(7)`, `ETOOMANYREFS`). The default
     /// is the limit with which the broker was started.
     pub soft_descriptors: Option<u64>,
+    /// Whether this machine is a guest of a host whose broker it has an uplink to. Off by default.
+    pub uplink: Uplink,
+}
+
+/// Whether the broker has an uplink to the host of the virtual machine that it runs in.
+///
+/// With one, its own partition is a [virtual machine](hvsock_fabric::PartitionKind::Vm), and its parent is
+/// the host.
+#[derive(Clone, Debug, Default)]
+pub enum Uplink {
+    /// It has none. Also in a virtual machine, its own partition is a host.
+    #[default]
+    Off,
+    /// It has one if this is a virtual machine with a vsock device.
+    Auto,
+    /// It has one. Starting fails if this is no virtual machine with a vsock device.
+    Required,
+    /// It has one over another transport than the kernel's `AF_VSOCK`.
+    Over(Arc<dyn UplinkTransport>),
+}
+
+/// How the host is reached.
+pub(crate) struct HostLink {
+    pub(crate) transport: Arc<dyn UplinkTransport>,
+    /// An operator requires the uplink.
+    pub(crate) is_required: bool,
+}
+
+impl Uplink {
+    /// How the host is reached, if there is to be an uplink.
+    pub(crate) fn open(&self) -> Result<Option<HostLink>, StartError> {
+        let kernel = |is_required| HostLink {
+            transport: Arc::new(KernelTransport),
+            is_required,
+        };
+        let is_guest = Machine::is_certainly_guest;
+        match self {
+            Self::Off => Ok(None),
+            Self::Auto => Ok(is_guest().then(|| kernel(false))),
+            Self::Required if is_guest() => Ok(Some(kernel(true))),
+            Self::Required => Err(StartError::NoHost),
+            Self::Over(transport) => Ok(Some(HostLink {
+                transport: Arc::clone(transport),
+                is_required: false,
+            })),
+        }
+    }
 }
 
 impl BrokerConfig {
@@ -70,6 +120,7 @@ impl BrokerConfig {
             cdi: None,
             operator_group: None,
             soft_descriptors: None,
+            uplink: Uplink::default(),
         }
     }
 }
@@ -128,6 +179,11 @@ pub enum StartError {
     /// The store has registrations that clash, or more than [`BrokerConfig::limits`] allows.
     #[error(transparent)]
     Registrations(RegisterError),
+    /// An uplink is required, and there is no host to have it to.
+    #[error(
+        "this machine is no virtual machine with a vsock device, so there is no host for an uplink"
+    )]
+    NoHost,
     /// A system call failed.
     #[error("cannot {what}: {error}")]
     Io {

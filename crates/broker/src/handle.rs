@@ -11,10 +11,10 @@ mod tests;
 mod vms;
 
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{
     ConnectRequest, ConnectionId, Explanation, ListenRequest, PartitionKey, Refusal,
@@ -178,6 +178,7 @@ impl Handle {
         principal: Principal,
     ) -> Result<ExplanationReport, ControlError> {
         let (from, vm, service) = self.resolve(from, to, service)?;
+        let (answer, with_host) = sync_channel(1);
         let (mut explanation, asked) = self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
             let request = ConnectRequest {
@@ -189,10 +190,15 @@ impl Handle {
             let mut explanation = core.explain_connect(&request);
             let timeout_ms = GUEST_TIMEOUT.as_millis() as u32;
             let asked = core.ask_to_explain(&request, &mut explanation, timeout_ms);
+            if asked.is_none() {
+                let (from, address) = (request.from, SockAddrHv::new(vm, service));
+                core.explain_to_operator(from, address, explanation.clone(), answer);
+            }
             (explanation, asked)
         })?;
         match asked {
-            None => {}
+            // The host of this machine may have to be asked.
+            None => explanation = received(&with_host)?,
             Some(Ok(asked)) => self.add_answer(&mut explanation, asked),
             Some(Err((vm, silence))) => add_guest(&mut explanation, &vm, Err(silence)),
         }
@@ -362,12 +368,7 @@ impl Handle {
         });
         let sent = self.link.send(CoreCall::Run(call));
         sent.map_err(|_gone| ControlError::Stopped)?;
-        result
-            .recv_timeout(CALL_TIMEOUT)
-            .map_err(|error| match error {
-                RecvTimeoutError::Timeout => ControlError::Busy,
-                RecvTimeoutError::Disconnected => ControlError::Stopped,
-            })
+        received(&result)
     }
 
     /// Queues `work` for the core thread without waiting. Does nothing if the broker has stopped.
@@ -435,6 +436,16 @@ impl From<AddError> for ControlError {
             AddError::OwnSocket(_) => Self::Invalid(error.to_string()),
         }
     }
+}
+
+/// What the core thread sends.
+fn received<R>(answer: &Receiver<R>) -> Result<R, ControlError> {
+    answer
+        .recv_timeout(CALL_TIMEOUT)
+        .map_err(|error| match error {
+            RecvTimeoutError::Timeout => ControlError::Busy,
+            RecvTimeoutError::Disconnected => ControlError::Stopped,
+        })
 }
 
 fn invalid(error: InvalidCid) -> ControlError {

@@ -49,13 +49,14 @@ use hvsock_registry::store::{self, FolderStore};
 
 pub use audit::AuditOutput;
 pub use cdi::{CdiConfig, CdiHook};
-pub use config::{BrokerConfig, StartError};
+pub use config::{BrokerConfig, StartError, Uplink};
 pub use events::{EventStream, RecordScope};
 pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
 pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, Registration};
+pub use uplink_client::UplinkTransport;
 
 use api::ControlServer;
 use containers::ContainerObserver;

@@ -152,6 +152,18 @@ pub enum EventKind {
         /// The refusal as one sentence.
         message: String,
     },
+    /// The uplink to the host of this virtual machine is open.
+    UplinkOpened {
+        /// The host's name.
+        host: String,
+        /// The name that this virtual machine has there.
+        partition: String,
+    },
+    /// The uplink to the host of this virtual machine has ended.
+    UplinkLost {
+        /// Why.
+        reason: String,
+    },
     /// The broker cannot do something as it should, such as read a configuration file.
     ProblemFound {
         /// The kind of the problem.

@@ -38,7 +38,7 @@ pub use link::{HybridStyle, LinkSpec, ManagerRef};
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
     CdiDevice, Container, GuestBroker, NewBinding, NewContainer, NewVm, Partition, PartitionChange,
-    PartitionKind, PartitionState, VmSpec,
+    PartitionKind, PartitionState, UplinkState, UplinkStatus, VmSpec,
 };
 pub use problem::{Problem, ProblemKind};
 pub use service::{

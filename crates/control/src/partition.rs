@@ -112,6 +112,9 @@ pub struct Partition {
     /// Whether an operator paused it. A VM then stays paused even if its VMM resumes it.
     #[serde(default)]
     pub paused_by_operator: bool,
+    /// The uplink to it, if it is the host of the virtual machine that the broker runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Box<UplinkStatus>>,
     /// The number of its listeners now.
     pub listeners: usize,
     /// The number of its connections now. A connection within it counts once.
@@ -181,6 +184,39 @@ pub struct NewBinding {
     /// broker that finds after its start that this one has ended knows nothing of the next.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+}
+
+/// The uplink of the broker in a virtual machine to the broker of its host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct UplinkStatus {
+    /// Whether there is one.
+    pub state: UplinkState,
+    /// Seconds since it has this state.
+    pub age_seconds: f64,
+    /// The name of this virtual machine at the host, while the uplink is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_at_host: Option<String>,
+    /// The id of this virtual machine at the host, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = Uuid))]
+    pub id_at_host: Option<VmId>,
+    /// Why there is none, as a clause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The state of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum UplinkState {
+    /// It is being made for the first time.
+    Connecting,
+    /// There is one.
+    Open,
+    /// There is none. It is tried again.
+    Down,
 }
 
 /// A container to add.

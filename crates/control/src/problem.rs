@@ -52,6 +52,8 @@ pub enum ProblemKind {
     CdiDevice,
     /// A container runs with a mount that leads to a removed folder, so it does not reach the broker.
     StaleMount,
+    /// There is no uplink to the host of this virtual machine.
+    Uplink,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -73,6 +75,7 @@ impl ProblemKind {
             Self::VmLink => "vm_link",
             Self::CdiDevice => "cdi_device",
             Self::StaleMount => "stale_mount",
+            Self::Uplink => "uplink",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -104,6 +107,7 @@ mod tests {
             ProblemKind::VmLink,
             ProblemKind::CdiDevice,
             ProblemKind::StaleMount,
+            ProblemKind::Uplink,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

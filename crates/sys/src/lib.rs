@@ -10,6 +10,7 @@
 //! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker, and in a host whose kernel serves
 //!   virtual machines. `vsock_diag` lists its sockets, `netns` enters other network namespaces.
+//! - `machine`: whether this is a virtual machine.
 //! - `vhost`: the kernel's device for virtual machines, as a VMM uses it.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
 //! - `journal`: structured entries for systemd's journal.
@@ -44,9 +45,9 @@ mod windows;
 #[cfg(target_os = "linux")]
 pub use linux::{
     accounts, activation, bus_error, cgroup_freezer, child, clock, container_user, doorbell, errno,
-    event, freeze, futex, identity, inherit, journal, limits, locks, message, netns, owner, peer,
-    pidfd, poll, processor, seqpacket, session, shared_memory, signals, socket_folder, splice,
-    standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
+    event, freeze, futex, identity, inherit, journal, limits, locks, machine, message, netns,
+    owner, peer, pidfd, poll, processor, seqpacket, session, shared_memory, signals, socket_folder,
+    splice, standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

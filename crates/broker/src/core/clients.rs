@@ -74,7 +74,7 @@ impl Core {
     }
 
     /// Adds a new session to the table and to epoll. Unread messages cause an event.
-    fn watch_session(&mut self, session: Session<ProcessSocket>) {
+    pub(super) fn watch_session(&mut self, session: Session<ProcessSocket>) {
         if session.is_idle()
             && let Some(oldest) = self.sessions.evict_idle(session.socket_of())
         {

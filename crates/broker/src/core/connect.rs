@@ -16,6 +16,7 @@ use super::limits::in_flight_limit;
 use super::listeners::ListenerRecord;
 use super::offering::{NotNow, Placement};
 use super::offers::Offer;
+use super::outer_held::Asker;
 use super::preference::{ChosenTransport, TransportPreference};
 use super::resources::{BrokerPart, ConnectionResources};
 use super::session_io::is_disconnected;
@@ -76,7 +77,8 @@ impl Core {
         if connect.flags.dry_run {
             let (from, address) = (session.partition, connect.address);
             let explanation = self.explain_request(from, &principal, address, Request::Connect);
-            self.explain(&session, &explanation);
+            let asker = Asker::Process(session);
+            self.explain_with_host(asker, from, address, explanation, None);
             return Ok(());
         }
         if let Some(plan) = self.plan_arena(&session, connect, &request) {

@@ -141,6 +141,7 @@ impl Core {
     /// Removes a listener. The caller applies the fabric's effects, because it may be doing so already.
     pub(super) fn remove_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
         self.fabric.close_listener(id);
+        self.close_own_port(id);
         self.offers.remove(id);
         self.orphan_guest_arenas(id);
         self.arenas.peers.remove(id);

@@ -76,10 +76,14 @@ impl Loop {
             .try_clone()
             .map_err(StartError::io("duplicate a descriptor"))?;
         let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
-        let mut core = Core::new(config, loaded, registry, queue)?;
+        let host = config.uplink.open()?;
+        let mut core = Core::new(config, loaded, registry, queue, host.is_some())?;
         let own = core.fabric.root();
         core.endpoints
             .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
+        if let Some(host) = host {
+            core.open_outer(host)?;
+        }
         let (calls, queue) = std::sync::mpsc::channel();
         let event_loop = Self {
             core,
@@ -136,6 +140,7 @@ impl Loop {
             self.core.expire_pending(now);
             self.core.expire_uplink_clients(now);
             self.core.expire_uplink_connects(now);
+            self.core.expire_outer_waits(now);
             self.core.check_shortage(now);
             self.core.retry_parked(now);
             self.core.scan_due_arenas(now);
@@ -159,6 +164,7 @@ impl Loop {
             match self.reports.try_recv() {
                 Ok(ThreadReport::Data(report)) => self.core.handle_report(report),
                 Ok(ThreadReport::Link(vm, event)) => self.core.handle_link_event(vm, event),
+                Ok(ThreadReport::Uplink(event)) => self.core.handle_uplink_event(event),
                 Err(_) => return,
             }
         }
@@ -196,6 +202,7 @@ impl Loop {
             core.uplink_clients.next_deadline(),
             core.next_uplink_deadline(),
             core.parked.next_try(),
+            core.next_outer_deadline(),
             core.arenas.next_scan(),
             core.in_flight.next_sweep(),
             core.data_threads.spare_due(),

@@ -15,6 +15,7 @@ use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over,
 use super::hybrid_answers::send_accepted;
 use super::limits::{descriptor_limit, in_flight_limit};
 use super::offering::NotNow;
+use super::outer_held::Asker;
 use super::pending::{PendingConnect, ProcessPart, Stage};
 use super::preference::TransportPreference;
 use super::session_io::is_disconnected;
@@ -330,6 +331,18 @@ impl Core {
                 }
             }
         }
-        self.reject(&pending.session, "connect", pending.address, refusal);
+        let PendingConnect {
+            session, address, ..
+        } = pending;
+        match session.explains {
+            Some(request) if self.is_outer(pending.route.target) => {
+                self.record_refusal(&session, "connect", address, refusal);
+                let explanation = self.explain_refusal(&session, address, refusal, request);
+                let (from, asker) = (session.partition, Asker::Process(session));
+                let refusal = Some(refusal.clone());
+                self.explain_with_host(asker, from, address, explanation, refusal);
+            }
+            _ => self.reject(&session, "connect", address, refusal),
+        }
     }
 }

@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// Counts, logs and publishes why a guest was refused. Most guests only see a reset.
-    fn refuse_guest(
+    pub(super) fn refuse_guest(
         &mut self,
         from: PartitionKey,
         request: &GuestRequest,
@@ -240,6 +240,11 @@ impl Core {
     /// The address that a guest's destination and service map to.
     fn address_for(&self, vm: PartitionKey, request: &GuestRequest) -> Result<SockAddrHv, Refusal> {
         let partition = match request.destination {
+            // The host connects to this machine.
+            Destination::Host if self.is_outer(vm) => {
+                let own = self.fabric.partition(self.fabric.root());
+                own.ok_or(Refusal::NotReachable)?.vm_id()
+            }
             Destination::Host => VmId::PARENT,
             Destination::Partition(id) => id,
             Destination::Cid(cid) => {

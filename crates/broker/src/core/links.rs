@@ -23,7 +23,11 @@ impl Core {
 
     /// The link that reaches a partition. `None` if its processes are reached by endpoints, or it is gone.
     pub(super) fn link_of(&self, partition: PartitionKey) -> Option<&dyn GuestLink> {
-        self.vms.link(self.carrier(partition)).map(|link| &**link)
+        let outer = self.outer.as_ref().filter(|outer| outer.key == partition);
+        match outer {
+            Some(outer) => Some(&outer.client),
+            None => self.vms.link(self.carrier(partition)).map(|link| &**link),
+        }
     }
 
     /// The id of the container that a process is in. `None` in the broker's own partition.

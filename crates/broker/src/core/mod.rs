@@ -19,6 +19,8 @@
 //! - [`liveness`]: heartbeats of guests;
 //! - [`offers`]: connections that wait for their listener; [`parked`]: connects that wait for processes
 //!   to read what was sent to them ([`in_flight`]);
+//! - [`outer`]: the host of this virtual machine, if it is one, with the requests that wait for it
+//!   ([`outer_waits`], [`outer_held`]);
 //! - [`telemetry`]: events, and [`counters`] for metrics;
 //! - [`endpoints`]: the sockets that clients connect to; [`session_io`]: I/O on their sessions;
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
@@ -43,6 +45,8 @@
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
 //! - [`share_refusals`]: refuses what a share does not allow;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
+//! - [`outer_events`]: what the host says; [`outer_partitions`]: what it is told; [`outer_requests`]: requests that
+//!   wait for it;
 //! - [`links`]: which link reaches a partition;
 //! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
 //! - [`container_states`]: what is reported of containers;
@@ -91,6 +95,12 @@ mod liveness;
 mod offered_services;
 mod offering;
 mod offers;
+mod outer;
+mod outer_events;
+mod outer_held;
+mod outer_partitions;
+mod outer_requests;
+mod outer_waits;
 mod parked;
 mod partition_files;
 mod partitions;

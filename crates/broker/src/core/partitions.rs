@@ -60,6 +60,7 @@ impl Core {
         }
         self.containers.insert(key, ephemeral);
         self.charge_partition(key, CONTAINER);
+        self.announce(key);
         self.telemetry.publish(|| EventKind::PartitionAdded {
             partition: name.to_string(),
         });
@@ -138,6 +139,7 @@ impl Core {
         // cannot fail: the partition exists and is not the root.
         let _ = self.fabric.set_state(key, PartitionState::Off);
         self.apply_effects();
+        self.withdraw(key);
         self.close_sessions_of(key, &Refusal::PartitionOff);
         self.endpoints.close_of(key);
         self.leave_folder(key);
@@ -189,6 +191,7 @@ impl Core {
     ) -> Result<(), PartitionError> {
         self.fabric.set_state(key, state)?;
         self.apply_effects();
+        self.announce_state(key);
         self.liveness.set_state(key, state.into(), Instant::now());
         self.telemetry.publish(|| EventKind::PartitionState {
             partition: partition_label(&self.fabric, key),

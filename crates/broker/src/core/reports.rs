@@ -9,6 +9,7 @@ use crate::data_path::ReportSender;
 use crate::guest_link::{EventSender, LinkEvent};
 use crate::loop_waker::LoopWaker;
 use crate::pump::Report;
+use crate::uplink_client::UplinkEvent;
 
 /// A report of one of the other threads.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) enum ThreadReport {
     Data(Report),
     /// Of a VM's link.
     Link(PartitionKey, LinkEvent),
+    /// Of the uplink to the host.
+    Uplink(UplinkEvent),
 }
 
 /// The sending side of the queue of reports.
@@ -41,6 +44,11 @@ impl ReportQueue {
     /// A sender for a VM's link.
     pub(super) fn of_link(&self, vm: PartitionKey) -> EventSender {
         self.sender(move |event| ThreadReport::Link(vm, event))
+    }
+
+    /// A sender for the uplink to the host.
+    pub(super) fn of_uplink(&self) -> ReportSender<UplinkEvent> {
+        self.sender(ThreadReport::Uplink)
     }
 
     fn sender<T>(

@@ -59,6 +59,9 @@ impl Core {
                         };
                         self.connect_idle(session, &connect, index)
                     }
+                    Err(refusal) if self.may_be_new(session.partition, &refusal) => {
+                        self.hold_request(session, ClientMessage::ConnectNamed(named), index)
+                    }
                     Err(refusal) => {
                         if !named.flags.dry_run {
                             self.audit_unknown(&session, "connect", &named.address, &refusal);
@@ -67,11 +70,19 @@ impl Core {
                     }
                 }
             }
+            (Role::Idle, ClientMessage::Listen(listen))
+                if self.may_be_allowed(&session, listen.address) =>
+            {
+                self.hold_request(session, ClientMessage::Listen(listen), index)
+            }
             (Role::Idle, ClientMessage::Listen(listen)) => {
                 self.listen(session, &listen, BrokerMessage::Listening)
             }
             (Role::Idle, ClientMessage::ListenNamed(named)) => {
                 match self.resolve(session.partition, &named.address) {
+                    Ok(address) if self.may_be_allowed(&session, address) => {
+                        self.hold_request(session, ClientMessage::ListenNamed(named), index)
+                    }
                     Ok(address) => {
                         let listen = Listen {
                             flags: named.flags,
@@ -81,6 +92,9 @@ impl Core {
                         };
                         let bound = |listening| BrokerMessage::Bound(Bound { listening, address });
                         self.listen(session, &listen, bound)
+                    }
+                    Err(refusal) if self.may_be_new(session.partition, &refusal) => {
+                        self.hold_request(session, ClientMessage::ListenNamed(named), index)
                     }
                     Err(refusal) => {
                         if !named.flags.dry_run {
@@ -93,7 +107,7 @@ impl Core {
             (Role::Idle, ClientMessage::Register(register)) => self.lease(session, register),
             (Role::Idle, ClientMessage::Lookup { kind, name }) => {
                 session.count_query();
-                self.look_up(session, kind, name)
+                self.look_up(session, kind, name, index)
             }
             (Role::Idle, ClientMessage::Describe(describe)) => {
                 session.count_query();
@@ -174,12 +188,17 @@ impl Core {
         session: Session<ProcessSocket>,
         kind: LookupKind,
         name: String,
+        index: Option<usize>,
     ) -> SessionState {
-        match self.find_name(session.partition, kind, name) {
+        let from = session.partition;
+        match self.find_name(from, kind, name.clone()) {
             Ok(guid) => {
                 let found = BrokerMessage::Found { guid };
                 self.session_io.send(&session.socket, &found);
                 self.check_queries(session)
+            }
+            Err(refusal) if self.may_be_new(from, &refusal) => {
+                self.hold_request(session, ClientMessage::Lookup { kind, name }, index)
             }
             Err(refusal) => self.refuse_name(&session, &refusal),
         }
@@ -193,7 +212,9 @@ impl Core {
         name: String,
     ) -> Result<[u8; 16], Refusal> {
         match kind {
-            LookupKind::Service => self.service_named(from, name).map(ServiceId::to_guid_bytes),
+            LookupKind::Service => self
+                .service_named(from, None, name)
+                .map(ServiceId::to_guid_bytes),
             LookupKind::Partition => self.partition_named(from, name).map(VmId::to_guid_bytes),
         }
     }
@@ -245,7 +266,7 @@ impl Core {
         };
         let service = match &address.service {
             IdOrName::Id(service) => *service,
-            IdOrName::Name(name) => self.service_named(from, name.clone())?,
+            IdOrName::Name(name) => self.service_named(from, Some(vm), name.clone())?,
         };
         Ok(SockAddrHv::new(vm, service))
     }
@@ -260,9 +281,19 @@ impl Core {
         named.is_none_or(|named| self.resolve(from, named) == Ok(address))
     }
 
-    fn service_named(&self, from: PartitionKey, name: String) -> Result<ServiceId, Refusal> {
-        let name = ElementName::new(name).ok();
-        name.and_then(|name| self.fabric.service_id_by_name(from, &name))
+    /// The service with a name, for a request of a partition. One at the host has the name that it has there.
+    fn service_named(
+        &self,
+        from: PartitionKey,
+        vm: Option<VmId>,
+        name: String,
+    ) -> Result<ServiceId, Refusal> {
+        let name = ElementName::new(name).map_err(|_| Refusal::Unregistered)?;
+        let is_at_host = vm.is_some_and(|vm| self.leads_to_outer(from, vm));
+        let at_host = || self.service_of_outer(&name);
+        let found = is_at_host.then(at_host).flatten();
+        found
+            .or_else(|| self.fabric.service_id_by_name(from, &name))
             .ok_or(Refusal::Unregistered)
     }
 
@@ -312,6 +343,11 @@ impl Core {
                 return SessionState::Closed;
             }
         };
+        if let Err(refusal) = self.open_own_port(id, session.partition, listen.address) {
+            self.fabric.close_listener(id);
+            self.reject(&session, "listen", listen.address, &refusal);
+            return SessionState::Closed;
+        }
         session.assume(Role::Listener(id));
         let backlog = self
             .fabric
@@ -416,11 +452,7 @@ impl Core {
         address: SockAddrHv,
         refusal: &Refusal,
     ) {
-        let (caller, claim) = (
-            (session.partition, session.caller),
-            session.claim.as_deref(),
-        );
-        self.audit_refused(action, caller, address, claim, refusal);
+        self.record_refusal(session, action, address, refusal);
         match session.explains {
             None => self.send_refusal(session, refusal),
             Some(request) => {
@@ -428,6 +460,21 @@ impl Core {
                 self.explain(session, &explanation);
             }
         }
+    }
+
+    /// Counts a refusal, logs it, and publishes an event.
+    pub(super) fn record_refusal(
+        &mut self,
+        session: &Session<ProcessSocket>,
+        action: &str,
+        address: SockAddrHv,
+        refusal: &Refusal,
+    ) {
+        let (caller, claim) = (
+            (session.partition, session.caller),
+            session.claim.as_deref(),
+        );
+        self.audit_refused(action, caller, address, claim, refusal);
         self.telemetry.count_refused(refusal);
         let from = partition_label(&self.fabric, session.partition);
         tracing::debug!(%from, pid = session.caller.pid, uid = session.caller.uid, %address,
@@ -441,7 +488,7 @@ impl Core {
     }
 
     /// The explanation of a refusal. The checks are made again, in the state in which it was refused.
-    fn explain_refusal(
+    pub(super) fn explain_refusal(
         &mut self,
         session: &Session<ProcessSocket>,
         address: SockAddrHv,
@@ -509,7 +556,7 @@ impl Core {
 
     /// The identity of a session's process that wants to listen. In a container it may have to be
     /// root there.
-    fn principal_of_listener(&mut self, session: &Session<ProcessSocket>) -> Principal {
+    pub(super) fn principal_of_listener(&mut self, session: &Session<ProcessSocket>) -> Principal {
         let principal = self.principal(session);
         if session.partition == self.fabric.root() {
             return principal;

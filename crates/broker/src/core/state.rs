@@ -24,6 +24,7 @@ use super::left_folders::LeftFolders;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
 use super::offers::Offers;
+use super::outer::Outer;
 use super::parked::Parked;
 use super::pending::{ParkedConnect, PendingConnect};
 use super::port_problems::PortProblems;
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(super) port_problems: PortProblems,
     /// Where the link of a new VM reports to.
     pub(super) reports: ReportQueue,
+    /// The host, if this machine is a guest of one.
+    pub(super) outer: Option<Outer>,
     pub(super) liveness: Liveness,
     pub(super) telemetry: Telemetry,
     pub(super) audit: Audit,
@@ -104,12 +107,14 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Creates the core and its data threads. Descriptors are watched with `registry`.
+    /// Creates the core and its data threads. Descriptors are watched with `registry`. With `is_guest` its own
+    /// partition is a virtual machine.
     pub(super) fn new(
         config: BrokerConfig,
         loaded: Loaded,
         registry: Registry,
         reports: ReportQueue,
+        is_guest: bool,
     ) -> Result<Self, StartError> {
         let connections = registry
             .try_clone()
@@ -121,10 +126,19 @@ impl Core {
             &reports,
         );
         let operators = config.operators();
-        let root = RootSpec {
-            kind: PartitionKind::Host,
-            vm_id: VmId::of_container(config.partition.as_str()),
-            name: config.partition,
+        let name = config.partition;
+        let root = match is_guest {
+            false => RootSpec {
+                kind: PartitionKind::Host,
+                vm_id: VmId::of_container(name.as_str()),
+                name,
+            },
+            // Another id than that of a host with the same name.
+            true => RootSpec {
+                kind: PartitionKind::Vm,
+                vm_id: VmId::of_container(&format!("the virtual machine {name}")),
+                name,
+            },
         };
         let built_in = config.built_in.iter().map(|one| one.id).collect::<Vec<_>>();
         let broker_uid = rustix::process::geteuid().as_raw();
@@ -193,6 +207,7 @@ impl Core {
             kernel_hosts: KernelHosts::default(),
             port_problems: PortProblems::default(),
             reports,
+            outer: None,
             liveness: Liveness::default(),
             telemetry: Telemetry::default(),
             audit: Audit::new(config.audit, built_in),

@@ -237,6 +237,8 @@ impl Core {
         }
         let count = |of: &HashMap<_, usize>, key| of.get(&key).copied().unwrap_or(0);
         let now = Instant::now();
+        let own = self.fabric.partition(self.fabric.root());
+        let own = own.map(hvsock_fabric::Partition::name).cloned();
         let mut partitions: Vec<Partition> = self
             .fabric
             .partitions()
@@ -283,6 +285,7 @@ impl Core {
                         let text = self.problems.text(kind, partition.name().as_str());
                         texts.extend(text.map(str::to_owned));
                     }
+                    texts.extend(self.refusal_at_host(partition.vm_id()));
                     texts
                 },
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
@@ -297,6 +300,7 @@ impl Core {
                         None => partition.state() == hvsock_fabric::PartitionState::Paused,
                     },
                 },
+                uplink: self.uplink_status(key).map(Box::new),
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),
                 broker: self.uplinks.get(key).map(|uplink| GuestBroker {
@@ -306,8 +310,13 @@ impl Core {
                 guest: self.liveness.guest(key, now).map(Box::new),
             })
             .collect();
-        partitions
-            .sort_by(|a, b| (a.parent.is_some(), &a.name).cmp(&(b.parent.is_some(), &b.name)));
+        partitions.sort_by_cached_key(|one| {
+            (
+                Some(&one.name) != own.as_ref(),
+                one.parent.is_some(),
+                one.name.clone(),
+            )
+        });
         partitions
     }
 
@@ -560,7 +569,7 @@ impl Core {
         caller: Caller,
         connected_suspend: bool,
     ) -> Option<model::ConnectionEnd> {
-        let guest = self.vms.contains(self.carrier(partition));
+        let guest = self.vms.contains(self.carrier(partition)) || self.is_outer(partition);
         let partition = self.fabric.partition(partition)?;
         // A guest's numbers are not those of this machine's users.
         let user = match guest {

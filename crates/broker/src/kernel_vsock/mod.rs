@@ -46,7 +46,7 @@ use crate::guest_link::{
 use host::KernelHost;
 pub(crate) use hosts::KernelHosts;
 use managers::Watch;
-pub(crate) use sockets::{find_holder, raise_credit};
+pub(crate) use sockets::raise_credit;
 
 /// What the kernel's sockets can do.
 const CAPABILITIES: Capabilities = Capabilities {

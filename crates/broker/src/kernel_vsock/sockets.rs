@@ -199,8 +199,7 @@ fn serves_guests() -> bool {
         || vsock::local_cid().is_ok_and(|cid| cid == SockAddrVm::CID_HOST)
 }
 
-/// Who has a vsock port of this machine, in words.
-pub(crate) fn find_holder(port: u32) -> Option<String> {
+fn find_holder(port: u32) -> Option<String> {
     let sockets = vsock_diag::sockets().ok()?;
     let has_it = |socket: &&vsock_diag::Socket| {
         let is_bound = matches!(

@@ -72,7 +72,9 @@ impl std::fmt::Display for WhyDown {
     /// A clause.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoBroker => f.write_str("no hvsock broker answers at vsock port 920 of the host"),
+            Self::NoBroker => {
+                f.write_str("nobody answers at vsock port 920 of the host, where its broker would")
+            }
             Self::Unprivileged => f.write_str(
                 "this broker may not connect from a vsock port below 1024, which needs root",
             ),

@@ -29,7 +29,7 @@ pub(crate) fn registration(service: &Service) -> Option<Registration> {
 mod tests {
     use hvsock_address::{PartitionName, ServiceId, VmId};
     use hvsock_endpoint::uplink::ServiceFlags;
-    use hvsock_registry::{Action, Registry, Requester};
+    use hvsock_registry::{Action, PartitionIdentity, Registry, Requester};
 
     use super::*;
 
@@ -69,10 +69,14 @@ mod tests {
     }
 
     fn requester(name: &PartitionName, id: VmId, is_root: bool) -> Requester<'_> {
-        Requester::Child {
-            name,
-            id,
-            groups: &[],
+        Requester::Partition {
+            own: PartitionIdentity {
+                name,
+                id,
+                groups: &[],
+                is_parent: false,
+            },
+            vm: None,
             is_root,
         }
     }

@@ -171,11 +171,6 @@ impl UplinkClient {
     pub(crate) fn close_port(&self, port: u32) {
         self.shared.close_port(port);
     }
-
-    /// Who has a port of this machine, in words. It may take a second.
-    pub(crate) fn holder(&self, port: u32) -> Option<String> {
-        self.shared.transport.holder(port)
-    }
 }
 
 impl Drop for UplinkClient {

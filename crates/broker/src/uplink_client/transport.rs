@@ -9,8 +9,6 @@ use hvsock_address::{AddressError, SockAddrVm};
 use hvsock_endpoint::uplink::PRIVILEGED_PORTS;
 use hvsock_sys::{errno, vsock};
 
-use crate::kernel_vsock::find_holder;
-
 /// Connections that may wait in the kernel to be accepted.
 const BACKLOG: u32 = 1024;
 /// The lowest port that an uplink comes from. Services of guests have the ports below.
@@ -51,9 +49,6 @@ pub trait UplinkTransport: fmt::Debug + Send + Sync {
     ///
     /// Those of `accept`.
     fn accept(&self, listener: &OwnedFd) -> io::Result<Option<(OwnedFd, u32)>>;
-
-    /// Who has a port of this machine, in words, if that can be found out. It may take a second.
-    fn holder(&self, port: u32) -> Option<String>;
 }
 
 /// The kernel's.
@@ -108,10 +103,6 @@ impl UplinkTransport for KernelTransport {
         };
         let peer = SockAddrVm::from_bytes(&address).map_err(invalid)?;
         Ok(Some((socket, peer.cid)))
-    }
-
-    fn holder(&self, port: u32) -> Option<String> {
-        find_holder(port)
     }
 }
 

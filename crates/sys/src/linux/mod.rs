@@ -18,6 +18,7 @@ pub mod journal;
 pub mod limits;
 mod listening;
 pub mod locks;
+pub mod machine;
 pub mod message;
 pub mod netns;
 pub mod owner;

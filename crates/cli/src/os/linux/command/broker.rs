@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
-use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig};
+use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig, Uplink};
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
 use hvsock_sys::{accounts, journal};
@@ -49,9 +49,40 @@ pub struct Broker {
     /// Write no CDI devices
     #[arg(long)]
     no_cdi: bool,
+    /// In a virtual machine, join the broker of the host: `off` makes this machine a host of its own, `required`
+    /// is an error on a machine without a host
+    #[arg(
+        long,
+        value_name = "WHEN",
+        env = "HVSOCK_UPLINK",
+        default_value = "auto",
+        hide_env_values = true
+    )]
+    uplink: UplinkWhen,
     /// Where the audit is written [default: the journal if the system has one, else the log]
     #[arg(long, value_name = "WHERE")]
     audit: Option<AuditTo>,
+}
+
+/// When the broker of the host is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum UplinkWhen {
+    /// In a virtual machine with a vsock device
+    Auto,
+    /// Never
+    Off,
+    /// Always
+    Required,
+}
+
+impl From<UplinkWhen> for Uplink {
+    fn from(when: UplinkWhen) -> Self {
+        match when {
+            UplinkWhen::Auto => Self::Auto,
+            UplinkWhen::Off => Self::Off,
+            UplinkWhen::Required => Self::Required,
+        }
+    }
 }
 
 /// Where the audit is written, besides the memory of the broker.
@@ -100,6 +131,7 @@ impl Broker {
         }
         config.shared_memory = !self.no_shared_memory;
         config.audit = self.audit.unwrap_or_else(AuditTo::choose).output();
+        config.uplink = self.uplink.into();
         config.built_in = built_in::registrations();
         config.operator_group = operator_group(self.operator_group)?;
         if !self.no_cdi {

@@ -98,6 +98,10 @@ fn sentence(what: &EventKind) -> String {
         EventKind::GuestBrokerLost { partition, reason } => {
             format!("broker in {partition} lost: {reason}")
         }
+        EventKind::UplinkOpened { host, partition } => {
+            format!("uplink to {host} open; this virtual machine is {partition} there")
+        }
+        EventKind::UplinkLost { reason } => format!("uplink to the host lost: {reason}"),
         EventKind::ListenerOpened {
             listener,
             service,

@@ -5,6 +5,7 @@ use anyhow::Result;
 use clap::Args;
 use hvsock_control::{
     Connection, Listener, Partition, PartitionKind, PartitionState, Status as Overview,
+    UplinkState, UplinkStatus,
 };
 use serde::Serialize;
 
@@ -155,8 +156,9 @@ impl Everything {
         let kind = format::kind(partition.kind);
         let cid = partition.cid.map(|cid| format!(" with CID {cid}"));
         let cid = cid.unwrap_or_default();
+        let uplink = partition.uplink.as_deref().map(uplink).unwrap_or_default();
         let line = format!(
-            "{NAME}{}{NAME:#} ({kind}{cid}{groups}){state}{id}",
+            "{NAME}{}{NAME:#} ({kind}{cid}{groups}){state}{uplink}{id}",
             partition.name
         );
         let listeners = self
@@ -176,6 +178,22 @@ impl Everything {
             children: listeners
                 .chain(children.map(|child| self.node(child)))
                 .collect(),
+        }
+    }
+}
+
+/// What the uplink to the host is like.
+fn uplink(uplink: &UplinkStatus) -> String {
+    let name = uplink.name_at_host.as_deref().map(printable);
+    match (uplink.state, name) {
+        (UplinkState::Open, Some(name)) => {
+            format!(" {FAINT}uplink open, this machine is {name} there{FAINT:#}")
+        }
+        (UplinkState::Open, None) => format!(" {FAINT}uplink open{FAINT:#}"),
+        (UplinkState::Connecting, _) => format!(" {ALARM}uplink connecting{ALARM:#}"),
+        (UplinkState::Down, _) => {
+            let reason = uplink.reason.as_deref().unwrap_or("it is lost");
+            format!(" {ALARM}no uplink: {}{ALARM:#}", printable(reason))
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod endpoint;
 mod model;
+pub mod wire;
 
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};

@@ -12,12 +12,12 @@ use hvsock_sys::{errno, vsock};
 
 use super::buffer::size_buffer;
 use super::host_query::{HostQuery, NoAnswer};
-use super::machine::Machine;
 use super::resolve::ConnectTarget;
 use super::{Stream, host, refusal};
 use crate::backend::{Request, RequestKind};
 use crate::os::ready;
 use crate::{Verdict, error};
+use hvsock_sys::machine::Machine;
 
 /// How long the host may take to say why it has refused a connect.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);

@@ -13,12 +13,12 @@ use super::connecting::Connecting;
 use super::host;
 use super::host_query::NoAnswer;
 use super::listener::Listener;
-use super::machine::Machine;
 use super::resolve::{ConnectTarget, ListenTarget};
 use super::stream::Stream;
 use crate::backend::{OutcomeOf, Request, RequestKind};
 use crate::os::with_fix;
 use crate::{Check, Explanation, ExplanationStep, Fix, NoRegistry, Verdict, error, refusal_of};
+use hvsock_sys::machine::Machine;
 
 /// The result of a request.
 pub(crate) type Outcome = OutcomeOf<Stream, Listener>;

@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm, VmId};
 use hvsock_sys::vsock;
 
-use super::machine::Machine;
 use super::resolve::{AcceptFilter, ListenTarget, PeerKind};
 use super::{Listener, Stream};
 use crate::{Peer, error};
+use hvsock_sys::machine::Machine;
 
 impl Stream {
     /// Takes a connected socket and sets blocking mode.

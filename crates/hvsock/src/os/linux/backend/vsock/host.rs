@@ -9,8 +9,8 @@ use hvsock_endpoint::{LookupKind, Refused};
 use hvsock_fabric::Refusal;
 
 use super::host_query::{HostQuery, NoAnswer};
-use super::machine::Machine;
 use crate::{Explanation, HvAddr, NoRegistry, Verdict, error};
+use hvsock_sys::machine::Machine;
 
 /// The number of the one request of a connection.
 const REQUEST: Request = Request(1);

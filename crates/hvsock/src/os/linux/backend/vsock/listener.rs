@@ -10,12 +10,12 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::vsock;
 
 use super::buffer::size_buffer;
-use super::machine::Machine;
 use super::resolve::{AcceptFilter, ListenTarget, PeerKind};
 use super::{Stream, refusal};
 use crate::backend::{Request, next_local_id};
 use crate::os::ready;
 use crate::{Endpoint, Peer, wait};
+use hvsock_sys::machine::Machine;
 
 /// An established listener.
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! The back-end of a virtual machine without a broker: the kernel's `AF_VSOCK`.
 //!
-//! - [`machine`]: the kind of this machine;
 //! - [`resolve`]: addresses as context id and port;
 //! - [`refusal`]: errors of the kernel as refusals;
 //! - [`execute`](mod@execute): a request; [`connecting`]: a connect, [`pending_connect`]: without blocking;
@@ -18,7 +17,6 @@ mod foreign;
 mod host;
 mod host_query;
 mod listener;
-mod machine;
 mod pending_connect;
 mod refusal;
 mod resolve;

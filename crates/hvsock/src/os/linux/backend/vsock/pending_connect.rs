@@ -11,8 +11,8 @@ use hvsock_sys::sync::lock;
 
 use super::Stream;
 use super::connecting::Connecting;
-use super::machine::Machine;
 use crate::backend::Request;
+use hvsock_sys::machine::Machine;
 
 /// The numbers of the descriptors in the set.
 const SOCKET: u64 = 0;

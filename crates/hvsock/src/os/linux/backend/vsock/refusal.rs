@@ -7,9 +7,9 @@ use hvsock_address::{ServiceRef, VmId};
 use hvsock_fabric::{Fix, Refusal};
 use hvsock_sys::errno;
 
-use super::machine::Machine;
 use super::resolve::{ConnectTarget, ListenTarget};
 use crate::error::{refused_with, refused_with_fix};
+use hvsock_sys::machine::Machine;
 
 /// The error of a connect.
 pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Error) -> io::Error {

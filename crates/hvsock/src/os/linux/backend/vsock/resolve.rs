@@ -7,9 +7,9 @@ use std::io;
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, SockAddrVm, VmId};
 use hvsock_fabric::Refusal;
 
-use super::machine::Machine;
 use crate::error::refused_with;
 use crate::{HvAddr, NoRegistry};
+use hvsock_sys::machine::Machine;
 
 /// The address of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
