@@ -77,6 +77,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["bench"],
     &["completions"],
     &["man"],
+    &["nri"],
     &["oci-hook"],
     &["oci-hook", "create-runtime"],
     &["oci-hook", "poststop"],

@@ -21,6 +21,7 @@ mod hybrid_links;
 mod listen_connect;
 mod log;
 mod manual;
+mod nri;
 mod oci_hook;
 mod reconnect;
 mod refusals;

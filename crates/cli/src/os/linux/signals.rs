@@ -56,6 +56,18 @@ impl Termination {
         }))
     }
 
+    /// Waits for a signal, or for what `ended` receives, which is returned.
+    pub fn wait_or<T>(&mut self, ended: oneshot::Receiver<T>) -> Option<T> {
+        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => None,
+                _ = terminate.recv() => None,
+                received = ended => received.ok(),
+            }
+        })
+    }
+
     /// Waits for a signal.
     pub fn wait(&mut self) {
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);

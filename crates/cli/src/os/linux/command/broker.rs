@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
-use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig, Uplink};
+use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig, CdiHook, Uplink};
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
 use hvsock_sys::{accounts, journal};
@@ -18,6 +18,7 @@ use hvsock_text::printable_path;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::built_in;
+use super::hook_command::{self, CREATE_RUNTIME, POSTSTOP};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format::shell_word;
@@ -114,6 +115,9 @@ impl AuditTo {
     }
 }
 
+/// After how many seconds a runtime ends a hook that has not ended by itself.
+const HOOK_TIMEOUT: u32 = 10;
+
 /// The group of operators that packages create, as docker's and libvirt's do.
 const OPERATOR_GROUP: &str = "hvsock";
 
@@ -158,9 +162,25 @@ impl Broker {
 fn cdi(dirs: &Dirs, folder: Option<PathBuf>) -> Result<CdiConfig> {
     let folder = folder.map(std::path::absolute).transpose();
     let folder = folder.context("cannot find the working directory")?;
+    let hook = |hook: (&'static str, &str)| -> std::io::Result<CdiHook> {
+        let (path, args) = hook_command::of_broker(&dirs.run, hook)?;
+        Ok(CdiHook {
+            name: hook.0,
+            path,
+            args,
+            timeout_seconds: Some(HOOK_TIMEOUT),
+        })
+    };
+    let hooks = [CREATE_RUNTIME, POSTSTOP]
+        .map(hook)
+        .into_iter()
+        .collect::<std::io::Result<_>>();
     Ok(CdiConfig {
         folder: folder.unwrap_or_else(|| dirs.cdi()),
-        hooks: Vec::new(),
+        hooks: hooks.unwrap_or_else(|error| {
+            tracing::warn!("the devices of containers have no hooks: {error}");
+            Vec::new()
+        }),
     })
 }
 
@@ -187,7 +207,7 @@ fn operator_group(given: Option<String>) -> Result<Option<(u32, String)>> {
 ///
 /// `RUST_LOG` takes levels per target (`info,hvsock_broker=debug`). Filters on span fields would need
 /// regular expressions, which take as long to build as the rest of the logging.
-fn log(quiet: bool) -> Summaries {
+pub fn log(quiet: bool) -> Summaries {
     let default = if quiet {
         LevelFilter::ERROR
     } else {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use hvsock::Fix;
 use hvsock_address::{PartitionName, PartitionRef, VmId};
 use hvsock_client::ClientError;
 use hvsock_control::{NewContainer, Partition, PartitionKind, PartitionState};
@@ -14,6 +15,7 @@ use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use super::wait::Wait;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::fix;
 use crate::os::linux::format;
 use crate::os::linux::output::{self, Json};
 use crate::table::Columns;
@@ -151,8 +153,13 @@ impl Add {
 }
 
 impl Add {
-    /// The error of adding the container. If there is one of this name, it says how to use that one.
+    /// The error of adding the container, with the command that helps at this broker. If there is a container of
+    /// this name, that is how to use it.
     fn with_help(&self, context: &Context, error: ClientError) -> anyhow::Error {
+        if let ClientError::Refused { fix: Some(fix), .. } = &error {
+            let help = context.help(&fix::help(&Fix::from(fix)));
+            return Failure::new(error.to_string()).help(help).into();
+        }
         let is_taken = matches!(
             &error,
             ClientError::Refused {

@@ -11,10 +11,12 @@ mod demo;
 mod events;
 mod forward;
 mod guest;
+mod hook_command;
 mod integration_args;
 mod kvp;
 mod mounts;
 mod nc;
+mod nri;
 mod oci_hook;
 mod partition;
 mod session;
@@ -66,6 +68,8 @@ pub enum Command {
     Bench(bench::Bench),
     #[command(subcommand, display_order = 16)]
     Kvp(kvp::Kvp),
+    #[command(display_order = 27)]
+    Nri(nri::Nri),
     #[command(subcommand, display_order = 26)]
     OciHook(oci_hook::OciHook),
 }
@@ -88,6 +92,7 @@ impl Command {
             Self::Audit(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
+            Self::Nri(command) => command.run(context),
             Self::OciHook(command) => command.run(context),
         }
     }

@@ -284,19 +284,27 @@ impl Broker {
         &self,
         call: impl Fn(&Client) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        loop {
-            let result = call(&self.client);
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            match &result {
-                Err(error) if is_down(error) && left > RETRY => thread::sleep(RETRY),
-                _ => return result,
-            }
+        until_deadline(self.deadline, || call(&self.client))
+    }
+}
+
+/// Makes a call, again while no broker runs, as when it is being restarted.
+pub fn until_deadline<T>(
+    deadline: Instant,
+    call: impl Fn() -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    loop {
+        let result = call();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match &result {
+            Err(error) if is_down(error) && left > RETRY => thread::sleep(RETRY),
+            _ => return result,
         }
     }
 }
 
 /// Whether a call failed because no broker runs or it does not answer.
-fn is_down(error: &ClientError) -> bool {
+pub fn is_down(error: &ClientError) -> bool {
     match error {
         ClientError::NotRunning { .. } | ClientError::TimedOut(_) => true,
         // The connection ended without an answer.

@@ -91,6 +91,23 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "nri",
+        notes: &[
+            "A container or Pod with the annotation or label hvsock.dev/name gets the endpoint of this partition, which \
+             is added for it and removed with it (hvsock.dev/ephemeral: \"false\": not removed). \
+             hvsock.dev/container.NAME names one container of a Pod, hvsock.dev/groups the sibling groups.",
+            "In a name, {namespace}, {pod}, {uid}, {container} and {id} are replaced.",
+            "If the runtime starts this program itself, the variables NRI_PLUGIN_SOCKET, NRI_PLUGIN_NAME and \
+             NRI_PLUGIN_IDX take the place of --socket and --index.",
+        ],
+        examples: &[
+            ("hvsock nri", "beside the machine's broker"),
+            ("hvsock nri --namespace prod --prefix web-", ""),
+        ],
+        see_also: &["oci-hook", "container add"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "oci-hook",
         notes: &[
             "A container runtime runs these hooks and gives them the container's state on standard \
