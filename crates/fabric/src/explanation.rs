@@ -245,7 +245,7 @@ impl Verdict {
                 "the connect would go to the guest, which accepts it if a program in it listens"
             }
             Self::HostDecides => "no known obstacle here; the host decides",
-            Self::SystemDecides => "no known obstacle; only Windows knows the rest",
+            Self::SystemDecides => "no known obstacle; only the system knows the rest",
         }
     }
 }

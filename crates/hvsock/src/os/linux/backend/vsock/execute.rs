@@ -115,7 +115,13 @@ fn explain(machine: Machine, request: &Request, deadline: Instant) -> io::Result
     let asked = host::explain(machine, what, service, left).and_then(|query| query.wait(deadline));
     let why = match asked {
         Ok(answers) => match host::explanation(&answers, verdict) {
-            Some(explanation) => return Ok(explanation),
+            Some(mut explanation) => {
+                // The host knows no listeners of this machine's kernel.
+                let is_of_kernel = |check| matches!(check, Check::AddressFree | Check::Capacity);
+                let steps = &mut explanation.steps;
+                steps.retain(|step| what == What::Connect || !is_of_kernel(step.check));
+                return Ok(explanation);
+            }
             None => NoAnswer::Invalid("an unexpected answer".to_owned()),
         },
         Err(why) => why,
