@@ -109,7 +109,11 @@ mod tests {
 
     use crate::command::Cli;
 
-    const PAGES: [(&str, &str); 7] = [
+    const PAGES: [(&str, &str); 8] = [
+        (
+            "containers.md",
+            include_str!("../../../../../../docs/containers.md"),
+        ),
         ("README.md", include_str!("../../../../../../README.md")),
         (
             "services.md",
