@@ -285,7 +285,7 @@ impl Observer {
                 }
             };
         }
-        let states = container.freezers.iter().map(|freezer| freezer.state());
+        let states = container.freezers.iter().map(CgroupFreezer::state);
         let states: Vec<Frozen> = states.filter_map(Result::ok).collect();
         let frozen = states.contains(&Frozen::Yes);
         let mut delay = container.polled.then_some(RETRY);

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use hvsock_address::{PartitionName, VmId};
-use hvsock_fabric::{PartitionError, PartitionKey, PartitionKind, Refusal};
+use hvsock_fabric::{Partition, PartitionError, PartitionKey, PartitionKind, Refusal};
 use hvsock_sys::pidfd::{Process, ProcessId};
 
-use super::containers::{BindError, BindingNumber};
+use super::containers::{BindError, BindingNumber, ContainerRecord};
 use super::labels::partition_label;
 use super::state::Core;
 
@@ -60,7 +60,7 @@ impl Core {
     ) -> Result<(BindingNumber, bool), BindFailure> {
         let name = partition_label(&self.fabric, key);
         if !self.containers.contains(key) {
-            let kind = self.fabric.partition(key).map(|partition| partition.kind());
+            let kind = self.fabric.partition(key).map(Partition::kind);
             let kind = kind.unwrap_or(PartitionKind::Container);
             return Err(BindFailure::Kind { kind, name });
         }
@@ -169,7 +169,7 @@ impl Core {
     /// Whether a partition is removed with the container of its runtime.
     pub(crate) fn is_ephemeral(&self, key: PartitionKey) -> bool {
         let record = self.containers.get(key);
-        record.is_some_and(|record| record.is_ephemeral())
+        record.is_some_and(ContainerRecord::is_ephemeral)
     }
 
     /// Those of these partitions that are containers of which no runtime has said anything.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use hvsock_fabric::{Partition, PartitionKey, PartitionKind};
 
+use super::containers::ContainerRecord;
 use super::state::Core;
 use crate::cdi::CdiChange;
 use crate::model::{Container, ProblemKind};
@@ -64,7 +65,7 @@ impl Core {
         is_container.then(|| Container {
             oci_id: bound.map(|bound| bound.oci_id.clone()),
             pid: runs.and_then(|bound| Some(bound.process?.pid)),
-            ephemeral: record.is_some_and(|record| record.is_ephemeral()),
+            ephemeral: record.is_some_and(ContainerRecord::is_ephemeral),
             cdi: self.devices.get(partition.name().as_str()).cloned(),
         })
     }

@@ -291,7 +291,7 @@ fn a_container_whose_cgroup_is_frozen_is_paused_until_nobody_pauses_it_any_more(
         freezer.freeze(false, false);
         assert_eq!(world.partition("web").state, PartitionState::Paused);
         freezer.freeze(false, true);
-        assert_eq!(set(PartitionState::Running).paused_by_operator, false);
+        assert!(!set(PartitionState::Running).paused_by_operator);
         world.is("web", PartitionState::Paused);
         freezer.freeze(false, false);
         world.is("web", PartitionState::Running);

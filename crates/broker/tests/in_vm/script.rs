@@ -87,6 +87,10 @@ impl Session {
         session
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a test writes the frame in the call"
+    )]
     pub fn send(&self, frame: HostFrame) {
         let mut bytes = Vec::new();
         frame.append(&mut bytes);
