@@ -55,7 +55,7 @@ pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
 pub use hvsock_registry::store::RegistrationStore;
-pub use hvsock_registry::{AccessRule, Registration};
+pub use hvsock_registry::{AccessRule, PARENT, Registration};
 pub use uplink_client::UplinkTransport;
 
 use api::ControlServer;

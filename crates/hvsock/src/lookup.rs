@@ -53,4 +53,31 @@ impl Endpoint {
     pub fn vm_id(&self, name: &PartitionName) -> io::Result<VmId> {
         backend::vm_id(self, name)
     }
+
+    /// Returns the id of the host of the virtual machine that this process's container is in. Blocks up
+    /// to 5 seconds.
+    ///
+    /// Such a container may connect to its host and listen for it, as far as the virtual machine and
+    /// the host allow it. Its parent is the virtual machine.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotReachable`](crate::Refusal::NotReachable) in any other partition, `NotFound` if
+    /// there is no broker, `TimedOut` if the broker does not reply, `InvalidData` if its reply is
+    /// malformed.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use hvsock::{Endpoint, HvListener};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let host = Endpoint::from_env().host_id()?;
+    /// let listener = HvListener::bind((host, 2761))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn host_id(&self) -> io::Result<VmId> {
+        backend::host_id(self)
+    }
 }

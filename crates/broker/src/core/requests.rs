@@ -27,6 +27,9 @@ use crate::data_path::{ProcessSocket, protocol_violation};
 use crate::model::EventKind;
 use crate::reply::explained;
 
+/// The name of the host of this virtual machine for a container in it. No partition can have it.
+const HOST: &str = "host";
+
 /// The state of a session after its messages were handled.
 pub(super) enum SessionState {
     /// The session stays open.
@@ -298,9 +301,20 @@ impl Core {
     }
 
     fn partition_named(&self, from: PartitionKey, name: String) -> Result<VmId, Refusal> {
+        if name == HOST {
+            return self.host_of(from).ok_or_else(|| self.unknown_name(from));
+        }
         let name = PartitionName::new(name).ok();
         name.and_then(|name| self.fabric.vm_id_by_name(from, &name))
             .ok_or_else(|| self.unknown_name(from))
+    }
+
+    /// The id of the host of this virtual machine, for a container in it.
+    fn host_of(&self, from: PartitionKey) -> Option<VmId> {
+        let outer = self.fabric.outer()?;
+        let is_container = from != outer && from != self.fabric.root();
+        let host = self.fabric.partition(outer).filter(|_| is_container)?;
+        Some(host.vm_id())
     }
 
     /// The refusal for an unknown partition name. Only the root partition may learn which names exist,

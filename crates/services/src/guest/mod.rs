@@ -84,6 +84,8 @@ pub async fn run(config: Config) {
         tasks.spawn(freeze::thaw_leftovers());
     }
     for server in servers {
+        let for_host = server.clone();
+        tasks.spawn(for_host.serve_host(config.endpoint.clone(), server.status()));
         tasks.spawn(server.serve(binding.clone()));
     }
     while tasks.join_next().await.is_some() {}

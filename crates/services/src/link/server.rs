@@ -38,7 +38,8 @@ const CALLS: u32 = 64;
 pub struct ServiceBinding {
     /// The broker's endpoint, or the kernel's vsock in a guest.
     pub endpoint: Endpoint,
-    /// The partitions to accept: [`VmId::PARENT`] in a guest, [`VmId::CHILDREN`] on a host.
+    /// The partitions to accept: [`VmId::PARENT`] in a guest, and in a container in one its host's id;
+    /// [`VmId::CHILDREN`] on a host.
     pub from: VmId,
 }
 
@@ -88,6 +89,22 @@ impl ServiceStatus {
         // An error means that the sender is gone: there will be no further attempt.
         let _ = self.problem.changed().await;
     }
+}
+
+impl ServiceStatus {
+    /// Waits until this holds for the problem; for ever if the server is gone.
+    async fn until(&mut self, holds: impl FnMut(&Option<String>) -> bool) {
+        if self.problem.wait_for(holds).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The host of the virtual machine that this is a container in.
+async fn host_of(endpoint: &Endpoint) -> Option<VmId> {
+    let endpoint = endpoint.clone();
+    let found = tokio::task::spawn_blocking(move || endpoint.host_id());
+    found.await.ok()?.ok()
 }
 
 impl fmt::Debug for ServiceServer {
@@ -166,8 +183,10 @@ impl ServiceServer {
                     backoff = Backoff::default();
                     self.problem.send_replace(None);
                     let limit = match binding.from {
-                        VmId::PARENT => ConnectionLimit::new(CONNECTIONS, CONNECTIONS),
-                        _ => ConnectionLimit::new(CONNECTIONS_TOTAL, CONNECTIONS_PER_PARTITION),
+                        VmId::CHILDREN => {
+                            ConnectionLimit::new(CONNECTIONS_TOTAL, CONNECTIONS_PER_PARTITION)
+                        }
+                        _ => ConnectionLimit::new(CONNECTIONS, CONNECTIONS),
                     };
                     let error = self.accept_all(&listener, &limit).await;
                     self.problem.send_replace(Some(error.to_string()));
@@ -179,6 +198,37 @@ impl ServiceServer {
                     if logged.as_ref() != Some(&reason) {
                         tracing::warn!("{name} cannot listen: {reason}");
                         logged = Some(reason);
+                    }
+                }
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+    }
+
+    /// In a container in a virtual machine, serves the host of that machine, too, until dropped. `parent`
+    /// is the status of the server for the parent, which shows that there is a broker.
+    pub async fn serve_host(self, endpoint: Endpoint, mut parent: ServiceStatus) {
+        let limit = ConnectionLimit::new(CONNECTIONS, CONNECTIONS);
+        let mut backoff = Backoff::default();
+        let mut logged = None;
+        loop {
+            parent.until(Option::is_none).await;
+            // The broker of a virtual machine knows its host from its start, and another one never does.
+            let Some(from) = host_of(&endpoint).await else {
+                parent.until(Option::is_some).await;
+                continue;
+            };
+            let endpoint = endpoint.clone();
+            match self.listen(&ServiceBinding { endpoint, from }).await {
+                Ok(listener) => {
+                    (backoff, logged) = (Backoff::default(), None);
+                    self.accept_all(&listener, &limit).await;
+                }
+                Err(error) => {
+                    let reason = Some(error.to_string());
+                    if logged != reason {
+                        tracing::warn!("{} cannot listen for the host: {error}", self.service.name);
+                        logged = reason;
                     }
                 }
             }

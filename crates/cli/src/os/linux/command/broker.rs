@@ -13,6 +13,7 @@ use hvsock_address::PartitionName;
 use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig, CdiHook, Uplink};
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
+use hvsock_sys::machine::Machine;
 use hvsock_sys::{accounts, journal};
 use hvsock_text::printable_path;
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -76,6 +77,17 @@ enum UplinkWhen {
     Required,
 }
 
+impl UplinkWhen {
+    /// Whether there is a host to join.
+    fn is_to_be(self) -> bool {
+        match self {
+            Self::Auto => Machine::is_certainly_guest(),
+            Self::Off => false,
+            Self::Required => true,
+        }
+    }
+}
+
 impl From<UplinkWhen> for Uplink {
     fn from(when: UplinkWhen) -> Self {
         match when {
@@ -136,7 +148,7 @@ impl Broker {
         config.shared_memory = !self.no_shared_memory;
         config.audit = self.audit.unwrap_or_else(AuditTo::choose).output();
         config.uplink = self.uplink.into();
-        config.built_in = built_in::registrations();
+        config.built_in = built_in::registrations(self.uplink.is_to_be());
         config.operator_group = operator_group(self.operator_group)?;
         if !self.no_cdi {
             config.cdi = Some(cdi(&config.dirs, self.cdi_dir)?);

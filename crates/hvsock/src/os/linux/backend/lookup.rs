@@ -23,6 +23,14 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
     Ok(VmId::from_guid_bytes(guid))
 }
 
+/// The name that the broker resolves to the host of its virtual machine. No partition can have it.
+const HOST: &str = "host";
+
+pub(crate) fn host_id(endpoint: &Endpoint) -> io::Result<VmId> {
+    let guid = lookup(endpoint, LookupKind::Partition, HOST)?;
+    Ok(VmId::from_guid_bytes(guid))
+}
+
 fn lookup(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
     if choose(endpoint) == Backend::Vsock {
         return vsock::look_up(kind, name, REPLY_TIMEOUT);

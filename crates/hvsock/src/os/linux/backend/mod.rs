@@ -27,5 +27,5 @@ pub(crate) use dispatch::{Listener, PendingConnect, Stream};
 pub(crate) use execute::needs_host;
 pub(crate) use execute::{Outcome, execute};
 pub(crate) use lease::Lease;
-pub(crate) use lookup::{service_id, vm_id};
+pub(crate) use lookup::{host_id, service_id, vm_id};
 pub(crate) use transfer::Received;

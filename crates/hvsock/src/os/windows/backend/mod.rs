@@ -25,5 +25,5 @@ pub(crate) use execute::{Outcome, execute};
 pub(crate) use lease::Lease;
 pub(crate) use listener::Listener;
 pub(crate) use pending_connect::PendingConnect;
-pub(crate) use resolve::{service_id, vm_id};
+pub(crate) use resolve::{host_id, service_id, vm_id};
 pub(crate) use stream::Stream;

@@ -73,6 +73,13 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
     partition(name)
 }
 
+/// Windows has no address for the host of a container's virtual machine.
+pub(crate) fn host_id(endpoint: &Endpoint) -> io::Result<VmId> {
+    require_no_endpoint(endpoint)?;
+    let text = "no partition above the parent has an address on Windows";
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
+}
+
 /// Resolves a name in the registry of this machine. In a virtual machine the host may have services
 /// that this registry does not contain.
 fn service(name: &ElementName) -> io::Result<ServiceId> {

@@ -75,7 +75,7 @@ impl Stage {
         };
         let mut config = BrokerConfig::new(dirs.clone());
         config.partition = PartitionName::new(HOST)?;
-        config.built_in = built_in::registrations();
+        config.built_in = built_in::registrations(false);
         let broker = Broker::start(config)?;
         let handle = broker.handle();
         narrator.chapter(
