@@ -46,20 +46,23 @@ pub struct Stage {
 impl Stage {
     /// Boots the VM and starts both brokers. Skips the test (`None`) if a program is missing.
     pub fn new() -> Option<Self> {
-        let (kit, programs) = (kit()?, programs()?);
+        Some(Self::of(&kit()?, programs()?))
+    }
+
+    fn of(kit: &Kit, programs: Programs) -> Self {
         let world = World::logged();
         world.ok(["vm", "add", VM, "--cid", &CID.to_string()]);
         let socket = world.dir().join(format!("vm/{VM}.sock"));
-        let guest = GuestBroker::boot(&kit, VM, &socket, programs.clone());
+        let guest = GuestBroker::boot(kit, VM, &socket, programs.clone());
         let guest = guest.unwrap_or_else(|error| panic!("{error}"));
         guest.start();
-        Some(Self {
+        Self {
             host: probe_on_host(&programs, world.dir()),
             vm: guest.probe(),
             guest,
             world,
             programs,
-        })
+        }
     }
 
     /// Starts a container of the VM.

@@ -96,7 +96,7 @@ impl GuestBroker {
             let output = self.run(asked);
             match output.status {
                 0 => Ok(()),
-                3 => Err("it is starting".to_owned()),
+                3 => Err(format!("it is starting\n{}", self.log())),
                 _ => panic!("the broker in the VM: {}", output.stderr_text()),
             }
         });
@@ -111,13 +111,13 @@ impl GuestBroker {
         self.shell("kill -KILL $(cat /run/broker.pid)");
     }
 
-    /// The broker's log so far.
+    /// The broker's output and log so far.
     ///
     /// # Panics
     /// If the guest does not answer.
     #[track_caller]
     pub fn log(&self) -> String {
-        self.shell("cat /run/broker.log 2>/dev/null; :")
+        self.shell("cat /run/broker.out /run/broker.log 2>/dev/null; :")
     }
 
     /// Runs a shell command in the VM that must succeed. Returns its standard output.
@@ -160,6 +160,8 @@ impl GuestBroker {
     pub(super) fn attached(&self, partition: &str, command: &str) -> Probe {
         let started = self.guest.attach(command);
         let started = started.map_err(io::Error::other).and_then(|input| {
+            // The port has the timeout of what was done with it before.
+            input.set_read_timeout(None)?;
             let output = input.try_clone()?;
             Probe::new(partition, input, output, LIMIT)
         });

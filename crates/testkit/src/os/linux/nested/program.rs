@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hvsock::{HvListener, HvStream};
@@ -21,11 +22,17 @@ use crate::process;
 /// The bound on a step of a connection. A request has a bound of its own.
 const STEP: Duration = Duration::from_secs(120);
 
+/// How often a listener looks whether it has to end.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The thread of a listener, and what ends it.
+type Accepting = (Arc<AtomicBool>, JoinHandle<()>);
+
 /// What continues between requests.
 #[derive(Default)]
 struct State {
-    /// Each listener by its address and number, to be dropped.
-    listeners: Mutex<HashMap<String, HvListener>>,
+    /// The listeners, by address.
+    listeners: Mutex<HashMap<String, Accepting>>,
     started: Mutex<HashMap<u64, Child>>,
 }
 
@@ -75,7 +82,11 @@ fn answer(state: &Arc<State>, request: &Value) -> io::Result<Value> {
         "listen" => listen(state, (text("from"), text("service")), request),
         "unlisten" => {
             let key = key(text("from"), text("service"));
-            drop(lock(&state.listeners).remove(&key));
+            let removed = lock(&state.listeners).remove(&key);
+            if let Some((ends, accepting)) = removed {
+                ends.store(true, Ordering::Relaxed);
+                let _ = accepting.join();
+            }
             Ok(json!({}))
         }
         "connect" => {
@@ -130,16 +141,21 @@ fn key(from: &str, service: &str) -> String {
 /// Listens until [`unlisten`](answer). What each connection gets is the request's `serves`.
 fn listen(state: &State, (from, service): (&str, &str), request: &Value) -> io::Result<Value> {
     let listener = HvListener::bind((from, service))?;
-    let mut listeners = lock(&state.listeners);
-    listeners.insert(key(from, service), listener.try_clone()?);
+    let ends = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&ends);
     let serves = request["serves"].as_str().unwrap_or_default().to_owned();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(stream) = stream else { break };
+    let accepting = thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            let stream = match listener.accept_timeout(LOOK) {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => continue,
+                Err(_) => break,
+            };
             let serves = serves.clone();
             thread::spawn(move || serve_one(stream, &serves));
         }
     });
+    lock(&state.listeners).insert(key(from, service), (ends, accepting));
     Ok(json!({}))
 }
 
