@@ -27,6 +27,16 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests that start OCI containers",
     },
     Tool {
+        package: "podman",
+        probe: &["podman", "--version"],
+        needed_by: "the tests with podman",
+    },
+    Tool {
+        package: "crun",
+        probe: &["crun", "--version"],
+        needed_by: "the tests with podman",
+    },
+    Tool {
         package: "python3",
         probe: &["python3", "--version"],
         needed_by: "the tests of the endpoint client in Python",

@@ -44,10 +44,10 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, bus_error, cgroup_freezer, child, clock, container_user, doorbell, errno,
-    event, freeze, futex, identity, inherit, journal, limits, locks, machine, message, netns,
-    owner, peer, pidfd, poll, processor, seqpacket, session, shared_memory, signals, socket_folder,
-    splice, standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
+    accounts, activation, bus_error, cgroup_freezer, child, clock, container_mount, container_user,
+    doorbell, errno, event, freeze, futex, identity, inherit, journal, limits, locks, machine,
+    message, netns, owner, peer, pidfd, poll, processor, seqpacket, session, shared_memory,
+    signals, socket_folder, splice, standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

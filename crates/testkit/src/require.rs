@@ -53,6 +53,16 @@ pub fn runc() -> Option<PathBuf> {
     program("runc", &["--version"])
 }
 
+/// The path of podman.
+pub fn podman() -> Option<PathBuf> {
+    program("podman", &["--version"])
+}
+
+/// The path of crun, podman's OCI runtime.
+pub fn crun() -> Option<PathBuf> {
+    program("crun", &["--version"])
+}
+
 /// The path of a Python 3 interpreter.
 pub fn python3() -> Option<PathBuf> {
     program("python3", &["--version"])

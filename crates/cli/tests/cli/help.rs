@@ -81,6 +81,9 @@ pub const COMMANDS: &[&[&str]] = &[
     &["oci-hook"],
     &["oci-hook", "create-runtime"],
     &["oci-hook", "poststop"],
+    &["container", "oci-hooks"],
+    &["container", "oci-hooks", "install"],
+    &["container", "oci-hooks", "show"],
 ];
 
 /// The help of a command at a width, or as it is piped.

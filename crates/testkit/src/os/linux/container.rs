@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::{getegid, geteuid};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use super::oci::{self, Configuration};
 use crate::TempFolder;
@@ -45,6 +45,10 @@ pub struct Bundle {
     mounts: Vec<Value>,
     environment: Vec<String>,
     descriptors: u64,
+    hooks: Map<String, Value>,
+    annotations: Map<String, Value>,
+    /// The user of the host that is root in a user namespace of the container.
+    root: Option<u32>,
 }
 
 impl Bundle {
@@ -76,6 +80,9 @@ impl Bundle {
             mounts: Vec::new(),
             environment: vec!["PATH=/".to_owned()],
             descriptors: 1024,
+            hooks: Map::new(),
+            annotations: Map::new(),
+            root: None,
         })
     }
 
@@ -116,6 +123,33 @@ impl Bundle {
     pub fn mount(&mut self, entry: Value) -> &mut Self {
         self.mounts.push(entry);
         self
+    }
+
+    /// Adds a hook of a kind that the OCI runtime specification names, such as `createRuntime`.
+    pub fn hook(&mut self, kind: &str, program: &Path, arguments: &[&str]) -> &mut Self {
+        let args: Vec<&str> = ["hook"].iter().chain(arguments).copied().collect();
+        let hook = json!({"path": program, "args": args});
+        let hooks = self.hooks.entry(kind).or_insert_with(|| json!([]));
+        if let Some(hooks) = hooks.as_array_mut() {
+            hooks.push(hook);
+        }
+        self
+    }
+
+    /// Sets an annotation.
+    pub fn annotation(&mut self, name: &str, value: &str) -> &mut Self {
+        self.annotations.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Gives the container a user namespace, whose root is this user of the host. Needs root.
+    ///
+    /// # Errors
+    /// If the rootfs cannot be made accessible to that user.
+    pub fn map_root(&mut self, user: u32) -> io::Result<&mut Self> {
+        fs::set_permissions(self.folder.path(), fs::Permissions::from_mode(0o755))?;
+        self.root = Some(user);
+        Ok(self)
     }
 
     /// Sets an environment variable of the program.
@@ -184,9 +218,15 @@ impl Bundle {
             mounts: &self.mounts,
             capabilities: &[],
             descriptors: self.descriptors,
-            mapped: (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw())),
+            mapped: match self.root {
+                Some(user) => Some((user, user)),
+                None => (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw())),
+            },
         };
-        configuration.to_json()
+        let mut json = configuration.to_json();
+        json["hooks"] = self.hooks.clone().into();
+        json["annotations"] = self.annotations.clone().into();
+        json
     }
 }
 
@@ -205,6 +245,27 @@ impl Container {
     /// runc's error text.
     pub fn kill(&self) -> io::Result<()> {
         self.instance.runc(&["kill", &self.instance.id, "KILL"])
+    }
+
+    /// The runtime's id of it.
+    pub fn id(&self) -> &str {
+        &self.instance.id
+    }
+
+    /// Freezes all of its processes.
+    ///
+    /// # Errors
+    /// runc's error text, such as without a freezer.
+    pub fn pause(&self) -> io::Result<()> {
+        self.instance.runc(&["pause", &self.instance.id])
+    }
+
+    /// Thaws its processes.
+    ///
+    /// # Errors
+    /// runc's error text.
+    pub fn resume(&self) -> io::Result<()> {
+        self.instance.runc(&["resume", &self.instance.id])
     }
 
     /// Runs another instance of the program in this container, with these arguments and this stdin,

@@ -6,6 +6,7 @@ pub mod guest;
 pub mod nested;
 pub mod nri;
 mod oci;
+pub mod podman;
 pub(crate) mod temp;
 #[cfg(feature = "world")]
 pub mod uplink;

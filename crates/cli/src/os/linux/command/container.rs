@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::guest;
 use super::integration_args::IntegrationArgs;
 use super::mounts::{Format, Mounts, or_invalid_option};
+use super::oci_hooks::OciHooks;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use super::wait::Wait;
 use crate::context::Context;
@@ -40,6 +41,8 @@ pub enum Container {
     /// Remove a container and close its connections
     Remove(Named),
     Integration(IntegrationArgs),
+    #[command(subcommand)]
+    OciHooks(OciHooks),
 }
 
 /// Add a container and print what mounts its endpoint
@@ -101,6 +104,7 @@ impl Container {
             Self::Groups(grouped) => containers.set_groups(grouped),
             Self::Remove(named) => containers.remove(&named),
             Self::Integration(args) => args.run(containers),
+            Self::OciHooks(command) => command.run(context),
         }
     }
 }

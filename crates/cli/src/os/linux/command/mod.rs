@@ -18,6 +18,7 @@ mod mounts;
 mod nc;
 mod nri;
 mod oci_hook;
+mod oci_hooks;
 mod partition;
 mod session;
 mod ssh;

@@ -4,8 +4,10 @@
 //! all that it does, and a broker that is restarting is waited for as long as that allows.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,10 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use hvsock_address::{PartitionName, PartitionRef};
 use hvsock_client::{Client, ClientError};
-use hvsock_control::{NewBinding, NewContainer};
+use hvsock_control::{NewBinding, NewContainer, Partition};
+use hvsock_sys::container_mount;
 use hvsock_sys::pidfd::Process;
+use hvsock_text::printable_path;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Deserialize;
 
@@ -27,6 +31,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(50);
 /// The most bytes of a container's state.
 const MAX_STATE: usize = 1 << 20;
+/// The folder of the endpoint in a container.
+const INSIDE: &str = "/run/hvsock";
 /// The annotation with the name of a container's partition.
 pub const NAME_ANNOTATION: &str = "hvsock.dev/name";
 /// The annotation with the sibling groups of a partition that is added for a container.
@@ -50,6 +56,9 @@ pub struct CreateRuntime {
     /// With --annotation: take only names that begin with this
     #[arg(long, requires = "annotation", value_name = "TEXT")]
     prefix: Option<String>,
+    /// With --annotation: mount the endpoint's folder in the container, as /run/hvsock
+    #[arg(long, requires = "annotation")]
+    mount: bool,
     /// What happens to the container if no broker answers within 2 seconds
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = IfBrokerDown::Fail)]
     if_broker_down: IfBrokerDown,
@@ -90,6 +99,22 @@ struct State {
     pid: Option<u32>,
     #[serde(default)]
     annotations: Option<BTreeMap<String, String>>,
+    /// The root filesystem; not every runtime says where it is.
+    #[serde(default)]
+    root: Option<PathBuf>,
+    #[serde(default)]
+    bundle: PathBuf,
+}
+
+/// The part of a container's configuration that says where its root filesystem is.
+#[derive(Debug, Deserialize)]
+struct Configuration {
+    root: Root,
+}
+
+#[derive(Debug, Deserialize)]
+struct Root {
+    path: PathBuf,
 }
 
 impl OciHook {
@@ -142,7 +167,15 @@ impl CreateRuntime {
                 let id = &state.id;
                 Err(anyhow::Error::new(error).context(format!("{id} is not started as {name}")))
             }
-            Ok(()) => Ok(()),
+            Ok(partition) if self.mount => {
+                let mounted = mount(state, &process, &partition);
+                mounted.inspect_err(|_| {
+                    let _ = broker
+                        .client
+                        .release_container(&partition.id.into(), &state.id);
+                })
+            }
+            Ok(_) => Ok(()),
         }
     }
 
@@ -159,7 +192,7 @@ impl CreateRuntime {
         name: &PartitionName,
         state: &State,
         process: &Process,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Partition, ClientError> {
         let partition = PartitionRef::Name(name.clone());
         let added = self.which.annotation && self.add(broker, name, state)?;
         let new = NewBinding {
@@ -179,7 +212,7 @@ impl CreateRuntime {
             // It may be another one's by now, which then holds it.
             let _ = broker.client.release_container(&partition, &state.id);
         }
-        bound.map(drop)
+        bound
     }
 
     /// Adds the partition of a container that is named by its annotation. Returns whether it was not there.
@@ -245,6 +278,19 @@ impl Poststop {
     }
 }
 
+/// Mounts the folder of a partition's endpoint in its container, which is being created.
+fn mount(state: &State, process: &Process, partition: &Partition) -> Result<()> {
+    let (id, name) = (&state.id, &partition.name);
+    let endpoint = partition.endpoint.as_ref();
+    let folder = endpoint.and_then(|endpoint| endpoint.parent());
+    let folder = folder.with_context(|| format!("{name} has no endpoint"))?;
+    let root = state.root()?;
+    container_mount::mount(process, folder, &root, Path::new(INSIDE)).with_context(|| {
+        let (folder, root) = (printable_path(folder), printable_path(&root));
+        format!("cannot mount {folder} as {INSIDE} in {id}, whose root is {root}")
+    })
+}
+
 impl Which {
     /// The partition of a container; `None` if it is to have none.
     fn name(&self, state: &State) -> Result<Option<PartitionName>> {
@@ -262,6 +308,20 @@ impl Which {
 }
 
 impl State {
+    /// The path of the root filesystem.
+    fn root(&self) -> Result<PathBuf> {
+        if let Some(root) = &self.root {
+            return Ok(root.clone());
+        }
+        let path = self.bundle.join("config.json");
+        let read = || -> Result<PathBuf> {
+            let configuration: Configuration = serde_json::from_slice(&fs::read(&path)?)?;
+            // It is relative to the bundle.
+            Ok(self.bundle.join(configuration.root.path))
+        };
+        read().with_context(|| format!("cannot read the configuration {}", printable_path(&path)))
+    }
+
     fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.as_ref()?.get(name).map(String::as_str)
     }

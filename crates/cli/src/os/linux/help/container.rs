@@ -148,6 +148,41 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "container oci-hooks",
+        notes: &[
+            "Who sets annotations chooses the partition's name. On Kubernetes that is every author of \
+             a pod. So an annotation adds a container and takes none that an operator has added, \
+             unless --existing is given.",
+        ],
+        examples: &[
+            ("hvsock container oci-hooks install", "for podman and CRI-O"),
+            (
+                "podman run --annotation hvsock.dev/name=job IMAGE",
+                "a container that has it",
+            ),
+        ],
+        see_also: &["oci-hook create-runtime"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container oci-hooks install",
+        examples: &[
+            ("hvsock container oci-hooks install", "for podman and CRI-O"),
+            (
+                "hvsock container oci-hooks install --prefix pod-",
+                "only names like pod-1",
+            ),
+        ],
+        see_also: &["container oci-hooks show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container oci-hooks show",
+        examples: &[("hvsock container oci-hooks show", "what install writes")],
+        see_also: &["container oci-hooks install"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "container pause",
         notes: &[
             "Only the traffic of hvsock is paused. The container's processes run on.",
