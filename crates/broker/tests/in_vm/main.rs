@@ -1,5 +1,6 @@
 //! The broker of a virtual machine, with a host that the test plays: see [`script`].
 
+mod joined;
 mod script;
 
 use std::io::{ErrorKind, Read, Write};
@@ -92,7 +93,7 @@ fn a_container_reaches_the_host_by_name_where_the_machine_allows_and_the_machine
     let (world, host, mut session, _wire) = joined();
     let inside = world.container("box", None);
     let child = session.next_announce();
-    assert_eq!((&*child.name, child.state), ("box", ChildState::Running));
+    assert_eq!((&*child.name, child.state), ("box", ChildState::Unknown));
     // Its own registry has no such service.
     let error = inside.options().connect(("machine", DEMO)).unwrap_err();
     assert_eq!(refusal(&error), Refusal::Unregistered);
