@@ -98,6 +98,13 @@ impl Core {
                 }
                 outer.announced.insert(id, answer);
             }
+            UplinkEvent::StreamRefused(id, refusal) => {
+                let key = outer.key;
+                let found = self.connections.get(id);
+                if found.is_some_and(|record| record.to.partition == key) {
+                    self.reset_connection(id, refusal);
+                }
+            }
             UplinkEvent::Incoming(incoming) => self.judge_outer(&incoming),
             UplinkEvent::Explain(incoming) => self.explain_to_outer(&incoming),
             UplinkEvent::Explained(number, answer) => self.host_explained(number, &answer),

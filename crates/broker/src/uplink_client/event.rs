@@ -5,6 +5,7 @@ use std::time::Duration;
 use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::Refused;
 use hvsock_endpoint::uplink::{Request, Service, Welcome};
+use hvsock_fabric::{ConnectionId, Refusal};
 
 /// An event of the uplink, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum UplinkEvent {
     Synced(u64),
     /// The host has accepted a container, under this name, or refused it, for this reason.
     Announced(VmId, Result<String, String>),
+    /// The host has refused a connection whose stream was connected already.
+    StreamRefused(ConnectionId, Refusal),
     /// The host requests a connection: judge it, and answer by
     /// [`expect`](super::UplinkClient::expect) or [`refuse_incoming`](super::UplinkClient::refuse_incoming).
     Incoming(Incoming),

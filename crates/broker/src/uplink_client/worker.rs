@@ -284,18 +284,21 @@ impl Shared {
         let Some((socket, _)) = state.connects.get(&id) else {
             return;
         };
-        let event = match self.transport.connected(socket) {
+        let failed = match self.transport.connected(socket) {
             Ok(false) => return,
             Ok(true) => None,
             Err(error) => Some(refusal::of_connect(&error)),
         };
         if let Some((socket, token)) = state.connects.remove(&id) {
             self.forget(state, &socket, token);
-            state.client.stream_done(Instant::now(), id);
-            self.link.send(match event {
-                None => LinkEvent::Connected(id, Some(socket)),
-                Some(refusal) => LinkEvent::Failed(id, refusal),
-            });
+            let now = Instant::now();
+            match failed {
+                None => {
+                    state.client.stream_done(now, id);
+                    self.link.send(LinkEvent::Connected(id, Some(socket)));
+                }
+                Some(refusal) => state.client.stream_failed(now, id, refusal),
+            }
         }
     }
 
@@ -438,9 +441,8 @@ impl Shared {
                     Ok(())
                 });
                 if let Err(error) = started {
-                    state.client.stream_done(now, id);
                     let refusal = refusal::of_connect(&error);
-                    self.link.send(LinkEvent::Failed(id, refusal));
+                    state.client.stream_failed(now, id, refusal);
                 }
             }
             Output::Abort(id) => {

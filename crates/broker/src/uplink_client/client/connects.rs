@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::uplink::MAX_PENDING;
-use hvsock_fabric::ConnectionId;
+use hvsock_fabric::{ConnectionId, Refusal};
 
 /// A connect to the host.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Upward {
     /// The container that connects; `None` is the machine itself.
     pub(super) child: Option<VmId>,
@@ -18,7 +18,7 @@ pub(super) struct Upward {
 }
 
 /// How far a connect has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// It waits for the uplink, or for its turn there.
     Waiting,
@@ -29,6 +29,8 @@ pub(super) enum Stage {
         /// The host counts it.
         asked: bool,
     },
+    /// Its stream has failed, for this reason, if the host gives no other one.
+    Broken(Refusal),
 }
 
 /// The connects by their connection.
@@ -61,7 +63,7 @@ impl Upwards {
     /// Takes the next that waits. It stays in the table.
     pub(super) fn next_waiting(&mut self) -> Option<(ConnectionId, Upward)> {
         let id = self.waiting.pop_first()?;
-        Some((id, *self.table.get(&id)?))
+        Some((id, self.table.get(&id)?.clone()))
     }
 
     /// Whether any waits.
@@ -77,9 +79,19 @@ impl Upwards {
     /// Sets how far one has come.
     pub(super) fn set_stage(&mut self, id: ConnectionId, stage: Stage) {
         if let Some(upward) = self.table.get_mut(&id) {
+            self.counted += usize::from(is_counted(&stage));
             let before = std::mem::replace(&mut upward.stage, stage);
-            self.counted += usize::from(is_counted(stage));
-            self.counted -= usize::from(is_counted(before));
+            self.counted -= usize::from(is_counted(&before));
+        }
+    }
+
+    /// Records that the stream of one has failed. The host's reason is waited for until then.
+    pub(super) fn broken(&mut self, id: ConnectionId, refusal: Refusal, until: Instant) {
+        self.set_stage(id, Stage::Broken(refusal));
+        if let Some(upward) = self.table.get_mut(&id) {
+            self.deadlines.remove(&(upward.deadline, id));
+            upward.deadline = upward.deadline.min(until);
+            self.deadlines.insert((upward.deadline, id));
         }
     }
 
@@ -88,7 +100,7 @@ impl Upwards {
         let upward = self.table.remove(&id)?;
         self.deadlines.remove(&(upward.deadline, id));
         self.waiting.remove(&id);
-        self.counted -= usize::from(is_counted(upward.stage));
+        self.counted -= usize::from(is_counted(&upward.stage));
         Some(upward)
     }
 
@@ -106,7 +118,7 @@ impl Upwards {
                 *asked = false;
             }
         }
-        let counted = |upward: &&Upward| is_counted(upward.stage);
+        let counted = |upward: &&Upward| is_counted(&upward.stage);
         self.counted = self.table.values().filter(counted).count();
     }
 
@@ -122,16 +134,24 @@ impl Upwards {
         Some((id, expired?))
     }
 
+    /// Why one whose deadline has passed has failed.
+    pub(super) fn reason(upward: &Upward) -> Refusal {
+        match &upward.stage {
+            Stage::Broken(refusal) => refusal.clone(),
+            _ => Refusal::TimedOut,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn counted(&self) -> usize {
         self.counted
     }
 }
 
-fn is_counted(stage: Stage) -> bool {
+fn is_counted(stage: &Stage) -> bool {
     match stage {
-        Stage::Waiting => false,
+        Stage::Waiting | Stage::Broken(_) => false,
         Stage::Asked => true,
-        Stage::Connecting { asked } => asked,
+        Stage::Connecting { asked } => *asked,
     }
 }

@@ -20,11 +20,13 @@
 
 mod children;
 mod connects;
+mod down;
 mod incoming;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
 mod tests;
+mod up;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -32,18 +34,16 @@ use std::time::{Duration, Instant};
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::Refused;
 use hvsock_endpoint::uplink::{
-    Announced, ChildId, ChildState, ConnectUp, ExplainUp, GuestFrame, Hello, HostFrame,
-    Incoming as IncomingFrame, MAX_PENDING, MAX_SERVICES, PING_MS, Request, SILENCE_MS, Service,
-    Welcome, What,
+    Announced, ChildId, ChildState, ExplainUp, GuestFrame, Hello, HostFrame, MAX_PENDING,
+    MAX_SERVICES, PING_MS, Request, SILENCE_MS, Service, Welcome, What,
 };
 use hvsock_fabric::{ConnectionId, Refusal};
 
-use super::event::{Incoming, UplinkEvent, UplinkState, WhyDown};
+use super::event::{UplinkEvent, UplinkState, WhyDown};
 use crate::backoff::Backoff;
-use crate::reply::refused;
 use children::Children;
-use connects::{Stage, Upward, Upwards};
-use incoming::{Downward, Downwards, NotAdded};
+use connects::Upwards;
+use incoming::Downwards;
 
 /// The first and the longest wait between two attempts.
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
@@ -51,6 +51,8 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)
 pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long requests wait for an uplink that was not there yet, or was lost.
 pub(super) const SETTLE: Duration = Duration::from_secs(2);
+/// How long the reason of the host for a stream that failed is waited for.
+const REASON_WAIT: Duration = Duration::from_millis(250);
 /// The longest time that the host gives for the answer to a request of its own, and that a listener waits
 /// for its stream.
 const INCOMING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,7 +68,7 @@ pub(super) enum Output {
     Send(GuestFrame),
     /// Close it, or stop connecting it. Nothing is to be reported.
     HangUp,
-    /// Connect a stream to a port of the host, for a connection. Then report `stream_done`.
+    /// Connect a stream to a port of the host, for a connection. Then report `stream_done` or `stream_failed`.
     Connect {
         id: ConnectionId,
         port: u32,
@@ -195,8 +197,9 @@ impl Client {
             _ => {}
         }
         while let Some((id, upward)) = self.upwards.take_expired(now) {
-            self.gave_up(id, upward);
-            self.outputs.push_back(Output::Fail(id, Refusal::TimedOut));
+            let refusal = Upwards::reason(&upward);
+            self.gave_up(id, &upward);
+            self.outputs.push_back(Output::Fail(id, refusal));
         }
         while let Some((request, downward)) = self.downwards.take_expired(now) {
             self.gone(request, downward, &Refusal::TimedOut);
@@ -252,7 +255,8 @@ impl Client {
         self.next_ping = now + millis(PING_MS);
         match (self.phase, frame) {
             (Phase::Greeting { .. }, HostFrame::Welcome(welcome)) => self.opened(now, welcome),
-            (Phase::Greeting { .. }, HostFrame::Refused(reason)) => {
+            // The answer to HELLO, or why the host ends the uplink.
+            (Phase::Greeting { .. } | Phase::Open, HostFrame::Refused(reason)) => {
                 let refusal = Refusal::from_wire(reason.code, &reason.detail);
                 self.hang_up(now, WhyDown::Refused(refusal.to_string()));
             }
@@ -274,39 +278,6 @@ impl Client {
     /// Whether what is not known yet may be known soon: the uplink is open, or requests wait for it.
     pub(super) fn may_learn(&self) -> bool {
         self.is_open() || self.settles.is_some()
-    }
-
-    /// Requests a connection to the host, of a container or of the machine itself.
-    pub(super) fn connect(
-        &mut self,
-        now: Instant,
-        id: ConnectionId,
-        child: Option<VmId>,
-        service: ServiceId,
-        deadline: Instant,
-    ) {
-        let upward = Upward {
-            child,
-            service,
-            deadline,
-            stage: Stage::Waiting,
-        };
-        self.upwards.add(id, upward);
-        self.proceed(now);
-    }
-
-    /// Gives up a connect.
-    pub(super) fn cancel(&mut self, now: Instant, id: ConnectionId) {
-        if let Some(upward) = self.upwards.remove(id) {
-            self.gave_up(id, upward);
-            self.proceed(now);
-        }
-    }
-
-    /// The stream of a connect is connected, or has failed.
-    pub(super) fn stream_done(&mut self, now: Instant, id: ConnectionId) {
-        self.upwards.remove(id);
-        self.proceed(now);
     }
 
     /// Announces a container.
@@ -342,39 +313,6 @@ impl Client {
         {
             self.send(GuestFrame::Withdraw { child });
         }
-    }
-
-    /// Accepts a connection that the host has requested: its stream is to be expected.
-    pub(super) fn expect(&mut self, request: Request) {
-        if self.downwards.accept(request) {
-            self.outputs.push_back(Output::Listen { request });
-        }
-    }
-
-    /// Refuses a connection that the host has requested.
-    pub(super) fn refuse_incoming(&mut self, request: Request, refusal: &Refusal) {
-        if self.downwards.remove(request).is_some() {
-            self.send_refused(request, refusal);
-        }
-    }
-
-    /// A port listens for the stream of a request, or none can.
-    pub(super) fn listening(&mut self, request: Request, port: Result<u32, Refusal>) {
-        match port {
-            Ok(port) if self.downwards.contains(request) => {
-                self.send(GuestFrame::IncomingPort { request, port });
-            }
-            // It was given up meanwhile.
-            Ok(_) => self.outputs.push_back(Output::StopListening(request)),
-            Err(refusal) => self.refuse_incoming(request, &refusal),
-        }
-    }
-
-    /// The stream of a request has arrived, and nobody listens for it any more. Returns the container and the
-    /// service.
-    pub(super) fn arrived(&mut self, request: Request) -> Option<(Option<VmId>, ServiceId)> {
-        let downward = self.downwards.remove(request)?;
-        Some((downward.child, downward.service))
     }
 
     /// Asks the host to send all that it has changed. Returns `false` without an uplink.
@@ -443,14 +381,7 @@ impl Client {
             }
             HostFrame::Announced(announced) => self.announced(announced),
             HostFrame::ConnectPort { request, port } => self.connect_port(request, port),
-            HostFrame::ConnectRefused { request, reason } => {
-                let id = ConnectionId::from_u64(request.0);
-                if self.is_asked(id) {
-                    self.upwards.remove(id);
-                    let refusal = Refusal::from_wire(reason.code, &reason.detail);
-                    self.outputs.push_back(Output::Fail(id, refusal));
-                }
-            }
+            HostFrame::ConnectRefused { request, reason } => self.connect_refused(request, &reason),
             HostFrame::Incoming(incoming) => self.incoming(now, incoming),
             HostFrame::Cancel { request } => {
                 if self
@@ -473,6 +404,7 @@ impl Client {
                     self.tell(UplinkEvent::Explained(number, explanation));
                 }
             }
+            // `frame` has handled a refusal.
             HostFrame::Found { .. } | HostFrame::Refused(_) => {
                 self.violation(now, "an answer to a look-up");
             }
@@ -540,67 +472,6 @@ impl Client {
         self.tell(UplinkEvent::Announced(id, result));
     }
 
-    fn is_asked(&self, id: ConnectionId) -> bool {
-        let found = self.upwards.get(id);
-        found.is_some_and(|upward| upward.stage == Stage::Asked)
-    }
-
-    fn connect_port(&mut self, request: Request, port: u32) {
-        let id = ConnectionId::from_u64(request.0);
-        // An answer to what was given up comes late.
-        if self.is_asked(id)
-            && let Some(upward) = self.upwards.get(id)
-        {
-            let deadline = upward.deadline;
-            self.upwards
-                .set_stage(id, Stage::Connecting { asked: true });
-            self.outputs
-                .push_back(Output::Connect { id, port, deadline });
-        }
-    }
-
-    fn incoming(&mut self, now: Instant, frame: IncomingFrame) {
-        let request = frame.request;
-        let Some(child) = self.child(frame.child) else {
-            return self.send_refused(request, &Refusal::NotReachable);
-        };
-        let timeout = match frame.timeout_ms {
-            0 => INCOMING_TIMEOUT,
-            ms => millis(ms).min(INCOMING_TIMEOUT),
-        };
-        let downward = Downward {
-            child,
-            service: frame.service,
-            deadline: now + timeout,
-            accepted: false,
-        };
-        match self.downwards.add(request, downward) {
-            Ok(()) => self.tell(UplinkEvent::Incoming(Incoming {
-                request,
-                child,
-                service: frame.service,
-                timeout,
-            })),
-            Err(NotAdded::Full) => {
-                let which = format!("{MAX_PENDING} requests of the host without an answer");
-                self.send_refused(request, &Refusal::LimitReached { which });
-            }
-            Err(NotAdded::Twice) => self.violation(now, "the number of another INCOMING"),
-        }
-    }
-
-    fn asks_to_explain(&mut self, frame: IncomingFrame) {
-        match self.child(frame.child) {
-            Some(child) => self.tell(UplinkEvent::Explain(Incoming {
-                request: frame.request,
-                child,
-                service: frame.service,
-                timeout: millis(frame.timeout_ms),
-            })),
-            None => self.explained(frame.request, refused(&Refusal::NotReachable)),
-        }
-    }
-
     /// A container, or the machine itself, by its number. `None` if it is neither.
     fn child(&self, number: ChildId) -> Option<Option<VmId>> {
         match number {
@@ -614,98 +485,6 @@ impl Client {
         match child {
             None => Some(ChildId::MACHINE),
             Some(id) => self.children.number(id),
-        }
-    }
-
-    /// Moves the connects on that wait.
-    fn proceed(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Open => {
-                while let Some((id, upward)) = self.upwards.next_for_host() {
-                    self.ask(now, id, upward);
-                }
-            }
-            _ if self.settles.is_some() => {}
-            _ => {
-                while let Some((id, upward)) = self.upwards.next_waiting() {
-                    self.go_without(id, upward);
-                }
-            }
-        }
-    }
-
-    fn ask(&mut self, now: Instant, id: ConnectionId, upward: Upward) {
-        let Some(child) = self.number(upward.child) else {
-            self.upwards.remove(id);
-            self.outputs
-                .push_back(Output::Fail(id, Refusal::NotReachable));
-            return;
-        };
-        self.upwards.set_stage(id, Stage::Asked);
-        let vm = match upward.child {
-            None => VmId::PARENT,
-            Some(_) => self.host,
-        };
-        let left = upward.deadline.saturating_duration_since(now).as_millis();
-        self.send(GuestFrame::Connect(ConnectUp {
-            request: Request(id.as_u64()),
-            child,
-            // 0 would be no timeout.
-            timeout_ms: u32::try_from(left).unwrap_or(u32::MAX).max(1),
-            address: SockAddrHv::new(vm, upward.service),
-        }));
-    }
-
-    /// Connects without having asked the host, or refuses that.
-    fn go_without(&mut self, id: ConnectionId, upward: Upward) {
-        let port = upward.service.port_for_guests();
-        match (upward.child, port) {
-            (None, Some(port)) => {
-                self.upwards
-                    .set_stage(id, Stage::Connecting { asked: false });
-                let deadline = upward.deadline;
-                self.outputs
-                    .push_back(Output::Connect { id, port, deadline });
-            }
-            (child, _) => {
-                self.upwards.remove(id);
-                let refusal = match child {
-                    None => Refusal::ServiceNotMappable,
-                    Some(_) => Refusal::PartitionOff,
-                };
-                self.outputs.push_back(Output::Fail(id, refusal));
-            }
-        }
-    }
-
-    /// Ends what is being done for a connect that is gone.
-    fn gave_up(&mut self, id: ConnectionId, upward: Upward) {
-        let asked = match upward.stage {
-            Stage::Waiting => false,
-            Stage::Asked => true,
-            Stage::Connecting { asked } => {
-                self.outputs.push_back(Output::Abort(id));
-                asked
-            }
-        };
-        if asked && self.is_open() {
-            let request = Request(id.as_u64());
-            self.send(GuestFrame::Cancel { request });
-        }
-    }
-
-    /// Ends what is being done for a request of the host that is gone.
-    fn gone(&mut self, request: Request, downward: Downward, refusal: &Refusal) {
-        match downward.accepted {
-            true => self.outputs.push_back(Output::StopListening(request)),
-            false => self.send_refused(request, refusal),
-        }
-    }
-
-    fn send_refused(&mut self, request: Request, refusal: &Refusal) {
-        if self.is_open() {
-            let reason = refused(refusal);
-            self.send(GuestFrame::IncomingRefused { request, reason });
         }
     }
 

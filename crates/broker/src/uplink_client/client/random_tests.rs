@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hvsock_endpoint::uplink::{MAX_CHILDREN, ServiceFlags};
+use hvsock_endpoint::uplink::{Incoming as IncomingFrame, MAX_CHILDREN, ServiceFlags};
 use proptest::prelude::*;
 
 use super::*;
@@ -19,7 +19,7 @@ enum Event {
     Arrives(HostFrame),
     Connects { child: bool, seconds: u8 },
     Cancels(usize),
-    Streams(usize),
+    Streams(usize, bool),
     AddsChild(u8),
     ChangesChild(u8, usize),
     RemovesChild(u8),
@@ -108,11 +108,15 @@ impl Model {
                     self.client.cancel(now, id);
                 }
             }
-            Event::Streams(n) => {
+            Event::Streams(n, works) => {
                 if let Some(id) = nth(self.streams.iter(), n) {
                     self.streams.remove(&id);
-                    self.connects.remove(&id).expect("it had no end");
-                    self.client.stream_done(now, id);
+                    if works {
+                        self.connects.remove(&id).expect("it had no end");
+                        self.client.stream_done(now, id);
+                    } else {
+                        self.client.stream_failed(now, id, Refusal::NoListener);
+                    }
                 }
             }
             Event::AddsChild(n) => {
@@ -290,7 +294,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         6 => (any::<bool>(), 1_u8..20)
             .prop_map(|(child, seconds)| Event::Connects { child, seconds }),
         2 => any::<usize>().prop_map(Event::Cancels),
-        3 => any::<usize>().prop_map(Event::Streams),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(n, works)| Event::Streams(n, works)),
         2 => (0_u8..3).prop_map(Event::AddsChild),
         1 => (0_u8..3, any::<usize>()).prop_map(|(n, state)| Event::ChangesChild(n, state)),
         1 => (0_u8..3).prop_map(Event::RemovesChild),
@@ -305,6 +309,8 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
     #[test]
     fn whatever_the_host_does_each_connect_ends_once_and_in_time(
         events in prop::collection::vec(any_event(), 1..200),

@@ -1,8 +1,9 @@
 //! The state machine, one situation at a time.
 
-use hvsock_endpoint::uplink::{BindScope, ServiceFlags};
+use hvsock_endpoint::uplink::{BindScope, Incoming as IncomingFrame, ServiceFlags};
 
 use super::*;
+use crate::reply::refused;
 
 const SERVICE: ServiceId = ServiceId::from_port(7);
 
@@ -194,6 +195,54 @@ fn a_refusal_of_the_host_reaches_the_process_with_its_reason() {
         reason: refused(&refusal),
     });
     assert_eq!(fails(&told, 1), &refusal);
+}
+
+#[test]
+fn a_stream_that_the_host_refuses_has_its_reason_whichever_comes_first() {
+    let refusal = || Refusal::BacklogFull;
+    let answer = |number| HostFrame::ConnectRefused {
+        request: Request(number),
+        reason: refused(&refusal()),
+    };
+    let mut driver = Driver::open();
+    let id = ConnectionId::from_u64;
+    for number in 1..=4 {
+        driver.connects(number, None, 5);
+        driver.gets(connect_port(number, 1 << 24));
+    }
+    // The reason, before the kernel says anything.
+    let told = driver.gets(answer(1));
+    assert_eq!(told[0], Output::Abort(id(1)));
+    assert_eq!(fails(&told, 1), &refusal());
+    // The kernel, then the reason.
+    let now = driver.now;
+    driver.client.stream_failed(now, id(2), Refusal::NoListener);
+    assert!(driver.outputs().is_empty());
+    assert_eq!(fails(&driver.gets(answer(2)), 2), &refusal());
+    // The kernel, and no reason.
+    driver.client.stream_failed(now, id(3), Refusal::NoListener);
+    assert!(driver.outputs().is_empty());
+    assert_eq!(fails(&driver.after(REASON_WAIT), 3), &Refusal::NoListener);
+    // A stream that was connected and then closed.
+    driver.client.stream_done(now, id(4));
+    let told = UplinkEvent::StreamRefused(id(4), refusal());
+    assert_eq!(driver.gets(answer(4)), [Output::Tell(told)]);
+}
+
+#[test]
+fn a_host_that_ends_the_uplink_says_why() {
+    let mut driver = Driver::open();
+    let rule = "a rule".to_owned();
+    let outputs = driver.gets(HostFrame::Refused(refused(&Refusal::Denied { rule })));
+    assert_eq!(outputs[0], Output::HangUp);
+    assert!(
+        matches!(
+            &outputs[1],
+            Output::Tell(UplinkEvent::State(UplinkState::Down(WhyDown::Refused(why))))
+                if why.contains("a rule")
+        ),
+        "{outputs:?}"
+    );
 }
 
 #[test]
@@ -476,7 +525,6 @@ fn a_host_that_does_not_keep_to_the_protocol_loses_the_uplink_only() {
         (false, HostFrame::Welcome(welcome())),
         (false, HostFrame::ServicesEnd),
         (false, found),
-        (false, HostFrame::Refused(refused(&Refusal::NoListener))),
     ] {
         let mut driver = match before {
             true => {

@@ -60,6 +60,10 @@ pub const TOPICS: &[Topic] = &[
                 "Filters the log, such as hvsock=debug. The default is info.",
             ),
             (
+                "HVSOCK_UPLINK",
+                "auto, off or required, as --uplink, which overrides it.",
+            ),
+            (
                 "NOTIFY_SOCKET",
                 "The socket of the service manager, see sd_notify(3).",
             ),
