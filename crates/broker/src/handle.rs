@@ -12,7 +12,7 @@ mod vms;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::Dirs;
@@ -24,7 +24,7 @@ use hvsock_virtio::InvalidCid;
 
 use crate::callers::Caller;
 use crate::containers::{BindingFiles, Orders};
-use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink};
+use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink, GUEST_TIMEOUT};
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
     AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
@@ -34,9 +34,6 @@ use crate::uplink::{Silence, add_guest};
 
 use error::CALL_TIMEOUT;
 pub use error::{ControlError, ObjectKind};
-
-/// How long an explanation waits for the broker in a guest.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The records of an answer without a limit.
 const DEFAULT_RECORDS: usize = 1000;
@@ -188,8 +185,7 @@ impl Handle {
                 service,
             };
             let mut explanation = core.explain_connect(&request);
-            let timeout_ms = GUEST_TIMEOUT.as_millis() as u32;
-            let asked = core.ask_to_explain(&request, &mut explanation, timeout_ms);
+            let asked = core.ask_to_explain(&request, &mut explanation);
             if asked.is_none() {
                 let (from, address) = (request.from, SockAddrHv::new(vm, service));
                 core.explain_to_operator(from, address, explanation.clone(), answer);

@@ -77,8 +77,11 @@ impl Core {
         if connect.flags.dry_run {
             let (from, address) = (session.partition, connect.address);
             let explanation = self.explain_request(from, &principal, address, Request::Connect);
-            let asker = Asker::Process(session);
-            self.explain_with_host(asker, from, address, explanation, None);
+            let asked = self.explain_with_guest(session, &request, explanation);
+            if let Some((session, explanation)) = asked {
+                let asker = Asker::Process(session);
+                self.explain_with_host(asker, from, address, explanation, None);
+            }
             return Ok(());
         }
         if let Some(plan) = self.plan_arena(&session, connect, &request) {

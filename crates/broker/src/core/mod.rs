@@ -143,4 +143,4 @@ pub(crate) use partitions::AddError;
 pub(crate) use problem_reports::Watched;
 pub(crate) use problems::Wakeup;
 pub(crate) use state::Core;
-pub(crate) use uplink_explanations::AskedGuest;
+pub(crate) use uplink_explanations::{AskedGuest, GUEST_TIMEOUT};

@@ -363,10 +363,11 @@ impl Core {
         if self.next_look_at_waiting.is_some_and(|at| now < at) {
             return;
         }
-        self.next_look_at_waiting = self.uplinks.has_incoming().then_some(now + LOOK);
+        self.next_look_at_waiting = self.uplinks.has_waiting().then_some(now + LOOK);
         if self.next_look_at_waiting.is_none() {
             return;
         }
+        self.expire_explanations(now);
         for id in self.uplinks.all_incoming() {
             let pending = self.connections.pending(id);
             if pending.is_some_and(|pending| message::is_peer_closed(&pending.session.socket)) {
@@ -378,7 +379,7 @@ impl Core {
 
     /// When [`expire_uplink_connects`](Self::expire_uplink_connects) has something to do.
     pub(super) fn next_uplink_deadline(&self) -> Option<Instant> {
-        let look = match self.uplinks.has_incoming() {
+        let look = match self.uplinks.has_waiting() {
             true => self
                 .next_look_at_waiting
                 .or_else(|| Some(Instant::now() + LOOK)),

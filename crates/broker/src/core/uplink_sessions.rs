@@ -18,7 +18,7 @@ use crate::audit::{MAX_TEXT, visible};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::reply::{explained, refused};
-use crate::uplink::{Role, SessionEnd, UplinkSession};
+use crate::uplink::{Role, SessionEnd, Silence, UplinkSession};
 
 impl Core {
     /// A guest's broker opens an uplink: the root of `vm` has connected and sent HELLO. The connection is
@@ -108,9 +108,8 @@ impl Core {
                 explanation,
             } => {
                 self.check_asked(vm, request)?;
-                if let Some(answer) = self.uplinks.take_explanation(vm, request) {
-                    // Who asked may wait no longer.
-                    let _ = answer.try_send(explanation);
+                if let Some(asker) = self.uplinks.take_explanation(vm, request) {
+                    self.answer_asker(vm, asker, Ok(explanation));
                 }
             }
             // The session has handled them.
@@ -265,6 +264,9 @@ impl Core {
         // Those of its containers have ended with them.
         for connection in uplink.incoming() {
             self.abort_pending(connection, &Refusal::PartitionOff);
+        }
+        for asker in uplink.into_askers() {
+            self.answer_asker(vm, asker, Err(Silence::NoAnswer));
         }
         self.apply_effects();
         let name = partition_label(&self.fabric, vm);

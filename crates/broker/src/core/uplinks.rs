@@ -11,9 +11,11 @@ use std::time::Instant;
 use hvsock_address::SockAddrHv;
 use hvsock_endpoint::Refused;
 use hvsock_endpoint::uplink::{ChildId, MAX_CHILDREN, MAX_PENDING, Request};
-use hvsock_fabric::{ConnectionId, PartitionKey};
+use hvsock_fabric::{ConnectionId, Explanation, PartitionKey};
 
+use super::sessions::Session;
 use crate::budget::Charge;
+use crate::data_path::ProcessSocket;
 use crate::uplink::UplinkSession;
 
 /// The uplinks by VM.
@@ -27,6 +29,8 @@ pub(super) struct Uplinks {
     deadlines: BTreeSet<(Instant, PartitionKey, u32)>,
     /// Number of connects to guests that are not answered.
     waiting: usize,
+    /// Number of processes that wait for explanations of guests.
+    asking: usize,
 }
 
 /// One uplink.
@@ -39,7 +43,7 @@ pub(super) struct Uplink {
     children: BTreeMap<ChildId, PartitionKey>,
     ports: BTreeMap<u32, ExpectedConnect>,
     incoming: BTreeMap<Request, ConnectionId>,
-    explanations: BTreeMap<Request, SyncSender<Refused>>,
+    explanations: BTreeMap<Request, Asker>,
     /// The last number of a request to the guest.
     last_request: u64,
 }
@@ -54,6 +58,24 @@ pub(super) struct ExpectedConnect {
     pub(super) deadline: Instant,
     /// For the link's socket at the port, if it needs one.
     pub(super) _charge: Option<Charge>,
+}
+
+/// Who waits for the answer to a question.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// A call of the core, which waits on its own thread.
+    Call(SyncSender<Refused>),
+    /// A process at its endpoint.
+    Process(Box<AskingProcess>),
+}
+
+/// A process that waits for an explanation.
+#[derive(Debug)]
+pub(super) struct AskingProcess {
+    pub(super) session: Session<ProcessSocket>,
+    /// The host's part.
+    pub(super) explanation: Explanation,
+    pub(super) deadline: Instant,
 }
 
 /// Why something cannot be added to an uplink.
@@ -102,6 +124,11 @@ impl Uplinks {
             self.deadlines.remove(&(expected.deadline, vm, *port));
         }
         self.waiting -= uplink.incoming.len();
+        let asking = uplink
+            .explanations
+            .values()
+            .filter(|asker| asker.is_process());
+        self.asking -= asking.count();
         Some(uplink)
     }
 
@@ -274,37 +301,64 @@ impl Uplinks {
         all.map(|(_, connection)| *connection).collect()
     }
 
-    /// Whether connects to guests are not answered.
-    pub(super) fn has_incoming(&self) -> bool {
-        self.waiting > 0
+    /// Whether somebody waits for a guest: a connect or a question of a process.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.waiting > 0 || self.asking > 0
     }
 
     /// Gives a question to a guest a number.
     pub(super) fn begin_explanation(
         &mut self,
         vm: PartitionKey,
-        answer: SyncSender<Refused>,
-    ) -> Result<Request, NotAdded> {
-        let uplink = self.by_vm.get_mut(&vm).ok_or(NotAdded::NoUplink)?;
+        asker: Asker,
+    ) -> Result<Request, (NotAdded, Asker)> {
+        let Some(uplink) = self.by_vm.get_mut(&vm) else {
+            return Err((NotAdded::NoUplink, asker));
+        };
         if uplink.explanations.len() >= MAX_PENDING {
-            return Err(NotAdded::Full);
+            return Err((NotAdded::Full, asker));
         }
+        self.asking += usize::from(asker.is_process());
         let request = uplink.next_request();
-        uplink.explanations.insert(request, answer);
+        uplink.explanations.insert(request, asker);
         Ok(request)
     }
 
+    /// The questions of processes whose time has passed.
+    pub(super) fn expired_explanations(&self, now: Instant) -> Vec<(PartitionKey, Request)> {
+        let all = self.by_vm.iter().flat_map(|(vm, uplink)| {
+            let due = uplink
+                .explanations
+                .iter()
+                .filter(move |(_, asker)| match asker {
+                    Asker::Process(process) => process.deadline <= now,
+                    Asker::Call(_) => false,
+                });
+            due.map(|(request, _)| (*vm, *request))
+        });
+        all.collect()
+    }
+
     /// Who asked the question with this number, which the guest has answered or which is given up.
-    pub(super) fn take_explanation(
-        &mut self,
-        vm: PartitionKey,
-        request: Request,
-    ) -> Option<SyncSender<Refused>> {
-        self.by_vm.get_mut(&vm)?.explanations.remove(&request)
+    pub(super) fn take_explanation(&mut self, vm: PartitionKey, request: Request) -> Option<Asker> {
+        let asker = self.by_vm.get_mut(&vm)?.explanations.remove(&request)?;
+        self.asking -= usize::from(asker.is_process());
+        Some(asker)
+    }
+}
+
+impl Asker {
+    fn is_process(&self) -> bool {
+        matches!(self, Self::Process(_))
     }
 }
 
 impl Uplink {
+    /// Who waits for answers of the guest.
+    pub(super) fn into_askers(self) -> impl Iterator<Item = Asker> {
+        self.explanations.into_values()
+    }
+
     fn next_request(&mut self) -> Request {
         self.last_request += 1;
         Request(self.last_request)

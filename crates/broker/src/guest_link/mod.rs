@@ -65,6 +65,11 @@
 //! When the guest loses its driver the link ends all arenas before it reports that state. So what the core
 //! does about the state, perhaps after the driver has started again, concerns no new connection.
 //!
+//! **Containers in the guest** are reached by the same calls. A link tells the core the guest's port of a request
+//! ([`GuestRequest::source_port`]), by which the broker in the guest proves to be root's; without it there are no
+//! such containers. A connection of one arrives at a port of the host that is no service's: the core announces it
+//! by [`expect_port`](GuestLink::expect_port), for a link whose guests do not reach every port.
+//!
 //! An answer of the core may name a request or connection that is gone on the link's side. The link
 //! then ignores `refuse`, `establish`, `suspend` and `close`, and answers `accept` with
 //! [`LinkEvent::Closed`]. After `close` of a connect that is not answered, it may still send one event

@@ -220,6 +220,9 @@ fn a_container_that_is_paused_loses_its_connections_unless_they_are_suspended() 
     let (inside, outside) = pair(&mut broker, &guest, &listener);
     outside.set_connected_suspend(true).unwrap();
     ping(&inside, &outside);
+    hvsock_testkit::wait::eventually("the option has arrived", || {
+        world.connection().to.connected_suspend
+    });
     let (_reset, mut reset_outside) = pair(&mut broker, &guest, &listener);
     broker.state(BOX, hvsock_endpoint::uplink::ChildState::Paused);
     broker.sync();

@@ -94,3 +94,47 @@ fn from_a_container_the_guest_is_said_to_judge_first() {
         .any(|step| step.question.contains("registry of web"));
     assert!(said, "{report:?}");
 }
+
+#[test]
+fn a_process_that_asks_at_its_endpoint_gets_the_guests_part_too() {
+    let world = World::with_web(|_| ());
+    let guest = world.guest();
+    let mut broker = GuestBroker::open(&guest);
+    broker.announce_box();
+    let id = world.partition("web/box").id;
+    let options = world.host().options();
+    let address = (id, ServiceId::from_port(PORT));
+    let explanation = std::thread::scope(|scope| {
+        let explaining = scope.spawn(|| options.explain(address));
+        let Some(HostFrame::Explain(question)) = broker.next() else {
+            panic!("no question");
+        };
+        broker.client.send(&GuestFrame::Explained {
+            request: question.request,
+            explanation: Refused {
+                code: 9,
+                errno: 111,
+                detail: "\nfail\tWhich listener?\tnone\tcheck=listener\n".into(),
+            },
+        });
+        explaining.join().unwrap().unwrap()
+    });
+    assert_eq!(explanation.refusal(), Some(&hvsock::Refusal::NoListener));
+    let last = explanation.steps().last().unwrap();
+    assert_eq!(last.question(), "in web: Which listener?");
+    // Without an answer, and when the broker ends meanwhile, it gets the host's part.
+    let silent = options.explain(address).unwrap();
+    assert!(
+        silent.to_string().contains("not answered in time"),
+        "{silent}"
+    );
+    assert!(matches!(broker.next(), Some(HostFrame::Explain(_))));
+    assert!(matches!(broker.next(), Some(HostFrame::Cancel { .. })));
+    let ended = std::thread::scope(|scope| {
+        let explaining = scope.spawn(|| options.explain(address));
+        assert!(matches!(broker.next(), Some(HostFrame::Explain(_))));
+        broker.client.stream.reset();
+        explaining.join().unwrap().unwrap()
+    });
+    assert!(ended.to_string().contains("not answered"), "{ended}");
+}

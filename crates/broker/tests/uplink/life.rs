@@ -82,6 +82,9 @@ fn an_uplink_ends_with_its_vm_and_lasts_through_a_pause() {
     let outside = accept(&listener);
     outside.set_connected_suspend(true).unwrap();
     ping(&inside, &outside);
+    eventually("the option has arrived", || {
+        world.connection().to.connected_suspend
+    });
     let web = partition_ref("web");
     let handle = world.handle();
     handle.set_state(&web, PartitionState::Paused).unwrap();

@@ -61,7 +61,8 @@ fn the_containers_and_the_requests_of_a_guest_are_limited() {
             .begin_incoming(of, ConnectionId::from_u64(number))
             .unwrap();
         let (sender, _) = std::sync::mpsc::sync_channel(1);
-        uplinks.begin_explanation(of, sender).unwrap();
+        let asked = uplinks.begin_explanation(of, Asker::Call(sender));
+        assert!(asked.is_ok());
     }
     assert_eq!(uplinks.check_request(of, Request(0)), Err(NotAdded::InUse));
     assert_eq!(uplinks.check_request(of, Request(999)), Err(NotAdded::Full));
@@ -70,7 +71,8 @@ fn the_containers_and_the_requests_of_a_guest_are_limited() {
     let connection = ConnectionId::from_u64(999);
     assert_eq!(uplinks.begin_incoming(of, connection), Err(NotAdded::Full));
     let (sender, _) = std::sync::mpsc::sync_channel(1);
-    assert_eq!(uplinks.begin_explanation(of, sender), Err(NotAdded::Full));
+    let asked = uplinks.begin_explanation(of, Asker::Call(sender));
+    assert!(matches!(asked, Err((NotAdded::Full, _))));
     assert_eq!(
         uplinks.begin_incoming(vm(7), connection),
         Err(NotAdded::NoUplink)
@@ -202,7 +204,7 @@ proptest! {
             prop_assert_eq!(uplinks.next_deadline(), deadlines.min().copied());
             let waiting: usize = model.values().map(|it| it.incoming.len()).sum();
             prop_assert_eq!(uplinks.all_incoming().len(), waiting);
-            prop_assert_eq!(uplinks.has_incoming(), waiting > 0);
+            prop_assert_eq!(uplinks.has_waiting(), waiting > 0);
             for (of, known) in &model {
                 for (number, partition) in &known.children {
                     prop_assert_eq!(uplinks.partition(vm(*of), ChildId(*number)), Some(*partition));
@@ -215,6 +217,6 @@ proptest! {
             uplinks.remove(vm(number));
         }
         prop_assert!(uplinks.children.is_empty() && uplinks.deadlines.is_empty());
-        prop_assert!(uplinks.by_client.is_empty() && uplinks.waiting == 0);
+        prop_assert!(uplinks.by_client.is_empty() && uplinks.waiting == 0 && uplinks.asking == 0);
     }
 }
