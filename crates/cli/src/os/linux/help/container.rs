@@ -117,8 +117,8 @@ pub const TOPICS: &[Topic] = &[
             "Who runs a hook must be an operator of the broker: root or its user.",
         ],
         examples: &[(
-            "runc state web | hvsock oci-hook create-runtime --name web",
-            "for a container that runs already",
+            "runc state c1 | hvsock oci-hook create-runtime --name web",
+            "by hand",
         )],
         see_also: &["container show", "container wait"],
         ..Topic::EMPTY
