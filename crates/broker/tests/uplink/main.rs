@@ -11,6 +11,7 @@ mod life;
 #[path = "../links/mod.rs"]
 mod links;
 mod mirror;
+mod nonsense;
 mod other_links;
 mod random_guest;
 #[path = "../vm/traffic.rs"]
