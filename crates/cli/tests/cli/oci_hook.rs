@@ -282,6 +282,38 @@ fn an_annotation_adds_an_ephemeral_container_and_chooses_no_other() {
 }
 
 #[test]
+fn a_partition_that_was_added_for_a_container_that_cannot_be_bound_is_removed() {
+    let world = World::new();
+    let init = Init::start();
+    let annotated = ["create-runtime", "--annotation"];
+    hook(&world, &annotated, &init.state("web")).ok();
+    // The same process under another name, and ids that no container has.
+    let error = hook(&world, &annotated, &init.state("two")).failed();
+    assert!(error.contains("it is bound to web"), "{error}");
+    let mut odd = init.state("three");
+    odd["id"] = json!("");
+    hook(&world, &annotated, &odd).failed();
+    odd["id"] = json!("x".repeat(2000));
+    hook(&world, &annotated, &odd).failed();
+    let list = world.json(["container", "list", "--json"]);
+    let names: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["name"])
+        .collect();
+    assert_eq!(names, [&json!("web")]);
+    // One that an operator added stays as it was.
+    world.ok(["container", "add", "mine", "--ephemeral"]);
+    hook(&world, &annotated, &init.state("mine")).failed();
+    assert_eq!(
+        world.json(["container", "show", "mine", "--json"])["state"],
+        json!("unknown")
+    );
+    assert_eq!(show(&world)["state"], json!("running"));
+}
+
+#[test]
 fn a_user_who_is_no_operator_binds_nothing() {
     let Some(()) = require::root() else { return };
     let world = World::new();

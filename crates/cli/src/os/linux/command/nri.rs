@@ -279,21 +279,8 @@ impl Endpoints for Broker {
             &wanted.container_id,
         );
         let released = self.client(Instant::now() + limit).and_then(|client| {
-            let released = client.release_container(&name, id);
-            match released.and_then(|_| client.partition(&name)) {
-                // It is removed, or was never added.
-                Err(ClientError::Refused { status: 404, .. }) => Ok(()),
-                Err(error) => Err(error.to_string()),
-                Ok(partition) => {
-                    let container = partition.container.unwrap_or_default();
-                    // Its container was never started.
-                    if container.ephemeral && container.oci_id.is_none() {
-                        let removed = client.remove_partition(&name);
-                        removed.map_err(|error| error.to_string())?;
-                    }
-                    Ok(())
-                }
-            }
+            let released = oci_hook::release_or_remove(&client, &name, id);
+            released.map_err(|error| error.to_string())
         });
         if let Err(error) = released {
             let id = hvsock_text::printable(id);

@@ -209,8 +209,7 @@ impl CreateRuntime {
             client.bind_container(&partition, &new, Some(descriptor))
         });
         if bound.is_err() && added {
-            // It may be another one's by now, which then holds it.
-            let _ = broker.client.release_container(&partition, &state.id);
+            let _ = release_or_remove(&broker.client, &partition, &state.id);
         }
         bound
     }
@@ -360,6 +359,29 @@ pub fn until_deadline<T>(
             Err(error) if is_down(error) && left > RETRY => thread::sleep(RETRY),
             _ => return result,
         }
+    }
+}
+
+/// Releases the partition that was added for a container, and removes it if no container has ever been bound
+/// to it: no end of one would.
+pub fn release_or_remove(
+    client: &Client,
+    partition: &PartitionRef,
+    oci_id: &str,
+) -> Result<(), ClientError> {
+    let released = client.release_container(partition, oci_id);
+    match released.and_then(|_| client.partition(partition)) {
+        Ok(left) => {
+            let container = left.container.unwrap_or_default();
+            // It may be another one's by now, which then holds it.
+            match container.ephemeral && container.oci_id.is_none() {
+                true => client.remove_partition(partition).map(drop),
+                false => Ok(()),
+            }
+        }
+        // It is removed, or was never added.
+        Err(ClientError::Refused { status: 404, .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
