@@ -11,6 +11,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -133,6 +134,25 @@ impl Endpoints {
             path,
             busy: false,
         });
+        Ok(())
+    }
+
+    /// Opens the endpoint of `partition` again if its path leads to no socket. Clients that have one stay.
+    pub(super) fn repair(&mut self, partition: PartitionKey) -> Result<(), StartError> {
+        let kind = EndpointKind::Endpoint;
+        let Some(path) = self.path_of(kind, partition).map(Path::to_owned) else {
+            return Ok(());
+        };
+        let found = std::fs::symlink_metadata(&path);
+        if found.is_ok_and(|found| found.file_type().is_socket()) {
+            return Ok(());
+        }
+        let wanted = (kind, partition);
+        let is_old = |one: &Endpoint| (one.kind, one.partition) == wanted;
+        let old = self.endpoints.iter().find(|(_, one)| is_old(one));
+        let old = old.map(|(index, _)| index);
+        self.open(kind, partition, path)?;
+        old.and_then(|index| self.endpoints.try_remove(index));
         Ok(())
     }
 

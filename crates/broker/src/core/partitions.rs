@@ -67,6 +67,17 @@ impl Core {
         Ok(())
     }
 
+    /// Makes the folder and the socket of a container's endpoint again, if somebody has removed one.
+    pub(crate) fn repair_endpoint(&mut self, key: PartitionKey) -> Result<(), AddError> {
+        let Some(partition) = self.fabric.partition(key) else {
+            return Ok(());
+        };
+        let (name, id) = (partition.name().clone(), partition.vm_id());
+        let is_gone = folders::make_container(&self.dirs, name.as_str(), id)?;
+        self.has_replaced_folder |= is_gone;
+        Ok(self.endpoints.repair(key)?)
+    }
+
     /// Adds a VM and opens its link: `link`, or else one of the built-in ones.
     pub(crate) fn add_vm(
         &mut self,

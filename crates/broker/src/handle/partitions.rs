@@ -42,8 +42,8 @@ impl Handle {
     }
 
     /// Adds a container persistently, opens its endpoint and writes its CDI device. Without an id it gets one
-    /// derived from its name. With `if_absent`, one with the same settings is enough; its device is
-    /// repaired.
+    /// derived from its name. With `if_absent`, one with the same settings is enough; its endpoint
+    /// and its device are repaired.
     ///
     /// A device that cannot be written is a problem in [`status`](Self::status), and no error: the endpoint can
     /// be mounted without it.
@@ -73,7 +73,10 @@ impl Handle {
             && let Ok(existing) = self.partition(&name)
         {
             check_same(&entry, &existing, files.in_force(&existing.name))?;
+            self.on_partition(&name, Core::repair_endpoint)??;
             self.update_devices(&mut files, true);
+            drop(files);
+            self.check_mounts(false);
             return self.partition(&name);
         }
         if entry.cdi {

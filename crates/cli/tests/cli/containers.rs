@@ -371,3 +371,30 @@ fn containers_and_services_survive_a_killed_broker() {
         json!(["front"])
     );
 }
+
+#[test]
+fn if_absent_makes_an_endpoint_again_that_somebody_has_removed() {
+    let world = World::new();
+    world.ok(["container", "add", "web"]);
+    let folder = world.dir().join("containers/web");
+    let endpoint = folder.join("endpoint");
+    let reaches = || {
+        let mut command = in_container(&endpoint, ["connect", "parent", "9999"]);
+        Completed::of(&mut command)
+            .failed()
+            .contains("is not registered")
+    };
+    let again = || world.ok(["container", "add", "web", "--if-absent"]);
+    fs::remove_file(&endpoint).unwrap();
+    again();
+    assert!(reaches());
+    fs::remove_dir_all(&folder).unwrap();
+    again();
+    assert!(reaches());
+    // What else is there stays, and is an error.
+    fs::remove_file(&endpoint).unwrap();
+    fs::create_dir(&endpoint).unwrap();
+    let add = ["container", "add", "web", "--if-absent"];
+    let error = Completed::of(&mut world.command(add)).failed();
+    assert!(error.contains("is not a socket"), "{error}");
+}
