@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::pidfd::Process;
@@ -41,7 +41,7 @@ struct MountAttr {
 ///
 /// # Errors
 ///
-/// `EPERM` without `CAP_SYS_ADMIN` in the user namespace of that mount namespace; `ENOSYS` before Linux 5.12;
+/// If that mount namespace is the caller's own; `EPERM` without `CAP_SYS_ADMIN` in its user namespace; `ENOSYS` before Linux 5.12;
 /// those of resolving the paths, such as `EROFS` if the mount point is missing and cannot be made.
 pub fn mount(process: &Process, folder: &Path, root: &Path, inside: &Path) -> io::Result<()> {
     let tree = clone_tree(folder)?;
@@ -54,7 +54,7 @@ pub fn mount(process: &Process, folder: &Path, root: &Path, inside: &Path) -> io
             if unsafe { libc::unshare(libc::CLONE_FS) } != 0 {
                 return Err(io::Error::last_os_error());
             }
-            enter(process)?;
+            enter_other(process)?;
             attach(tree.as_fd(), root, inside)
         });
         let panicked = |_| Err(io::Error::other("a thread has panicked"));
@@ -62,12 +62,18 @@ pub fn mount(process: &Process, folder: &Path, root: &Path, inside: &Path) -> io
     })
 }
 
-fn enter(process: &Process) -> io::Result<()> {
-    let mount = ThreadNameSpaceType::MOUNT;
-    match rustix::thread::move_into_thread_name_spaces(process.as_fd(), mount) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(error.into()),
+/// Enters the mount namespace of a process, unless it is the present one: a mount there would hide what the
+/// host has at that path.
+fn enter_other(process: &Process) -> io::Result<()> {
+    let own = File::open("/proc/thread-self/ns")?;
+    let namespace = || rustix::fs::statat(&own, "mnt", AtFlags::empty());
+    let before = namespace()?;
+    rustix::thread::move_into_thread_name_spaces(process.as_fd(), ThreadNameSpaceType::MOUNT)?;
+    let after = namespace()?;
+    if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino) {
+        return Err(io::Error::other("it has no mount namespace of its own"));
     }
+    Ok(())
 }
 
 /// A mount of a folder that is nowhere yet.
@@ -155,6 +161,25 @@ mod tests {
     use rustix::event::{PollFd, PollFlags};
 
     use super::*;
+
+    #[test]
+    fn nothing_is_mounted_for_a_process_without_a_mount_namespace_of_its_own() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (source, root) = (folder.path().join("source"), folder.path().join("root"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&root).unwrap();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        for pid in [child.id(), std::process::id()] {
+            let process = Process::open(pid).unwrap();
+            mount(&process, &source, &root, Path::new("/run/hvsock")).unwrap_err();
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_folder_is_mounted_below_the_root_of_another_namespace_and_links_do_not_leave_it() {
