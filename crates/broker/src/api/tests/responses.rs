@@ -161,6 +161,8 @@ fn every_response_matches_the_openapi_document() {
         "defined"
     );
     asked("DELETE", container, path, "", 400);
+    // What follows is about a container that runs.
+    asked("POST", container, path, &first, 200);
     asked(
         "PATCH",
         partition,
