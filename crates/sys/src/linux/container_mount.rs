@@ -214,6 +214,7 @@ mod tests {
             .as_ref()
             .is_err_and(|error| error.raw_os_error() == Some(libc::EPERM))
         {
+            let _ = child.wait();
             return;
         }
         made.unwrap();
