@@ -395,6 +395,8 @@ fn if_absent_makes_an_endpoint_again_that_somebody_has_removed() {
     fs::remove_file(&endpoint).unwrap();
     fs::create_dir(&endpoint).unwrap();
     let add = ["container", "add", "web", "--if-absent"];
-    let error = Completed::of(&mut world.command(add)).failed();
+    let refused = world.run(add);
+    assert_eq!(refused.code, Some(1));
+    let error = refused.stderr;
     assert!(error.contains("is not a socket"), "{error}");
 }
