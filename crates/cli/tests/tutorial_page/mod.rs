@@ -1,5 +1,7 @@
 //! Parses the page's blocks, and compares the output of a command with the output that the page shows.
 
+pub mod terminal;
+
 use std::collections::HashMap;
 
 /// A console block of the page, for one terminal.
