@@ -26,10 +26,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
         let names: Vec<&str> = known.iter().map(|(known, _)| known.as_str()).collect();
         bail!("no bench {name:?}; the benches are: {}", names.join(", "));
     }
-    if name == "vm" {
+    let nested = name == "vm" && rest.iter().any(|argument| argument == "--nested");
+    if name == "vm" && !nested {
         install_peer()?;
     }
-    if name == "exec" {
+    if name == "exec" || nested {
         build_programs()?;
     }
     run::run(

@@ -19,7 +19,7 @@ use hvsock_bench::vm::lane::Lane;
 use hvsock_bench::vm::measure::{self, Effort, Measured, Paced};
 use hvsock_bench::vm::report::{ConnectionRow, Report};
 use hvsock_bench::vm::scale::{self, ScaleOptions};
-use hvsock_bench::vm::{Direction, GuestLaneKind, uml};
+use hvsock_bench::vm::{Direction, GuestLaneKind, nested, uml};
 use hvsock_bench::{cpu, plot};
 
 /// Throughput, round trips and connects of a guest, against vhost-device-vsock.
@@ -59,6 +59,10 @@ struct Arguments {
     /// Measure guests in User-mode Linux instead, whose kernel is a real one; saved as vm-uml.*.
     #[arg(long, conflicts_with_all = ["queue", "spin", "scale", "only_scale"])]
     uml: bool,
+    /// Measure a container in a guest in User-mode Linux, and that guest with and without its broker;
+    /// saved as vm-nested.*.
+    #[arg(long, conflicts_with_all = ["uml", "queue", "spin", "scale", "only_scale"])]
+    nested: bool,
     /// Path of vhost-device-vsock, by default where cargo xtask installs it.
     #[arg(long, value_name = "PROGRAM", default_value = PEER, hide_default_value = true)]
     peer: PathBuf,
@@ -83,7 +87,7 @@ impl Arguments {
     }
 
     fn effort(&self) -> Effort {
-        let (turns, slice) = match (self.quick, self.uml) {
+        let (turns, slice) = match (self.quick, self.uml || self.nested) {
             (true, _) => (3, 20),
             (false, false) => (9, 60),
             // A guest's processes switch for every system call, so short slices vary more.
@@ -132,7 +136,7 @@ fn main() -> anyhow::Result<()> {
     match words.as_slice() {
         [broker::ROLE, folder, vms] => return broker::serve(Path::new(folder), vms.parse()?),
         [host::ROLE, rest @ ..] => return host::serve(rest),
-        [uml::ROLE] => return uml::serve(),
+        [uml::ROLE, partition] => return uml::serve(partition),
         _ => {}
     }
     let arguments = Arguments::parse();
@@ -143,6 +147,9 @@ fn main() -> anyhow::Result<()> {
         std::process::exit(1);
     });
     hvsock_sys::limits::raise_descriptors()?;
+    if arguments.nested {
+        return measure_nested(effort, &arguments.out);
+    }
     if arguments.uml {
         return measure_uml(&arguments.peer, effort, &arguments.out);
     }
@@ -177,6 +184,21 @@ fn measure_uml(peer: &Path, effort: Effort, out: &Path) -> anyhow::Result<()> {
     report.print();
     save(&out.join("vm-uml.json"), &report)?;
     draw(&out.join("vm-uml.svg"), &report)?;
+    println!("\nsaved in {}", out.display());
+    Ok(())
+}
+
+/// Measures a container in a guest in User-mode Linux.
+fn measure_nested(effort: Effort, out: &Path) -> anyhow::Result<()> {
+    let mut report = nested::measure(effort, |turn| match turn {
+        0 => eprint!("\rwarming up "),
+        turn => eprint!("\rturn {turn} of {} ", effort.turns),
+    })?;
+    eprintln!();
+    report.judge();
+    report.print();
+    save(&out.join("vm-nested.json"), &report)?;
+    draw(&out.join("vm-nested.svg"), &report)?;
     println!("\nsaved in {}", out.display());
     Ok(())
 }

@@ -79,9 +79,9 @@ impl Drop for Host {
 
 fn word(over: GuestLaneKind) -> &'static str {
     match over {
-        GuestLaneKind::Ring | GuestLaneKind::OtherBuild => "ring",
         GuestLaneKind::Descriptor => "descriptor",
         GuestLaneKind::Peer => "unix",
+        _ => "ring",
     }
 }
 
@@ -109,7 +109,8 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
                 .endpoint(PathBuf::from(at))
                 .backlog(1024)
                 .shared_memory(kind == word(GuestLaneKind::Ring))
-                .listen((VmId::CHILDREN, ServiceId::from_port(port)))?;
+                // A container in a virtual machine is no child.
+                .listen((VmId::WILDCARD, ServiceId::from_port(port)))?;
             thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         }
     }

@@ -6,13 +6,14 @@
 //! [`Lane`](lane::Lane) is one connection between guest and host program. [`measure`] measures lanes in
 //! alternating turns, [`concurrent`] opens many connections, [`scale`] measures idle connections, idle
 //! VMs and fairness, and [`report`] computes ratios. [`uml`] measures guests with a real kernel, in User-mode
-//! Linux.
+//! Linux, and [`nested`] a container in one.
 
 pub mod concurrent;
 pub mod device;
 pub mod host;
 pub mod lane;
 pub mod measure;
+pub mod nested;
 pub mod report;
 pub mod scale;
 pub mod uml;
@@ -38,11 +39,28 @@ pub enum GuestLaneKind {
     Peer,
     /// The device and the host program of another build of hvsock, and a ring between them.
     OtherBuild,
+    /// A virtual machine without use of its broker.
+    Machine,
+    /// A virtual machine, through its broker.
+    MachineWithBroker,
+    /// A container in a virtual machine, through both brokers.
+    Container,
 }
 
 impl GuestLaneKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Ring, Self::Descriptor, Self::Peer, Self::OtherBuild];
+    pub const ALL: [Self; 7] = [
+        Self::Ring,
+        Self::Descriptor,
+        Self::Peer,
+        Self::OtherBuild,
+        Self::Container,
+        Self::MachineWithBroker,
+        Self::Machine,
+    ];
+
+    /// The kinds of a run with a broker in the guest.
+    pub const NESTED: [Self; 3] = [Self::Container, Self::MachineWithBroker, Self::Machine];
 
     /// The kinds of a run against vhost-device-vsock.
     pub const WITH_PEER: [Self; 3] = [Self::Ring, Self::Descriptor, Self::Peer];
@@ -52,7 +70,7 @@ impl GuestLaneKind {
 
     /// Whether it is what the others are compared with.
     pub fn is_baseline(self) -> bool {
-        matches!(self, Self::Peer | Self::OtherBuild)
+        matches!(self, Self::Peer | Self::OtherBuild | Self::Machine)
     }
 
     /// The name in tables.
@@ -62,14 +80,17 @@ impl GuestLaneKind {
             Self::Descriptor => "hvsock, descriptor",
             Self::Peer => "vhost-device-vsock",
             Self::OtherBuild => "the other build",
+            Self::Machine => "VM",
+            Self::MachineWithBroker => "VM with a broker",
+            Self::Container => "container in the VM",
         }
     }
 
     /// The port on which the host program listens.
     pub fn port(self) -> u32 {
         match self {
-            Self::Ring | Self::Peer | Self::OtherBuild => 7001,
             Self::Descriptor => 7002,
+            _ => 7001,
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum GuestKind {
     Native,
     /// Linux, in User-mode Linux.
     UserModeLinux,
+    /// Linux, in User-mode Linux, with a broker and a container.
+    Nested,
 }
 
 /// All results of a run.
@@ -149,6 +151,11 @@ impl Report {
             self.goals = vec![self.throughput_goal(Direction::ToHost, 64 << 10, 5.0)];
             return;
         }
+        if self.guest == GuestKind::Nested {
+            let goal = |direction| self.nested_goal(direction, 64 << 10, 0.7);
+            self.goals = Direction::BOTH.map(goal).into();
+            return;
+        }
         let mut goals = Vec::new();
         // The goals are ratios to vhost-device-vsock.
         let mut rows = self.throughput.iter();
@@ -195,6 +202,23 @@ impl Report {
         }
     }
 
+    fn nested_goal(&self, direction: Direction, write: usize, least: f64) -> Goal {
+        let mut rows = self.throughput.iter();
+        let row = rows.find(|row| {
+            row.over == GuestLaneKind::Container && row.direction == direction && row.write == write
+        });
+        let found = row.map(|row| row.to_peer);
+        Goal {
+            goal: format!(
+                "a container at least {least} times its VM at {}, {}",
+                size_in_words(write),
+                direction.name()
+            ),
+            met: found.map(|ratio| ratio.median >= least),
+            found: found.map_or(String::new(), |ratio| format!("{ratio:.2}")),
+        }
+    }
+
     /// Prints the report.
     pub fn print(&self) {
         println!("{}", self.machine);
@@ -219,6 +243,7 @@ impl Report {
             match self.guest {
                 GuestKind::Native => "guests at native speed",
                 GuestKind::UserModeLinux => "guests in User-mode Linux",
+                GuestKind::Nested => "one guest in User-mode Linux",
             }
         );
         println!("CPUs used by other processes: {:.2}", self.others);
@@ -230,7 +255,7 @@ impl Report {
                 .filter(|row| row.direction == direction)
             {
                 let size = match row.over {
-                    GuestLaneKind::Ring => size_in_words(row.write),
+                    GuestLaneKind::Ring | GuestLaneKind::Container => size_in_words(row.write),
                     _ => String::new(),
                 };
                 let rate = format!("{:.3}", row.gb_per_s);

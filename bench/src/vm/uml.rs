@@ -35,11 +35,74 @@ const GRACE: Duration = Duration::from_secs(60);
 /// The compared lanes.
 const OVERS: [GuestLaneKind; 2] = [GuestLaneKind::Ring, GuestLaneKind::Peer];
 
+/// This program in a guest, in the role [`ROLE`].
+#[derive(Debug)]
+pub(super) struct Program {
+    requests: Attached,
+    replies: BufReader<Attached>,
+}
+
+impl Program {
+    /// Waits until the program at this port is ready.
+    pub(super) fn new(requests: Attached) -> anyhow::Result<Self> {
+        let replies = BufReader::new(requests.try_clone()?);
+        let mut started = Self { requests, replies };
+        let reply = started.receive(GRACE);
+        ensure!(
+            reply.as_ref().is_ok_and(|reply| reply == "ready"),
+            "the program in the guest did not start: {reply:?}"
+        );
+        Ok(started)
+    }
+
+    fn ask(&mut self, request: &str, limit: Duration) -> anyhow::Result<String> {
+        self.requests.write_all(format!("{request}\n").as_bytes())?;
+        let reply = self.receive(limit).with_context(|| request.to_owned())?;
+        match reply.strip_prefix("error ") {
+            Some(why) => anyhow::bail!("in the guest: {why}"),
+            None => Ok(reply),
+        }
+    }
+
+    fn receive(&mut self, limit: Duration) -> anyhow::Result<String> {
+        // The second handle shares the socket, and so its timeout.
+        self.requests.set_read_timeout(Some(limit))?;
+        let mut line = String::new();
+        let count = self.replies.read_line(&mut line)?;
+        ensure!(count > 0, "the guest has ended");
+        Ok(line.trim_end().to_owned())
+    }
+
+    /// Connections per second that the guest makes and closes in sequence.
+    pub(super) fn connects(&mut self, slice: Duration) -> anyhow::Result<f64> {
+        let request = format!("connects {}", slice.as_micros());
+        Ok(self.ask(&request, slice + GRACE)?.parse()?)
+    }
+}
+
+impl Measurable for Program {
+    fn throughput(
+        &mut self,
+        direction: Direction,
+        at: usize,
+        slice: Duration,
+    ) -> anyhow::Result<f64> {
+        let direction = direction as usize;
+        let request = format!("throughput {direction} {at} {}", slice.as_micros());
+        Ok(self.ask(&request, slice + GRACE)?.parse()?)
+    }
+
+    fn round_trips(&mut self, slice: Duration) -> anyhow::Result<[f64; 2]> {
+        let reply = self.ask(&format!("trips {}", slice.as_micros()), slice + GRACE)?;
+        let (p50, p99) = reply.split_once(' ').context("two times")?;
+        Ok([p50.parse()?, p99.parse()?])
+    }
+}
+
 /// A guest, as a lane of its own. Fields are dropped in this order.
 #[derive(Debug)]
 struct UmlGuest {
-    requests: Attached,
-    replies: BufReader<Attached>,
+    program: Program,
     guest: Guest,
     _host: Host,
     device: Device,
@@ -89,46 +152,14 @@ impl UmlGuest {
             socket: socket.to_owned(),
         });
         let guest = Guest::boot(kit, &config)?;
-        let requests = guest.attach(&format!("exec {PROGRAM} {ROLE}"))?;
-        let replies = BufReader::new(requests.try_clone()?);
-        let mut started = Self {
-            requests,
-            replies,
+        let attached = guest.attach(&format!("exec {PROGRAM} {ROLE} parent"))?;
+        let program = Program::new(attached).with_context(|| guest.console())?;
+        Ok(Self {
+            program,
             guest,
             _host: host,
             device,
-        };
-        let reply = started.receive(GRACE);
-        ensure!(
-            reply.as_ref().is_ok_and(|reply| reply == "ready"),
-            "the program in the guest did not start: {reply:?}\n{}",
-            started.guest.console()
-        );
-        Ok(started)
-    }
-
-    fn ask(&mut self, request: &str, limit: Duration) -> anyhow::Result<String> {
-        self.requests.write_all(format!("{request}\n").as_bytes())?;
-        let reply = self.receive(limit).with_context(|| request.to_owned())?;
-        match reply.strip_prefix("error ") {
-            Some(why) => anyhow::bail!("in the guest: {why}"),
-            None => Ok(reply),
-        }
-    }
-
-    fn receive(&mut self, limit: Duration) -> anyhow::Result<String> {
-        // The second handle shares the socket, and so its timeout.
-        self.requests.set_read_timeout(Some(limit))?;
-        let mut line = String::new();
-        let count = self.replies.read_line(&mut line)?;
-        ensure!(count > 0, "the guest has ended");
-        Ok(line.trim_end().to_owned())
-    }
-
-    /// Connections per second that the guest makes and closes in sequence.
-    fn connects(&mut self, slice: Duration) -> anyhow::Result<f64> {
-        let request = format!("connects {}", slice.as_micros());
-        Ok(self.ask(&request, slice + GRACE)?.parse()?)
+        })
     }
 
     fn processes(&self) -> [u32; 2] {
@@ -147,15 +178,11 @@ impl Measurable for UmlGuest {
         at: usize,
         slice: Duration,
     ) -> anyhow::Result<f64> {
-        let direction = direction as usize;
-        let request = format!("throughput {direction} {at} {}", slice.as_micros());
-        Ok(self.ask(&request, slice + GRACE)?.parse()?)
+        self.program.throughput(direction, at, slice)
     }
 
     fn round_trips(&mut self, slice: Duration) -> anyhow::Result<[f64; 2]> {
-        let reply = self.ask(&format!("trips {}", slice.as_micros()), slice + GRACE)?;
-        let (p50, p99) = reply.split_once(' ').context("two times")?;
-        Ok([p50.parse()?, p99.parse()?])
+        self.program.round_trips(slice)
     }
 }
 
@@ -197,7 +224,7 @@ fn connections(lanes: &mut [Measured<UmlGuest>; 2], effort: Effort) -> Vec<Conne
             if failed[place].is_some() {
                 continue;
             }
-            match lanes[place].lane().connects(effort.slice) {
+            match lanes[place].lane().program.connects(effort.slice) {
                 Ok(rate) => rates[place].push(rate),
                 Err(error) => failed[place] = Some(format!("{error:#}")),
             }
@@ -216,8 +243,8 @@ fn connections(lanes: &mut [Measured<UmlGuest>; 2], effort: Effort) -> Vec<Conne
     .collect()
 }
 
-/// Body of the program in the guest.
-pub fn serve() -> anyhow::Result<()> {
+/// Body of the program in the guest, which connects to the host program in this partition.
+pub fn serve(partition: &str) -> anyhow::Result<()> {
     let machine = std::fs::read_to_string("/proc/cpuinfo")?;
     // On another machine, the port would be one of that machine's host.
     ensure!(
@@ -225,7 +252,7 @@ pub fn serve() -> anyhow::Result<()> {
         "this role is for a guest in User-mode Linux"
     );
     let service = ServiceId::from_port(GuestLaneKind::Ring.port());
-    let connect = || HvStream::connect(("parent", service));
+    let connect = || HvStream::connect((partition, service));
     let mut lane = Paced::new(Lane::new(connect()?));
     let micros =
         |text: &str| -> anyhow::Result<Duration> { Ok(Duration::from_micros(text.parse()?)) };
