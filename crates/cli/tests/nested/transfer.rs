@@ -6,7 +6,7 @@ use crate::partitions::Partitions;
 use crate::reading::Place::{Box, Host, Web};
 use crate::stage::HOST;
 
-/// The MiB of each transfer. `cargo xtask nested` moves a GiB.
+/// The MiB of each transfer: 48 by default, 1024 for a GiB.
 const VARIABLE: &str = "HVSOCK_TEST_TRANSFER_MIB";
 
 #[test]
