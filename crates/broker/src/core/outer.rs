@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
-use hvsock_address::VmId;
+use hvsock_address::{ElementName, ServiceId, VmId};
 use hvsock_fabric::{ListenerId, PartitionKey};
 
 use super::outer_held::{HeldExplanation, HeldRequest};
@@ -31,6 +31,8 @@ pub(super) struct Outer {
     /// What the host has said to the announcement of a container: its name there, or why it is refused.
     pub(super) announced: HashMap<VmId, Result<String, String>>,
     pub(super) ports: OwnPorts,
+    /// The service that the host has just looked up, for the request that asked for it.
+    pub(super) looked_up: Option<(ElementName, ServiceId)>,
     pub(super) waits: Waits<HeldRequest, HeldExplanation>,
 }
 

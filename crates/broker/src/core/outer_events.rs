@@ -60,6 +60,7 @@ impl Core {
             since: Instant::now(),
             announced: HashMap::new(),
             ports: OwnPorts::default(),
+            looked_up: None,
             waits: Waits::default(),
         });
         Ok(())
@@ -98,6 +99,7 @@ impl Core {
                 }
                 outer.announced.insert(id, answer);
             }
+            UplinkEvent::LookedUp(number, found) => self.retry_looked_up(number, found),
             UplinkEvent::StreamRefused(id, refusal) => {
                 let key = outer.key;
                 let found = self.connections.get(id);

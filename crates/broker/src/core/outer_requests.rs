@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hvsock_address::{ElementName, ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::uplink::What;
-use hvsock_endpoint::{ClientMessage, Refused};
+use hvsock_endpoint::{ClientMessage, IdOrName, LookupKind, Refused};
 use hvsock_fabric::{
     Audience, Check, Explanation, ExplanationStep, ListenRequest, PartitionKey, Refusal, Verdict,
 };
@@ -33,7 +33,8 @@ impl Core {
             Refusal::PartitionUnknown | Refusal::NotReachable => !is_open,
             _ => false,
         };
-        may_help && outer.waits.has_room() && outer.client.may_learn()
+        let may_learn = outer.client.may_learn() || outer.state.has_lookups_only();
+        may_help && outer.waits.has_room() && may_learn
     }
 
     /// Whether a listen of the own partition that the host's registry refuses may be allowed once the host has
@@ -86,11 +87,35 @@ impl Core {
             self.session_io.unwatch(&session.socket);
         }
         if let Some(outer) = &mut self.outer {
+            let name = service_name_in(&message);
+            let name = name.filter(|_| outer.state.has_lookups_only());
             let held = HeldRequest { session, message };
             let number = outer.waits.add(held, Instant::now());
-            outer.client.sync(number);
+            match name {
+                None => {
+                    outer.client.sync(number);
+                }
+                Some(name) if outer.client.look_up(number, name.clone()) => {}
+                Some(_) => self.retry_looked_up(number, None),
+            }
         }
         SessionState::Closed
+    }
+
+    /// Handles a request again whose name the host has looked up.
+    pub(super) fn retry_looked_up(&mut self, number: u64, found: Option<ServiceId>) {
+        let Some(outer) = &mut self.outer else {
+            return;
+        };
+        let Some(held) = outer.waits.take(number) else {
+            return;
+        };
+        let name = service_name_in(&held.message).and_then(|name| ElementName::new(name).ok());
+        outer.looked_up = name.zip(found);
+        self.retry_held(held);
+        if let Some(outer) = &mut self.outer {
+            outer.looked_up = None;
+        }
     }
 
     /// Handles the requests again that an answer of the host serves.
@@ -154,7 +179,13 @@ impl Core {
 
     /// The service that has a name at the host.
     pub(super) fn service_of_outer(&self, name: &ElementName) -> Option<ServiceId> {
-        let registry = self.fabric.registry(self.outer.as_ref()?.key)?;
+        let outer = self.outer.as_ref()?;
+        if let Some((looked_up, service)) = &outer.looked_up
+            && looked_up == name
+        {
+            return Some(*service);
+        }
+        let registry = self.fabric.registry(outer.key)?;
         registry
             .by_name(name)
             .filter(|_| self.fabric.outer_is_mirrored())
@@ -321,5 +352,21 @@ impl Core {
                 let _ = answer.try_send(explanation.clone());
             }
         }
+    }
+}
+
+/// The name of a service in a request.
+fn service_name_in(message: &ClientMessage) -> Option<String> {
+    let service = match message {
+        ClientMessage::ConnectNamed(named) => &named.address.service,
+        ClientMessage::ListenNamed(named) => &named.address.service,
+        ClientMessage::Lookup { kind, name } => {
+            return (*kind == LookupKind::Service).then(|| name.clone());
+        }
+        _ => return None,
+    };
+    match service {
+        IdOrName::Name(name) => Some(name.clone()),
+        IdOrName::Id(_) => None,
     }
 }

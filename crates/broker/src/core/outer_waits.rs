@@ -58,6 +58,12 @@ impl<S, E> Waits<S, E> {
         Some(self.syncs.pop_front()?.2)
     }
 
+    /// Takes the request with this number.
+    pub(super) fn take(&mut self, number: u64) -> Option<S> {
+        let at = self.syncs.iter().position(|(asked, ..)| *asked == number)?;
+        Some(self.syncs.remove(at)?.2)
+    }
+
     /// Takes the oldest request that has waited for long enough.
     pub(super) fn take_expired(&mut self, now: Instant) -> Option<S> {
         let is_due = |(_, at, _): &(u64, Instant, S)| *at <= now;
@@ -123,6 +129,9 @@ mod tests {
         assert_eq!(waits.next_deadline(), Some(now + TIMEOUT));
         assert_eq!(waits.take_expired(now + TIMEOUT), Some('c'));
         assert_eq!((waits.unanswered(), waits.next_deadline()), (None, None));
+        let [d, e] = ['d', 'e'].map(|request| waits.add(request, now));
+        assert_eq!((waits.take(e), waits.take(e)), (Some('e'), None));
+        assert_eq!(waits.take_synced(d), Some('d'));
     }
 
     #[test]

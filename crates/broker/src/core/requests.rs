@@ -297,6 +297,7 @@ impl Core {
         let found = is_at_host.then(at_host).flatten();
         found
             .or_else(|| self.fabric.service_id_by_name(from, &name))
+            .or_else(|| (vm.is_none() && from == self.fabric.root()).then(at_host)?)
             .ok_or(Refusal::Unregistered)
     }
 

@@ -22,6 +22,8 @@ pub(crate) enum UplinkEvent {
     Synced(u64),
     /// The host has accepted a container, under this name, or refused it, for this reason.
     Announced(VmId, Result<String, String>),
+    /// The answer to [`look_up`](super::UplinkClient::look_up), by its number: the service, or that the host names none.
+    LookedUp(u64, Option<ServiceId>),
     /// The host has refused a connection whose stream was connected already.
     StreamRefused(ConnectionId, Refusal),
     /// The host requests a connection: judge it, and answer by
@@ -69,6 +71,16 @@ pub(crate) enum WhyDown {
     Refused(String),
     /// Something failed, in words.
     Failed(String),
+}
+
+impl UplinkState {
+    /// Whether the host has a broker that looks names up, and no uplink to this one.
+    pub(crate) fn has_lookups_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Down(WhyDown::Unprivileged | WhyDown::Refused(_))
+        )
+    }
 }
 
 impl std::fmt::Display for WhyDown {

@@ -4,6 +4,7 @@
 //!
 //! - [`client`]: the guest's side of the uplink as a state machine;
 //! - [`worker`]: the thread that has the sockets, with [`stream`] for the frames;
+//! - [`lookups`]: names, where there is no uplink;
 //! - [`transport`]: the system calls, the kernel's `AF_VSOCK` or what a test has in its place;
 //! - [`mirror`]: a service of the host as a registration;
 //! - [`event`]: what the core is told;
@@ -15,6 +16,7 @@
 
 mod client;
 mod event;
+mod lookups;
 mod mirror;
 mod refusal;
 mod stream;
@@ -129,6 +131,12 @@ impl UplinkClient {
     /// Asks the host to tell all that it has changed. Returns `false` if there is no uplink to ask by.
     pub(crate) fn sync(&self, number: u64) -> bool {
         self.shared.with_client(|client, _| client.sync(number))
+    }
+
+    /// Looks up the name of a service at a host that gives this broker no uplink. Returns `false` if it cannot be
+    /// asked.
+    pub(crate) fn look_up(&self, number: u64, name: String) -> bool {
+        self.shared.look_up(number, name)
     }
 
     /// Whether what is not known yet may be known soon.

@@ -19,6 +19,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 
 use super::client::{Client, Output};
 use super::event::{UplinkEvent, WhyDown};
+use super::lookups::{self, Lookups};
 use super::refusal;
 use super::stream::{FrameStream, Read};
 use super::transport::UplinkTransport;
@@ -54,6 +55,7 @@ pub(super) struct State {
     connects: HashMap<ConnectionId, (OwnedFd, Token)>,
     expected: BTreeMap<Request, (OwnedFd, Token)>,
     ports: BTreeMap<u32, Port>,
+    lookups: Lookups,
     sources: HashMap<Token, Source>,
     /// What may have something to do.
     ready: BTreeSet<Token>,
@@ -84,6 +86,7 @@ enum Source {
     Connect(ConnectionId),
     Expected(Request),
     Port(u32),
+    Lookup(u64),
 }
 
 impl Shared {
@@ -100,6 +103,7 @@ impl Shared {
             connects: HashMap::new(),
             expected: BTreeMap::new(),
             ports: BTreeMap::new(),
+            lookups: Lookups::default(),
             sources: HashMap::new(),
             ready: BTreeSet::new(),
             next_token: WAKER.0 + 1,
@@ -169,10 +173,57 @@ impl Shared {
         }
     }
 
+    /// Looks the name of a service up, on a stream of its own. Returns `false` if too many are looked up, or it cannot
+    /// be done.
+    pub(super) fn look_up(&self, number: u64, name: String) -> bool {
+        let mut state = self.lock();
+        if !state.lookups.has_room() {
+            return false;
+        }
+        let connecting = self
+            .transport
+            .connect(UPLINK_PORT, false, lookups::TIMEOUT)
+            .and_then(|socket| {
+                let token = self.watch(&mut state, &socket, Source::Lookup(number))?;
+                Ok((socket, token))
+            });
+        let Ok((socket, token)) = connecting else {
+            return false;
+        };
+        state.lookups.add(number, name, socket, token);
+        self.wake();
+        true
+    }
+
+    fn lookup_ready(&self, state: &mut State, number: u64) {
+        let Some(lookup) = state.lookups.get_mut(number) else {
+            return;
+        };
+        match self.transport.connected(lookup.stream.socket()) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(answer) = lookup.proceed() {
+                    self.end_lookup(state, number, answer);
+                }
+            }
+            Err(_) => self.end_lookup(state, number, None),
+        }
+    }
+
+    fn end_lookup(&self, state: &mut State, number: u64, answer: Option<[u8; 16]>) {
+        if let Some(lookup) = state.lookups.remove(number) {
+            self.forget(state, lookup.stream.socket(), lookup.token);
+            let found = answer.map(ServiceId::from_guid_bytes);
+            self.uplink.send(UplinkEvent::LookedUp(number, found));
+        }
+    }
+
     fn watch(&self, state: &mut State, socket: &OwnedFd, source: Source) -> io::Result<Token> {
         let token = Token(state.next_token);
         let interest = match source {
-            Source::Uplink | Source::Connect(_) => Interest::READABLE | Interest::WRITABLE,
+            Source::Uplink | Source::Connect(_) | Source::Lookup(_) => {
+                Interest::READABLE | Interest::WRITABLE
+            }
             Source::Expected(_) | Source::Port(_) => Interest::READABLE,
         };
         let fd = socket.as_raw_fd();
@@ -214,7 +265,11 @@ impl Shared {
                 }
             }
             let shortage = self.turn(state);
-            state.client.timeout(Instant::now());
+            let now = Instant::now();
+            state.client.timeout(now);
+            while let Some(number) = state.lookups.expired(now) {
+                self.end_lookup(state, number, None);
+            }
             self.act(state);
             wait = state.wait(Instant::now(), shortage);
         }
@@ -232,6 +287,7 @@ impl Shared {
                     shortage |= self.expected_ready(state, request, token);
                 }
                 Some(Source::Port(port)) => shortage |= self.port_ready(state, port, token),
+                Some(Source::Lookup(number)) => self.lookup_ready(state, number),
             }
         }
         shortage
@@ -491,7 +547,8 @@ impl Shared {
 impl State {
     /// How long the thread may park.
     fn wait(&self, now: Instant, shortage: bool) -> Option<Duration> {
-        let until = self.client.deadline();
+        let until = self.client.deadline().into_iter();
+        let until = until.chain(self.lookups.next_deadline()).min();
         let until = until.map(|at| at.saturating_duration_since(now));
         match (self.ready.is_empty(), shortage) {
             (true, _) => until,

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use hvsock::{HvStream, ServiceId, VmId};
+use hvsock_endpoint::LookupKind;
 use hvsock_endpoint::uplink::{
     ChildId, ChildState, FIRST_TOKEN_PORT, GuestFrame, HostFrame, Incoming, Request,
 };
@@ -274,6 +275,43 @@ fn a_broker_without_root_says_what_it_lacks() {
         let problems = world.handle().status().unwrap().problems;
         problems.iter().any(|one| one.text.contains("below 1024"))
     });
+}
+
+#[test]
+fn a_broker_without_root_looks_names_up_and_connects_by_port() {
+    let wire = Wire::new();
+    let host = wire.host().unwrap();
+    wire.set_privileged(false);
+    let world = machine(&wire);
+    hvsock_testkit::wait::eventually("a problem", || {
+        !world.handle().status().unwrap().problems.is_empty()
+    });
+    for known in [true, false] {
+        let process = world.host();
+        let connect = thread::spawn(move || process.options().connect(("parent", "Demo")));
+        let asks = host.accept(TIMEOUT).unwrap();
+        let mut session = Session::of(asks.stream);
+        assert_eq!(
+            session.next(),
+            GuestFrame::Lookup {
+                kind: LookupKind::Service,
+                name: "Demo".into()
+            }
+        );
+        let guid = ServiceId::from_port(DEMO).to_guid_bytes();
+        session.send(match known {
+            true => HostFrame::Found { guid },
+            false => HostFrame::Refused(refused(&Refusal::Unregistered)),
+        });
+        if known {
+            let arrived = host.accept(TIMEOUT).unwrap();
+            assert_eq!(arrived.port, DEMO);
+            talk(connect.join().unwrap().unwrap(), arrived.stream);
+        } else {
+            let error = connect.join().unwrap().unwrap_err();
+            assert_eq!(refusal(&error), Refusal::Unregistered);
+        }
+    }
 }
 
 #[test]

@@ -62,9 +62,14 @@ impl Session {
         let arrived = host.accept(TIMEOUT).expect("an uplink");
         assert_eq!(arrived.port, UPLINK_PORT);
         assert!(arrived.source < 1024, "{arrived:?}");
-        arrived.stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        Self::of(arrived.stream)
+    }
+
+    /// A stream to the uplink's port.
+    pub fn of(stream: UnixStream) -> Self {
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Self {
-            stream: arrived.stream,
+            stream,
             reader: FrameReader::new(),
         }
     }

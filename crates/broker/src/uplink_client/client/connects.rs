@@ -85,6 +85,12 @@ impl Upwards {
         }
     }
 
+    /// Has one wait again.
+    pub(super) fn waits_again(&mut self, id: ConnectionId) {
+        self.set_stage(id, Stage::Waiting);
+        self.waiting.insert(id);
+    }
+
     /// Records that the stream of one has failed. The host's reason is waited for until then.
     pub(super) fn broken(&mut self, id: ConnectionId, refusal: Refusal, until: Instant) {
         self.set_stage(id, Stage::Broken(refusal));

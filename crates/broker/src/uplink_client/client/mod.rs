@@ -521,11 +521,9 @@ impl Client {
                     self.outputs.push_back(Output::StopListening(request));
                 }
             }
+            // What has no answer is asked again, or goes without.
             for id in self.upwards.asked() {
-                self.upwards.remove(id);
-                let cause = "the uplink to the host has ended".to_owned();
-                self.outputs
-                    .push_back(Output::Fail(id, Refusal::Reset { cause }));
+                self.upwards.waits_again(id);
             }
             self.upwards.forget_counted();
             self.explaining.clear();
