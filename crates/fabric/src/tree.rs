@@ -36,7 +36,8 @@ pub enum AddPartitionError {
     /// The parent does not exist.
     #[error("the parent partition is gone")]
     NoParent,
-    /// The parent cannot have such a child: a host has VMs and containers, a VM has containers.
+    /// The parent cannot have such a child: a host has VMs and containers, and so has a VM with a broker; another
+    /// VM has containers.
     #[error("a {parent} cannot contain a {kind}")]
     Kind {
         /// The parent's kind.
@@ -231,7 +232,7 @@ impl Tree {
         }
         let (outer, root, parent_key) = (self.outer, self.root, parent);
         let parent = self.get_mut(parent).ok_or("a partition has no parent")?;
-        if !may_contain(parent.kind, kind) {
+        if !may_contain(parent.kind, parent_key == root, kind) {
             return Err("a partition contains another of a wrong kind");
         }
         if outer == Some(parent_key) && key != root {
@@ -465,7 +466,7 @@ impl Tree {
         if Some(parent_key) == self.outer {
             return Err(AddPartitionError::Outer);
         }
-        if !may_contain(parent.kind, new.kind) {
+        if !may_contain(parent.kind, parent_key == self.root, new.kind) {
             let (parent, kind) = (parent.kind, new.kind);
             return Err(AddPartitionError::Kind { parent, kind });
         }
@@ -565,7 +566,13 @@ impl Tree {
             Some(Relation::Sibling)
         } else {
             let above = |key: Option<PartitionKey>| self.get(key?)?.parent;
-            if above(own) == Some(other) {
+            // The outer host knows the containers of the root, and none of the root's virtual machines.
+            let is_outer = |it: PartitionKey| Some(it) == self.outer;
+            let is_vm =
+                |it: PartitionKey| self.get(it).is_some_and(|it| it.kind == PartitionKind::Vm);
+            if is_outer(key) && is_vm(other) || is_outer(other) && is_vm(key) {
+                None
+            } else if above(own) == Some(other) {
                 Some(Relation::Grandparent)
             } else if above(its) == Some(key) {
                 Some(Relation::Grandchild)
@@ -581,10 +588,12 @@ fn nesting(name: &PartitionName, rule: String) -> AddPartitionError {
     AddPartitionError::Nesting { name, rule }
 }
 
-/// Whether a partition may have such a child. So no tree is deeper than three, and none has a cycle.
-fn may_contain(parent: PartitionKind, child: PartitionKind) -> bool {
+/// Whether a partition may have such a child. A root may be a virtual machine that is the host of others,
+/// as a machine of a cloud is. So no tree is deeper than four, and none has a cycle.
+fn may_contain(parent: PartitionKind, is_root: bool, child: PartitionKind) -> bool {
     match parent {
         PartitionKind::Host => child != PartitionKind::Host,
+        PartitionKind::Vm if is_root => child != PartitionKind::Host,
         PartitionKind::Vm => child == PartitionKind::Container,
         PartitionKind::Container => false,
     }

@@ -266,6 +266,17 @@ fn a_host_that_restarts_is_told_all_again_and_connects_wait_for_it() {
 }
 
 #[test]
+fn a_virtual_machine_can_be_the_host_of_others_and_its_host_is_told_of_containers_only() {
+    let (world, _host, mut session, _wire) = joined();
+    world.vm("inner", 42, &[]);
+    let _inside = world.container("box", None);
+    assert_eq!(session.next_announce().name, "box");
+    let inner = hvsock_testkit::world::partition_ref("inner");
+    world.handle().remove_partition(&inner).unwrap();
+    session.is_quiet();
+}
+
+#[test]
 fn a_broker_without_root_says_what_it_lacks() {
     let wire = Wire::new();
     let _host = wire.host().unwrap();

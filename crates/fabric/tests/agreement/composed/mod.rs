@@ -527,7 +527,6 @@ fn every_connect_across_two_brokers_is_as_the_address_table_and_both_registries_
         "Box: not_reachable",
         "Box: not announced",
         "C: denied",
-        "Host: wildcard_not_allowed",
     ];
     let wanted = pairs.into_iter().chain(refusals.map(str::to_owned));
     let missing: Vec<_> = wanted.filter(|what| !seen.contains_key(what)).collect();

@@ -18,6 +18,8 @@ impl Model {
         }
         let fits = match outer.kind {
             PartitionKind::Host => new.kind != PartitionKind::Host,
+            // The broker's own machine may be virtual and the host of others.
+            PartitionKind::Vm if parent == 0 => new.kind != PartitionKind::Host,
             PartitionKind::Vm => new.kind == PartitionKind::Container,
             PartitionKind::Container => false,
         };

@@ -108,9 +108,11 @@ impl Model {
         order.into_iter().find(|state| all.contains(state)).unwrap()
     }
 
-    /// The parent's parent.
+    /// The parent's parent. The host outside knows the containers of the root, and not its virtual machines.
     pub fn grandparent(&self, p: usize) -> Option<usize> {
-        self.partitions[self.partitions[p].parent?].parent
+        let above = self.partitions[self.partitions[p].parent?].parent?;
+        let is_vm = self.partitions[p].kind == PartitionKind::Vm;
+        (self.outer != Some(above) || !is_vm).then_some(above)
     }
 
     /// The virtual machine that a container is in, as its host sees it.
