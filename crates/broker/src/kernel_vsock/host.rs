@@ -4,7 +4,7 @@
 //! Ports are changed on the core's thread, by calls that never block, so that a change is done when its
 //! operator gets the answer. Everything else is done by the thread.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,7 +63,7 @@ struct Shared {
 
 struct State {
     /// The VMs by CID.
-    vms: HashMap<u32, Vm>,
+    vms: BTreeMap<u32, Vm>,
     ports: Ports<OwnedFd>,
     expected: ExpectedPorts<OwnedFd>,
     /// Ports at which connections may wait.
@@ -521,7 +521,7 @@ impl State {
     fn new() -> Self {
         let limit = usize::try_from(hvsock_sys::limits::descriptors()).unwrap_or(MAX_PORTS);
         Self {
-            vms: HashMap::new(),
+            vms: BTreeMap::new(),
             ports: Ports::new((limit / PORT_SHARE).min(MAX_PORTS)),
             expected: ExpectedPorts::default(),
             ready: BTreeSet::new(),
