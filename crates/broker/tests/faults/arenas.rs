@@ -439,7 +439,9 @@ fn a_thousand_connections_of_a_pair_cost_the_broker_no_descriptor() {
         }
     }
     assert_eq!(world.handle().connections().unwrap().len(), 1000);
-    assert_eq!(world.handle().metrics().unwrap().open_fds, before);
+    // What was sent for the first connections may have been closed meanwhile.
+    let after = world.handle().metrics().unwrap().open_fds;
+    assert!(after <= before, "{after} descriptors, {before} before");
     drop(all);
     world.has_connections(0);
 }

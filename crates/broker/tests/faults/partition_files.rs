@@ -131,9 +131,9 @@ fn a_broken_file_is_reported_by_line_and_its_partition_stays() {
     let events = world.handle().events().unwrap();
     write(&world, "web", &vm_file(0, 42));
     wait_for(&world, "web", |found| found.is_some());
-    write(&world, "web", &vm_file(0, 43).replace("cid", "cdi"));
+    write(&world, "web", &vm_file(0, 43).replace("cid", "cld"));
     let problem = next_problem(&events);
-    let position = format!("{}:4:1: unknown key `cdi`", file(&world, "web").display());
+    let position = format!("{}:4:1: unknown key `cld`", file(&world, "web").display());
     assert!(problem.starts_with(&position), "{problem}");
     assert_eq!(problems(&world), [problem]);
     assert_eq!(find(&world, "web").unwrap().cid, Some(42));
@@ -145,7 +145,7 @@ fn a_broken_file_is_reported_by_line_and_its_partition_stays() {
         changed
             .unwrap_err()
             .to_string()
-            .contains("unknown key `cdi`")
+            .contains("unknown key `cld`")
     );
 
     write(&world, "web", &vm_file(0, 43));

@@ -155,7 +155,7 @@ fn an_invalid_file_of_a_vm_is_reported_and_affects_no_other_vm() {
             "kind = \"container\"\ncid = 6",
             "only a VM has `cid`",
         ),
-        ("typo", "kind = \"vm\"\ncdi = 6", "unknown key `cdi`"),
+        ("typo", "kind = \"vm\"\ncld = 6", "unknown key `cld`"),
     ];
     for (n, (name, text, _)) in files.iter().enumerate() {
         let id = format!("{}{n:x}", &id[..35]);

@@ -493,7 +493,7 @@ fn wrong_usage_of_connect_and_listen_has_exit_status_two() {
         &["connect", "parent", "x", "--timeout", "nan"],
         &["listen"],
         &["listen", "x", "--keep"],
-        &["listen", "x", "--from", "a/b"],
+        &["listen", "x", "--from", "a/b/c"],
         &["listen", "x", "--keep", "--at-once", "0", "--", "cat"],
         &["why", "parent"],
     ] {

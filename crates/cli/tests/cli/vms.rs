@@ -57,7 +57,9 @@ fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     world
         .run(["vm", "add", "ci", "--memory", "2GB"])
         .usage_error();
-    world.run(["vm", "add", "a/b"]).usage_error();
+    world.run(["vm", "add", "a/b/c"]).usage_error();
+    let nested = world.run(["vm", "add", "a/b"]).failed();
+    assert!(nested.contains("names a container"), "{nested}");
 }
 
 #[test]

@@ -101,10 +101,9 @@ pub fn container(world: &World, name: &str) -> Option<Container> {
 pub fn bundle(world: &World, name: &str) -> Option<Bundle> {
     let (runc, agent) = (require::runc()?, require::static_agent()?);
     let busybox = require::program("busybox", &["true"])?;
-    let printed = world.ok(["-q", "container", "add", name]);
-    let mount = printed.lines().nth(1).expect("the OCI mounts entry");
+    let mount = world.ok(["-q", "container", "add", name, "--format", "oci"]);
     let mut bundle = Bundle::new(&runc, &agent).expect("a bundle");
-    bundle.mount(serde_json::from_str(mount).expect("JSON"));
+    bundle.mount(serde_json::from_str(&mount).expect("JSON"));
     bundle.copy_in(&busybox, "/bin/busybox").expect("copied");
     for applet in [
         "sh",

@@ -27,7 +27,15 @@ impl<S: Read + Write> Client<S> {
     pub fn send(&mut self, frame: &GuestFrame) {
         let mut bytes = Vec::new();
         frame.append(&mut bytes);
-        self.stream.write_all(&bytes).expect("written");
+        match self.stream.write_all(&bytes) {
+            // The host has closed the connection, which `receive` tells.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                ) => {}
+            written => written.expect("written"),
+        }
     }
 
     /// The next frame; `None` at the end, or after a reset.
