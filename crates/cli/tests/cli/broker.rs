@@ -175,7 +175,7 @@ fn hvsock_dir_selects_a_users_own_broker() {
 fn an_invalid_name_or_number_of_threads_is_refused() {
     let folder = folder();
     for arguments in [
-        &["--name", "a/b"][..],
+        &["--name", "a/b/c"][..],
         &["--name", "host"],
         &["--data-threads", "0"],
         &["--data-threads", "many"],

@@ -119,6 +119,20 @@ pub const CALLS: &[(&str, &str, Call)] = &[
         "DELETE /v1/partitions/{partition}",
         |client, _| client.remove_partition(&partition()).map(json),
     ),
+    (
+        "bind_container",
+        "POST /v1/partitions/{partition}/container",
+        |client, body| {
+            client
+                .bind_container(&partition(), &from(body), None)
+                .map(json)
+        },
+    ),
+    (
+        "release_container",
+        "DELETE /v1/partitions/{partition}/container",
+        |client, _| client.release_container(&partition(), "a/b?c").map(json),
+    ),
     ("listeners", "GET /v1/listeners", |client, _| {
         client.listeners().map(json)
     }),
@@ -176,7 +190,7 @@ pub const CALLS: &[(&str, &str, Call)] = &[
 ];
 
 /// Methods of the client that send nothing.
-pub const NO_CALLS: &[&str] = &["new", "path"];
+pub const NO_CALLS: &[&str] = &["new", "path", "with_deadline"];
 
 fn service() -> ServiceRef {
     "a/b?c#d%20 à".parse().unwrap()

@@ -22,7 +22,8 @@ fn a_change_among_a_hundred_thousand_registrations_is_much_cheaper_than_a_rescan
     let folder = scratch();
     let config = Config::new_in(&folder);
     let begun = Instant::now();
-    for port in 0..COUNT {
+    // Port 920 is the broker's own.
+    for port in (0..=COUNT).filter(|port| *port != 920) {
         let text = format!(
             "name = \"Service {port}\"\nowner = \"alice\"\ncreator = \"test\"\n\n[connect]\n\
              partitions = [\"web\", \"@ci\"]\n"
@@ -50,7 +51,7 @@ fn a_change_among_a_hundred_thousand_registrations_is_much_cheaper_than_a_rescan
         median(times.collect())
     };
     let put = time(&mut |n| {
-        let port = COUNT + n;
+        let port = COUNT + 1 + n;
         let new = registration(port, &format!("New {port}"));
         assert_eq!(store.put(new).unwrap().len(), 1);
     });

@@ -165,13 +165,13 @@ fn a_registration_that_could_not_be_read_again_is_not_written() {
     let mut escape = registration(2, "Escape");
     escape.owner = Some("\u{1b}[31m".to_owned());
     let mut rule = registration(3, "Rule");
-    rule.bind.partitions = Some(vec!["a/b".to_owned()]);
+    rule.bind.partitions = Some(vec!["a/b/c".to_owned()]);
     let mut large = registration(4, "Large");
     large.bind.users = Some(vec!["x".repeat(1000); 70]);
     for (bad, why) in [
         (lease, "is a lease"),
         (escape, "which is not a visible character"),
-        (rule, "`a/b` in this list is not a partition"),
+        (rule, "`a/b/c` in this list is not a partition"),
         (large, "the limit is 65536"),
     ] {
         let error = store.put(bad).unwrap_err();

@@ -132,8 +132,8 @@ pub const TOPICS: &[Topic] = &[
              time that it runs, in the sibling groups of the annotation hvsock.dev/groups (a,b).",
         ],
         examples: &[(
-            "hvsock --dir /run/hvsock oci-hook create-runtime --name web",
-            "as a hook's path and args",
+            "hvsock oci-hook create-runtime --name web",
+            "a hook's path and args",
         )],
         see_also: &["oci-hook poststop", "container add"],
         ..Topic::EMPTY
@@ -141,8 +141,8 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "oci-hook poststop",
         examples: &[(
-            "hvsock --dir /run/hvsock oci-hook poststop --name web",
-            "as a hook's path and args",
+            "hvsock oci-hook poststop --name web",
+            "a hook's path and args",
         )],
         see_also: &["oci-hook create-runtime"],
         ..Topic::EMPTY
