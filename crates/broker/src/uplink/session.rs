@@ -48,7 +48,7 @@ pub(crate) struct UplinkSession {
     /// The host's services, as the guest may know them.
     pub(crate) mirror: Mirror,
     queue: VecDeque<HostFrame>,
-    heard: Instant,
+    last_received: Instant,
     is_pinged: bool,
     /// Since when the stream has accepted no byte although some wait.
     stuck: Option<Instant>,
@@ -64,7 +64,7 @@ impl UplinkSession {
             changes: Pace::new(now),
             mirror: Mirror::default(),
             queue: VecDeque::new(),
-            heard: now,
+            last_received: now,
             is_pinged: false,
             stuck: None,
             accepted: 0,
@@ -87,7 +87,7 @@ impl UplinkSession {
         frame: GuestFrame,
         now: Instant,
     ) -> Result<Option<GuestFrame>, SessionEnd> {
-        self.heard = now;
+        self.last_received = now;
         self.is_pinged = false;
         match frame {
             GuestFrame::Ping => {
@@ -165,7 +165,7 @@ impl UplinkSession {
         if self.suspended != suspended {
             self.suspended = suspended;
             // The time of the pause does not count.
-            self.heard = now;
+            self.last_received = now;
             self.is_pinged = false;
             self.stuck = self.stuck.map(|_| now);
         }
@@ -179,8 +179,8 @@ impl UplinkSession {
     /// When [`expire`](Self::expire) has something to do next, or the guest may be read again.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let silent = match self.is_pinged {
-            true => self.heard + SILENCE,
-            false => self.heard + PING_AFTER,
+            true => self.last_received + SILENCE,
+            false => self.last_received + PING_AFTER,
         };
         let stuck = self.stuck.map(|since| since + SILENCE);
         let watched = [Some(silent), stuck]
@@ -203,12 +203,12 @@ impl UplinkSession {
         }
         if !self.may_read(now) {
             // What is not read is no silence of the guest.
-            self.heard = now;
+            self.last_received = now;
         }
-        if now >= self.heard + SILENCE {
+        if now >= self.last_received + SILENCE {
             return Err(SessionEnd::Silent);
         }
-        if now >= self.heard + PING_AFTER && !self.is_pinged {
+        if now >= self.last_received + PING_AFTER && !self.is_pinged {
             self.is_pinged = true;
             return self.send(HostFrame::Ping);
         }

@@ -109,7 +109,7 @@ fn a_guest_that_does_not_read_is_not_read_and_then_given_up() {
     assert_eq!(drain(&mut session).len(), MAX_QUEUED);
     session.wrote(10, 100, now);
     session.wrote(11, 99, now + SILENCE / 2);
-    session.heard = now + SILENCE;
+    session.last_received = now + SILENCE;
     assert_eq!(session.expire(now + SILENCE), Ok(()));
     let end = session.expire(now + SILENCE / 2 + SILENCE);
     assert_eq!(end, Err(SessionEnd::NotReading));

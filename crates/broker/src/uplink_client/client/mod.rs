@@ -109,7 +109,7 @@ pub(super) struct Client {
     /// The host's id.
     host: VmId,
     /// When something has arrived last, and the next PING is due.
-    heard: Instant,
+    last_received: Instant,
     next_ping: Instant,
     children: Children,
     upwards: Upwards,
@@ -136,7 +136,7 @@ impl Client {
             down: None,
             open_since: None,
             host: VmId::PARENT,
-            heard: now,
+            last_received: now,
             next_ping: now,
             children: Children::default(),
             upwards: Upwards::default(),
@@ -157,7 +157,7 @@ impl Client {
 
     /// When [`timeout`](Self::timeout) has something to do.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let silence = self.heard + millis(SILENCE_MS);
+        let silence = self.last_received + millis(SILENCE_MS);
         let of_phase = match self.phase {
             Phase::Waiting => self.retry.at(),
             Phase::Dialing { until } | Phase::Greeting { until } => Some(until),
@@ -186,7 +186,7 @@ impl Client {
                 let what = "the host did not answer in time";
                 self.hang_up(now, WhyDown::Failed(what.into()));
             }
-            Phase::Open if self.heard + millis(SILENCE_MS) <= now => {
+            Phase::Open if self.last_received + millis(SILENCE_MS) <= now => {
                 let what = "the host's broker has been silent for too long";
                 self.hang_up(now, WhyDown::Failed(what.into()));
             }
@@ -227,7 +227,7 @@ impl Client {
             self.phase = Phase::Greeting {
                 until: now + DIAL_TIMEOUT,
             };
-            self.heard = now;
+            self.last_received = now;
             let instance = self.instance;
             let hello = Hello {
                 features: 0,
@@ -251,7 +251,7 @@ impl Client {
 
     /// A frame has arrived.
     pub(super) fn frame(&mut self, now: Instant, frame: HostFrame) {
-        self.heard = now;
+        self.last_received = now;
         self.next_ping = now + millis(PING_MS);
         match (self.phase, frame) {
             (Phase::Greeting { .. }, HostFrame::Welcome(welcome)) => self.opened(now, welcome),

@@ -313,7 +313,7 @@ impl Machine {
         let Some(from) = key else {
             return;
         };
-        let heard = fabric.listen(&ListenRequest {
+        let listened = fabric.listen(&ListenRequest {
             from,
             principal: &principal(true),
             vm,
@@ -321,10 +321,10 @@ impl Machine {
             backlog: 8,
         });
         if let Some(want) = self.reading.listen(at, address, service) {
-            let got = heard.as_ref().map(drop).map_err(Refusal::label);
+            let got = listened.as_ref().map(drop).map_err(Refusal::label);
             assert_eq!(got, want, "listen in {at:?} for {address:?}");
         }
-        if let Ok(id) = heard {
+        if let Ok(id) = listened {
             self.ids.push(id);
             self.reading.listeners.push(Listener {
                 at,
