@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use hvsock::{HvListener, Refusal, ServiceId, ServiceRef, VmId};
+use hvsock::{Endpoint, HvListener, Refusal, ServiceId, ServiceRef, VmId};
 use hvsock_broker::model::{EventKind, ProblemKind};
 use hvsock_broker::{Broker, ControlError};
 use hvsock_endpoint::uplink::UPLINK_PORT;
@@ -342,7 +342,12 @@ fn a_connect_takes_as_long_with_a_hundred_thousand_registrations_as_with_one() {
     let time = |web: &PartitionEndpoint, listener: &HvListener| {
         let began = Instant::now();
         let address = hvsock::HvAddr::new(hvsock::PartitionRef::Id(VmId::PARENT), name.clone());
-        let stream = web.connect_to(address).unwrap();
+        // Without shared memory there is no arena, so each connect is a request to the broker.
+        let stream = hvsock::HvStream::options()
+            .endpoint(&Endpoint::at(&web.0))
+            .shared_memory(false)
+            .connect(address)
+            .unwrap();
         accept(listener);
         drop(stream);
         began.elapsed()
@@ -357,10 +362,10 @@ fn a_connect_takes_as_long_with_a_hundred_thousand_registrations_as_with_one() {
         one.push(time(&small_web, &small_listener));
         many.push(time(&web, &listener));
     }
-    one.sort();
-    many.sort();
-    // A search through all registrations would take more than a hundred times as long.
-    assert!(many[50] < one[50] * 10, "{:?} and {:?}", many[50], one[50]);
+    // The fastest of each, since other processes can only make a connect slower. A search through
+    // all registrations would take more than a hundred times as long.
+    let (one, many) = (one.iter().min().unwrap(), many.iter().min().unwrap());
+    assert!(*many < *one * 10, "{many:?} and {one:?}");
 
     let began = Instant::now();
     let services = handle.services(true).unwrap();
