@@ -344,7 +344,7 @@ fn a_connect_takes_as_long_with_a_hundred_thousand_registrations_as_with_one() {
         let address = hvsock::HvAddr::new(hvsock::PartitionRef::Id(VmId::PARENT), name.clone());
         // Without shared memory there is no arena, so each connect is a request to the broker.
         let stream = hvsock::HvStream::options()
-            .endpoint(&Endpoint::at(&web.0))
+            .endpoint(Endpoint::at(&web.0))
             .shared_memory(false)
             .connect(address)
             .unwrap();
