@@ -42,6 +42,20 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of the endpoint client in Python",
     },
     Tool {
+        package: "golang-go",
+        probe: &["go", "version"],
+        needed_by: "the tests of the Go module and of programs in Go",
+    },
+    Tool {
+        package: "golang-github-mdlayher-vsock-dev",
+        probe: &[
+            "test",
+            "-d",
+            "/usr/share/gocode/src/github.com/mdlayher/vsock",
+        ],
+        needed_by: "the tests of a static program in Go",
+    },
+    Tool {
         package: "curl",
         probe: &["curl", "--version"],
         needed_by: "the tests of the tutorial's page",

@@ -10,6 +10,7 @@
 //!   in memory.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
 //! - `podman`, on Linux: podman with a storage of its own.
+//! - `go`, on Linux: the Go toolchain, and a static program that knows nothing of hvsock.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
 //! - [`wait`]: the one bounded wait for a condition.
 //! - [`alone`]: a process of its own for a test that counts what a process has.
@@ -45,7 +46,7 @@ pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, guest, nri, podman, usage, wine};
+pub use os::linux::{container, go, guest, nri, podman, usage, wine};
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::{uplink, world};
 pub use stop::StopOnDrop;

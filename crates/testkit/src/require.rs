@@ -68,6 +68,11 @@ pub fn python3() -> Option<PathBuf> {
     program("python3", &["--version"])
 }
 
+/// The path of the Go toolchain.
+pub fn go() -> Option<PathBuf> {
+    program("go", &["version"])
+}
+
 /// The path of a statically linked `hvsock`, for a container with an empty rootfs.
 pub fn static_hvsock() -> Option<PathBuf> {
     found(built(STATIC_HVSOCK, "test"))

@@ -1,6 +1,7 @@
 //! The Linux half, which can also start containers, guests and Wine.
 
 pub mod container;
+pub mod go;
 pub mod guest;
 #[cfg(feature = "nested")]
 pub mod nested;
