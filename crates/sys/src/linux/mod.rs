@@ -27,6 +27,8 @@ pub mod peer;
 pub mod pidfd;
 pub mod poll;
 pub mod processor;
+pub mod remote;
+pub mod seccomp;
 pub mod seqpacket;
 pub mod session;
 mod shared_bytes;

@@ -1,0 +1,240 @@
+//! Another process's memory, descriptors and state, for a supervisor that answers its system calls.
+//!
+//! The kernel asks for the rights of ptrace (`PTRACE_MODE_ATTACH_REALCREDS`): the same user, a dumpable
+//! process, and what Yama and outer filters allow; or `CAP_SYS_PTRACE`. A number of a thread may be that of
+//! another as soon as the thread has ended, so the caller checks afterwards that it had not.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use rustix::process::{Pid, PidfdFlags};
+
+/// A thread, by its number in this process's PID namespace; 0 if it has none there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ThreadId(libc::pid_t);
+
+/// What a thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadState {
+    /// It waits, and a signal would interrupt the wait (`S`).
+    Sleeping,
+    /// It waits, and nothing but the event or a kill ends the wait (`D`). A thread that waits for the answer to
+    /// a notification is in this state once a signal is pending for it.
+    Uninterruptible,
+    /// It runs, is stopped, or is traced.
+    Other,
+    /// It has ended.
+    Gone,
+}
+
+/// The rights of a thread, as numbers of this process's user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// The effective user id.
+    pub user: u32,
+    /// The effective group id.
+    pub group: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// The most that is read of a file of `/proc`: a line of 65536 groups fits.
+const MAX_STATUS: u64 = 1024 * 1024;
+
+/// `PIDFD_THREAD` of linux/pidfd.h, since Linux 6.9.
+const PIDFD_THREAD: u32 = libc::O_EXCL as u32;
+
+impl ThreadId {
+    /// The thread with a number. A process's number is that of its first thread.
+    #[must_use]
+    pub fn new(number: u32) -> Self {
+        Self::from_kernel(number)
+    }
+
+    /// 0 for a number that no thread can have.
+    pub(super) fn from_kernel(number: u32) -> Self {
+        Self(libc::pid_t::try_from(number).unwrap_or(0))
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.0.unsigned_abs()
+    }
+
+    fn pid(self) -> io::Result<Pid> {
+        Pid::from_raw(self.0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    }
+}
+
+/// Fills `buffer` with the thread's memory at `address`.
+///
+/// # Errors
+///
+/// `EFAULT` if not all of it is readable; `ESRCH` if the thread has ended; `EPERM` without the rights of ptrace.
+pub fn read_memory(thread: ThreadId, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let local = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let remote = remote_part(address, buffer.len())?;
+    let pid = thread.pid()?.as_raw_nonzero().get();
+    // SAFETY: the local part is memory that may be written to.
+    let count =
+        unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    complete(count, buffer.len())
+}
+
+/// Writes `bytes` into the thread's memory at `address`.
+///
+/// # Errors
+///
+/// As [`read_memory`]. A part may have been written.
+pub fn write_memory(thread: ThreadId, address: u64, bytes: &[u8]) -> io::Result<()> {
+    let local = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let remote = remote_part(address, bytes.len())?;
+    let pid = thread.pid()?.as_raw_nonzero().get();
+    // SAFETY: the local part is memory that may be read, and the call does not write to it.
+    let count =
+        unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    complete(count, bytes.len())
+}
+
+fn remote_part(address: u64, length: usize) -> io::Result<libc::iovec> {
+    let fault = || io::Error::from_raw_os_error(libc::EFAULT);
+    let address = usize::try_from(address).map_err(|_| fault())?;
+    Ok(libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(address),
+        iov_len: length,
+    })
+}
+
+fn complete(count: libc::ssize_t, length: usize) -> io::Result<()> {
+    match usize::try_from(count) {
+        Ok(count) if count == length => Ok(()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A descriptor of a thread (pidfd), for [`duplicate_fd`]. Before Linux 6.9 it is that of the thread's
+/// process, whose descriptors are the thread's unless it has unshared them.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended; those of `pidfd_open`.
+pub fn open_thread(thread: ThreadId) -> io::Result<OwnedFd> {
+    let flags = PidfdFlags::from_bits_retain(PIDFD_THREAD);
+    match rustix::process::pidfd_open(thread.pid()?, flags) {
+        Err(rustix::io::Errno::INVAL) => {}
+        opened => return Ok(opened?),
+    }
+    let group = thread_group(thread)?.pid()?;
+    Ok(rustix::process::pidfd_open(group, PidfdFlags::empty())?)
+}
+
+/// Duplicates a descriptor of another process into this one, close-on-exec.
+///
+/// # Errors
+///
+/// `EBADF` if that process has no such descriptor; `ESRCH` if it has ended; `EPERM` without the rights of ptrace, or if
+/// an outer filter denies the call.
+pub fn duplicate_fd(process: BorrowedFd<'_>, fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };
+    match RawFd::try_from(copy) {
+        // SAFETY: it is a new descriptor that nobody else has.
+        Ok(copy @ 0..) => Ok(unsafe { OwnedFd::from_raw_fd(copy) }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What the thread is doing.
+///
+/// # Errors
+///
+/// Those of reading `/proc`, other than that it has ended.
+pub fn thread_state(thread: ThreadId) -> io::Result<ThreadState> {
+    let stat = match read_proc(thread, "stat") {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(ThreadState::Gone),
+        Err(error) => return Err(error),
+    };
+    state_in(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The first thread of the thread's process.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended; those of reading `/proc`.
+pub fn thread_group(thread: ThreadId) -> io::Result<ThreadId> {
+    let status = status(thread)?;
+    let number = field(&status, "Tgid:").and_then(|value| value.trim().parse().ok());
+    let number = number.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(ThreadId::new(number))
+}
+
+/// The thread's effective rights.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended; those of reading `/proc`.
+pub fn credentials(thread: ThreadId) -> io::Result<Credentials> {
+    credentials_in(&status(thread)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn status(thread: ThreadId) -> io::Result<String> {
+    match read_proc(thread, "status") {
+        Ok(status) => Ok(String::from_utf8_lossy(&status).into_owned()),
+        Err(error) if is_gone(&error) => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_proc(thread: ThreadId, name: &str) -> io::Result<Vec<u8>> {
+    // A thread has its entry although it is not listed.
+    let file = fs::File::open(format!("/proc/{}/{name}", thread.number()))?;
+    let mut content = Vec::new();
+    file.take(MAX_STATUS).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The state in `7 (name) S 1 …`. The name may contain anything.
+fn state_in(stat: &[u8]) -> Option<ThreadState> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    match stat.get(end + 1..)? {
+        [b' ', b'S', ..] => Some(ThreadState::Sleeping),
+        [b' ', b'D', ..] => Some(ThreadState::Uninterruptible),
+        [b' ', b'Z' | b'X' | b'x', ..] => Some(ThreadState::Gone),
+        [b' ', b'A'..=b'Z' | b'a'..=b'z', ..] => Some(ThreadState::Other),
+        _ => None,
+    }
+}
+
+/// The value of a field of `/proc/PID/status`. The first field is the name, in which newlines are escaped.
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name))
+}
+
+fn credentials_in(status: &str) -> Option<Credentials> {
+    // Real, effective, saved, file system.
+    let effective = |name| {
+        let mut ids = field(status, name)?.split_ascii_whitespace();
+        ids.nth(1)?.parse().ok()
+    };
+    let groups = field(status, "Groups:")?.split_ascii_whitespace();
+    Some(Credentials {
+        user: effective("Uid:")?,
+        group: effective("Gid:")?,
+        groups: groups.map(|id| id.parse().ok()).collect::<Option<_>>()?,
+    })
+}
