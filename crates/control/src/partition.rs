@@ -81,7 +81,8 @@ pub struct Partition {
     /// The endpoint by which its processes reach the broker.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub endpoint: Option<PathBuf>,
-    /// A VM's context id: by which its siblings reach it or, with a kernel link, the kernel.
+    /// The context id (CID) by which programs that know only `AF_VSOCK` name it. That of a VM is its VMM's, by
+    /// which siblings reach it or, with a kernel link, the kernel. Absent for the broker's own partition.
     #[serde(default)]
     pub cid: Option<u32>,
     /// How a VM's connections reach its guest; absent for other partitions.

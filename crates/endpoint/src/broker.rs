@@ -47,6 +47,15 @@ pub enum BrokerMessage {
     },
     /// One connection of an arena is reset. Comes before the state word in the memory says so.
     StreamReset(StreamReset),
+    /// The vsock context id (CID) of a partition, the answer to [`CidOf`](crate::ClientMessage::CidOf).
+    Cid {
+        /// The CID: 2 of the host, from 3 on of others.
+        cid: u32,
+    },
+    /// The answer to [`Attach`](crate::ClientMessage::Attach). Has one descriptor: that of a listening stream
+    /// socket, opened with `O_PATH`, to which the process connects its own socket by
+    /// `/proc/self/fd/N`.
+    Attachable,
 }
 
 /// An established connection, as the connecting process sees it.
@@ -137,6 +146,8 @@ const EXPLAINED: u8 = 0x89;
 const SUSPENDED: u8 = 0x8a;
 const BOUND: u8 = 0x8b;
 const STREAM_RESET: u8 = 0x8c;
+const CID: u8 = 0x8d;
+const ATTACHABLE: u8 = 0x8e;
 
 impl BrokerMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -177,7 +188,10 @@ impl BrokerMessage {
                 w.u32(u32::from(*on));
             }
             Self::StreamReset(m) => m.reason.encode(w.u32(m.slot).u32(m.seq)),
-            Self::Registered | Self::Shutdown => {}
+            Self::Cid { cid } => {
+                w.u32(*cid);
+            }
+            Self::Registered | Self::Shutdown | Self::Attachable => {}
         }
     }
 
@@ -195,6 +209,8 @@ impl BrokerMessage {
             Self::Explained(_) => EXPLAINED,
             Self::Suspended { .. } => SUSPENDED,
             Self::StreamReset(_) => STREAM_RESET,
+            Self::Cid { .. } => CID,
+            Self::Attachable => ATTACHABLE,
         }
     }
 
@@ -253,6 +269,8 @@ impl BrokerMessage {
                 seq: r.u32()?,
                 reason: Refused::decode(&mut r)?,
             }),
+            CID => Self::Cid { cid: r.u32()? },
+            ATTACHABLE => Self::Attachable,
             kind => return Err(DecodeError::Kind(kind)),
         };
         r.finish(message)
@@ -339,6 +357,25 @@ mod tests {
         );
     }
 
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn the_answers_about_cids_and_attached_sockets_are_byte_exact() {
+        let cid = BrokerMessage::Cid { cid: 0x8000_0001 };
+        for (message, want) in [
+            (cid, vec![1, 0x8d, 0, 0, 1, 0, 0, 0x80]),
+            (BrokerMessage::Attachable, vec![1, 0x8e, 0, 0]),
+        ] {
+            assert_eq!(bytes(&message), want);
+            let longer = [want.as_slice(), &[0]].concat();
+            assert_eq!(
+                BrokerMessage::decode(&longer),
+                Err(DecodeError::Trailing(1))
+            );
+            assert!(BrokerMessage::decode(&want[..want.len() - 1]).is_err());
+            assert_eq!(BrokerMessage::decode(&want), Ok(message));
+        }
+    }
+
     #[test]
     fn text_that_does_not_fit_is_truncated_at_a_character() {
         let detail = "é".repeat(4096);
@@ -369,7 +406,8 @@ mod tests {
             Just(Transport::Descriptor),
             Just(Transport::Ring),
             Just(Transport::Arena),
-            Just(Transport::Direct)
+            Just(Transport::Direct),
+            Just(Transport::Attached)
         ];
         prop_oneof![
             any::<[u8; 16]>().prop_map(|guid| BrokerMessage::Found { guid }),
@@ -427,6 +465,8 @@ mod tests {
             Just(BrokerMessage::Registered),
             Just(BrokerMessage::Shutdown),
             any::<bool>().prop_map(|on| BrokerMessage::Suspended { on }),
+            any::<u32>().prop_map(|cid| BrokerMessage::Cid { cid }),
+            Just(BrokerMessage::Attachable),
         ]
     }
 
@@ -458,6 +498,7 @@ mod tests {
             (2, Transport::Ring),
             (4, Transport::Arena),
             (8, Transport::Direct),
+            (16, Transport::Attached),
         ] {
             bytes[4] = bit;
             assert_eq!(BrokerMessage::decode(&bytes), Ok(connected(transport)));

@@ -51,6 +51,21 @@ pub enum ClientMessage {
     /// On a connection with [`Transport::Arena`](crate::Transport::Arena), of the connecting process:
     /// it needs more slots. The broker raises the number in the grant page, or does not.
     ArenaGrow,
+    /// Asks for the vsock context id (CID) of a partition; of the process's own with
+    /// [`VmId::LOOPBACK`]. Answered by `Cid` or `Refused`. A broker that does not know this message
+    /// refuses it as a protocol violation.
+    CidOf {
+        /// The partition, as the process would connect to it.
+        partition: VmId,
+    },
+    /// Before a request for a connection with [`Transport::Attached`](crate::Transport::Attached): the
+    /// process will connect a stream socket of its own. Answered by `Attachable` or `Refused`. A broker that
+    /// does not know this message refuses it as a protocol violation.
+    Attach {
+        /// The number of bytes that the process writes to its socket before it sends the request, at most
+        /// [`MAX_FILLER`](crate::MAX_FILLER). They are no data.
+        filler: u32,
+    },
 }
 
 /// What a process says that its connection is for. The broker records it, and decides nothing by it.
@@ -176,6 +191,8 @@ const LISTEN_NAMED: u8 = 0x09;
 const DESCRIBE: u8 = 0x0a;
 const ARENA_CHANGED: u8 = 0x0b;
 const ARENA_GROW: u8 = 0x0c;
+const CID_OF: u8 = 0x0d;
+const ATTACH: u8 = 0x0e;
 
 impl ClientMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -241,6 +258,12 @@ impl ClientMessage {
             }
             Self::ArenaGrow => {
                 Writer::new(buffer, ARENA_GROW, none);
+            }
+            Self::CidOf { partition } => {
+                Writer::new(buffer, CID_OF, none).guid(partition.to_guid_bytes());
+            }
+            Self::Attach { filler } => {
+                Writer::new(buffer, ATTACH, none).u32(*filler);
             }
         }
     }
@@ -314,6 +337,12 @@ impl ClientMessage {
             SHUTDOWN => Self::Shutdown,
             ARENA_CHANGED => Self::ArenaChanged,
             ARENA_GROW => Self::ArenaGrow,
+            CID_OF => Self::CidOf {
+                partition: VmId::from_guid_bytes(r.guid()?),
+            },
+            ATTACH => Self::Attach {
+                filler: r.filler()?,
+            },
             kind => return Err(DecodeError::Kind(kind)),
         };
         r.finish(message)
@@ -366,7 +395,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Transport;
+    use crate::{MAX_FILLER, Transport};
 
     fn bytes(message: &ClientMessage) -> Vec<u8> {
         let mut buffer = Vec::new();
@@ -458,6 +487,56 @@ mod tests {
                 Err(DecodeError::Value { field: "flags", .. })
             ));
         }
+    }
+
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn the_messages_about_cids_and_attached_sockets_are_byte_exact() {
+        let lookup = ClientMessage::Lookup {
+            kind: LookupKind::Cid,
+            name: "42".into(),
+        };
+        let cid_of = ClientMessage::CidOf {
+            partition: VmId::PARENT,
+        };
+        let attach = ClientMessage::Attach { filler: 1024 };
+        let parent = [
+            0xda, 0x7c, 0x2e, 0xa4, 0x3f, 0xd0, 0x0c, 0x48, 0x9c, 0xc2, 0xa4, 0xde, 0x20, 0xab,
+            0xb8, 0x78,
+        ];
+        for (message, want) in [
+            (lookup, b"\x01\x01\0\0\x03\0\0\x0042".to_vec()),
+            (cid_of, [[1, 0x0d, 0, 0].as_slice(), &parent].concat()),
+            (attach, vec![1, 0x0e, 0, 0, 0, 4, 0, 0]),
+        ] {
+            assert_eq!(bytes(&message), want);
+            assert_eq!(ClientMessage::decode(&want), Ok(message));
+        }
+    }
+
+    #[test]
+    fn an_attach_has_a_bounded_number_of_filler_bytes_and_nothing_else() {
+        let attach = |filler| ClientMessage::decode(&bytes(&ClientMessage::Attach { filler }));
+        assert!(attach(MAX_FILLER).is_ok());
+        for filler in [MAX_FILLER + 1, u32::MAX] {
+            let value = u64::from(filler);
+            let field = "filler";
+            assert_eq!(attach(filler), Err(DecodeError::Value { field, value }));
+        }
+        for length in [4, 7, 9] {
+            let mut message = vec![0; length];
+            message[..2].copy_from_slice(&[1, 0x0e]);
+            assert!(ClientMessage::decode(&message).is_err(), "{length}");
+        }
+        for length in [4, 19, 21] {
+            let mut message = vec![0; length];
+            message[..2].copy_from_slice(&[1, 0x0d]);
+            assert!(ClientMessage::decode(&message).is_err(), "{length}");
+        }
+        assert!(matches!(
+            ClientMessage::decode(&[1, 0x0e, 1, 0, 0, 0, 0, 0]),
+            Err(DecodeError::Value { field: "flags", .. })
+        ));
     }
 
     #[test]
@@ -580,16 +659,19 @@ mod tests {
             Just(Transports::RING),
             Just(Transports::DESCRIPTOR | Transports::RING),
             Just(Transports::DESCRIPTOR | Transports::RING | Transports::ARENA),
+            Just(Transports::ATTACHED),
+        ];
+        let lookup_kind = prop_oneof![
+            Just(LookupKind::Service),
+            Just(LookupKind::Partition),
+            Just(LookupKind::Cid),
         ];
         let option = prop_oneof![
             Just(SocketOption::ConnectedSuspend),
             Just(SocketOption::RingSize),
         ];
         prop_oneof![
-            ".{0,80}".prop_map(|name| ClientMessage::Lookup {
-                kind: LookupKind::Service,
-                name
-            }),
+            (lookup_kind, ".{0,80}").prop_map(|(kind, name)| ClientMessage::Lookup { kind, name }),
             (".{0,32}", ".{0,80}").prop_map(|(action, detail)| {
                 ClientMessage::Describe(Describe { action, detail })
             }),
@@ -655,6 +737,10 @@ mod tests {
             Just(ClientMessage::Shutdown),
             Just(ClientMessage::ArenaChanged),
             Just(ClientMessage::ArenaGrow),
+            any::<[u8; 16]>().prop_map(|id| ClientMessage::CidOf {
+                partition: VmId::from_guid_bytes(id)
+            }),
+            (0..=MAX_FILLER).prop_map(|filler| ClientMessage::Attach { filler }),
         ]
     }
 

@@ -32,8 +32,8 @@ pub use hybrid::{
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{
-    ARENA_IDS, Flags, LookupKind, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport,
-    Transports, VERSION, VIOLATION,
+    ARENA_IDS, Flags, LookupKind, MAX_DESCRIPTORS, MAX_FILLER, MAX_MESSAGE, SocketOption,
+    Transport, Transports, VERSION, VIOLATION,
 };
 pub use wire::DecodeError;
 

@@ -11,6 +11,9 @@ pub const MAX_MESSAGE: usize = 4096;
 pub const VIOLATION: &str = "violated the endpoint protocol";
 /// The maximum number of descriptors that are sent with a message.
 pub const MAX_DESCRIPTORS: usize = 5;
+/// The most bytes that a process may have written to an attached socket before it is connected
+/// ([`ClientMessage::Attach`](crate::ClientMessage::Attach)).
+pub const MAX_FILLER: u32 = 4096;
 /// The connection ids of one arena: the number in CONNECTED or INCOMING is the first. The connection
 /// with the open counter `seq` has the id `first + seq`.
 pub const ARENA_IDS: u64 = 1 << 20;
@@ -38,6 +41,9 @@ pub enum LookupKind {
     Service = 1,
     /// A partition's name.
     Partition = 2,
+    /// A partition's vsock context id (CID), as a decimal number. A broker before this kind takes it for a
+    /// protocol violation.
+    Cid = 3,
 }
 
 /// The data path of a connection. A client offers a set of them; the broker chooses one.
@@ -53,6 +59,9 @@ pub enum Transport {
     /// A slot of an arena: memory that the processes share for many connections, which the
     /// connecting one opens without a request each.
     Arena,
+    /// A Unix stream socket of the connecting process's own, which it connects to a socket of the broker
+    /// ([`ClientMessage::Attach`](crate::ClientMessage::Attach)). The broker copies the bytes.
+    Attached,
 }
 
 /// The set of transports that a client can use.
@@ -68,6 +77,8 @@ impl Transports {
     pub const DIRECT: Transports = Transports(8);
     /// The arena, for clients that can open connections in one.
     pub const ARENA: Transports = Transports(4);
+    /// The process's own socket, and nothing else: after [`ClientMessage::Attach`](crate::ClientMessage::Attach).
+    pub const ATTACHED: Transports = Transports(16);
 
     /// The set with these bits, which may be those of transports of a later version. `None` if it is
     /// empty.
@@ -110,6 +121,7 @@ impl Transport {
             Transport::Ring => "ring",
             Transport::Direct => "direct",
             Transport::Arena => "arena",
+            Transport::Attached => "attached",
         }
     }
 
@@ -119,6 +131,7 @@ impl Transport {
             Transport::Ring => Transports::RING.0,
             Transport::Direct => Transports::DIRECT.0,
             Transport::Arena => Transports::ARENA.0,
+            Transport::Attached => Transports::ATTACHED.0,
         }
     }
 }

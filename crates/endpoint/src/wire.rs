@@ -2,7 +2,9 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
-use crate::{Flags, LookupKind, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION};
+use crate::{
+    Flags, LookupKind, MAX_FILLER, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION,
+};
 
 /// Why bytes are not a message: the sender violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -181,6 +183,7 @@ impl<'a> Reader<'a> {
             bits if bits == Transport::Ring.bit() => Ok(Transport::Ring),
             bits if bits == Transport::Arena.bit() => Ok(Transport::Arena),
             bits if bits == Transport::Direct.bit() => Ok(Transport::Direct),
+            bits if bits == Transport::Attached.bit() => Ok(Transport::Attached),
             bits => Err(DecodeError::Value {
                 field: "transport",
                 value: bits.into(),
@@ -192,6 +195,7 @@ impl<'a> Reader<'a> {
         match self.u32()? {
             1 => Ok(LookupKind::Service),
             2 => Ok(LookupKind::Partition),
+            3 => Ok(LookupKind::Cid),
             value => Err(DecodeError::Value {
                 field: "what",
                 value: value.into(),
@@ -205,6 +209,28 @@ impl<'a> Reader<'a> {
             field: "option",
             value: number.into(),
         })
+    }
+
+    /// The kind of a name, without numbers.
+    pub(crate) fn name_kind(&mut self) -> Result<LookupKind, DecodeError> {
+        match self.lookup_kind()? {
+            LookupKind::Cid => Err(DecodeError::Value {
+                field: "what",
+                value: LookupKind::Cid as u64,
+            }),
+            kind => Ok(kind),
+        }
+    }
+
+    /// The number of filler bytes.
+    pub(crate) fn filler(&mut self) -> Result<u32, DecodeError> {
+        match self.u32()? {
+            filler if filler <= MAX_FILLER => Ok(filler),
+            value => Err(DecodeError::Value {
+                field: "filler",
+                value: value.into(),
+            }),
+        }
     }
 
     /// A field that is 0 or 1.

@@ -32,7 +32,7 @@
 //! the owners:
 //!
 //! - [`clients`]: accepts clients, reads their messages, closes their sessions;
-//! - [`requests`]: handles the messages;
+//! - [`requests`]: handles the messages; [`cid_requests`]: those about context ids, of [`cids`];
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
@@ -62,6 +62,8 @@ mod arena_grants;
 mod arena_scans;
 mod arenas;
 mod audit;
+mod cid_requests;
+mod cids;
 mod clients;
 mod connect;
 mod connections;

@@ -63,6 +63,7 @@ impl Core {
             looked_up: None,
             waits: Waits::default(),
         });
+        self.assign_own_cids();
         Ok(())
     }
 

@@ -59,6 +59,7 @@ impl Core {
             return Err(error.into());
         }
         self.containers.insert(key, ephemeral);
+        self.assign_cid(key);
         self.charge_partition(key, CONTAINER);
         self.announce(key);
         self.telemetry.publish(|| EventKind::PartitionAdded {
@@ -130,6 +131,7 @@ impl Core {
         self.charge_partition(key, LINK);
         let (state, capabilities) = (link.state(), link.capabilities());
         self.vms.set_link(key, link);
+        self.assign_cid(key);
         for what in capabilities.missing() {
             tracing::debug!(vm = %name, "the link to the guest has no {what}");
         }
@@ -161,6 +163,7 @@ impl Core {
             .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
         self.forget_device(&name);
+        self.cids.remove(key);
         self.partition_charges.remove(&key);
         self.apply_effects();
         self.telemetry

@@ -112,6 +112,10 @@ impl Core {
                 session.count_query();
                 self.look_up(session, kind, name, index)
             }
+            (Role::Idle, ClientMessage::CidOf { partition }) => {
+                session.count_query();
+                self.answer_cid_of(session, partition)
+            }
             (Role::Idle, ClientMessage::Describe(describe)) => {
                 session.count_query();
                 let claim = audit::claim(&describe.action, &describe.detail);
@@ -177,7 +181,7 @@ impl Core {
     }
 
     /// Closes an idle session with too many queries.
-    fn check_queries(&mut self, session: Session<ProcessSocket>) -> SessionState {
+    pub(super) fn check_queries(&mut self, session: Session<ProcessSocket>) -> SessionState {
         if !session.exceeds_queries() {
             return SessionState::Open(session);
         }
@@ -219,6 +223,9 @@ impl Core {
                 .service_named(from, None, name)
                 .map(ServiceId::to_guid_bytes),
             LookupKind::Partition => self.partition_named(from, name).map(VmId::to_guid_bytes),
+            LookupKind::Cid => self
+                .partition_with_cid(from, &name)
+                .map(VmId::to_guid_bytes),
         }
     }
 
@@ -303,11 +310,13 @@ impl Core {
 
     fn partition_named(&self, from: PartitionKey, name: String) -> Result<VmId, Refusal> {
         if name == HOST {
-            return self.host_of(from).ok_or_else(|| self.unknown_name(from));
+            return self
+                .host_of(from)
+                .ok_or_else(|| self.unknown_partition(from));
         }
         let name = PartitionName::new(name).ok();
         name.and_then(|name| self.fabric.vm_id_by_name(from, &name))
-            .ok_or_else(|| self.unknown_name(from))
+            .ok_or_else(|| self.unknown_partition(from))
     }
 
     /// The id of the host of this virtual machine, for a container in it.
@@ -318,9 +327,9 @@ impl Core {
         Some(host.vm_id())
     }
 
-    /// The refusal for an unknown partition name. Only the root partition may learn which names exist,
+    /// The refusal for an unknown partition name or CID. Only the root partition may learn which exist,
     /// as with ids.
-    fn unknown_name(&self, from: PartitionKey) -> Refusal {
+    pub(super) fn unknown_partition(&self, from: PartitionKey) -> Refusal {
         if from == self.fabric.root() {
             Refusal::PartitionUnknown
         } else {

@@ -12,6 +12,7 @@ use hvsock_sys::pidfd::Process;
 use mio::Registry;
 
 use super::arenas::Arenas;
+use super::cids::Cids;
 use super::connections::Connections;
 use super::containers::{BindingNumber, Containers};
 use super::data_threads::DataThreads;
@@ -74,6 +75,7 @@ pub(crate) struct Core {
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
     pub(super) containers: Containers,
+    pub(super) cids: Cids,
     /// The first processes of the containers that are bound and have not ended.
     pub(super) container_processes: HashMap<PartitionKey, (BindingNumber, Arc<Process>)>,
     pub(super) guest_arenas: GuestArenas,
@@ -198,6 +200,7 @@ impl Core {
             data_threads,
             vms: Vms::default(),
             containers: Containers::default(),
+            cids: Cids::default(),
             container_processes: HashMap::new(),
             guest_arenas: GuestArenas::default(),
             uplink_clients: Clients::default(),

@@ -93,6 +93,7 @@ impl Core {
             text: error.to_string(),
         })?;
         self.uplinks.add_child(vm, announce.child, partition);
+        self.assign_cid(partition);
         self.apply_effects();
         self.audit_child(vm, "announce", name.as_str());
         self.telemetry.publish(|| EventKind::PartitionAdded {
@@ -132,6 +133,7 @@ impl Core {
             self.forget_expected(vm, port);
         }
         self.uplinks.remove_child(vm, number);
+        self.cids.remove(partition);
         let _ = self.fabric.remove_partition(partition);
         self.apply_effects();
         self.audit_child(vm, "withdraw", &name);

@@ -261,7 +261,10 @@ impl Core {
                     .endpoints
                     .path_of(EndpointKind::Hybrid, key)
                     .map(Path::to_owned),
-                cid: vm.and_then(|vm| vm.settings().spec.cid),
+                cid: match vm.and_then(|vm| vm.settings().spec.cid) {
+                    None if key == self.fabric.root() => None,
+                    cid => cid.or_else(|| self.cids.of(key)),
+                },
                 link: vm.map(|vm| vm.settings().spec.link.clone()),
                 lacks: vm
                     .and_then(|vm| vm.link())

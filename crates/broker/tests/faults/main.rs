@@ -9,6 +9,7 @@ mod audit;
 mod bindings;
 mod cdi;
 mod child;
+mod cids;
 mod closed;
 mod containers;
 mod deaths;

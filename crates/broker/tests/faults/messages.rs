@@ -46,7 +46,7 @@ fn named() -> NamedAddress {
     }
 }
 
-fn every_message() -> [ClientMessage; 9] {
+fn every_message() -> [ClientMessage; 11] {
     let flags = Flags {
         explain: true,
         ..Flags::default()
@@ -77,6 +77,10 @@ fn every_message() -> [ClientMessage; 9] {
         register("A lease"),
         ClientMessage::Accepted { connection: 1 },
         ClientMessage::Shutdown,
+        ClientMessage::CidOf {
+            partition: VmId::LOOPBACK,
+        },
+        ClientMessage::Attach { filler: 16 },
     ]
 }
 
@@ -93,9 +97,9 @@ fn malformed() -> Vec<Vec<u8>> {
         vec![1; MAX_MESSAGE],
         vec![1; MAX_MESSAGE + 1],
         vec![1; 60_000],
-        // LOOKUP of a name that is not UTF-8, and of neither kind.
+        // LOOKUP of a name that is not UTF-8, and of no kind.
         [&[1, 1, 0, 0, 1, 0, 0, 0][..], b"\xff\xfe"].concat(),
-        [&[1, 1, 0, 0, 3, 0, 0, 0][..], b"name"].concat(),
+        [&[1, 1, 0, 0, 4, 0, 0, 0][..], b"name"].concat(),
         // SET_OPTION of an unknown option.
         vec![1, 2, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0],
         // CONNECT_NAMED whose name is longer than the message, and one with a GUID and a name.

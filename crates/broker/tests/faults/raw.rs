@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use hvsock::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Connect, Flags, Incoming, Listen, MAX_MESSAGE, Refused,
-    SocketOption, Transport, Transports,
+    BrokerMessage, ClientMessage, Connect, Flags, Incoming, Listen, LookupKind, MAX_MESSAGE,
+    Refused, SocketOption, Transport, Transports,
 };
 use hvsock_fabric::Refusal;
 use hvsock_sys::poll::{PollFd, PollFlags};
@@ -109,6 +109,29 @@ impl Raw {
         };
         self.recv_end();
         refusal
+    }
+
+    /// Looks a partition up by its CID.
+    #[track_caller]
+    pub fn look_up_cid(&self, number: &str) -> Result<VmId, Refusal> {
+        let (kind, name) = (LookupKind::Cid, number.to_owned());
+        self.send(&ClientMessage::Lookup { kind, name });
+        match self.recv() {
+            BrokerMessage::Found { guid } => Ok(VmId::from_guid_bytes(guid)),
+            BrokerMessage::Refused(refused) => Err(refusal(&refused)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks for the CID of a partition.
+    #[track_caller]
+    pub fn cid_of(&self, partition: VmId) -> Result<u32, Refusal> {
+        self.send(&ClientMessage::CidOf { partition });
+        match self.recv() {
+            BrokerMessage::Cid { cid } => Ok(cid),
+            BrokerMessage::Refused(refused) => Err(refusal(&refused)),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Receives a RESET and then the end.

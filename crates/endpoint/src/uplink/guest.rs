@@ -214,7 +214,7 @@ impl GuestFrame {
         let mut r = Reader::without_flags(message)?;
         let frame = match r.kind {
             LOOKUP => Self::Lookup {
-                kind: r.lookup_kind()?,
+                kind: r.name_kind()?,
                 name: r.text()?,
             },
             EXPLAIN => Self::Explain(ExplainUp {

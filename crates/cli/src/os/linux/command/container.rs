@@ -208,13 +208,16 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
     if json.json {
         return output::json(&containers);
     }
-    let headings = ["name", "id", "state", "guest", "groups", "listen", "conn"];
+    let headings = [
+        "name", "id", "cid", "state", "guest", "groups", "listen", "conn",
+    ];
     let empty = "no containers; add one with `hvsock container add NAME`";
-    let mut table = Columns::new(&headings, empty).right(&[5, 6]).whole(1);
+    let mut table = Columns::new(&headings, empty).right(&[2, 6, 7]).whole(1);
     for container in containers {
         table.row([
             container.name.to_string(),
             container.id.to_string(),
+            cid(&container).unwrap_or_default(),
             format::detailed_state(&container).to_owned(),
             guest::word(&container).unwrap_or_default().to_owned(),
             container.groups.join(", "),
@@ -232,6 +235,7 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
             return output::json(&partition);
         }
         let mut more = vec![("in", format!("the virtual machine {vm}"))];
+        more.extend(cid(&partition).map(|cid| ("CID", cid)));
         more.extend(guest::facts(&partition));
         return facts(&partition, &more).print();
     }
@@ -239,7 +243,11 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     if shown.json.json {
         return output::json(&Everything { partition, mounts });
     }
-    let mut more = runtime_facts(&partition);
+    let mut more: Vec<_> = cid(&partition)
+        .map(|cid| ("CID", cid))
+        .into_iter()
+        .collect();
+    more.extend(runtime_facts(&partition));
     more.extend(guest::facts(&partition));
     if let Some(device) = mounts.device() {
         more.push(("device", device.device.clone()));
@@ -250,6 +258,11 @@ fn show_all(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     let problems = partition.problems.iter();
     more.extend(problems.map(|problem| ("problem", problem.clone())));
     facts(&partition, &more).print()
+}
+
+/// The context id by which programs that know only `AF_VSOCK` name a container.
+fn cid(container: &Partition) -> Option<String> {
+    Some(container.cid?.to_string())
 }
 
 /// What a container's runtime has said about it.

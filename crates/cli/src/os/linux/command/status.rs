@@ -154,7 +154,10 @@ impl Everything {
             _ => format!("  {FAINT}{}{FAINT:#}", partition.id),
         };
         let kind = format::kind(partition.kind);
-        let cid = partition.cid.map(|cid| format!(" with CID {cid}"));
+        // That of a container is of use to programs that know nothing else.
+        let is_vm = partition.kind == PartitionKind::Vm;
+        let cid = partition.cid.filter(|_| is_vm);
+        let cid = cid.map(|cid| format!(" with CID {cid}"));
         let cid = cid.unwrap_or_default();
         let uplink = partition.uplink.as_deref().map(uplink).unwrap_or_default();
         let line = format!(

@@ -262,7 +262,9 @@ impl Exchange {
             (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
                 let address = &self.request.address;
                 self.request.address = match kind {
-                    LookupKind::Partition => address.at(VmId::from_guid_bytes(guid)),
+                    LookupKind::Partition | LookupKind::Cid => {
+                        address.at(VmId::from_guid_bytes(guid))
+                    }
                     LookupKind::Service => address.of(ServiceId::from_guid_bytes(guid)),
                 };
                 return Ok(Step::Send);

@@ -89,7 +89,7 @@ pub(super) fn find(
 ) -> io::Result<[u8; 16]> {
     let no_registry = |cause| {
         let missing = match kind {
-            LookupKind::Partition => NoRegistry::partition(name),
+            LookupKind::Partition | LookupKind::Cid => NoRegistry::partition(name),
             LookupKind::Service => NoRegistry::service(name),
         };
         io::Error::from(missing.because(cause))
