@@ -1,0 +1,13 @@
+//! `AF_VSOCK` and `AF_HYPERV` for unmodified programs.
+//!
+//! Where the kernel has neither family, or a container may not use it, a program's calls on such sockets are
+//! answered by another process or by a preloaded library. What the program gets is a Unix stream socket
+//! that the broker connects, so `read`, `write`, `poll`, `dup`, `fork` and the like need no help, and
+//! no data passes through this crate.
+//!
+//! - [`model`]: what each call answers. Pure.
+
+#![cfg(target_os = "linux")]
+#![forbid(unsafe_code)]
+
+pub mod model;
