@@ -173,6 +173,31 @@ impl Default for Endpoint {
 mod tests {
     use super::*;
 
+    /// Clients in other languages run the same vectors.
+    #[test]
+    fn the_environment_selects_the_endpoints_of_the_test_vectors() {
+        let file = include_str!("../../../docs/vectors/endpoints.json");
+        let file: serde_json::Value = serde_json::from_str(file).expect("JSON");
+        let rows = file["endpoints"].as_array().expect("rows");
+        assert!(rows.len() >= 9);
+        for row in rows {
+            let endpoint = Endpoint::from_vars(|name| {
+                let value = row["env"][name].as_str()?;
+                (!value.is_empty()).then(|| value.into())
+            });
+            let paths: Vec<_> = endpoint.paths().iter().map(|path| path.to_str()).collect();
+            let want = row["paths"].as_array().expect("paths");
+            let want: Vec<_> = want.iter().map(|path| path.as_str()).collect();
+            assert_eq!(paths, want, "{row}");
+            let vsock = match endpoint.vsock() {
+                UseVsock::Never => "never",
+                UseVsock::WithoutBroker => "without_broker",
+                UseVsock::Always => "always",
+            };
+            assert_eq!(row["vsock"], vsock, "{row}");
+        }
+    }
+
     #[test]
     fn vsock_replaces_a_broker_only_if_none_is_named() {
         let of = |vars: &[(&str, &str)]| {

@@ -9,6 +9,8 @@
 //! - `registration_store`, a feature: the suite that every store of registrations must pass, and a store
 //!   in memory.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
+//! - `peer`, on Linux, of the feature `world`: the peer of the conformance cases for clients in every
+//!   language, also as the program `conformance-peer`.
 //! - `podman`, on Linux: podman with a storage of its own.
 //! - `go`, on Linux: the Go toolchain, and a static program that knows nothing of hvsock.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
@@ -48,6 +50,6 @@ pub use os::linux::nested;
 #[cfg(target_os = "linux")]
 pub use os::linux::{container, go, guest, nri, podman, usage, wine};
 #[cfg(all(target_os = "linux", feature = "world"))]
-pub use os::linux::{uplink, world};
+pub use os::linux::{peer, uplink, world};
 pub use stop::StopOnDrop;
 pub use temp::TempFolder;

@@ -7,6 +7,8 @@ pub mod guest;
 pub mod nested;
 pub mod nri;
 mod oci;
+#[cfg(feature = "world")]
+pub mod peer;
 pub mod podman;
 pub(crate) mod temp;
 #[cfg(feature = "world")]
