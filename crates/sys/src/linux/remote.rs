@@ -238,3 +238,70 @@ fn credentials_in(status: &str) -> Option<Credentials> {
         groups: groups.map(|id| id.parse().ok()).collect::<Option<_>>()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_thread_is_found_behind_any_name() {
+        let state =
+            |letter: &str, name: &str| state_in(format!("7 ({name}) {letter} 1").as_bytes());
+        for name in ["cat", "a) D 1", "(", "", "a b\n"] {
+            assert_eq!(state("S", name), Some(ThreadState::Sleeping), "{name}");
+            assert_eq!(state("D", name), Some(ThreadState::Uninterruptible));
+            assert_eq!(state("Z", name), Some(ThreadState::Gone));
+            for other in ["R", "T", "t", "I", "P"] {
+                assert_eq!(state(other, name), Some(ThreadState::Other), "{other}");
+            }
+        }
+        for odd in [&b""[..], b"7 (cat", b"7 (cat)", b"7 (cat) ", b"7 (cat) 7"] {
+            assert_eq!(state_in(odd), None);
+        }
+    }
+
+    #[test]
+    fn the_rights_are_the_effective_ones() {
+        let status = "Name:\tUid:\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \n";
+        let rights = credentials_in(status).unwrap();
+        assert_eq!((rights.user, rights.group), (2, 6));
+        assert_eq!(rights.groups, [9, 10]);
+        assert!(credentials_in("Uid:\t1\nGid:\t1\t1\nGroups:\n").is_none());
+        assert!(credentials_in("").is_none());
+        let own = credentials(ThreadId::new(std::process::id())).unwrap();
+        assert_eq!(own.user, rustix::process::geteuid().as_raw());
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut command = Command::new("cat");
+        command.uid(4711).gid(4712).stdin(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let rights = credentials(ThreadId::new(child.id())).unwrap();
+        assert_eq!((rights.user, rights.group), (4711, 4712));
+        assert!(rights.groups.is_empty());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_number_that_no_thread_has_is_gone() {
+        for number in [0, u32::MAX, i32::MAX as u32] {
+            let thread = ThreadId::new(number);
+            let gone = [
+                read_memory(thread, 0, &mut [0]).map(drop),
+                write_memory(thread, 0, &[0]).map(drop),
+                open_thread(thread).map(drop),
+                thread_group(thread).map(drop),
+                credentials(thread).map(drop),
+            ];
+            for result in gone {
+                let number = result.unwrap_err().raw_os_error();
+                assert_eq!(number, Some(libc::ESRCH), "{thread:?}");
+            }
+            assert_eq!(thread_state(thread).unwrap(), ThreadState::Gone);
+        }
+    }
+}

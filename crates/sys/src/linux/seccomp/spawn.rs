@@ -49,7 +49,7 @@ impl Error for SpawnError {
 
 /// Calls between the installation of the filter and the start of the program. If they waited for an answer,
 /// nobody would be there to give one.
-const OWN_CALLS: [i64; 10] = [
+pub(super) const OWN_CALLS: [i64; 10] = [
     libc::SYS_seccomp,
     libc::SYS_sendmsg,
     libc::SYS_sendto,
