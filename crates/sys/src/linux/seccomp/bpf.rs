@@ -163,6 +163,11 @@ impl Filter {
     }
 }
 
+/// Whether a call is one of this architecture.
+pub(super) fn is_native(architecture: u32, number: i64) -> bool {
+    Some(architecture) == ARCHITECTURE && number < X32
+}
+
 /// Appends the instructions of one rule, of which the last returns.
 fn append(block: &mut Vec<sock_filter>, rule: &Rule<'_>) -> Result<(), FilterError> {
     let comparisons = u8::try_from(rule.args.len()).map_err(|_| FilterError::OutOfRange)?;

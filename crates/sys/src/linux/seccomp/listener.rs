@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::super::remote::ThreadId;
 use super::super::signals;
+use super::bpf;
 
 /// The descriptor of a filter's notifications. Readable when a call waits; hangs up when no task is left
 /// under the filter.
@@ -30,8 +31,12 @@ pub struct Notification {
     pub id: NotificationId,
     /// Who called, as a number of this process's PID namespace.
     pub thread: ThreadId,
-    /// The number of the call (`SYS_*`).
+    /// The number of the call (`SYS_*`), if it is [native](Self::is_native).
     pub syscall: i64,
+    /// Whether the number and the arguments are those of this architecture. A [`Filter`](super::Filter) allows
+    /// all others, but one that a container runtime has installed may not: then the call can be one of i386
+    /// or of x32, with other numbers.
+    pub is_native: bool,
     /// All registers that can be arguments. More than the call has are arbitrary.
     pub args: [u64; 6],
 }
@@ -138,6 +143,7 @@ impl Listener {
             id: NotificationId(notification.id),
             thread: ThreadId::from_kernel(notification.pid),
             syscall: notification.data.nr.into(),
+            is_native: bpf::is_native(notification.data.arch, notification.data.nr.into()),
             args: notification.data.args,
         }))
     }

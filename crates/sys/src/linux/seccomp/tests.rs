@@ -244,6 +244,7 @@ fn a_call_waits_for_the_answer_and_returns_it() {
     let mut running = Running::role("socket 40 socket 34 call 4000 5 6 7");
     let first = running.next();
     assert_eq!(first.syscall, libc::SYS_socket);
+    assert!(first.is_native);
     assert_eq!(first.args[0] as u32, AF_VSOCK);
     assert_eq!(first.args[1] as i32, libc::SOCK_STREAM);
     assert!(running.listener.is_valid(first.id).unwrap());

@@ -228,3 +228,13 @@ fn numbers_that_do_not_exist_and_programs_that_are_too_long_are_no_filter() {
     }
     assert!(Filter::build(&[]).unwrap().program().len() < 8);
 }
+
+#[test]
+fn calls_of_other_architectures_are_told_from_native_ones() {
+    let own = ARCHITECTURE.unwrap();
+    assert!(is_native(own, libc::SYS_socket));
+    assert!(!is_native(own ^ 1, libc::SYS_socket));
+    // i386, and x32 with the number of its own.
+    assert!(!is_native(0x4000_0003, 359));
+    assert!(!is_native(own, libc::SYS_socket | X32));
+}
