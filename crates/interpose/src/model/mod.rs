@@ -19,6 +19,7 @@ pub use errno::Errno;
 pub use family::{Creation, DescriptorFlags, Family, create};
 pub use options::{OptionAnswer, Options};
 pub use ports::{LAST_RESERVED_PORT, Ports};
+pub use socket::{ADDRESS_WORDS, SOCKET_WORDS, address_from_words, address_to_words};
 pub use socket::{ConnectStep, ListenStep, Socket, listen_target, local_of};
 
 /// `IOCTL_VM_SOCKETS_GET_LOCAL_CID` of vm_sockets.h: asks `/dev/vsock` for the own context id.

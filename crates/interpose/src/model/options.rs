@@ -29,10 +29,10 @@ const MAX_TIMEOUT_SECONDS: i64 = i64::MAX / 1000 - 1;
 /// The values of a socket's options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    buffer: u64,
-    buffer_min: u64,
-    buffer_max: u64,
-    connect_timeout: Option<Duration>,
+    pub(super) buffer: u64,
+    pub(super) buffer_min: u64,
+    pub(super) buffer_max: u64,
+    pub(super) connect_timeout: Option<Duration>,
     /// `HVSOCKET_CONNECTED_SUSPEND`: keep the connection while its partition is paused.
     pub connected_suspend: bool,
 }

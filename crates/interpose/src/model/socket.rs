@@ -9,6 +9,8 @@
 //! The errors are those of the kernel's `net/vmw_vsock/af_vsock.c`; `AF_HYPERV` has the same where WinSock has
 //! no other.
 
+mod words;
+
 use std::mem;
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use hvsock_address::{SockAddrHv, SockAddrVm, VmId};
 
 use super::ports::LAST_RESERVED_PORT;
 use super::{Address, Errno, Family, OptionAnswer, Options, OwnCid};
+
+pub use words::{ADDRESS_WORDS, SOCKET_WORDS, address_from_words, address_to_words};
 
 /// An emulated socket.
 #[derive(Clone, Debug)]
