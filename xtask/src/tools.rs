@@ -105,6 +105,40 @@ const TOOLS: &[Tool] = &[
         probe: &["test", "-x", "/usr/bin/grpc_python_plugin"],
         needed_by: "the tests of a client in Python",
     },
+    Tool {
+        package: "nbdkit",
+        probe: &["nbdkit", "--version"],
+        needed_by: "the tests of programs that know vsock",
+    },
+    Tool {
+        package: "libnbd-bin",
+        probe: &["nbdcopy", "--version"],
+        needed_by: "the tests of programs that know vsock",
+    },
+    Tool {
+        package: "qemu-guest-agent",
+        probe: &["qemu-ga", "--version"],
+        needed_by: "the tests of programs that know vsock",
+    },
+    Tool {
+        package: "golang-go",
+        probe: &["go", "version"],
+        needed_by: "the tests of programs in Go",
+    },
+    Tool {
+        package: "golang-github-mdlayher-vsock-dev",
+        probe: &[
+            "test",
+            "-d",
+            "/usr/share/gocode/src/github.com/mdlayher/vsock",
+        ],
+        needed_by: "the tests of programs in Go",
+    },
+    Tool {
+        package: "postgresql-client-15",
+        probe: &["psql", "--version"],
+        needed_by: "the tests of clients of Unix sockets",
+    },
 ];
 
 /// The tools that only the kernel's vsock suite needs: 150 MB.

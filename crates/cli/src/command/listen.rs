@@ -2,20 +2,19 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock::{ConnectedChild, Endpoint, HvAddr, HvListener, HvStream, Refusal};
+use hvsock::{ConnectedChild, Endpoint, HvAddr, HvListener, HvStream, ListenOptions, Refusal};
 use hvsock_address::{PartitionRef, ServiceRef, VmId};
 use hvsock_sys::sync::{lock, unpoisoned};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::os::Partition;
+use crate::os::{Activation, Partition, Served};
 use crate::{backoff, bridge, explain};
 
 /// The shortest time between two notes that the limit is reached.
@@ -33,13 +32,15 @@ pub struct Listen {
     /// is disabled, and serve several connections at once
     #[arg(long, requires = "command")]
     keep: bool,
-    /// The most commands that run at once; further connections wait in the backlog
+    /// The most connections that are served at once; more wait in the backlog
     #[arg(long, value_name = "N", default_value_t = 64, requires = "keep")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     at_once: u32,
     /// Suspend connections while their partition is paused
     #[arg(long)]
     connected_suspend: bool,
+    #[command(flatten)]
+    activation: Activation,
     /// Run this command with each connection as its stdin and stdout
     #[arg(last = true)]
     command: Vec<OsString>,
@@ -49,12 +50,24 @@ impl Listen {
     pub fn run(self, context: &Context) -> Result<()> {
         let from = self.from.resolve()?;
         let address = HvAddr::new(from.clone(), self.service.clone());
-        let listener = self.listen(context, context.endpoint(), &address)?;
+        let listener = self.listen(context, &context.endpoint(), &address)?;
         let from = match from {
             PartitionRef::Id(VmId::WILDCARD) => "any partition".to_owned(),
             _ => self.from.to_string(),
         };
         context.note(&format!("listening for `{}` from {from}", self.service));
+        if self.activation.accepts_itself() {
+            let served = Served {
+                options: self.options(&listener.endpoint()),
+                listener,
+                address,
+                service: &self.service,
+                command: &self.command,
+                keep: self.keep,
+                at_once: self.at_once as usize,
+            };
+            return self.activation.serve(context, served);
+        }
         if self.keep {
             return self.serve(context, listener, &address);
         }
@@ -68,15 +81,18 @@ impl Listen {
     fn listen(
         &self,
         context: &Context,
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
         address: &HvAddr,
     ) -> Result<HvListener> {
-        let options = HvListener::options()
+        let listener = self.options(endpoint).listen(address.clone());
+        listener.map_err(|error| explain::failure(context, error, address, true))
+    }
+
+    fn options(&self, endpoint: &Endpoint) -> ListenOptions {
+        HvListener::options()
             .endpoint(endpoint)
             .connected_suspend(self.connected_suspend)
-            .explain_refusal(true);
-        let listener = options.listen(address.clone());
-        listener.map_err(|error| explain::failure(context, error, address, true))
+            .explain_refusal(true)
     }
 
     /// Runs a command for each connection. If the listener is closed, because the broker ends or the
@@ -100,7 +116,7 @@ impl Listen {
                     context.note(&format!("{error}; listening again when that is possible"));
                     // Not at another broker that runs meanwhile.
                     let endpoint = listener.endpoint();
-                    let listen = || self.listen(context, endpoint.clone(), address);
+                    let listen = || self.listen(context, &endpoint, address);
                     listener = backoff::until_done(listen, |reason| context.note(reason));
                     context.note(&format!("listening for `{}` again", self.service));
                     continue;
@@ -134,7 +150,7 @@ impl Listen {
         let connection = stream.connection_id();
         let peer = stream.peer().cloned();
         let vm_id = stream.peer_addr()?.vm;
-        let mut command = Command::new(program);
+        let mut command = self.activation.command(&self.service, program)?;
         command
             .args(arguments)
             .env("HVSOCK_SERVICE", self.service.to_string())

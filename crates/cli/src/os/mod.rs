@@ -6,6 +6,7 @@
 //! - [`Partition`], a partition on the command line, and [`ExplainAs`], the option of `why` that
 //!   selects the partition that connects;
 //! - [`Rules`], the options of access rules, and constants for the supported data;
+//! - [`Activation`], the option of `listen` for a command that takes its socket from a service manager;
 //! - [`stdio`], [`Termination`] and [`clipboard`]: standard streams, signals and the clipboard;
 //! - [`help`], texts and examples, [`complete`], names for shell completion, and [`advice`], the
 //!   next step after an error.

@@ -13,7 +13,7 @@ use hvsock_guests::File;
 use rustix::process::Signal;
 
 use crate::fixture::{self, BOX, Fixture};
-use crate::ssh::Keys;
+use crate::keys::Keys;
 use crate::util::{Completed, Running, TIMEOUT, World, eventually, in_container};
 
 /// More bytes than all buffers on the path hold.

@@ -16,6 +16,7 @@ mod hostile_forward;
 mod hostile_guests;
 mod hybrid;
 mod integration;
+mod keys;
 mod kvp;
 mod liveness;
 mod liveness_guest;

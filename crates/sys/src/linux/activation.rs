@@ -83,6 +83,39 @@ pub fn take_one(variable: &str) -> io::Result<Option<OwnedFd>> {
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
+/// Moves standard input to descriptor 3, where a program that this process becomes by `exec` expects the
+/// socket that a service manager passes, and opens `/dev/null` as standard input. Returns the variables that
+/// announce it to this process. To be called before anything else opens a descriptor: descriptor 3 is replaced.
+///
+/// # Errors
+///
+/// Those of `dup3`, and of opening `/dev/null`.
+pub fn pass_standard_input(name: &str) -> io::Result<[(&'static str, String); 3]> {
+    let null = std::fs::File::open("/dev/null")?;
+    // It may have the number that is replaced.
+    let above = rustix::io::fcntl_dupfd_cloexec(&null, FIRST + 1)?;
+    drop(null);
+    // SAFETY: two numbers, and nothing in this process owns the second one.
+    if unsafe { libc::dup2(libc::STDIN_FILENO, FIRST) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    rustix::stdio::dup2_stdin(&above)?;
+    Ok([
+        ("LISTEN_PID", std::process::id().to_string()),
+        ("LISTEN_FDS", "1".to_owned()),
+        ("LISTEN_FDNAMES", fd_name(name)),
+    ])
+}
+
+/// A text as a name of a descriptor: at most 255 printable ASCII characters without a colon.
+fn fd_name(text: &str) -> String {
+    let allowed = |letter: char| (' '..='~').contains(&letter) && letter != ':';
+    let letters = text.chars().take(255);
+    letters
+        .map(|letter| if allowed(letter) { letter } else { '_' })
+        .collect()
+}
+
 /// The names of the descriptors that the variables announce to process `pid`.
 fn announced(env: impl Fn(&str) -> Option<String>, pid: u32) -> io::Result<Vec<String>> {
     let (Some(to), Some(count)) = (env("LISTEN_PID"), env("LISTEN_FDS")) else {
@@ -144,6 +177,13 @@ mod tests {
         // Always set, and never a number.
         let error = take_one("PATH").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_name_of_a_descriptor_has_no_colon_and_no_control_characters() {
+        assert_eq!(fd_name("HV Socket Demo"), "HV Socket Demo");
+        assert_eq!(fd_name("a:b\n\u{e9}"), "a_b__");
+        assert_eq!(fd_name(&"x".repeat(300)).len(), 255);
     }
 
     #[test]

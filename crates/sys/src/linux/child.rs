@@ -25,6 +25,17 @@ impl ChildHandle {
         Ok(Self(fd))
     }
 
+    /// A handle of the child with this id, which was not waited for.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new); `NotFound` if there is no such process.
+    pub fn of_id(id: u32) -> io::Result<Self> {
+        let pid = i32::try_from(id).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::NotFound)?;
+        Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
     /// Asks the process to end (`SIGTERM`), and kills it if it exists at `deadline`. Returns when it has
     /// ended. An error means that this process may not signal it, and is ignored.
     pub fn end(&self, deadline: Instant) {

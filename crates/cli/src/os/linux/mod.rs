@@ -1,5 +1,6 @@
 //! On Linux the command talks to a broker, and can also run one.
 
+mod activation;
 mod advice;
 mod broker_args;
 pub mod clipboard;
@@ -19,6 +20,7 @@ pub mod stdio;
 mod time;
 
 pub use crate::output::json as json_of_services;
+pub use activation::{Activation, Served};
 pub use advice::advice;
 pub use broker_args::BrokerArgs;
 pub use command::{Command, Vm, invalid_arguments, run_internal};

@@ -1,6 +1,7 @@
 //! On Windows the system itself is the broker: services are in its registry, virtual machines are
 //! Hyper-V's, and Windows decides which partitions may connect.
 
+mod activation;
 mod advice;
 mod broker_args;
 pub mod clipboard;
@@ -16,6 +17,7 @@ mod signals;
 pub mod stdio;
 mod vm;
 
+pub use activation::{Activation, Served};
 pub use advice::advice;
 pub use broker_args::BrokerArgs;
 pub use command::{Command, invalid_arguments, run_internal};

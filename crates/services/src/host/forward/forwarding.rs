@@ -17,7 +17,7 @@ use crate::forward::{Address, Listener, Remote, Socket, Transferred};
 use crate::link::Target;
 use crate::link::backoff::Backoff;
 
-/// How many connections one forwarding relays at once. More wait in the listener's backlog.
+/// How many connections one forwarding relays at once by default. More wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
 /// The shortest time between two reports that the limit is reached.
 const REPORT_INTERVAL: Duration = Duration::from_secs(60);
@@ -45,6 +45,7 @@ pub enum Source {
 pub struct Forwarding {
     target: Target,
     listening: ListeningEnd,
+    limit: usize,
 }
 
 #[derive(Debug)]
@@ -53,8 +54,16 @@ enum ListeningEnd {
     Host(Listener, ForwardEnd),
     /// Listens in the guest, for an address on the host. The first address is the requested one.
     Guest(Box<GuestListener>, Address, Address),
-    /// Listens on the host for the guest's connections to a service.
-    Service(HvListener, HvAddr, Address),
+    /// Listens on the host for connections to a service.
+    Service(Box<ServiceListener>, Address),
+}
+
+#[derive(Debug)]
+struct ServiceListener {
+    listener: HvListener,
+    /// To listen again.
+    options: ListenOptions,
+    address: HvAddr,
 }
 
 /// An event of a forwarding, for logs.
@@ -127,11 +136,46 @@ impl Forwarding {
                     listen: true,
                     error,
                 })?;
-                ListeningEnd::Service(listener, address, host.clone())
+                return Ok(Self::of_listener(listener, options, address, host.clone()));
             }
         };
         let target = target.clone();
-        Ok(Self { target, listening })
+        Ok(Self {
+            target,
+            listening,
+            limit: CONNECTIONS,
+        })
+    }
+
+    /// Sets up a forwarding of the connections that a service's listener accepts to `host`, a socket of this
+    /// machine. `options` and `address` are those of the listener, to listen again after a restart of the broker.
+    pub fn of_listener(
+        listener: HvListener,
+        options: ListenOptions,
+        address: HvAddr,
+        host: Address,
+    ) -> Forwarding {
+        let listener = ServiceListener {
+            // Not at another broker that runs meanwhile.
+            options: options.endpoint(listener.endpoint()),
+            listener,
+            address,
+        };
+        Self {
+            target: Target::new(
+                listener.listener.endpoint(),
+                listener.address.partition().clone(),
+            ),
+            listening: ListeningEnd::Service(Box::new(listener), host),
+            limit: CONNECTIONS,
+        }
+    }
+
+    /// Sets how many connections are relayed at once; the default is 256. More wait in the listener's backlog.
+    #[must_use]
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
     }
 }
 
@@ -160,11 +204,26 @@ impl Forwarding {
     /// Relays connections until dropped, or until listening is no longer possible, and then returns
     /// the reason. A listener in the guest or for a service that is lost, because an agent or a broker
     /// restarts or the service is disabled, is requested again with exponential backoff.
-    pub async fn run<T>(mut self, on_event: T) -> ForwardError
+    pub async fn run<T>(self, on_event: T) -> ForwardError
     where
         T: Fn(Event<'_>) + Clone + Send + 'static,
     {
-        let limit = Arc::new(Semaphore::new(CONNECTIONS));
+        let ended = self.run_until(std::future::pending(), on_event).await;
+        ended.unwrap_or_else(|| ForwardError::Broken(io::ErrorKind::Interrupted.into()))
+    }
+
+    /// As [`run`](Self::run) until `stop` is ready. Then accepts no more, and returns `None` when the connections
+    /// that it relays have ended.
+    pub async fn run_until<T>(
+        mut self,
+        stop: impl Future<Output = ()>,
+        on_event: T,
+    ) -> Option<ForwardError>
+    where
+        T: Fn(Event<'_>) + Clone + Send + 'static,
+    {
+        let mut stop = std::pin::pin!(stop);
+        let limit = Arc::new(Semaphore::new(self.limit));
         // Dropping the set ends all relays.
         let mut tasks = JoinSet::new();
         let mut reported: Option<Instant> = None;
@@ -173,15 +232,22 @@ impl Forwarding {
                 && reported.is_none_or(|reported| reported.elapsed() > REPORT_INTERVAL)
             {
                 reported = Some(Instant::now());
-                on_event(Event::LimitReached { limit: CONNECTIONS });
+                on_event(Event::LimitReached { limit: self.limit });
             }
-            let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
-                return ForwardError::Broken(io::Error::other("the connection limit is closed"));
-            };
             while tasks.try_join_next().is_some() {}
-            let (accepted, from) = match self.next(&on_event).await {
-                Ok(accepted) => accepted,
-                Err(error) => return error,
+            let next = async {
+                let permit = Arc::clone(&limit).acquire_owned().await;
+                let permit =
+                    permit.map_err(|error| ForwardError::Broken(io::Error::other(error)))?;
+                Ok((permit, self.next(&on_event).await?))
+            };
+            let next = tokio::select! {
+                next = next => next,
+                () = &mut stop => break,
+            };
+            let (permit, (accepted, from)) = match next {
+                Ok(next) => next,
+                Err(error) => return Some(error),
             };
             let (target, to, on_event) = (self.target.clone(), self.to(), on_event.clone());
             tasks.spawn(async move {
@@ -197,12 +263,16 @@ impl Forwarding {
                 drop(permit);
             });
         }
+        // Closes the listener.
+        drop(self);
+        while tasks.join_next().await.is_some() {}
+        None
     }
 
     fn to(&self) -> ForwardEnd {
         match &self.listening {
             ListeningEnd::Host(_, guest) => guest.clone(),
-            ListeningEnd::Guest(_, _, host) | ListeningEnd::Service(_, _, host) => {
+            ListeningEnd::Guest(_, _, host) | ListeningEnd::Service(_, host) => {
                 ForwardEnd::Socket(host.clone())
             }
         }
@@ -219,7 +289,7 @@ impl Forwarding {
                     Ok((socket, from)) => return Ok((Accepted::Host(socket), from)),
                     Err(error) => error,
                 },
-                ListeningEnd::Service(listener, address, _) => match listener.accept().await {
+                ListeningEnd::Service(service, _) => match service.listener.accept().await {
                     Ok((stream, _)) => {
                         let from = stream.peer().map(|peer| peer.partition().to_owned());
                         return Ok((
@@ -233,7 +303,7 @@ impl Forwarding {
                         on_event(Event::Lost {
                             why: error.to_string(),
                         });
-                        *listener = offer_again(listener.endpoint(), address).await;
+                        service.listen_again().await;
                         on_event(Event::Regained);
                         continue;
                     }
@@ -281,14 +351,16 @@ async fn listen_again(target: &Target, requested: &Address, bound: &Address) -> 
     }
 }
 
-/// Listens for a service again until that works, at the same broker.
-async fn offer_again(endpoint: Endpoint, address: &HvAddr) -> HvListener {
-    let options = ListenOptions::new().endpoint(endpoint);
-    let mut backoff = Backoff::default();
-    loop {
-        tokio::time::sleep(backoff.next()).await;
-        if let Ok(listener) = HvListener::bind_with(&options, address.clone()).await {
-            return listener;
+impl ServiceListener {
+    /// Listens for the service again until that works, at the same broker.
+    async fn listen_again(&mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            tokio::time::sleep(backoff.next()).await;
+            if let Ok(listener) = HvListener::bind_with(&self.options, self.address.clone()).await {
+                self.listener = listener;
+                return;
+            }
         }
     }
 }

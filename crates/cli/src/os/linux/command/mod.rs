@@ -9,6 +9,7 @@ mod container;
 mod cp;
 mod demo;
 mod events;
+mod fd_pass;
 mod forward;
 mod guest;
 mod hook_command;
@@ -35,6 +36,7 @@ use clap::Subcommand;
 pub use mounts::invalid_arguments;
 pub use vm::Vm;
 
+use super::activation;
 use crate::context::Context;
 
 #[derive(Debug, Subcommand)]
@@ -101,7 +103,11 @@ impl Command {
 
 /// Runs a command that only this program uses, which no help text and no completion lists.
 pub fn run_internal() -> Option<Result<()>> {
-    (env::args_os().nth(1)? == demo::GUEST_COMMAND).then(demo::run_guest)
+    let command = env::args_os().nth(1)?;
+    if command == demo::GUEST_COMMAND {
+        return Some(demo::run_guest());
+    }
+    (command == activation::COMMAND).then(activation::run_activated)
 }
 
 #[cfg(test)]
@@ -110,7 +116,7 @@ mod tests {
 
     use crate::command::Cli;
 
-    const PAGES: [(&str, &str); 8] = [
+    const PAGES: [(&str, &str); 9] = [
         (
             "containers.md",
             include_str!("../../../../../../docs/containers.md"),
@@ -123,6 +129,10 @@ mod tests {
         (
             "tutorial.md",
             include_str!("../../../../../../docs/tutorial.md"),
+        ),
+        (
+            "programs.md",
+            include_str!("../../../../../../docs/programs.md"),
         ),
         ("guest.md", include_str!("../../../../../../docs/guest.md")),
         ("audit.md", include_str!("../../../../../../docs/audit.md")),

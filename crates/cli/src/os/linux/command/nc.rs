@@ -1,4 +1,4 @@
-//! `hvsock nc`: connects standard input and output to a socket in a guest.
+//! `hvsock nc`: connects standard input and output to a socket in a guest, or passes the connection on.
 
 use std::io;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
+use super::fd_pass;
 use super::forward::{failure, parse_end};
 use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
@@ -27,6 +28,10 @@ pub struct Nc {
     /// The socket in the guest
     #[arg(value_parser = parse_end, value_name = "SOCKET")]
     socket: ForwardEnd,
+    /// Send the connection's descriptor over standard output, a Unix socket, and end (for ssh's
+    /// ProxyUseFdpass)
+    #[arg(long)]
+    fd_pass: bool,
 }
 
 impl Nc {
@@ -39,6 +44,12 @@ impl Nc {
         let words = [socket.as_ref()];
         let words = &words[usize::from(socket.is_empty())..];
         let target = guest_services::target_for(context, &self.partition, action, words)?;
+        if self.fd_pass && !fd_pass::is_relay() {
+            return match &self.socket {
+                ForwardEnd::Socket(_) => fd_pass::pass_relayed(),
+                ForwardEnd::Service(service) => fd_pass::pass_service(context, &target, service),
+            };
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -49,6 +60,9 @@ impl Nc {
                 ForwardEnd::Service(service) => connect_service(&target, service).await,
             };
             let tunnel = tunnel.map_err(|error| failure(context, error))?;
+            if self.fd_pass {
+                return fd_pass::relay(tunnel).await;
+            }
             let input = Input {
                 chunks: stdio::chunks(),
                 rest: Bytes::new(),

@@ -8,6 +8,9 @@ pub const TOPICS: &[Topic] = &[
         notes: &[
             "The command after -- has the connection as its standard input and output. Without \
              --keep, hvsock ends with the first connection.",
+            "With --systemd the command is one that takes its socket from systemd: it starts with the \
+             first connection and accepts from a listening Unix socket, descriptor 3. With \
+             --systemd=accept each connection is descriptor 3 of a process of its own.",
             "With --connected-suspend (HVSOCKET_CONNECTED_SUSPEND) a pause suspends connections. \
              Without it a pause closes them.",
         ],
@@ -16,6 +19,10 @@ pub const TOPICS: &[Topic] = &[
             (
                 "hvsock listen 'HV Socket Demo' --keep -- cat",
                 "an echo service",
+            ),
+            (
+                "hvsock listen nbd --keep --systemd -- nbdkit memory 1G",
+                "a service of systemd",
             ),
             (
                 "hvsock listen backup --from web -- tar -c /etc",

@@ -112,6 +112,10 @@ pub const TOPICS: &[Topic] = &[
         notes: &[
             "SOCKET is tcp:[HOST:]PORT or unix:PATH as the guest sees it, ssh for the guest's SSH \
              server, or vsock:PORT or service:NAME for a service of hvsock.",
+            "With --fd-pass the connection's descriptor is sent over standard output, which must be a \
+             Unix socket, as ssh expects it from a ProxyCommand with ProxyUseFdpass=yes. The \
+             descriptor of a service is the connection itself; for a socket in a guest a process \
+             stays and copies.",
         ],
         examples: &[
             ("hvsock nc web tcp:80", ""),
