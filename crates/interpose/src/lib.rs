@@ -6,8 +6,11 @@
 //! no data passes through this crate.
 //!
 //! - [`model`]: what each call answers. Pure.
+//! - [`agent`]: whole containers, by their runtime.
 
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
+pub mod agent;
+mod calls;
 pub mod model;
