@@ -7,6 +7,7 @@
 //!
 //! - [`model`]: what each call answers. Pure.
 //! - [`agent`]: whole containers, by their runtime.
+//! - [`preload`]: starts programs with the library of `hvsock-preload`.
 
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
@@ -14,3 +15,4 @@
 pub mod agent;
 mod calls;
 pub mod model;
+pub mod preload;

@@ -5,15 +5,12 @@ use std::os::fd::AsFd;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hvsock_interpose::preload::TABLE_VARIABLE;
 use rustix::fs::{Mode, OFlags};
 
 use crate::abi::memory;
 use crate::endpoint;
 use crate::table::{self, Table};
-
-/// Names the file with the table, which `hvsock run` makes. Without it, a program keeps its sockets over `fork` and
-/// not over `exec`.
-pub const VARIABLE: &str = "HVSOCK_PRELOAD_TABLE";
 
 static TABLE: OnceLock<Option<Table>> = OnceLock::new();
 
@@ -34,7 +31,7 @@ pub fn table() -> Option<Table> {
 
 /// The table in the file that the environment names. `None` if this process may not have it, or it is another file.
 fn named() -> Option<Table> {
-    let path = std::env::var_os(VARIABLE)?;
+    let path = std::env::var_os(TABLE_VARIABLE)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
     // Memory that cannot shrink: an access raises no SIGBUS.

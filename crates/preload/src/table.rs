@@ -14,6 +14,8 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use hvsock_interpose::preload::TABLE_LEN;
+
 use crate::record::{Record, WORDS};
 
 /// The words of one slot: lock, cookie, stamp, then the record.
@@ -21,11 +23,11 @@ const SLOT: usize = 3 + WORDS;
 /// The words before the first slot: layout, number of sockets so far, number of ports so far.
 const HEADER: usize = 3;
 /// The number of slots. The sockets of closed descriptors leave theirs to others.
-const SLOTS: usize = 16_384;
+const SLOTS: usize = (LEN / size_of::<AtomicU64>() - HEADER) / SLOT;
 /// The slots that one cookie may be in.
 const PROBES: usize = 16;
 /// The length of the table in bytes.
-pub const LEN: usize = (HEADER + SLOTS * SLOT) * size_of::<AtomicU64>();
+pub const LEN: usize = TABLE_LEN as usize;
 /// Says that the memory is a table of this layout. A change of [`Record`] changes it.
 const LAYOUT: u64 = 0x6876_7072_656c_0001;
 

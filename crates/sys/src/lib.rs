@@ -19,7 +19,7 @@
 //!   child process.
 //! - `standard_streams`: standard streams that were closed at the start of the program.
 //! - `identity`: what the kernel tells a peer of this process. `signals`: threads without signals.
-//!   `bus_error`: mappings whose memory another process can take away.
+//!   `secure_exec`: programs that ignore preloaded libraries. `bus_error`: mappings whose memory another process can take away.
 //! - `seccomp`: system calls of a program that this process answers. `remote`: the memory, descriptors and
 //!   state of such a program.
 //! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
@@ -48,9 +48,9 @@ mod windows;
 pub use linux::{
     accounts, activation, bus_error, cgroup_freezer, child, clock, container_mount, container_user,
     doorbell, errno, event, freeze, futex, identity, inherit, journal, limits, locks, machine,
-    message, netns, owner, peer, pidfd, poll, processor, remote, seccomp, seqpacket, session,
-    shared_memory, signals, socket_folder, splice, standard_streams, stream, supervisor, vhost,
-    vsock, vsock_diag,
+    message, netns, owner, peer, pidfd, poll, processor, remote, seccomp, secure_exec, seqpacket,
+    session, shared_memory, signals, socket_folder, splice, standard_streams, stream, supervisor,
+    vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

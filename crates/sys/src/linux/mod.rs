@@ -29,6 +29,7 @@ pub mod poll;
 pub mod processor;
 pub mod remote;
 pub mod seccomp;
+pub mod secure_exec;
 pub mod seqpacket;
 pub mod session;
 mod shared_bytes;

@@ -1,0 +1,14 @@
+//! What a process needs to start a program with the preloaded library.
+//!
+//! [`find_library`] looks for the library, [`check`] says whether the program loads it, and [`Preload`] adds it to a
+//! command. The names here are also those that the library reads.
+
+mod elf;
+mod library;
+mod program;
+mod start;
+
+pub use elf::{Elf, Loader};
+pub use library::{LIBRARY_NAMES, LIBRARY_VARIABLE, NoLibrary, find_library};
+pub use program::{Unsuitable, check};
+pub use start::{Preload, TABLE_LEN, TABLE_VARIABLE};

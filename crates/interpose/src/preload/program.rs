@@ -1,0 +1,237 @@
+//! Whether a program loads the library.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use hvsock_sys::secure_exec;
+
+use super::elf::{Elf, Loader};
+
+/// Why a program would run without the library.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsuitable {
+    /// It is linked statically, as most programs in Go are.
+    #[error("{} is linked statically, so it loads no library", .0.display())]
+    Static(PathBuf),
+    /// It gets other rights when it starts, so the loader ignores the library.
+    #[error("{} gets the rights of another user or group, so the loader ignores preloaded libraries", .0.display())]
+    GainsRights(PathBuf),
+    /// It is for another processor than the library, or for another width of addresses.
+    #[error("{} is for another kind of processor than the library", .0.display())]
+    OtherProcessor(PathBuf),
+    /// It uses another C library than the library does.
+    #[error("{} uses another C library ({loader}) than the library does", .program.display())]
+    OtherLibrary {
+        /// The program.
+        program: PathBuf,
+        /// The program's loader.
+        loader: String,
+    },
+}
+
+/// How much of a file is read: program headers and the path of the loader are at its beginning.
+const BEGINNING: u64 = 64 * 1024;
+/// How many scripts may be interpreted by scripts, as in the kernel.
+const MAX_SCRIPTS: usize = 4;
+
+/// Says whether the program that `name` stands for would load the library. A file that cannot be read or found counts as
+/// one that does: starting it says why not.
+///
+/// For a script, that is its interpreter, and the program that `env` looks for.
+///
+/// # Errors
+///
+/// [`Unsuitable`] if the library has no effect on it.
+pub fn check(name: &OsStr, path: Option<&OsStr>, library: &Path) -> Result<(), Unsuitable> {
+    let Some(program) = find(name, path) else {
+        return Ok(());
+    };
+    check_file(&program, path, library, MAX_SCRIPTS)
+}
+
+fn check_file(
+    program: &Path,
+    path: Option<&OsStr>,
+    library: &Path,
+    scripts: usize,
+) -> Result<(), Unsuitable> {
+    let Ok(bytes) = beginning(program) else {
+        return Ok(());
+    };
+    if let Some(interpreter) = interpreter(&bytes) {
+        let found = interpreter.and_then(|interpreter| find(&interpreter, path));
+        return match (found, scripts) {
+            (Some(found), 1..) => check_file(&found, path, library, scripts - 1),
+            _ => Ok(()),
+        };
+    }
+    let Some(elf) = Elf::parse(&bytes) else {
+        return Ok(());
+    };
+    let program = program.to_owned();
+    let Loader::Dynamic(loader) = elf.loader else {
+        return Err(Unsuitable::Static(program));
+    };
+    if secure_exec::gains_rights(&program).unwrap_or(false) {
+        return Err(Unsuitable::GainsRights(program));
+    }
+    let Ok(library) = std::fs::read(library) else {
+        return Ok(());
+    };
+    match Elf::parse(&library) {
+        Some(own) if own.processor != elf.processor => Err(Unsuitable::OtherProcessor(program)),
+        _ if is_of_musl(&library) != loader.contains("ld-musl") => {
+            Err(Unsuitable::OtherLibrary { program, loader })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a library needs no symbol of the GNU C library.
+fn is_of_musl(library: &[u8]) -> bool {
+    const VERSION: &[u8] = b"GLIBC_2.";
+    !library.windows(VERSION.len()).any(|bytes| bytes == VERSION)
+}
+
+fn beginning(program: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(program)?
+        .take(BEGINNING)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The interpreter of a script, or the program that `env` is to look for; `Some(None)` if the line names none.
+fn interpreter(bytes: &[u8]) -> Option<Option<OsString>> {
+    let line = bytes
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let words = line.split(|byte| matches!(byte, b' ' | b'\t'));
+    let mut words = words.filter(|word| !word.is_empty()).map(OsStr::from_bytes);
+    let first = words.next();
+    let is_env = first.is_some_and(|first| Path::new(first).file_name() == Some("env".as_ref()));
+    let is_option = |word: &&OsStr| {
+        let bytes = word.as_bytes();
+        bytes.starts_with(b"-") || bytes.contains(&b'=')
+    };
+    let interpreter = match is_env {
+        true => words.find(|word| !is_option(word)).or(first),
+        false => first,
+    };
+    Some(interpreter.map(OsStr::to_owned))
+}
+
+/// The file that `execvp` takes for a name.
+fn find(name: &OsStr, path: Option<&OsStr>) -> Option<PathBuf> {
+    if name.as_bytes().contains(&b'/') {
+        return Some(PathBuf::from(name));
+    }
+    let folders = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
+    let is_program = |file: &PathBuf| {
+        let metadata = file.metadata();
+        metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    };
+    let files = std::env::split_paths(folders).map(|folder| folder.join(name));
+    files.into_iter().find(is_program)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A folder with programs, of which each is the beginning of one.
+    fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in files {
+            let file = dir.path().join(name);
+            fs::write(&file, bytes).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        dir
+    }
+
+    /// A static program of this processor.
+    fn static_program() -> Vec<u8> {
+        let mut bytes = fs::read("/proc/self/exe").unwrap();
+        // No program headers.
+        bytes.splice(56..58, [0, 0]);
+        bytes.truncate(4096);
+        bytes
+    }
+
+    fn check_in(dir: &Path, name: &str) -> Result<(), Unsuitable> {
+        // This program stands for the library: same processor, same C library.
+        let own = Path::new("/proc/self/exe");
+        check(name.as_ref(), Some(dir.as_os_str()), own)
+    }
+
+    #[test]
+    fn a_dynamic_program_is_suitable_and_a_static_one_is_not() {
+        let own = fs::read("/proc/self/exe").unwrap();
+        let dir = folder(&[("dynamic", &own), ("static", &static_program())]);
+        check_in(dir.path(), "dynamic").unwrap();
+        let error = check_in(dir.path(), "static").unwrap_err();
+        assert!(
+            error.to_string().contains("static is linked statically"),
+            "{error}"
+        );
+        // What cannot be started says so itself.
+        check_in(dir.path(), "nothing").unwrap();
+        check_in(dir.path(), "/nothing/at/all").unwrap();
+    }
+
+    #[test]
+    fn a_script_is_judged_by_its_interpreter() {
+        let dir = folder(&[
+            ("static", &static_program()),
+            ("one", b"#! /usr/bin/env -S A=b static -x\necho"),
+            ("circle", b"#!circle\n"),
+            ("empty", b"#!\n"),
+            ("text", b"echo hello\n"),
+        ]);
+        let error = check_in(dir.path(), "one").unwrap_err();
+        assert!(matches!(error, Unsuitable::Static(_)), "{error}");
+        let direct = dir.path().join("direct");
+        let line = format!("#!{}\n", dir.path().join("static").display());
+        fs::write(&direct, line).unwrap();
+        assert!(check_in(dir.path(), direct.to_str().unwrap()).is_err());
+        for name in ["circle", "empty", "text"] {
+            check_in(dir.path(), name).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_program_of_another_processor_or_c_library_is_unsuitable() {
+        let own = fs::read("/proc/self/exe").unwrap();
+        let mut other = own.clone();
+        other[18] ^= 0x55;
+        let text = own.windows(4).position(|bytes| bytes == b"/ld-").unwrap();
+        let mut musl = own.clone();
+        musl.splice(text..text + 8, *b"/ld-musl");
+        let dir = folder(&[("other", &other), ("musl", &musl)]);
+        let error = check_in(dir.path(), "other").unwrap_err();
+        assert!(matches!(error, Unsuitable::OtherProcessor(_)), "{error}");
+        let error = check_in(dir.path(), "musl").unwrap_err();
+        assert!(matches!(error, Unsuitable::OtherLibrary { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_program_with_the_rights_of_another_user_is_unsuitable() {
+        let own = fs::read("/proc/self/exe").unwrap();
+        let dir = folder(&[("other", &own)]);
+        let file = dir.path().join("other");
+        if std::os::unix::fs::chown(&file, Some(65_534), None).is_err() {
+            return;
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o4755)).unwrap();
+        let error = check_in(dir.path(), "other").unwrap_err();
+        assert!(matches!(error, Unsuitable::GainsRights(_)), "{error}");
+    }
+}
