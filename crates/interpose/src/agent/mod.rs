@@ -8,8 +8,10 @@
 //! What a container is comes from the runtime: the profile names its partition, and only whoever may start
 //! containers of this broker can connect to the agent's socket.
 
+mod inbox;
 mod message;
 mod profile;
 
+pub use inbox::{Handover, Inbox, InboxError};
 pub use message::{ContainerProcess, MAX_MESSAGE, MessageError};
 pub use profile::{Form, MergeError, Profile};
