@@ -43,6 +43,7 @@ pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
     // A process that can reach a container's endpoint counts as a process in the container.
     open_with_mode(&dirs.containers(), 0o700)?;
     open_with_mode(&dirs.container_ids(), 0o700)?;
+    open_with_mode(&dirs.attached(), 0o700)?;
     // A process that can reach a VM's socket counts as its VMM. Each socket belongs to the user that
     // the VMM runs as, who needs search permission on the folder.
     open_with_mode(&dirs.vms(), 0o711)?;
@@ -170,6 +171,7 @@ pub(crate) fn is_own(dirs: &Dirs, path: &Path) -> bool {
             || path.starts_with(dirs.vms())
             || path.starts_with(dirs.containers())
             || path.starts_with(dirs.container_ids())
+            || path.starts_with(dirs.attached())
     };
     let real = fs::canonicalize(&dirs.run).map(|run| Dirs {
         run,

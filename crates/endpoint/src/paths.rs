@@ -107,6 +107,11 @@ impl Dirs {
         self.run.join("container-ids")
     }
 
+    /// The folder in which the broker makes sockets that have no name. Other users cannot access it.
+    pub fn attached(&self) -> PathBuf {
+        self.run.join("attached")
+    }
+
     /// The folder of the VMs' sockets. Each is accessible to the user that its VMM runs as.
     pub fn vms(&self) -> PathBuf {
         self.run.join("vm")

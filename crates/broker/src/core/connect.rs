@@ -10,6 +10,7 @@ use std::time::Instant;
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport};
 use hvsock_fabric::{ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
 
+use super::attaching::{AttachedPeer, Ends};
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::in_flight::MessageKind;
 use super::limits::in_flight_limit;
@@ -219,7 +220,11 @@ impl Core {
             ..
         } = make(self)?;
 
-        let message = self.incoming(route, transport, session.partition, session.caller)?;
+        let offered = match transport {
+            Transport::Attached => Transport::Descriptor,
+            transport => transport,
+        };
+        let message = self.incoming(route, offered, session.partition, session.caller)?;
         let offer = Offer {
             connection: route.connection,
             kind,
@@ -314,20 +319,36 @@ impl Core {
             self.fabric.set_connected_suspend(id, end, true);
         }
         let claim = session.claim;
-        let (connection, counters) =
-            part.connection(session.socket, [connect.flags.raw_fd, raw_fd]);
-        let place = self.data_threads.adopt(Adopted {
-            id,
-            connection,
-            counters: Arc::clone(&counters),
-        });
+        let (mut attached, mut counters) = (None, Arc::default());
+        let mut owner = ConnectionOwner::Attaching;
+        match session.attachment {
+            Some(attachment) => {
+                let ends = Ends {
+                    control: session.socket,
+                    peer: AttachedPeer::Process { part, raw_fd },
+                };
+                attached = Some((attachment, ends));
+            }
+            None => {
+                let made = part.connection(session.socket, [connect.flags.raw_fd, raw_fd]);
+                let Some((connection, counted)) = made else {
+                    return;
+                };
+                counters = counted;
+                owner = ConnectionOwner::DataThreads(self.data_threads.adopt(Adopted {
+                    id,
+                    connection,
+                    counters: Arc::clone(&counters),
+                }));
+            }
+        }
         let record = ConnectionRecord {
             service,
             from,
             to,
             transport: chosen.transport(),
             counters,
-            owner: ConnectionOwner::DataThreads(place),
+            owner,
             started: Instant::now(),
             _charge: Some(charge),
             claim,
@@ -335,5 +356,8 @@ impl Core {
             audited: None,
         };
         self.record_connection(id, record);
+        if let Some((attachment, ends)) = attached {
+            self.await_attached(id, attachment, ends);
+        }
     }
 }

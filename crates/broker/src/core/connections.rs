@@ -68,6 +68,8 @@ pub(super) enum ConnectionOwner {
     DataThreads(Place),
     /// The link of a VM.
     Link(PartitionKey),
+    /// The core, until the connecting process has connected its own socket.
+    Attaching,
 }
 
 /// A thread for connections between processes.
@@ -184,9 +186,9 @@ impl<P> Connections<P> {
     /// Records that a connection between processes has moved to another thread.
     pub(super) fn moved(&mut self, id: ConnectionId, place: Place) {
         if let Some(record) = self.established.get_mut(&id)
-            && let ConnectionOwner::DataThreads(owner) = &mut record.owner
+            && !matches!(record.owner, ConnectionOwner::Link(_))
         {
-            *owner = place;
+            record.owner = ConnectionOwner::DataThreads(place);
         }
     }
 
@@ -243,7 +245,7 @@ impl ConnectionRecord {
                 Some(from).filter(|from| *from != vm),
                 Some(to).filter(|to| *to != vm && *to != from),
             ],
-            ConnectionOwner::DataThreads(_) => [None; 3],
+            ConnectionOwner::DataThreads(_) | ConnectionOwner::Attaching => [None; 3],
         };
         all.into_iter().flatten()
     }

@@ -70,6 +70,7 @@ impl Core {
     /// Forgets a connection that its owner has closed.
     pub(super) fn closed(&mut self, id: ConnectionId, reason: Option<&Refusal>) {
         self.fabric.close_connection(id);
+        self.forget_attaching(id, reason);
         self.closed_in_arena(id);
         let Some(record) = self.connections.remove(id) else {
             self.arena_closed(id, reason);
@@ -107,6 +108,7 @@ impl Core {
                     link.close(id, refusal);
                 }
             }
+            Some(ConnectionOwner::Attaching) => self.closed(id, Some(&refusal)),
             None if self.guest_arenas.contains(id) => self.close_guest_arena(id, refusal),
             None if self.reset_in_arena(id, &refusal) => {}
             None => self.abort_pending(id, &refusal),
@@ -124,6 +126,7 @@ impl Core {
                     link.suspend(id, suspended);
                 }
             }
+            Some(ConnectionOwner::Attaching) => self.attaching.suspend(id, suspended),
             None if self.guest_arenas.contains(id) => self.suspend_guest_arena(id, suspended),
             None => self.suspend_arena(id, suspended),
         }

@@ -124,6 +124,7 @@ impl Loop {
                     Source::Connection => self.core.data_threads.handle_event(event),
                     Source::Endpoint(index) => self.core.endpoints.mark(index),
                     Source::Session(index) => self.core.session_event(index),
+                    Source::Attaching(index) => self.core.attaching_ready(index),
                     Source::Uplink(index) => self.core.uplink_client_ready(index),
                 }
             }
@@ -138,6 +139,7 @@ impl Loop {
             self.core.expire_sessions(now);
             self.core.expire_liveness(now);
             self.core.expire_pending(now);
+            self.core.expire_attaching(now);
             self.core.expire_uplink_clients(now);
             self.core.expire_uplink_connects(now);
             self.core.expire_outer_waits(now);
@@ -199,6 +201,7 @@ impl Loop {
             core.endpoints.shortage().map(|(_, ends)| ends),
             core.liveness.next_deadline(),
             core.connections.next_deadline(),
+            core.attaching.next_deadline(),
             core.uplink_clients.next_deadline(),
             core.next_uplink_deadline(),
             core.parked.next_try(),

@@ -10,8 +10,10 @@ use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route};
 use hvsock_ring::RingSide;
 use hvsock_sys::set_nonblocking;
 
-use super::connections::EndRecord;
+use super::attaching::{AttachedPeer, Ends};
+use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_ends::{kept_duplicate, make_ends, make_socket, takes_hand_over, takes_socket};
+use super::guest_shares::DEFAULT_BUFFER;
 use super::hybrid_answers::send_accepted;
 use super::limits::{descriptor_limit, in_flight_limit};
 use super::offering::NotNow;
@@ -23,7 +25,7 @@ use super::sessions::Session;
 use super::state::Core;
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection, ProcessSocket};
-use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
+use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Peer, Service, SocketKind, Source};
 use crate::pump::{Adopted, Connection, RelayEnd};
 
 /// The longest and the default timeout for a guest to accept.
@@ -56,6 +58,8 @@ enum Side {
     Relay { data: OwnedFd, guest: OwnedFd },
     /// A duplicate of the guest's socket, which the process receives.
     HandOver(OwnedFd),
+    /// The guest's socket. The broker's towards the process comes later.
+    AttachedRelay(OwnedFd),
 }
 
 /// The guest's socket for the process, and the broker's duplicate.
@@ -71,9 +75,31 @@ fn relay(
     data: OwnedFd,
     socket: Option<OwnedFd>,
 ) -> Result<(Vec<OwnedFd>, Side), Refusal> {
-    let guest = socket.ok_or_else(no_socket)?;
-    set_nonblocking(&guest, true).map_err(|error| descriptor_limit(&error))?;
+    let guest = nonblocking(socket.ok_or_else(no_socket)?)?;
     Ok((process, Side::Relay { data, guest }))
+}
+
+fn nonblocking(socket: OwnedFd) -> Result<OwnedFd, Refusal> {
+    set_nonblocking(&socket, true).map_err(|error| descriptor_limit(&error))?;
+    Ok(socket)
+}
+
+/// What there is of a connection between a guest and a process that brings its own socket: what the link moves
+/// bytes from and to, if it does.
+fn attached_ends(
+    byte_counts: bool,
+    counters: &Arc<ByteCounters>,
+) -> (ProcessPart, Transport, Option<LinkEnd>) {
+    if !byte_counts {
+        return (ProcessPart::AttachedRelayed, Transport::Attached, None);
+    }
+    let end = LinkEnd {
+        peer: Peer::attached_socket(),
+        counters: LinkCounters::new(Arc::clone(counters), ConnectionEnd::Server),
+        buffer: DEFAULT_BUFFER,
+        reports: true,
+    };
+    (ProcessPart::Attached, Transport::Attached, Some(end))
 }
 
 fn no_socket() -> Refusal {
@@ -120,6 +146,9 @@ impl Core {
         let counters: Arc<ByteCounters> = Arc::default();
         let made = match self.capabilities(vm).byte_counts {
             _ if session.is_hybrid() => self.own_ends(&session.socket, vm, &counters),
+            byte_counts if session.attachment.is_some() => {
+                Ok(attached_ends(byte_counts, &counters))
+            }
             true => self
                 .transport_for(vm, preference)
                 .ok_or(Refusal::NotSupported)
@@ -216,6 +245,11 @@ impl Core {
             ProcessPart::HandedOver => hand_over(socket, self.connections.with_guests(vm)),
             ProcessPart::Relayed(process, data) => relay(vec![process], data, socket),
             ProcessPart::OwnRelayed(data) => relay(Vec::new(), data, socket),
+            ProcessPart::AttachedRelayed => {
+                let guest = socket.ok_or_else(no_socket);
+                let guest = guest.and_then(nonblocking);
+                guest.map(|guest| (Vec::new(), Side::AttachedRelay(guest)))
+            }
             part => Ok((part.into_descriptors(), Side::Link)),
         };
         let (descriptors, side) = match made {
@@ -271,6 +305,31 @@ impl Core {
         let ends = [from, to];
         let claim = session.claim;
         match side {
+            Side::AttachedRelay(guest) => {
+                let half_close = self.capabilities(vm).half_close;
+                let peer = AttachedPeer::Guest {
+                    socket: guest,
+                    half_close,
+                };
+                let record = ConnectionRecord {
+                    service: address.service,
+                    from,
+                    to,
+                    transport,
+                    counters,
+                    owner: ConnectionOwner::Attaching,
+                    started: Instant::now(),
+                    _charge: Some(charge),
+                    claim,
+                    claimed_result: None,
+                    audited: None,
+                };
+                self.record_connection(id, record);
+                let control = session.socket;
+                if let Some(attachment) = session.attachment {
+                    self.await_attached(id, attachment, Ends { control, peer });
+                }
+            }
             Side::Relay { data, guest } => {
                 let process = match is_hybrid {
                     true => RelayEnd::plain(data),
@@ -297,6 +356,10 @@ impl Core {
             Side::Link => {
                 let end = (transport, charge);
                 self.record_link(vm, id, address.service, ends, end, &counters, claim);
+                if let Some(attachment) = session.attachment {
+                    let (control, peer) = (session.socket, AttachedPeer::Link(vm));
+                    return self.await_attached(id, attachment, Ends { control, peer });
+                }
                 if let Some(link) = self.link_of(vm) {
                     let control = match is_hybrid {
                         true => ControlConnection::none(),

@@ -41,7 +41,7 @@ pub(super) fn make_ends(
             Ok((part, Peer::ring(end), size.bytes()))
         }
         // A guest has no end of a socket pair.
-        ChosenTransport::Descriptor | ChosenTransport::Direct => {
+        ChosenTransport::Descriptor | ChosenTransport::Direct | ChosenTransport::Attached => {
             let (process, data) = make_socket()?;
             let part = ProcessPart::Socket(process);
             Ok((part, Peer::socket(data, raw_fd), DEFAULT_BUFFER))

@@ -32,6 +32,8 @@
 //! the owners:
 //!
 //! - [`clients`]: accepts clients, reads their messages, closes their sessions;
+//! - [`attach_requests`]: connects sockets that processes bring themselves, of [`attachments`], some of which are
+//!   [`attaching`];
 //! - [`requests`]: handles the messages; [`cid_requests`]: those about context ids, of [`cids`];
 //! - [`connect`]: connects two sessions; [`offering`]: passes a listener its connections; [`guests`]: requests of the guests of VMs, and what their
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
@@ -61,6 +63,9 @@ mod arena_connects;
 mod arena_grants;
 mod arena_scans;
 mod arenas;
+mod attach_requests;
+mod attaching;
+mod attachments;
 mod audit;
 mod cid_requests;
 mod cids;

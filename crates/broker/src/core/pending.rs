@@ -68,6 +68,10 @@ pub(super) enum ProcessPart {
     Own,
     /// Likewise, and the duplicate that the broker relays.
     OwnRelayed(OwnedFd),
+    /// Nothing: it brings its own socket, which the guest's link gets.
+    Attached,
+    /// Nothing: it brings its own socket, which the broker relays.
+    AttachedRelayed,
 }
 
 impl ProcessPart {
@@ -76,7 +80,11 @@ impl ProcessPart {
         match self {
             Self::Ring { memory, doorbells } => vec![memory, doorbells.own, doorbells.peer],
             Self::Socket(data) | Self::Relayed(data, _) => vec![data],
-            Self::HandedOver | Self::Own | Self::OwnRelayed(_) => Vec::new(),
+            Self::HandedOver
+            | Self::Own
+            | Self::OwnRelayed(_)
+            | Self::Attached
+            | Self::AttachedRelayed => Vec::new(),
         }
     }
 }

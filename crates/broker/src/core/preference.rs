@@ -50,6 +50,8 @@ pub(super) enum ChosenTransport {
     /// Only where the registry says so.
     Direct,
     Ring(RingSize),
+    /// The connecting process's own socket. The accepting one has a descriptor.
+    Attached,
 }
 
 impl ChosenTransport {
@@ -66,7 +68,11 @@ impl ChosenTransport {
     ) -> Option<ChosenTransport> {
         let both = [connecting, listening];
         let common = |transport| both.iter().all(|one| one.supports(transport));
-        if direct && common(Transport::Direct) {
+        if connecting.transports.contains(Transport::Attached) {
+            listening
+                .supports(Transport::Descriptor)
+                .then_some(ChosenTransport::Attached)
+        } else if direct && common(Transport::Direct) {
             Some(ChosenTransport::Direct)
         } else if may_share && common(Transport::Ring) {
             Some(ChosenTransport::Ring(connecting.ring_size_with(listening)))
@@ -83,6 +89,8 @@ impl ChosenTransport {
     pub(super) fn descriptors(self) -> u64 {
         match self {
             ChosenTransport::Descriptor | ChosenTransport::Direct => 3,
+            // The socket of the connecting process is charged with its attachment.
+            ChosenTransport::Attached => 2,
             ChosenTransport::Ring(_) => 1,
         }
     }
@@ -90,7 +98,7 @@ impl ChosenTransport {
     /// The descriptors that the accepting process gets, which the broker has until it takes them.
     pub(super) fn offered_descriptors(self) -> u64 {
         match self {
-            ChosenTransport::Descriptor | ChosenTransport::Direct => 2,
+            ChosenTransport::Descriptor | ChosenTransport::Direct | ChosenTransport::Attached => 2,
             ChosenTransport::Ring(_) => 4,
         }
     }
@@ -100,6 +108,7 @@ impl ChosenTransport {
             ChosenTransport::Descriptor => Transport::Descriptor,
             ChosenTransport::Direct => Transport::Direct,
             ChosenTransport::Ring(_) => Transport::Ring,
+            ChosenTransport::Attached => Transport::Attached,
         }
     }
 }
@@ -123,6 +132,19 @@ mod tests {
         listening: TransportPreference,
     ) -> Option<ChosenTransport> {
         ChosenTransport::between(connecting, listening, false, true)
+    }
+
+    #[test]
+    fn the_peer_of_an_attached_socket_has_a_descriptor() {
+        let attached = preference(Transports::ATTACHED);
+        let chosen = |listening| ChosenTransport::between(attached, listening, true, true);
+        for others in [BOTH, Transports::DESCRIPTOR, BOTH | Transports::ARENA] {
+            let chosen = chosen(preference(others | Transports::DIRECT));
+            assert_eq!(chosen, Some(ChosenTransport::Attached));
+        }
+        assert_eq!(chosen(preference(Transports::RING)), None);
+        assert_eq!(chosen(preference(Transports::ATTACHED)), None);
+        assert_eq!(between(preference(BOTH), attached), None);
     }
 
     #[test]

@@ -116,6 +116,10 @@ impl Core {
                 session.count_query();
                 self.answer_cid_of(session, partition)
             }
+            (Role::Idle, ClientMessage::Attach { filler }) => {
+                session.count_query();
+                self.attach(session, filler)
+            }
             (Role::Idle, ClientMessage::Describe(describe)) => {
                 session.count_query();
                 let claim = audit::claim(&describe.action, &describe.detail);
@@ -172,6 +176,10 @@ impl Core {
         connect: &Connect,
         index: Option<usize>,
     ) -> SessionState {
+        if let Err(refusal) = Self::check_attached(&session, connect) {
+            self.send_refusal(&session, &refusal);
+            return SessionState::Closed;
+        }
         if let Some(_watched) = index {
             // The connection set registers the descriptor again.
             self.session_io.unwatch(&session.socket);

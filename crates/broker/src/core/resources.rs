@@ -36,6 +36,8 @@ pub(super) enum ClientPart {
     Ring(Doorbells),
     /// The memory and the grant page are the accepting process's first descriptors.
     Arena(Doorbells),
+    /// It has its own socket.
+    Attached,
 }
 
 /// The broker's part of a connection. Its descriptors are non-blocking.
@@ -53,6 +55,10 @@ enum BrokerData {
     /// Duplicates of both ends.
     Direct {
         client: OwnedFd,
+        server: OwnedFd,
+    },
+    /// The connecting process's end comes when that has connected its socket.
+    Attached {
         server: OwnedFd,
     },
     Ring(Monitor),
@@ -108,6 +114,11 @@ impl ConnectionResources {
                     vec![server, control_sent],
                 )
             }
+            ChosenTransport::Attached => {
+                let (data, server) = data_pair().map_err(|error| descriptor_limit(&error))?;
+                let data = BrokerData::Attached { server: data };
+                (data, ClientPart::Attached, vec![server, control_sent])
+            }
             ChosenTransport::Direct => {
                 let (data, client, server) =
                     direct_pair().map_err(|error| descriptor_limit(&error))?;
@@ -143,17 +154,19 @@ impl ClientPart {
     /// The descriptors that only the connecting process receives.
     pub(super) fn own(self) -> impl Iterator<Item = OwnedFd> {
         let (one, two) = match self {
-            ClientPart::Descriptor(client) => (client, None),
+            ClientPart::Attached => (None, None),
+            ClientPart::Descriptor(client) => (Some(client), None),
             ClientPart::Ring(Doorbells { own, peer })
-            | ClientPart::Arena(Doorbells { own, peer }) => (own, Some(peer)),
+            | ClientPart::Arena(Doorbells { own, peer }) => (Some(own), Some(peer)),
         };
-        std::iter::once(one).chain(two)
+        one.into_iter().chain(two)
     }
 
     /// The descriptors in the order of the endpoint protocol. `server` are those for the accepting
     /// process.
     pub(super) fn descriptors<'a>(&'a self, server: &'a [OwnedFd]) -> Vec<BorrowedFd<'a>> {
         match self {
+            ClientPart::Attached => Vec::new(),
             ClientPart::Descriptor(client) => vec![client.as_fd()],
             ClientPart::Ring(doorbells) => {
                 let memory = server.first().map(AsFd::as_fd);
@@ -172,13 +185,15 @@ impl ClientPart {
 
 impl BrokerPart {
     /// Builds the connection and its counters. `client_control` is the connecting process's control
-    /// connection, `raw_fd` the flag of the client and of the server.
+    /// connection, `raw_fd` the flag of the client and of the server. `None` if the client brings its own
+    /// socket: see [`attached`](Self::attached).
     pub(super) fn connection(
         self,
         client_control: ProcessSocket,
         raw_fd: [bool; 2],
-    ) -> (Connection, Arc<ByteCounters>) {
-        match self.data {
+    ) -> Option<(Connection, Arc<ByteCounters>)> {
+        Some(match self.data {
+            BrokerData::Attached { .. } => return None,
             BrokerData::Descriptor { client, server } => {
                 let from = RelayEnd::new(client_control, client, raw_fd[0]);
                 let to = RelayEnd::new(self.control, server, raw_fd[1]);
@@ -201,7 +216,23 @@ impl BrokerPart {
                 let connection = Connection::arena(controls, Arc::new(monitor));
                 (connection, Arc::default())
             }
-        }
+        })
+    }
+
+    /// Builds the connection of a client that has connected its own socket; `None` for another one. `raw_fd` is
+    /// the server's flag.
+    pub(super) fn attached(
+        self,
+        client_control: ProcessSocket,
+        socket: OwnedFd,
+        raw_fd: bool,
+    ) -> Option<Connection> {
+        let BrokerData::Attached { server } = self.data else {
+            return None;
+        };
+        let from = RelayEnd::attached(client_control, socket);
+        let to = RelayEnd::new(self.control, server, raw_fd);
+        Some(Connection::relay(from, to))
     }
 
     /// Builds an arena and its monitor; `None` for a connection.
@@ -222,7 +253,7 @@ impl BrokerPart {
     /// has received its own part and the reason.
     pub(super) fn reset(&self) {
         match &self.data {
-            BrokerData::Descriptor { .. } => {}
+            BrokerData::Descriptor { .. } | BrokerData::Attached { .. } => {}
             BrokerData::Direct { client, .. } => {
                 let _ = stream::shutdown(client, std::net::Shutdown::Both);
             }
@@ -250,17 +281,19 @@ fn direct_pair() -> std::io::Result<(BrokerData, OwnedFd, OwnedFd)> {
     Ok((data, client, server))
 }
 
+/// The broker's descriptor, and a process's.
+fn data_pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (own, sent) = stream::pair()?;
+    set_nonblocking(&own, true)?;
+    // Refused beyond the system's limit, which then applies.
+    let _ = stream::set_send_buffer(&sent, SEND_BUFFER);
+    Ok((own, sent))
+}
+
 /// The broker's two descriptors, the connecting process's, and the accepting one's.
 fn data_pairs() -> std::io::Result<(BrokerData, OwnedFd, OwnedFd)> {
-    let (client, client_sent) = stream::pair()?;
-    let (server, server_sent) = stream::pair()?;
-    for own in [&client, &server] {
-        set_nonblocking(own, true)?;
-    }
-    for sent in [&client_sent, &server_sent] {
-        // Refused beyond the system's limit, which then applies.
-        let _ = stream::set_send_buffer(sent, SEND_BUFFER);
-    }
+    let (client, client_sent) = data_pair()?;
+    let (server, server_sent) = data_pair()?;
     let data = BrokerData::Descriptor { client, server };
     Ok((data, client_sent, server_sent))
 }

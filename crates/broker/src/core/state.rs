@@ -12,6 +12,7 @@ use hvsock_sys::pidfd::Process;
 use mio::Registry;
 
 use super::arenas::Arenas;
+use super::attaching::Attaching;
 use super::cids::Cids;
 use super::connections::Connections;
 use super::containers::{BindingNumber, Containers};
@@ -71,6 +72,7 @@ pub(crate) struct Core {
     /// Wakes the thread that tries again what has failed.
     pub(super) retries: Option<Wakeup>,
     pub(super) connections: Connections<PendingConnect>,
+    pub(super) attaching: Attaching,
     pub(super) arenas: Arenas,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
@@ -196,6 +198,7 @@ impl Core {
             problems,
             retries: None,
             connections: Connections::default(),
+            attaching: Attaching::default(),
             arenas: Arenas::default(),
             data_threads,
             vms: Vms::default(),

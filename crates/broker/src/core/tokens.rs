@@ -2,7 +2,8 @@
 //!
 //! Endpoints and sessions have tokens by their index, odd and even. The core thread's own connections
 //! have those from [`CORE_SET_BASE`] on, and those of guests to the broker
-//! itself the ones before, from [`UPLINK_BASE`] on.
+//! itself the ones before, from [`UPLINK_BASE`] on; before those, from [`ATTACHING_BASE`] on, the sockets that wait
+//! for a process's own.
 
 use mio::Token;
 
@@ -13,6 +14,9 @@ pub(super) const CORE_SET_BASE: usize = 1 << 48;
 /// The first token of a guest's connection to the broker itself.
 const UPLINK_BASE: usize = 1 << 47;
 
+/// The first token of a socket that waits for a process's own.
+const ATTACHING_BASE: usize = 1 << 46;
+
 /// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -22,6 +26,8 @@ pub(super) enum Source {
     Endpoint(usize),
     /// A session, by its index.
     Session(usize),
+    /// A socket that waits for a process's own, by its index.
+    Attaching(usize),
     /// A guest's connection to the broker itself, by its index.
     Uplink(usize),
     /// A connection of the core thread's own set.
@@ -34,6 +40,7 @@ impl From<Token> for Source {
             0 => Self::Waker,
             number if number >= CORE_SET_BASE => Self::Connection,
             number if number >= UPLINK_BASE => Self::Uplink(number - UPLINK_BASE),
+            number if number >= ATTACHING_BASE => Self::Attaching(number - ATTACHING_BASE),
             number if number % 2 == 1 => Self::Endpoint(number / 2),
             number => Self::Session(number / 2 - 1),
         }
@@ -48,6 +55,11 @@ pub(super) fn endpoint_token(index: usize) -> Token {
 /// The token of a session.
 pub(super) fn session_token(index: usize) -> Token {
     Token((index + 1) * 2)
+}
+
+/// The token of a socket that waits for a process's own.
+pub(super) fn attaching_token(index: usize) -> Token {
+    Token(ATTACHING_BASE + index)
 }
 
 /// The token of a guest's connection to the broker itself.
@@ -68,6 +80,8 @@ mod tests {
             assert_eq!(session, Source::Session(index));
             let uplink = Source::from(uplink_token(index));
             assert_eq!(uplink, Source::Uplink(index));
+            let attaching = Source::from(attaching_token(index));
+            assert_eq!(attaching, Source::Attaching(index));
         }
         assert_eq!(Source::from(WAKE), Source::Waker);
         for token in [CORE_SET_BASE, usize::MAX] {

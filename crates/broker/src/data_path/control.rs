@@ -1,7 +1,7 @@
 //! The control connection between the broker and one process of a connection.
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption, VIOLATION};
 use hvsock_fabric::Refusal;
@@ -27,6 +27,8 @@ pub struct ControlConnection {
     pub(crate) readable: bool,
     /// A new value of `HVSOCKET_CONNECTED_SUSPEND`, until it is taken.
     pub(crate) option: Option<bool>,
+    /// The process's own socket, until it is taken.
+    pub(crate) attached: Option<OwnedFd>,
     /// It belongs to an arena, whose messages it may send.
     in_arena: bool,
     /// Connections were opened or closed in the arena, until it is taken.
@@ -55,10 +57,19 @@ impl ControlConnection {
             // Registering the descriptor in epoll reports messages that are already there.
             readable: false,
             option: None,
+            attached: None,
             in_arena: false,
             arena_changed: false,
             arena_grow: false,
             asked_for_end: false,
+        }
+    }
+
+    /// The control connection of a process that has connected its own socket, with that.
+    pub(crate) fn of_attached(control: impl Into<ProcessSocket>, socket: OwnedFd) -> Self {
+        Self {
+            attached: Some(socket),
+            ..Self::new(control)
         }
     }
 

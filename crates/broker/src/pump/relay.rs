@@ -134,6 +134,11 @@ impl RelayEnd {
         }
     }
 
+    /// The end of a process that has connected its own socket. Its end of file is a clean end.
+    pub(crate) fn attached(control: impl Into<ProcessSocket>, data: OwnedFd) -> Self {
+        Self::new(control, data, true)
+    }
+
     /// The end of a process that does not speak the endpoint protocol. Its end of file is a clean end.
     pub(crate) fn plain(data: OwnedFd) -> Self {
         Self {

@@ -5,6 +5,7 @@
 
 mod arena_changes;
 mod arenas;
+mod attached;
 mod audit;
 mod bindings;
 mod cdi;

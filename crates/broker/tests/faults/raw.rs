@@ -2,7 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
 use hvsock::{ServiceId, SockAddrHv, VmId};
@@ -20,6 +21,16 @@ use hvsock_testkit::world::PartitionEndpoint;
 
 /// Both transports.
 pub const EITHER: Transports = Transports::DESCRIPTOR.union(Transports::RING);
+
+/// What a process connects its own socket to.
+pub struct AttachedSocket(OwnedFd);
+
+impl AttachedSocket {
+    /// Connects a socket to it.
+    pub fn connect(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
 
 /// The descriptors of one end of a ring: the memory, its own doorbell and the peer's.
 pub struct RingParts {
@@ -130,6 +141,36 @@ impl Raw {
         match self.recv() {
             BrokerMessage::Cid { cid } => Ok(cid),
             BrokerMessage::Refused(refused) => Err(refusal(&refused)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Asks for what a socket of this process connects to, and returns it.
+    #[track_caller]
+    pub fn attach(&self, filler: u32) -> AttachedSocket {
+        self.send(&ClientMessage::Attach { filler });
+        match self.recv_with_fds() {
+            Some((BrokerMessage::Attachable, descriptors)) => {
+                let [path] = <[OwnedFd; 1]>::try_from(descriptors).expect("one");
+                AttachedSocket(path)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Requests a connection with an attached socket.
+    pub fn send_attached(&self, vm: VmId, port: u32) {
+        self.send(&connect_by(vm, port, Transports::ATTACHED, false));
+    }
+
+    /// Receives a CONNECTED for an attached socket, without descriptors.
+    #[track_caller]
+    pub fn recv_attached(&self) {
+        match self.recv_with_fds() {
+            Some((BrokerMessage::Connected(connected), descriptors)) => {
+                assert_eq!(connected.transport, Transport::Attached);
+                assert!(descriptors.is_empty());
+            }
             other => panic!("{other:?}"),
         }
     }

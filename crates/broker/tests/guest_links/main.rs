@@ -4,6 +4,7 @@
 mod links;
 
 mod able;
+mod attached;
 mod bare;
 mod careless;
 mod handed_over;

@@ -59,6 +59,25 @@ pub(super) fn listen_at_new(
     Ok(socket)
 }
 
+/// Listens in `folder` for one client at a time, at a path that is gone when this returns. Returns the
+/// non-blocking listener, and a descriptor (`O_PATH`) by which whoever has it connects: at
+/// `/proc/self/fd/N`. The length of the folder's path does not matter.
+pub(super) fn listen_unnamed(
+    kind: SocketType,
+    folder: &Path,
+    name: &str,
+) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
+    let path = Path::new(&path);
+    let listener = listen(kind, path, 0o666, None, 0)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    fs::remove_file(path)?;
+    Ok((listener, opened?))
+}
+
 /// Sets the owner and the mode of the socket at `path`, and of nothing that has replaced it.
 fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -94,6 +113,30 @@ pub(super) fn address(path: &Path) -> io::Result<SocketAddrUnix> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_who_has_the_descriptor_connects_to_a_socket_without_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("x".repeat(120));
+        fs::create_dir(&folder).unwrap();
+        let (listener, path) = listen_unnamed(SocketType::STREAM, &folder, "7").unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+        let itself = format!("/proc/self/fd/{}", path.as_raw_fd());
+        let client = std::os::unix::net::UnixStream::connect(&itself).unwrap();
+        assert!(
+            super::super::seqpacket::accept(&listener)
+                .unwrap()
+                .is_some()
+        );
+        assert!(
+            super::super::seqpacket::accept(&listener)
+                .unwrap()
+                .is_none()
+        );
+        drop((client, listener));
+        let error = std::os::unix::net::UnixStream::connect(&itself).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
 
     #[test]
     fn a_link_in_place_of_the_socket_does_not_get_its_mode() {

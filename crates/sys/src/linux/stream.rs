@@ -45,6 +45,17 @@ pub fn listen_at_new(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd
     super::listening::listen_at_new(SocketType::STREAM, path, mode, None, backlog)
 }
 
+/// Listens in `folder` at a path that is gone when this returns. `name` is one that no other call of the
+/// same time uses. Returns the non-blocking listener, for which one client may wait, and a descriptor
+/// (`O_PATH`) by which whoever has it connects: at `/proc/self/fd/N`.
+///
+/// # Errors
+///
+/// As [`listen`].
+pub fn listen_unnamed(folder: &Path, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
+    super::listening::listen_unnamed(SocketType::STREAM, folder, name)
+}
+
 /// Accepts one waiting client as a non-blocking socket; `None` if none waits.
 ///
 /// # Errors

@@ -9,6 +9,7 @@ use hvsock_fabric::{ListenerId, PartitionKey};
 
 use super::entry::Entry;
 use crate::callers::Caller;
+use crate::core::attachments::Attachment;
 
 /// Most lookups and options on one session before its request.
 pub(crate) const MAX_QUERIES: u32 = 64;
@@ -27,6 +28,8 @@ pub(crate) struct Session<D> {
     pub(crate) claim: Option<Arc<Claim>>,
     /// The address of its connect, if that was given with names.
     pub(crate) named: Option<Arc<NamedAddress>>,
+    /// The socket to which the process connects its own one.
+    pub(crate) attachment: Option<Box<Attachment>>,
     /// The request whose refusal the process wants explained.
     pub(crate) explains: Option<Request>,
     pub(super) serial: u64,
@@ -72,6 +75,7 @@ impl<D> Session<D> {
             ring_size: 0,
             claim: None,
             named: None,
+            attachment: None,
             explains: None,
             serial,
             queries: 0,

@@ -115,6 +115,8 @@ impl<D> Sessions<D> {
                 role,
                 // Only while it connects, and a snapshot has no session that does.
                 named: _,
+                // The process's socket hangs up, and its request is refused.
+                attachment: _,
             } = session;
             let role = match *role {
                 Role::Idle => {
@@ -252,6 +254,7 @@ impl<D> Sessions<D> {
                 ring_size,
                 claim: claim.map(Arc::new),
                 named: None,
+                attachment: None,
                 explains: None,
                 serial,
                 queries,

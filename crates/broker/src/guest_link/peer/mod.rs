@@ -9,7 +9,7 @@
 mod ring;
 mod socket;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
@@ -108,6 +108,12 @@ impl Peer {
         Self::new(End::Socket(Socket::plain(data)))
     }
 
+    /// A process that brings its own socket, with its control connection
+    /// ([`ControlConnection::of_attached`]). There is no descriptor before.
+    pub(crate) fn attached_socket() -> Self {
+        Self::new(End::Socket(Socket::attached()))
+    }
+
     /// A sibling guest.
     pub(crate) fn sibling(end: PipeEnd) -> Self {
         Self::new(End::Sibling(end))
@@ -131,7 +137,7 @@ impl Peer {
         match &self.end {
             End::Ring(ring) if ring.slot.is_some() => None,
             End::Ring(ring) => Some(ring.end.doorbell()),
-            End::Socket(socket) => Some(socket.data.as_fd()),
+            End::Socket(socket) => socket.descriptor(),
             End::Sibling(_) => None,
         }
     }
@@ -147,10 +153,11 @@ impl Peer {
     }
 
     /// Sets the control connection of the process, which has its end now.
-    pub fn set_control(&mut self, control: ControlConnection) {
+    pub fn set_control(&mut self, mut control: ControlConnection) {
+        let attached = control.attached.take();
         self.control = Some(control);
         if let End::Socket(socket) = &mut self.end {
-            socket.establish();
+            socket.establish(attached);
         }
         self.flush();
     }
@@ -202,7 +209,7 @@ impl Peer {
         match &self.end {
             End::Sibling(end) => end.poll_peer().closed,
             End::Ring(ring) if ring.slot.is_some() => ring.end.is_peer_closed(),
-            End::Socket(socket) if socket.is_plain() => socket.is_over(),
+            End::Socket(socket) if socket.shows_close() => socket.is_over(),
             End::Ring(_) | End::Socket(_) => {
                 self.control.as_ref().is_some_and(|control| control.closed)
             }

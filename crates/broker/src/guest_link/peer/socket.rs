@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_sys::shared_memory::{self, SharedBytes};
@@ -14,7 +14,8 @@ use crate::guest_link::outcome::{DeliverError, FillOutcome, MessageEnd, Readines
 /// The broker's end of a process's stream socket.
 #[derive(Debug)]
 pub(super) struct Socket {
-    pub(super) data: OwnedFd,
+    /// `None` before a process has connected its own socket.
+    data: Option<OwnedFd>,
     protocol: Protocol,
     /// Nothing is written before the connection is established.
     held: bool,
@@ -46,6 +47,8 @@ enum Protocol {
     RawFd,
     /// Nothing: end of file is a clean end, and a hang-up the end of both directions.
     Plain,
+    /// A control connection that may end early, and its own socket, which shows the rest as a plain one.
+    Attached,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +65,24 @@ impl Socket {
             true => Protocol::RawFd,
             false => Protocol::Announces,
         };
-        Self::with(data, protocol)
+        Self::with(Some(data), protocol)
+    }
+
+    /// The socket of a process that has not connected it yet.
+    pub(super) fn attached() -> Self {
+        Self::with(None, Protocol::Attached)
     }
 
     /// The socket of a process without a control connection.
     pub(super) fn plain(data: OwnedFd) -> Self {
-        Self::with(data, Protocol::Plain)
+        Self::with(Some(data), Protocol::Plain)
     }
 
-    fn with(data: OwnedFd, protocol: Protocol) -> Self {
+    fn with(data: Option<OwnedFd>, protocol: Protocol) -> Self {
         Self {
             data,
             protocol,
-            held: protocol == Protocol::Plain,
+            held: matches!(protocol, Protocol::Plain | Protocol::Attached),
             pending: Vec::new(),
             start: 0,
             consumed: 0,
@@ -88,17 +96,29 @@ impl Socket {
         }
     }
 
-    /// Whether the process has no control connection.
-    pub(super) fn is_plain(&self) -> bool {
-        self.protocol == Protocol::Plain
+    /// The descriptor, once there is one.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.data.as_ref().map(AsFd::as_fd)
     }
 
-    /// Allows writes: the process has received the core's answer.
-    pub(super) fn establish(&mut self) {
+    /// Whether the socket alone shows that the process has closed, and not its control connection.
+    pub(super) fn shows_close(&self) -> bool {
+        matches!(self.protocol, Protocol::Plain | Protocol::Attached)
+    }
+
+    /// Allows writes: the process has received the core's answer, and has connected its own socket if it
+    /// brings one.
+    pub(super) fn establish(&mut self, attached: Option<OwnedFd>) {
+        if let (None, Some(data)) = (&self.data, attached) {
+            if self.read_closed {
+                let _ = stream::shutdown(&data, Shutdown::Read);
+            }
+            self.data = Some(data);
+        }
         self.held = false;
     }
 
-    /// Whether both directions of a process without a control connection have ended: it has closed the
+    /// Whether both directions of a process whose socket alone [shows](Self::shows_close) that have ended: it has closed the
     /// socket, or the guest has.
     pub(super) fn is_over(&self) -> bool {
         let guest_closed = self.read_closed && self.finished == Finish::Done;
@@ -112,10 +132,14 @@ impl Socket {
         self.check_hang_up();
     }
 
-    /// Looks whether a process that has no control connection and sends no more receives no more either.
+    /// Looks whether a process that sends no more receives no more either.
     fn check_hang_up(&mut self) {
-        if self.is_plain() && self.ended && !self.hung_up {
-            self.hung_up = stream::is_hung_up(&self.data);
+        if self.shows_close()
+            && self.ended
+            && !self.hung_up
+            && let Some(data) = &self.data
+        {
+            self.hung_up = stream::is_hung_up(data);
         }
     }
 
@@ -167,7 +191,9 @@ impl Socket {
     /// Passes on that the guest reads no more.
     pub(super) fn close_read(&mut self) {
         self.read_closed = true;
-        let _ = stream::shutdown(&self.data, Shutdown::Read);
+        if let Some(data) = &self.data {
+            let _ = stream::shutdown(data, Shutdown::Read);
+        }
     }
 
     pub(super) fn deliver(&mut self, chunks: &[SharedBytes<'_>]) -> Result<(), DeliverError> {
@@ -208,7 +234,10 @@ impl Socket {
     }
 
     fn send(&mut self, call: impl FnOnce(&OwnedFd) -> std::io::Result<usize>) -> usize {
-        match call(&self.data) {
+        let Some(data) = &self.data else {
+            return 0;
+        };
+        match call(data) {
             Ok(count) => {
                 self.consumed += count as u64;
                 count
@@ -227,10 +256,10 @@ impl Socket {
     pub(super) fn send_shutdown(&mut self, control: Option<&ControlConnection>) {
         if self.finished == Finish::Wanted
             && self.pending.is_empty()
-            && let Some(control) = control
+            && let (Some(control), Some(data)) = (control, &self.data)
         {
             control.send(&BrokerMessage::Shutdown);
-            let _ = stream::shutdown(&self.data, Shutdown::Write);
+            let _ = stream::shutdown(data, Shutdown::Write);
             self.finished = Finish::Done;
         }
     }
@@ -248,10 +277,10 @@ impl Socket {
         call: impl FnOnce(&OwnedFd) -> std::io::Result<usize>,
         control: Option<&mut ControlConnection>,
     ) -> FillOutcome {
-        if !self.readable {
+        let Some(data) = self.data.as_ref().filter(|_| self.readable) else {
             return FillOutcome::Empty;
-        }
-        match call(&self.data) {
+        };
+        match call(data) {
             Ok(0) => self.end_of_file(control),
             Ok(count) => FillOutcome::Bytes(count, MessageEnd::default(), true),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
