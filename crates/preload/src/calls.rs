@@ -26,6 +26,10 @@ const MAX_PORT_RETRIES: u32 = 24;
 /// the listener that has it.
 const CLOSE_RETRIES: u32 = 5;
 const CLOSE_INTERVAL: Duration = Duration::from_millis(10);
+/// How often one `accept` listens again.
+const RELISTENS: u32 = 3;
+/// The most connections that may wait, as the kernel's `net.core.somaxconn` bounds them.
+const MAX_BACKLOG: u32 = 4096;
 
 /// Makes a socket. `None` if it is one of the kernel's.
 pub fn socket(domain: i32, kind: i32, protocol: i32) -> Option<Result<OwnedFd, Errno>> {
@@ -129,26 +133,26 @@ fn listen_request(address: SockAddrHv, backlog: u32, dry_run: bool) -> ClientMes
 /// Answers `listen`. The descriptor becomes the connection to the broker: it is readable when there is a connection to
 /// accept.
 pub fn listen(socket: &Socket<'_>, backlog: i32) -> Result<(), Errno> {
-    let record = &socket.record;
-    let ListenStep::Start(address) = record.socket.listen().map_err(errno)? else {
+    let ListenStep::Start(address) = socket.record.socket.listen().map_err(errno)? else {
         return Ok(());
     };
+    let backlog = u32::try_from(backlog)
+        .unwrap_or(u32::MAX)
+        .clamp(1, MAX_BACKLOG);
+    start_to_listen(socket, address, backlog)
+}
+
+fn start_to_listen(socket: &Socket<'_>, address: Address, backlog: u32) -> Result<(), Errno> {
+    let record = &socket.record;
     let target = model::listen_target(address, own(record.socket.family())?);
-    let backlog = u32::try_from(backlog).unwrap_or(u32::MAX).clamp(1, 4096);
     let listener = match start_listener(record, target, backlog) {
         // Only this partition itself needs no registration.
         Err(Failure::Refused(refused))
             if is_unregistered(&refused) && target.vm != VmId::LOOPBACK =>
         {
             notice::unregistered(&address);
-            start_listener(
-                record,
-                SockAddrHv {
-                    vm: VmId::LOOPBACK,
-                    ..target
-                },
-                backlog,
-            )
+            let vm = VmId::LOOPBACK;
+            start_listener(record, SockAddrHv { vm, ..target }, backlog)
         }
         result => result,
     };
@@ -157,11 +161,23 @@ pub fn listen(socket: &Socket<'_>, backlog: i32) -> Result<(), Errno> {
         .into_socket();
     let mut listening = record.clone();
     listening.socket.listening();
+    listening.backlog = backlog;
     let cookie = cookie(&listener).ok_or(Errno::IO)?;
     socket.table().insert(cookie, &listening);
     replace::socket(socket.fd, &listener)?;
     note(socket.fd);
     Ok(())
+}
+
+/// Listens again at the same address, since the broker has ended the listener, or has itself ended. Until that succeeds
+/// `accept` fails with `ECONNABORTED`, which servers take for the failure of one connection.
+fn listen_again(listener: &Socket<'_>) -> Result<(), Errno> {
+    let address = listener.record.socket.local().ok_or(Errno::INVAL)?;
+    start_to_listen(listener, address, listener.record.backlog).map_err(|_| {
+        // The descriptor is readable until then, and a server tries at once.
+        std::thread::sleep(CLOSE_INTERVAL);
+        Errno::CONNABORTED
+    })
 }
 
 /// A listener at an address, for which an address that was just closed is tried for a moment.
@@ -217,13 +233,14 @@ pub fn accept(listener: &Socket<'_>, flags: i32) -> Result<Accepted, Errno> {
     let flags = DescriptorFlags::parse(flags).map_err(errno)?;
     listener.record.socket.accept().map_err(errno)?;
     check_space_for_descriptors(listener.fd)?;
+    let mut tries = RELISTENS;
     let (incoming, data) = loop {
         let answer = match endpoint::receive_as_set(listener.fd) {
             Ok(answer) => answer,
-            // The listener is not used again, for this reason or since the broker is gone.
             Err(Failure::Refused(_) | Failure::System(Errno::CONNRESET)) => {
-                listener.update(|record| record.socket.listening_ended())?;
-                return Err(Errno::INVAL);
+                tries = tries.checked_sub(1).ok_or(Errno::CONNABORTED)?;
+                listen_again(listener)?;
+                continue;
             }
             Err(Failure::System(error)) => return Err(error),
         };
@@ -332,7 +349,6 @@ pub fn option(
         _ => {}
     }
     match socket.update(|record| record.socket.option(level, name, space)) {
-        Ok(OptionAnswer::Native) if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) => int(0),
         Ok(OptionAnswer::Native) => None,
         Ok(OptionAnswer::Value(bytes)) => Some(Ok(Name::of(&bytes))),
         Ok(OptionAnswer::Error(error)) => Some(Err(errno(error))),

@@ -90,11 +90,21 @@ fn start(socket: &Socket<'_>, target: Address, nonblocking: bool) -> Result<(), 
     let listener = broker.attach(filler)?;
     attach(socket, &listener)?;
     fill(socket.fd, filler)?;
-    broker.send(&request)?;
-    let control = broker.into_socket();
-    let cookie = cookie(&control).ok_or(Errno::IO)?;
-    let fd = control.into_raw_fd();
-    socket.update(|record| record.control = Some(Control { fd, cookie }))?;
+    // The answer may come while this call is still under way, and another thread asks for it.
+    let control = Control {
+        fd: descriptor::number(broker.socket()),
+        cookie: cookie(broker.socket()).ok_or(Errno::IO)?,
+    };
+    socket.update(|record| record.control = Some(control))?;
+    let sent = broker.send(&request);
+    // Whoever takes it from the record closes it.
+    let _ = broker.into_socket().into_raw_fd();
+    if let Err(failure) = sent {
+        if let Some(control) = socket.update(|record| record.control.take())? {
+            descriptor::close(control.fd);
+        }
+        return Err(failure);
+    }
     Err(Errno::INPROGRESS.into())
 }
 
@@ -223,6 +233,8 @@ pub fn settled(socket: &Socket<'_>) -> Result<Record, Errno> {
     }
     match result {
         Err(failure) if is_over => {
+            // What the kernel says about the bytes that the broker did not read is not the reason.
+            let _ = sockopt::socket_error(socket.fd);
             let error = of_connect(target.family(), &failure).raw_os_error();
             socket.update(|record| {
                 record

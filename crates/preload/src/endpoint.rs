@@ -156,6 +156,11 @@ impl Conversation {
         }
     }
 
+    /// The socket of this conversation, which it keeps.
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// The socket of this conversation.
     pub fn into_socket(self) -> OwnedFd {
         self.socket

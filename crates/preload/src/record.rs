@@ -14,6 +14,8 @@ pub struct Record {
     pub target: Option<Address>,
     /// The connection to the broker that has the answer to a connect in progress.
     pub control: Option<Control>,
+    /// The backlog of a listener.
+    pub backlog: u32,
     /// Whether the open file has been connected: it cannot be connected a second time.
     pub is_spent: bool,
 }
@@ -36,6 +38,7 @@ impl Record {
         Self {
             socket,
             target: None,
+            backlog: 0,
             control: None,
             is_spent: false,
         }
@@ -47,6 +50,7 @@ impl Record {
         let control = self.control.unwrap_or(Control { fd: 0, cookie: 0 });
         let flags =
             u64::from(self.is_spent) * SPENT + u64::from(self.control.is_some()) * HAS_CONTROL;
+        let flags = flags | u64::from(self.backlog) << 32;
         let own = [flags, u64::from(control.fd.unsigned_abs()), control.cookie];
         let target = model::address_to_words(self.target);
         let all = self.socket.to_words().into_iter().chain(own).chain(target);
@@ -67,6 +71,7 @@ impl Record {
         Some(Self {
             socket: model::Socket::from_words(socket)?,
             target: model::address_from_words(rest.first_chunk()?)?,
+            backlog: u32::try_from(flags >> 32).ok()?,
             control: (flags & HAS_CONTROL != 0).then_some(control),
             is_spent: flags & SPENT != 0,
         })
