@@ -138,9 +138,11 @@ fn read_line(mut stream: &HvStream) -> io::Result<String> {
     Err(io::Error::other("the first line is too long"))
 }
 
+/// Answers, and waits for the client's end: a close before that would race with the client's half-close.
 fn reply(mut stream: &HvStream, line: &str) -> io::Result<()> {
     stream.write_all(format!("{line}\n").as_bytes())?;
-    stream.shutdown(Shutdown::Write)
+    stream.shutdown(Shutdown::Write)?;
+    read_to_end(stream).end
 }
 
 impl Server {
