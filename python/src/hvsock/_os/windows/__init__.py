@@ -1,0 +1,1 @@
+"""Windows, where the system makes the connections."""
