@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hvsock_testkit::peer::ConformancePeer;
 use hvsock_testkit::world::World;
-use hvsock_testkit::{process, require};
+use hvsock_testkit::{TempFolder, process, require};
 
 /// The longest that the tests take on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -50,4 +50,71 @@ fn the_python_package_passes_the_test_vectors() {
 #[test]
 fn the_python_package_passes_every_conformance_case() {
     run_tests(&["tests.test_conformance"]);
+}
+
+#[test]
+fn the_python_package_has_the_semantics_of_sockets() {
+    run_tests(&["tests.test_sockets", "tests.test_asyncio"]);
+}
+
+#[test]
+fn the_python_package_withstands_older_and_faulty_brokers_and_knows_other_systems() {
+    run_tests(&["tests.test_fake_broker", "tests.test_systems"]);
+}
+
+/// Runs a command and returns what it prints.
+fn run(command: &mut Command) -> String {
+    let output = process::output(command, b"", TIMEOUT).expect("it ends");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|all| String::from_utf8(all));
+    let (stdout, stderr) = (stdout.expect("text"), stderr.expect("text"));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    stdout
+}
+
+#[test]
+fn the_wheel_of_the_python_package_builds_offline_and_connects() {
+    let probe = ["-c", "import build, setuptools, wheel"];
+    let Some(python3) = require::program("python3", &probe) else {
+        return;
+    };
+    let folder = TempFolder::new();
+    // The build writes beside its sources.
+    let source = folder.join("source");
+    run(Command::new("cp").arg("-r").arg(package()).arg(&source));
+    run(Command::new(&python3)
+        .args(["-m", "build", "--no-isolation", "--wheel", "--outdir"])
+        .arg(folder.path())
+        .arg(&source));
+    let wheel = folder.join("hvsock-0.1.0-py3-none-any.whl");
+    assert!(wheel.is_file(), "{}", wheel.display());
+    let world = World::new();
+    let _peer = ConformancePeer::start(&world.host().endpoint()).expect("a peer");
+    // A wheel without compiled code can be imported as it is.
+    let program = "import hvsock; s = hvsock.connect(('loopback', 'hvsock conformance'), 10); \
+        s.sendall(b'echo\\nfrom a wheel'); s.shutdown(1); \
+        print(hvsock.__file__, s.makefile('r').read(), hvsock.implementation())";
+    let printed = run(Command::new(&python3)
+        .args(["-c", program])
+        .env("PYTHONPATH", &wheel)
+        .env("HVSOCK_ENDPOINT", world.host().0));
+    assert!(
+        printed.contains(".whl/hvsock/__init__.py from a wheel pure"),
+        "{printed}"
+    );
+    let typed = run(Command::new(&python3)
+        .args(["-m", "zipfile", "-l"])
+        .arg(&wheel));
+    assert!(typed.contains("hvsock/py.typed"), "{typed}");
+}
+
+#[test]
+fn the_types_of_the_python_package_are_right() {
+    let Some(mypy) = require::program("mypy", &["--version"]) else {
+        return;
+    };
+    let cache = TempFolder::new();
+    run(Command::new(mypy)
+        .args(["src", "--cache-dir"])
+        .arg(cache.path())
+        .current_dir(package()));
 }

@@ -1,11 +1,16 @@
 """What the tests share. Tests with a broker run where HVSOCK_ENDPOINT names the endpoint of one with the conformance
 peer: `cargo test -p hvsock-examples --test python` starts both."""
 
+import asyncio
 import json
 import os
 import pathlib
+import time
 import unittest
 import zlib
+
+import hvsock
+import hvsock.asyncio
 
 VECTORS = pathlib.Path(
     os.environ.get("HVSOCK_TEST_VECTORS") or pathlib.Path(__file__).resolve().parents[2] / "docs" / "vectors"
@@ -50,3 +55,27 @@ fast_pattern = _Pattern()
 
 def summary(count):
     return f"{count} {zlib.crc32(fast_pattern(count)):08x}"
+
+
+def listen(address, **options):
+    """Listens. A broker sees the end of an earlier test's listener a moment later than its process."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return hvsock.create_server(address, **options)
+        except hvsock.Refused as error:
+            if error.refusal.label != "address_in_use" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
+
+
+async def start_server(connected, address):
+    """As :func:`listen`, for asyncio."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            return await hvsock.asyncio.start_server(connected, address)
+        except hvsock.Refused as error:
+            if error.refusal.label != "address_in_use" or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.005)

@@ -9,7 +9,7 @@ import unittest
 import hvsock
 import hvsock.asyncio
 
-from .support import CASES, CLIENT_SERVICE, SERVICE, TIMEOUT, fast_pattern, needs_broker, summary
+from .support import CASES, CLIENT_SERVICE, SERVICE, TIMEOUT, fast_pattern, listen, needs_broker, start_server, summary
 
 ADDRESS = ("loopback", SERVICE)
 
@@ -149,7 +149,7 @@ class Blocking:
                 for chunk in iter(lambda: sock.recv(65536), b""):
                     sock.sendall(chunk)
 
-        with hvsock.create_server(("any", CLIENT_SERVICE)) as listener:
+        with listen(("any", CLIENT_SERVICE)) as listener:
             listener.settimeout(TIMEOUT)
             answers = []
             asking = threading.Thread(target=lambda: answers.append(self.answer(line)))
@@ -287,7 +287,7 @@ class Asynchronous:
                 await writer.drain()
             await self.close(writer)
 
-        async with await hvsock.asyncio.start_server(echo, ("any", CLIENT_SERVICE)):
+        async with await start_server(echo, ("any", CLIENT_SERVICE)):
             answer = await self.answer(line)
         if answer != case["receive"]["text"] or len(accepted) != case["connections"]:
             raise Failed(f"{answer!r}, {len(accepted)} connections")

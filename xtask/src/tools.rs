@@ -42,6 +42,21 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of the endpoint client in Python",
     },
     Tool {
+        package: "python3-build",
+        probe: &["/usr/bin/python3", "-c", "import build"],
+        needed_by: "the tests of the Python package's wheel",
+    },
+    Tool {
+        package: "python3-wheel",
+        probe: &["/usr/bin/python3", "-c", "import setuptools, wheel"],
+        needed_by: "the tests of the Python package's wheel",
+    },
+    Tool {
+        package: "mypy",
+        probe: &["mypy", "--version"],
+        needed_by: "the test of the Python package's types",
+    },
+    Tool {
         package: "golang-go",
         probe: &["go", "version"],
         needed_by: "the tests of the Go module and of programs in Go",

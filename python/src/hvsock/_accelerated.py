@@ -1,5 +1,6 @@
 """The choice of the accelerator: connections in shared memory by the Rust library."""
 
+import importlib
 import os
 from typing import Any
 
@@ -26,9 +27,7 @@ def _choose(wanted: str) -> Any:
     if wanted not in ("", "accelerator"):
         raise ValueError(f"{VARIABLE} is `pure` or `accelerator`, not {wanted!r}")
     try:
-        import hvsock_accelerator
-
-        return hvsock_accelerator
+        return importlib.import_module("hvsock_accelerator")
     except ImportError:
         if wanted:
             raise

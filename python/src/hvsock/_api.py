@@ -119,8 +119,10 @@ def connect(
     parsed = parse_address(address)
     options = _options(endpoint, raw_fd=raw_fd, connected_suspend=connected_suspend, describe=describe)
     if shared_memory and not raw_fd and _accelerated.module() is not None:
-        return _accelerated.connect(parsed, timeout, options)
-    return backend.connect(parsed, timeout, options)  # type: ignore[no-any-return]
+        connected: Socket = _accelerated.connect(parsed, timeout, options)
+    else:
+        connected = backend.connect(parsed, timeout, options)
+    return connected
 
 
 def create_server(
@@ -142,8 +144,10 @@ def create_server(
         raise ValueError("a backlog is not negative")
     options = _options(endpoint, raw_fd=raw_fd, connected_suspend=connected_suspend)
     if shared_memory and not raw_fd and _accelerated.module() is not None:
-        return _accelerated.create_server(parsed, backlog, options)
-    return backend.create_server(parsed, backlog, options)  # type: ignore[no-any-return]
+        listening: Listener = _accelerated.create_server(parsed, backlog, options)
+    else:
+        listening = backend.create_server(parsed, backlog, options)
+    return listening
 
 
 def why(address: AddressLike, *, listening: bool = False, endpoint: Optional[PathLike] = None) -> Explanation:

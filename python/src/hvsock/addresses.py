@@ -68,7 +68,7 @@ class Address(NamedTuple):
 def parse_guid(text: str) -> UUID:
     """Parses every common format: either case, with or without hyphens, in braces or parentheses, or a URN."""
     bare = text.strip()
-    for opening, closing in ("()", "{}"):
+    for opening, closing in (("(", ")"), ("{", "}")):
         if bare.startswith(opening) and bare.endswith(closing):
             bare = bare[1:-1]
             break

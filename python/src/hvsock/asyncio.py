@@ -30,7 +30,8 @@ async def create_connection(
     _check_timeout(timeout)
     options = _options(endpoint, connected_suspend=connected_suspend, describe=describe)
     sock = await backend.connect_async(parse_address(address), timeout, options)
-    return await _adopt(protocol_factory, sock, accepted=False)
+    adopted: Tuple[asyncio.Transport, Any] = await _adopt(protocol_factory, sock, accepted=False)
+    return adopted
 
 
 async def _adopt(protocol_factory: Any, sock: Any, accepted: bool) -> Any:

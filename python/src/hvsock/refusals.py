@@ -239,7 +239,8 @@ def refused(
     words = f"{what}: {words}" if what else words
     if explanation is not None and explanation.fix is not None:
         words += f"; help: {explanation.fix}"
-    error = (kind or _CLASSES.get(number, Refused))(_system_errno(number), words)
+    chosen = kind if kind is not None else _CLASSES.get(number, Refused)
+    error = chosen(_system_errno(number), words)
     error.refusal = refusal
     error.explanation = explanation
     return error

@@ -110,7 +110,7 @@ async def run_async(steps: Steps[T], timeout: Optional[float]) -> T:
             try:
                 waits_for = next(steps)
             except StopIteration as result:
-                return result.value  # type: ignore[no-any-return]
+                return result.value
             left = None if deadline is None else deadline - loop.time()
             if left is not None and left <= 0:
                 raise no_reply()

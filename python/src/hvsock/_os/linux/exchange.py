@@ -78,8 +78,8 @@ def receive(sock: socket.socket) -> Message:
         except ConnectionResetError:
             raise broker_gone() from None
     descriptors = array.array("i")
-    for level, kind, payload in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+    for level, type_, payload in ancillary:
+        if level == socket.SOL_SOCKET and type_ == socket.SCM_RIGHTS:
             whole = len(payload) - len(payload) % descriptors.itemsize
             descriptors.frombytes(payload[:whole])
     message = Message("", {}, list(descriptors))
@@ -131,7 +131,7 @@ def run(steps: Steps[T], timeout: Optional[float]) -> T:
             try:
                 waits_for = next(steps)
             except StopIteration as result:
-                return result.value  # type: ignore[no-any-return]
+                return result.value
             left = remaining(deadline)
             if left == 0.0:
                 raise no_reply()

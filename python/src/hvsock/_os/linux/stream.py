@@ -1,21 +1,25 @@
 """Connections and listeners of a broker, with the descriptor transport."""
 
 import errno
-import io
 import select
 import socket
 import sys
 import time
-import warnings
-from typing import Any, Iterable, Optional, Tuple
+from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar
 
 from ... import constants
 from ...addresses import Address
 from ...messages import DESCRIPTOR, Fields
 from ...refusals import Refused, protocol_error
 from ..._peer import Peer
+from ..._socket_base import SocketBase
 from .control import Control
 from .exchange import Message, receive, reset_by, send, wait
+
+T = TypeVar("T")
+
+#: How often a waiting writer checks whether the peer still reads, in seconds.
+_RECHECK_INTERVAL = 0.1
 
 
 def _address(fields: Fields, vm: str, service: str) -> Address:
@@ -33,62 +37,29 @@ def _peer(fields: Fields) -> Peer:
     )
 
 
-class Socket:
+class Socket(SocketBase):
     """A connection. It has the methods of :class:`socket.socket`.
 
     Data that ends without the peer's word for it is no end: :meth:`recv` then raises
     :class:`ConnectionResetError`, of the class :class:`hvsock.Reset`, with the reason.
     """
 
-    family = constants.AF_HYPERV
-    type = socket.SOCK_STREAM
-    proto = constants.HV_PROTOCOL_RAW
     #: How the bytes travel.
     transport = "descriptor"
 
-    def __init__(self, data: socket.socket, control: Control, fields: Fields, raw_fd: bool) -> None:
+    def __init__(
+        self, data: socket.socket, control: Control, fields: Fields, raw_fd: bool, timeout: Optional[float]
+    ) -> None:
         self._data = data
+        self.settimeout(timeout)
         self._control = control
         self._raw_fd = raw_fd
         self._local = _address(fields, "local_vm", "local_service")
         self._remote = _address(fields, "peer_vm", "peer_service")
         self._read_closed = False
         self._closed = False
-        self._io_refs = 0
-        #: The number of the connection, as the broker and its command show it.
-        self.connection_id: int = fields["connection"]
-        #: Who connected, on the listening side.
-        self.peer: Optional[Peer] = _peer(fields) if "pid" in fields else None
-
-    # Context and lifetime
-
-    def __enter__(self) -> "Socket":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._closed:
-            self.close()
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else f"fd={self.fileno()}"
-        return f"<hvsock.Socket {state} connection={self.connection_id} peer={self._remote}>"
-
-    def __getstate__(self) -> None:
-        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
-
-    def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
-            if not sys.is_finalizing():
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            self._io_refs = 0
-            self.close()
-
-    def close(self) -> None:
-        """Closes the connection. The data that was written ends cleanly; data that was not read is lost, and the
-        peer that sent it gets a reset."""
-        self._closed = True
-        if self._io_refs <= 0:
-            self._real_close()
+        self.connection_id = fields["connection"]
+        self.peer = _peer(fields) if "pid" in fields else None
 
     def _real_close(self) -> None:
         if self._data.fileno() < 0:
@@ -99,13 +70,6 @@ class Socket:
             pass  # It was reset: there is nothing left to end.
         self._data.close()
         self._control.close()
-
-    def _decref_socketios(self) -> None:
-        """For :class:`socket.SocketIO`, which calls it when a file of this socket is closed."""
-        if self._io_refs > 0:
-            self._io_refs -= 1
-        if self._closed:
-            self.close()
 
     def detach(self) -> int:
         """Gives away the data descriptor, whose end of file is a clean end, and returns it. The connection must
@@ -120,9 +84,6 @@ class Socket:
         """The data descriptor, for :mod:`select` and :mod:`selectors`; -1 after :meth:`close`."""
         return self._data.fileno()
 
-    def dup(self) -> "Socket":
-        raise OSError(errno.EOPNOTSUPP, "a connection has one owner; share this object between threads")
-
     # Receiving
 
     def _receive_error(self, error: OSError) -> OSError:
@@ -135,12 +96,32 @@ class Socket:
     def _at_end(self) -> None:
         """Returns if the data has ended cleanly."""
         if not self._read_closed:
-            self._control.wait_for_end(self._data.gettimeout())
+            self._control.wait_for_end(self._timeout)
+
+    def _run(self, call: Callable[[], T], events: int, deadline: Optional[float]) -> T:
+        """Repeats a call of the data descriptor until it need not wait, or until the deadline."""
+        while True:
+            try:
+                return call()
+            except BlockingIOError:
+                if deadline is None:
+                    raise
+                if time.monotonic() >= deadline:
+                    raise socket.timeout("timed out") from None
+                until = deadline
+                if events == select.POLLOUT:
+                    # The kernel does not report that the peer reads no more while the buffer is full.
+                    until = min(deadline, time.monotonic() + _RECHECK_INTERVAL)
+                wait(self._data, events, until)
+
+    def _deadline(self) -> Optional[float]:
+        """When the present call times out; ``None`` if the descriptor is in blocking or non-blocking mode."""
+        return time.monotonic() + self._timeout if self._timeout else None
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receives up to ``bufsize`` bytes. ``b""`` is a clean end."""
         try:
-            data = self._data.recv(bufsize, flags)
+            data = self._run(lambda: self._data.recv(bufsize, flags), select.POLLIN, self._deadline())
         except (ConnectionResetError, BrokenPipeError) as error:
             raise self._receive_error(error) from None
         if not data and bufsize:
@@ -150,15 +131,12 @@ class Socket:
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Receives into a buffer. Returns the number of bytes; 0 is a clean end."""
         try:
-            count = self._data.recv_into(buffer, nbytes, flags)
+            count = self._run(lambda: self._data.recv_into(buffer, nbytes, flags), select.POLLIN, self._deadline())
         except (ConnectionResetError, BrokenPipeError) as error:
             raise self._receive_error(error) from None
         if not count and (nbytes or memoryview(buffer).nbytes):
             self._at_end()
         return count
-
-    def recvfrom(self, bufsize: int, flags: int = 0) -> Tuple[bytes, Optional[Address]]:
-        return self.recv(bufsize, flags), None
 
     # Sending
 
@@ -172,14 +150,23 @@ class Socket:
     def send(self, data: Any, flags: int = 0) -> int:
         """Sends what fits, and returns the number of bytes."""
         try:
-            return self._data.send(data, flags | socket.MSG_NOSIGNAL)
+            flags |= socket.MSG_NOSIGNAL
+            return self._run(lambda: self._data.send(data, flags), select.POLLOUT, self._deadline())
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._send_error(error) from None
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Sends all of ``data``. With a timeout, it bounds the whole call."""
         try:
-            self._data.sendall(data, flags | socket.MSG_NOSIGNAL)
+            flags |= socket.MSG_NOSIGNAL
+            deadline = self._deadline()
+            if deadline is None:
+                self._data.sendall(data, flags)
+                return
+            with memoryview(data) as view, view.cast("B") as rest:
+                sent = 0
+                while sent < len(rest):
+                    sent += self._run(lambda: self._data.send(rest[sent:], flags), select.POLLOUT, deadline)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._send_error(error) from None
 
@@ -188,14 +175,9 @@ class Socket:
         if tuple(ancdata):
             raise OSError(errno.EOPNOTSUPP, "a connection carries no ancillary data")
         try:
-            return self._data.sendmsg(buffers, (), flags | socket.MSG_NOSIGNAL)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise self._send_error(error) from None
-
-    def sendfile(self, file: Any, offset: int = 0, count: Optional[int] = None) -> int:
-        """Sends a file from ``offset`` on, and returns the number of bytes sent."""
-        try:
-            return self._data.sendfile(file, offset, count)
+            flags |= socket.MSG_NOSIGNAL
+            parts = list(buffers)
+            return self._run(lambda: self._data.sendmsg(parts, (), flags), select.POLLOUT, self._deadline())
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._send_error(error) from None
 
@@ -213,73 +195,20 @@ class Socket:
             if error.errno != errno.ENOTCONN:
                 raise
 
-    # Files
-
-    def makefile(
-        self,
-        mode: str = "r",
-        buffering: Optional[int] = None,
-        *,
-        encoding: Optional[str] = None,
-        errors: Optional[str] = None,
-        newline: Optional[str] = None,
-    ) -> Any:
-        """A file for this socket, as :meth:`socket.socket.makefile`."""
-        if not set(mode) <= {"r", "w", "b"}:
-            raise ValueError(f"invalid mode {mode!r} (only r, w, b allowed)")
-        writing = "w" in mode
-        reading = "r" in mode or not writing
-        raw_mode = ("r" if reading else "") + ("w" if writing else "")
-        raw = socket.SocketIO(self, raw_mode)  # type: ignore[arg-type]
-        self._io_refs += 1
-        if buffering is None or buffering < 0:
-            buffering = io.DEFAULT_BUFFER_SIZE
-        if buffering == 0:
-            if "b" not in mode:
-                raise ValueError("unbuffered streams must be binary")
-            return raw
-        buffer: Any
-        if reading and writing:
-            buffer = io.BufferedRWPair(raw, raw, buffering)
-        elif reading:
-            buffer = io.BufferedReader(raw, buffering)
-        else:
-            buffer = io.BufferedWriter(raw, buffering)
-        if "b" in mode:
-            return buffer
-        text = io.TextIOWrapper(buffer, encoding, errors, newline)
-        text.mode = mode  # type: ignore[misc]
-        return text
-
     # State and options
 
     def settimeout(self, value: Optional[float]) -> None:
-        self._data.settimeout(value)
-
-    def gettimeout(self) -> Optional[float]:
-        return self._data.gettimeout()
-
-    timeout = property(gettimeout)
-
-    def setblocking(self, flag: bool) -> None:
-        self._data.setblocking(flag)
-
-    def getblocking(self) -> bool:
-        return self._data.getblocking()
+        """Bounds each call in seconds. ``None`` is blocking mode, 0 non-blocking mode."""
+        if value is not None and value < 0:
+            raise ValueError("Timeout value out of range")
+        self._timeout = value
+        self._data.setblocking(value is None)
 
     def get_inheritable(self) -> bool:
         return self._data.get_inheritable()
 
     def set_inheritable(self, inheritable: bool) -> None:
         self._data.set_inheritable(inheritable)
-
-    def getsockname(self) -> Address:
-        """This end's address."""
-        return self._local
-
-    def getpeername(self) -> Address:
-        """The peer's address."""
-        return self._remote
 
     def setsockopt(self, level: int, optname: int, value: Any, *optlen: int) -> None:
         """Sets an option. ``HV_PROTOCOL_RAW`` has the number of ``SOL_SOCKET``: 4 is
@@ -356,13 +285,12 @@ class Listener:
             raise self._error
         data, control = (socket.socket(fileno=descriptor) for descriptor in message.descriptors)
         try:
-            data.settimeout(socket.getdefaulttimeout())
             send(self._sock, "ACCEPTED", connection=message.fields["connection"])
         except BaseException:
             data.close()
             control.close()
             raise
-        stream = Socket(data, Control(control), message.fields, self._raw_fd)
+        stream = Socket(data, Control(control), message.fields, self._raw_fd, socket.getdefaulttimeout())
         return stream, stream.getpeername()
 
     def listen(self, backlog: int = 0) -> None:
@@ -437,5 +365,4 @@ class Lease:
 def connected(control: socket.socket, message: Message, timeout: Optional[float], raw_fd: bool) -> Socket:
     """The connection of a CONNECTED."""
     data = socket.socket(fileno=message.descriptors[0])
-    data.settimeout(timeout)
-    return Socket(data, Control(control), message.fields, raw_fd)
+    return Socket(data, Control(control), message.fields, raw_fd, timeout)
