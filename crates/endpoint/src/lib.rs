@@ -9,6 +9,7 @@
 //! bytes without a panic and allocates no more than the size of the message. [`Dirs`] has the paths
 //! of the sockets and the configuration. [`HybridService`], [`HybridRequest`] and [`HybridReply`] are the
 //! lines of hybrid vsock: of a VMM's own Unix socket, which is no endpoint, and of the broker's for a VM.
+//! [`TextRequest`] and [`TextReply`] are the lines of the text protocol.
 //! [`uplink`] has the frames between a virtual machine and its host's broker.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod broker;
 mod client;
 mod hybrid;
 mod paths;
+mod text;
 pub mod uplink;
 mod values;
 mod wire;
@@ -31,6 +33,10 @@ pub use hybrid::{
     HybridService, InvalidHybridRequest, MAX_HYBRID_REPLY, MAX_HYBRID_REQUEST,
 };
 pub use paths::{DirSource, Dirs};
+pub use text::{
+    InvalidTextReply, InvalidTextRequest, ListenerToken, MAX_TEXT_LINE, TextConnect, TextListen,
+    TextPartition, TextReply, TextRequest, TextRequestReader,
+};
 pub use values::{
     ARENA_IDS, Flags, LookupKind, MAX_DESCRIPTORS, MAX_FILLER, MAX_MESSAGE, SocketOption,
     Transport, Transports, VERSION, VIOLATION,

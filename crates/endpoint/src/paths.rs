@@ -82,6 +82,11 @@ impl Dirs {
         self.run.join("endpoint")
     }
 
+    /// The text protocol's socket for the broker's own partition.
+    pub fn text(&self) -> PathBuf {
+        self.run.join("text")
+    }
+
     /// The control API's socket.
     pub fn control(&self) -> PathBuf {
         self.run.join("control")
