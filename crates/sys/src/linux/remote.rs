@@ -188,6 +188,19 @@ pub fn credentials(thread: ThreadId) -> io::Result<Credentials> {
     credentials_in(&status(thread)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
+/// Whether the thread has a capability (`CAP_*` of linux/capability.h) in its own user namespace, effectively.
+///
+/// # Errors
+///
+/// `ESRCH` if it has ended; those of reading `/proc`.
+pub fn has_capability(thread: ThreadId, capability: u8) -> io::Result<bool> {
+    let status = status(thread)?;
+    let mask =
+        field(&status, "CapEff:").and_then(|value| u64::from_str_radix(value.trim(), 16).ok());
+    let mask = mask.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(capability < 64 && mask >> capability & 1 == 1)
+}
+
 fn status(thread: ThreadId) -> io::Result<String> {
     match read_proc(thread, "status") {
         Ok(status) => Ok(String::from_utf8_lossy(&status).into_owned()),

@@ -1,0 +1,370 @@
+//! Unix stream sockets that belong to another program, for a supervisor that answers its socket calls.
+//!
+//! The supervisor works on a duplicate of the program's descriptor. Both share the open file and with it the
+//! blocking mode, which is the program's: no call here changes it or depends on it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::poll::{self, PollFd, PollFlags};
+
+/// An unconnected stream socket, close-on-exec.
+///
+/// # Errors
+///
+/// Those of `socket`.
+pub fn create(nonblocking: bool) -> io::Result<OwnedFd> {
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, nonblocking);
+    let kind = SocketType::STREAM;
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        kind,
+        flags,
+        None,
+    )?)
+}
+
+/// The number of the socket among all open ones, as in `socket:[…]` of `/proc/PID/fd`.
+///
+/// # Errors
+///
+/// Those of `fstat`.
+pub fn inode(socket: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
+}
+
+/// A number that no other socket ever has (`SO_COOKIE`), while an inode is used again.
+///
+/// # Errors
+///
+/// Those of `getsockopt`.
+pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
+    Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// Whether the open file is in non-blocking mode.
+///
+/// # Errors
+///
+/// Those of `fcntl`.
+pub fn is_nonblocking(socket: impl AsFd) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(socket)?;
+    Ok(flags.contains(OFlags::NONBLOCK))
+}
+
+/// How long a blocking `accept` waits (`SO_RCVTIMEO`). `None`: for ever.
+///
+/// # Errors
+///
+/// Those of `getsockopt`.
+pub fn receive_timeout(socket: impl AsFd) -> io::Result<Option<Duration>> {
+    Ok(sockopt::socket_timeout(socket, Timeout::Recv)?)
+}
+
+/// How long a blocking `connect` waits (`SO_SNDTIMEO`). `None`: for ever.
+///
+/// # Errors
+///
+/// Those of `getsockopt`.
+pub fn send_timeout(socket: impl AsFd) -> io::Result<Option<Duration>> {
+    Ok(sockopt::socket_timeout(socket, Timeout::Send)?)
+}
+
+/// Makes an unconnected socket not writable: connects it to the listening socket of which `listener` is a
+/// descriptor (`O_PATH`), makes its send buffer small and writes `filler`. Returns the size that the buffer
+/// had, for [`restore_send_buffer`].
+///
+/// # Errors
+///
+/// Those of `connect`, `setsockopt` and `send`; `WouldBlock` if not all of the filler fits.
+pub fn connect_filled(socket: impl AsFd, listener: impl AsFd, filler: &[u8]) -> io::Result<usize> {
+    let size = sockopt::socket_send_buffer_size(&socket)?;
+    connect(&socket, listener)?;
+    // The kernel raises it to its minimum.
+    sockopt::set_socket_send_buffer_size(&socket, 1)?;
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    match super::retry(|| rustix::net::send(&socket, filler, flags))? {
+        count if count == filler.len() => Ok(size),
+        _ => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+/// Gives a socket the size of the send buffer that [`connect_filled`] has returned.
+///
+/// # Errors
+///
+/// Those of `setsockopt`.
+pub fn restore_send_buffer(socket: impl AsFd, size: usize) -> io::Result<()> {
+    // The kernel doubles what it is given, and reports the double.
+    Ok(sockopt::set_socket_send_buffer_size(socket, size / 2)?)
+}
+
+/// Connects a socket to the listening one of which `listener` is a descriptor (`O_PATH`).
+///
+/// # Errors
+///
+/// Those of `connect`, such as `EISCONN`.
+pub fn connect(socket: impl AsFd, listener: impl AsFd) -> io::Result<()> {
+    let address = by_descriptor(listener)?;
+    super::retry(|| rustix::net::connect(&socket, &address))
+}
+
+/// Whether the socket could be written to, or its other end is gone. `false` on an unconnected one that
+/// [`connect_filled`] has filled.
+///
+/// # Errors
+///
+/// Those of `poll`.
+pub fn is_writable(socket: impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&socket, PollFlags::OUT)];
+    poll::wait(&mut fds, Some(std::time::Instant::now()))
+}
+
+fn by_descriptor(fd: impl AsFd) -> io::Result<SocketAddrUnix> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(SocketAddrUnix::new(path)?)
+}
+
+/// The private name of a bound socket: only the process that bound it can connect to it, or users with its
+/// rights.
+#[derive(Debug)]
+pub struct Name(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// A file that has been unlinked.
+    Unlinked(OwnedFd),
+    /// A random name without a file, where no folder is writable.
+    Abstract(Vec<u8>),
+}
+
+impl Name {
+    /// Binds a socket to a new private name. It stays bound until all of its descriptors are closed.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it is bound; those of `bind`.
+    pub fn bind(socket: impl AsFd) -> io::Result<Self> {
+        for folder in folders() {
+            match bind_in(&socket, &folder) {
+                Ok(file) => return Ok(Self(Kind::Unlinked(file))),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(error),
+                // Not writable, full, missing, or too long a path.
+                Err(_) => {}
+            }
+        }
+        let name = random_name()?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name)?)?;
+        Ok(Self(Kind::Abstract(name)))
+    }
+
+    /// Whether the socket still exists: some process has a descriptor of it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket` and `connect`.
+    pub fn is_in_use(&self) -> io::Result<bool> {
+        match &self.0 {
+            Kind::Unlinked(file) => {
+                // A connect with the wrong type tells both cases apart and reaches nobody.
+                let probe = socket(SocketType::DGRAM)?;
+                match rustix::net::connect(&probe, &by_descriptor(file)?) {
+                    Err(Errno::PROTOTYPE) => Ok(true),
+                    Err(Errno::CONNREFUSED) => Ok(false),
+                    Err(error) => Err(error.into()),
+                    Ok(()) => Ok(true),
+                }
+            }
+            Kind::Abstract(name) => {
+                let probe = socket(SocketType::STREAM)?;
+                match rustix::net::bind(&probe, &SocketAddrUnix::new_abstract_name(name)?) {
+                    Err(Errno::ADDRINUSE) => Ok(true),
+                    Err(error) => Err(error.into()),
+                    Ok(()) => Ok(false),
+                }
+            }
+        }
+    }
+
+    /// Puts a connection into the queue of the listening socket, so that it is readable. The other end is
+    /// closed at once. Returns `false` if the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` if the socket is gone or does not listen; those of `socket`.
+    pub fn queue_token(&self) -> io::Result<bool> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = SocketType::STREAM;
+        let token = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        let address = match &self.0 {
+            Kind::Unlinked(file) => by_descriptor(file)?,
+            Kind::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
+        };
+        match rustix::net::connect(&token, &address) {
+            Ok(()) => Ok(true),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Makes a bound socket listen, with the largest queue that the kernel permits.
+///
+/// # Errors
+///
+/// Those of `listen`.
+pub fn listen(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::listen(socket, i32::MAX)?)
+}
+
+/// Takes one connection from the queue of a listening socket and closes it. Returns `false` if there is none.
+///
+/// # Errors
+///
+/// Those of `accept`.
+pub fn take_token(socket: impl AsFd) -> io::Result<bool> {
+    // The socket may be in blocking mode.
+    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+    if !poll::wait(&mut fds, Some(std::time::Instant::now()))? {
+        return Ok(false);
+    }
+    match rustix::net::accept_with(&socket, SocketFlags::CLOEXEC) {
+        Ok(token) => {
+            drop(token);
+            Ok(true)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        kind,
+        flags,
+        None,
+    )?)
+}
+
+/// Folders that may be writable.
+fn folders() -> impl Iterator<Item = PathBuf> {
+    let own = ["XDG_RUNTIME_DIR", "TMPDIR"];
+    let own = own.into_iter().filter_map(std::env::var_os);
+    let own = own.map(PathBuf::from).filter(|path| path.is_absolute());
+    own.chain(["/run", "/tmp", "/dev/shm", "/var/tmp"].map(PathBuf::from))
+}
+
+/// Binds a socket in a new folder, and removes both names again.
+fn bind_in(socket: impl AsFd, folder: &Path) -> io::Result<OwnedFd> {
+    let name = random_name()?;
+    let folder = folder.join(format!(".hvsock-{}", String::from_utf8_lossy(&name)));
+    rustix::fs::mkdir(&folder, Mode::RWXU)?;
+    let path = folder.join("s");
+    let bound = SocketAddrUnix::new(&path)
+        .and_then(|address| rustix::net::bind(socket, &address))
+        .and_then(|()| {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::empty())
+        });
+    let _ = fs::remove_file(&path);
+    let _ = fs::remove_dir(&folder);
+    Ok(bound?)
+}
+
+/// 32 hexadecimal digits.
+fn random_name() -> io::Result<Vec<u8>> {
+    let mut bytes = [0; 16];
+    let count = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    if count != bytes.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
+    Ok(digits.collect::<String>().into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream;
+
+    fn writable(socket: &OwnedFd) -> bool {
+        is_writable(socket).unwrap()
+    }
+
+    #[test]
+    fn a_filled_socket_is_writable_once_the_filler_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = stream::listen(&path, 0o600, None, 1).unwrap();
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty()).unwrap();
+        let socket = create(false).unwrap();
+        let size = connect_filled(&socket, &file, &[0; 1024]).unwrap();
+        assert!(!writable(&socket));
+        let other = stream::accept(&listener).unwrap().unwrap();
+        let mut buffer = [1; 2000];
+        assert_eq!(stream::recv(&other, &mut buffer).unwrap(), 1024);
+        assert!(writable(&socket));
+        restore_send_buffer(&socket, size).unwrap();
+        let restored = sockopt::socket_send_buffer_size(&socket).unwrap();
+        assert_eq!(restored, size);
+        assert!(!is_nonblocking(&socket).unwrap());
+    }
+
+    fn check_tokens(name: &Name, socket: OwnedFd) {
+        assert!(name.is_in_use().unwrap());
+        let refused = name.queue_token().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        listen(&socket).unwrap();
+        assert!(!take_token(&socket).unwrap());
+        assert!(name.queue_token().unwrap());
+        assert!(name.queue_token().unwrap());
+        assert!(name.is_in_use().unwrap());
+        assert!(take_token(&socket).unwrap());
+        assert!(take_token(&socket).unwrap());
+        assert!(!take_token(&socket).unwrap());
+        let copy = socket.try_clone().unwrap();
+        drop(socket);
+        assert!(name.is_in_use().unwrap());
+        drop(copy);
+        assert!(!name.is_in_use().unwrap());
+        let refused = name.queue_token().unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_private_name_tells_whether_its_socket_is_open() {
+        let socket = create(true).unwrap();
+        let name = Name::bind(&socket).unwrap();
+        assert!(Name::bind(&socket).is_err());
+        check_tokens(&name, socket);
+    }
+
+    #[test]
+    fn a_name_without_a_folder_serves_as_well() {
+        let socket = create(true).unwrap();
+        let random = random_name().unwrap();
+        let address = SocketAddrUnix::new_abstract_name(&random).unwrap();
+        rustix::net::bind(&socket, &address).unwrap();
+        check_tokens(&Name(Kind::Abstract(random)), socket);
+    }
+
+    #[test]
+    fn nothing_remains_in_the_folder_of_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = create(true).unwrap();
+        let _file = bind_in(&socket, dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
