@@ -41,6 +41,11 @@ impl Failure {
         }
     }
 
+    /// Sets the exit status.
+    pub fn with_status(self, status: u8) -> Self {
+        Self { status, ..self }
+    }
+
     /// Adds the command that fixes it, or another next step.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());

@@ -8,11 +8,15 @@
 //! - [`model`]: what each call answers. Pure.
 //! - [`agent`]: whole containers, by their runtime.
 //! - [`preload`]: starts programs with the library of `hvsock-preload`.
+//! - [`broker`]: the endpoint, without blocking.
+//! - [`supervisor`]: answers the calls of programs under a seccomp filter.
 
 #![cfg(target_os = "linux")]
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod broker;
 mod calls;
 pub mod model;
 pub mod preload;
+pub mod supervisor;

@@ -102,6 +102,11 @@ impl<K: Copy + Eq + Hash> Ports<K> {
         }
     }
 
+    /// The sockets that have an address.
+    pub fn bound(&self) -> impl Iterator<Item = K> {
+        self.bound.keys().copied()
+    }
+
     /// The address of a socket.
     pub fn of(&self, key: K) -> Option<Address> {
         self.bound.get(&key).copied()

@@ -21,6 +21,7 @@ mod nri;
 mod oci_hook;
 mod oci_hooks;
 mod partition;
+mod run;
 mod session;
 mod ssh;
 mod status;
@@ -61,6 +62,8 @@ pub enum Command {
     Nc(nc::Nc),
     #[command(display_order = 14)]
     Ssh(ssh::Ssh),
+    #[command(display_order = 17)]
+    Run(run::Run),
     #[command(display_order = 23)]
     Connections(connections::Connections),
     #[command(display_order = 24)]
@@ -90,6 +93,7 @@ impl Command {
             Self::Ssh(command) => command.run(context),
             Self::Exec(command) => command.run(context),
             Self::Shell(command) => command.run(context),
+            Self::Run(command) => command.run(context),
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
             Self::Audit(command) => command.run(context),
@@ -107,7 +111,10 @@ pub fn run_internal() -> Option<Result<()>> {
     if command == demo::GUEST_COMMAND {
         return Some(demo::run_guest());
     }
-    (command == activation::COMMAND).then(activation::run_activated)
+    if command == activation::COMMAND {
+        return Some(activation::run_activated());
+    }
+    (command == run::PROBE_COMMAND).then(run::run_probe)
 }
 
 #[cfg(test)]

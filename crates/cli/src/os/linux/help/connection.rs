@@ -59,6 +59,41 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "run",
+        notes: &[
+            "The program's sockets of AF_VSOCK and AF_HYPERV lead to the partitions that the broker \
+             knows: in AF_VSOCK by their context ids, with 1 and on a host 2 for the host itself, \
+             and in a container 2 for its parent. Its data does not pass through hvsock run. It \
+             can be static, fork, and start other programs.",
+            "A port that is not registered accepts connections of the own partition only. hvsock run \
+             says so, and --register registers one while the program runs.",
+            "The program and its descendants can gain no rights by executing programs, such as sudo.",
+            "hvsock run forwards signals, takes the ends of orphans, and ends with the program's \
+             status once no process is left whose sockets it serves.",
+        ],
+        examples: &[
+            (
+                "hvsock run socat - VSOCK-CONNECT:2:2761",
+                "connect to the host",
+            ),
+            (
+                "hvsock run --register disk nbdkit --vsock memory 1G",
+                "serve",
+            ),
+        ],
+        exit_status: &[
+            (
+                "126, 127",
+                "The program cannot be executed; there is no such program.",
+            ),
+            ("128+N", "The signal N ended the program."),
+            ("1", "hvsock run itself failed."),
+            ("else", "That of the program."),
+        ],
+        see_also: &["forward", "listen", "service register"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "connect",
         notes: &[
             "A URL is hvsock://PARTITION/SERVICE.",

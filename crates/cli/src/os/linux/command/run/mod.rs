@@ -1,0 +1,103 @@
+//! `hvsock run`: runs a program whose `AF_VSOCK` and `AF_HYPERV` sockets the broker serves.
+
+mod init;
+mod probe;
+mod register;
+mod report;
+mod seccomp;
+mod setting;
+mod way;
+
+use std::ffi::OsString;
+use std::process::Command;
+
+use anyhow::Result;
+use clap::Args;
+use hvsock::{Endpoint, Fix};
+use hvsock_interpose::broker::{AskError, OpenError, own_cid};
+use hvsock_sys::{machine, vsock};
+
+use crate::context::Context;
+use crate::failure::{Ended, Failure};
+use crate::fix;
+use init::Init;
+use register::Registration;
+use setting::Setting;
+use way::{Choice, Way};
+
+pub use probe::{COMMAND as PROBE_COMMAND, run as run_probe};
+
+/// Run an unmodified program that uses AF_VSOCK or AF_HYPERV
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Answer the program's socket calls by a seccomp filter, or fail
+    #[arg(long)]
+    seccomp: bool,
+    /// Register a service while the program runs: the port given, or else what it listens for
+    #[arg(long, value_name = "NAME[=PORT]")]
+    register: Vec<Registration>,
+    /// The program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM"
+    )]
+    program: Vec<OsString>,
+}
+
+impl Run {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let endpoint = context.endpoint();
+        let own = own_cid(&endpoint).map_err(|error| no_broker(&endpoint, error))?;
+        let setting = Setting {
+            context,
+            endpoint,
+            own,
+        };
+        let (leases, names) = register::take(&setting, self.register)?;
+        // Before any thread is started.
+        let init = Init::new()?;
+        let choice = match self.seccomp {
+            true => Choice::Only(Way::Seccomp),
+            false => Choice::Best,
+        };
+        let way = choice.resolve(&setting)?;
+        let mut command = Command::new(&self.program[0]);
+        command.args(&self.program[1..]);
+        let status = match way {
+            Way::Seccomp => seccomp::run(&setting, &init, command, names)?,
+        };
+        drop(leases);
+        match status {
+            0 => Ok(()),
+            status => Err(Ended(status).into()),
+        }
+    }
+}
+
+/// The error of a broker that does not serve.
+fn no_broker(endpoint: &Endpoint, error: AskError) -> anyhow::Error {
+    let AskError::Open(OpenError::NoBroker) = error else {
+        let help = match error {
+            AskError::TooOld => Some("restart the broker with the version of this command"),
+            _ => None,
+        };
+        return match help {
+            Some(help) => Failure::new(error.to_string()).help(help).into(),
+            None => error.into(),
+        };
+    };
+    if machine::Machine::is_certainly_guest() && vsock::local_cid().is_ok() {
+        let text = "no broker runs in this virtual machine, and its kernel has AF_VSOCK itself";
+        let help = "run the program without `hvsock run`";
+        return Failure::new(text).help(help).into();
+    }
+    let paths = endpoint.paths().iter();
+    let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
+    let text = format!("no broker listens at {}", paths.join(" or "));
+    let help = match fix::help(&Fix::StartBroker) {
+        crate::hint::Help::Command(text) | crate::hint::Help::Sentence(text) => text,
+    };
+    Failure::new(text).help(help).into()
+}

@@ -1,0 +1,389 @@
+//! `connect`.
+//!
+//! The broker accepts the program's own Unix socket as the end of the connection. A blocking call is answered
+//! when that has happened. For a non-blocking one, the Unix socket is connected at once and made not
+//! writable; when the broker has established the connection, it becomes writable, and when it refuses, it
+//! hangs up. So `poll` and epoll need no help, also if the program watched the socket before.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
+
+use hvsock::{Refusal, SockAddrHv};
+use hvsock_address::SockAddrVm;
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Connect, Flags, LookupKind, SocketOption, Transports,
+};
+use hvsock_sys::foreign_socket;
+use hvsock_sys::seccomp::Notification;
+
+use super::core::{Core, WaitKind, refusal_in, unreachable};
+use super::exchange::{Connecting, Exchange, Phase, Purpose};
+use crate::broker::Message;
+use crate::model::{Address, ConnectStep, Errno, Family, local_of};
+
+/// What a socket has in its send buffer while it connects.
+const FILLER: [u8; 1024] = [0; 1024];
+/// How long the broker may take beyond the time of the connect itself.
+const GRACE: Duration = Duration::from_secs(3);
+/// The time of a connect where the broker decides: a guest gets at most this much.
+const DEFAULT: Duration = Duration::from_secs(30);
+/// The most that the broker takes.
+const MAX_TIMEOUT_MS: u32 = 300_000;
+
+impl Core {
+    /// Answers `connect`.
+    pub(crate) fn connect(&mut self, call: &Notification, inode: u64) {
+        if let Err(errno) = self.begin_connect(call, inode) {
+            self.program.answer(call, Err(errno));
+        }
+    }
+
+    fn begin_connect(&mut self, call: &Notification, inode: u64) -> Result<(), Errno> {
+        let bytes = self.read_address(call)?;
+        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let nonblocking = foreign_socket::is_nonblocking(&data);
+        let nonblocking = nonblocking.map_err(|error| Errno::of(&error))?;
+        let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
+        let address = match entry.socket.connect(&bytes, nonblocking)? {
+            ConnectStep::Start(address) => address,
+            ConnectStep::Wait => {
+                let exchange = entry.attempt.ok_or(Errno::EALREADY)?;
+                self.wait(*call, WaitKind::Joined { exchange });
+                return Ok(());
+            }
+        };
+        let started = self.start_connect(call, inode, data, address, nonblocking);
+        if let Err(errno) = started {
+            self.connect_ended(inode, Err(errno), true);
+            return Err(errno);
+        }
+        Ok(())
+    }
+
+    fn start_connect(
+        &mut self,
+        call: &Notification,
+        inode: u64,
+        data: OwnedFd,
+        address: Address,
+        nonblocking: bool,
+    ) -> Result<(), Errno> {
+        let entry = self.sockets.get(&inode).ok_or(Errno::EBADF)?;
+        if entry.is_used_up {
+            return Err(Errno::new(libc::ECONNABORTED));
+        }
+        let suspend = entry.socket.options().connected_suspend;
+        let timeout = connect_timeout(entry.socket.connect_timeout(), address, &data);
+        let vm = match address {
+            Address::HyperV(address) => Some(address.vm),
+            Address::Vsock(address) => self.own.well_known(address.cid),
+        };
+        let credentials = self.credentials(call)?;
+        let filler = match nonblocking {
+            true => FILLER.len() as u32,
+            false => 0,
+        };
+        let mut connecting = Connecting {
+            inode,
+            data,
+            address,
+            vm,
+            timeout_ms: timeout.map_or(0, milliseconds),
+            phase: Phase::Beginning { call: *call },
+            attachable: None,
+            deferred: Vec::new(),
+        };
+        let mut messages = Vec::with_capacity(4);
+        if let (Address::Vsock(address), None) = (address, vm) {
+            messages.push(ClientMessage::Lookup {
+                kind: LookupKind::Cid,
+                name: address.cid.to_string(),
+            });
+        }
+        let passthru = matches!(address, Address::HyperV(address) if address.flags != 0);
+        for (option, is_set) in [
+            (SocketOption::ContainerPassthru, passthru),
+            (SocketOption::ConnectedSuspend, suspend),
+        ] {
+            if is_set {
+                let value = 1;
+                messages.push(ClientMessage::SetOption { option, value });
+            }
+        }
+        messages.push(ClientMessage::Attach { filler });
+        if !nonblocking {
+            // The Unix socket is connected afterwards, so both can be asked for at once.
+            messages.extend(request(&connecting));
+        }
+        let time = timeout.unwrap_or(DEFAULT) + GRACE;
+        if nonblocking {
+            let purpose = Purpose::Connect(connecting);
+            let started = self.start(purpose, messages, credentials, time);
+            let number = started.map_err(|error| unreachable(&error))?;
+            self.set_attempt(inode, number);
+            return Ok(());
+        }
+        let wait = self.wait(*call, WaitKind::Connect { exchange: 0 });
+        connecting.phase = Phase::Blocking { wait };
+        let purpose = Purpose::Connect(connecting);
+        match self.start(purpose, messages, credentials, time) {
+            Ok(number) => {
+                if let Some(wait) = self.waits.get_mut(&wait) {
+                    wait.kind = WaitKind::Connect { exchange: number };
+                }
+                self.set_attempt(inode, number);
+                Ok(())
+            }
+            Err(error) => {
+                self.waits.remove(&wait);
+                Err(unreachable(&error))
+            }
+        }
+    }
+
+    fn set_attempt(&mut self, inode: u64, number: u64) {
+        if let Some(entry) = self.sockets.get_mut(&inode) {
+            entry.attempt = Some(number);
+        }
+    }
+
+    /// The broker has sent a message. Returns the exchange if it goes on.
+    pub(crate) fn connect_answer(
+        &mut self,
+        mut exchange: Exchange,
+        message: Message,
+    ) -> Option<Exchange> {
+        let (Purpose::Connect(connecting), Some(connection)) =
+            (&mut exchange.purpose, &exchange.connection)
+        else {
+            return None;
+        };
+        match message.message {
+            BrokerMessage::Found { guid } => {
+                connecting.vm = Some(hvsock_address::VmId::from_guid_bytes(guid));
+                let can_ask = match connecting.phase {
+                    Phase::Blocking { .. } => true,
+                    Phase::InProgress { .. } => true,
+                    Phase::Beginning { .. } => false,
+                };
+                if can_ask && let Some(request) = request(connecting) {
+                    connection.send(&request);
+                }
+            }
+            BrokerMessage::Attachable => {
+                connecting.attachable = message.descriptors.into_iter().next();
+                if let Phase::Beginning { call } = connecting.phase {
+                    match begin(connecting) {
+                        Ok(()) => self.program.answer(&call, Err(Errno::EINPROGRESS)),
+                        Err(errno) => {
+                            self.finish_connect(exchange, Err(errno));
+                            return None;
+                        }
+                    }
+                    if let Some(entry) = self.sockets.get_mut(&connecting.inode) {
+                        entry.is_used_up = true;
+                    }
+                    if let Some(request) = request(connecting) {
+                        connection.send(&request);
+                    }
+                }
+            }
+            BrokerMessage::Connected(connected) => {
+                let result = complete(connecting).map(|()| (connected.local, connected.peer));
+                self.finish_connect(exchange, result);
+                return None;
+            }
+            BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused) => {
+                let refusal = refusal_in(&refused);
+                let family = connecting.address.family();
+                self.finish_connect(exchange, Err(Errno::of_connect(family, &refusal)));
+                return None;
+            }
+            _ => {}
+        }
+        Some(exchange)
+    }
+
+    /// The result of a connect: answers the calls that wait for it.
+    pub(crate) fn finish_connect(
+        &mut self,
+        exchange: Exchange,
+        result: Result<(SockAddrHv, SockAddrHv), Errno>,
+    ) {
+        let Purpose::Connect(connecting) = exchange.purpose else {
+            return;
+        };
+        let Connecting { inode, address, .. } = connecting;
+        let result = result.map(|(local, peer)| {
+            let family = address.family();
+            let port = match self.sockets.get(&inode).and_then(|it| it.socket.local()) {
+                Some(Address::Vsock(SockAddrVm { port, .. })) => port,
+                _ => self.ports.ephemeral(),
+            };
+            let local = local_of(family, local, self.own, port);
+            let peer = match family {
+                Family::Vsock => address,
+                Family::HyperV => Address::HyperV(peer),
+            };
+            (local, peer)
+        });
+        let errno = result.as_ref().err().copied();
+        let answer = errno.map_or(Ok(0), Err);
+        let is_awaited = !matches!(connecting.phase, Phase::InProgress { .. });
+        self.connect_ended(inode, result, is_awaited);
+        match connecting.phase {
+            Phase::Blocking { wait } => {
+                if let Some(wait) = self.waits.remove(&wait) {
+                    self.program.answer(&wait.call, answer);
+                }
+            }
+            Phase::Beginning { call } => {
+                // It was refused before it began.
+                let answer = answer.and(Err(Errno::EINPROGRESS));
+                self.program.answer(&call, answer);
+            }
+            Phase::InProgress { send_buffer } => {
+                let _ = foreign_socket::restore_send_buffer(&connecting.data, send_buffer);
+            }
+        }
+        self.again.extend(connecting.deferred);
+    }
+
+    /// Changes the state of the socket, and answers calls that joined the connect.
+    fn connect_ended(
+        &mut self,
+        inode: u64,
+        result: Result<(Address, Address), Errno>,
+        is_awaited: bool,
+    ) {
+        let Some(entry) = self.sockets.get_mut(&inode) else {
+            return;
+        };
+        let attempt = entry.attempt.take();
+        let joined = self.waits.iter().find_map(|(number, wait)| {
+            let same =
+                matches!(wait.kind, WaitKind::Joined { exchange } if Some(exchange) == attempt);
+            same.then_some(*number)
+        });
+        let is_awaited = is_awaited || joined.is_some();
+        let answer = match result {
+            Ok((local, peer)) => {
+                entry.socket.connected(local, peer);
+                Ok(0)
+            }
+            Err(errno) => {
+                entry.socket.connect_failed(errno, is_awaited);
+                Err(errno)
+            }
+        };
+        let joined = |wait: &WaitKind| matches!(wait, WaitKind::Joined { exchange } if Some(*exchange) == attempt);
+        let numbers: Vec<u64> = self
+            .waits
+            .iter()
+            .filter(|(_, wait)| joined(&wait.kind))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            if let Some(wait) = self.waits.remove(&number) {
+                self.program.answer(&wait.call, answer);
+            }
+        }
+    }
+
+    /// A signal ends a blocking connect.
+    pub(crate) fn cancel_connect(&mut self, number: u64) {
+        let Some(exchange) = self.exchanges.remove(&number) else {
+            return;
+        };
+        let Purpose::Connect(connecting) = exchange.purpose else {
+            return;
+        };
+        if let Some(entry) = self.sockets.get_mut(&connecting.inode) {
+            entry.attempt = None;
+            entry.socket.connect_cancelled();
+        }
+        self.again.extend(connecting.deferred);
+    }
+
+    /// Whether a connect in progress has its result, which the broker is about to tell: the program may have seen
+    /// the socket become writable or hang up, so a call on it waits for the rest.
+    pub(crate) fn defer_until_settled(&mut self, call: &Notification, inode: u64) -> bool {
+        let attempt = self.sockets.get(&inode).and_then(|entry| entry.attempt);
+        let exchange = attempt.and_then(|number| self.exchanges.get_mut(&number));
+        let Some(Purpose::Connect(connecting)) = exchange.map(|it| &mut it.purpose) else {
+            return false;
+        };
+        let is_in_progress = matches!(connecting.phase, Phase::InProgress { .. });
+        if is_in_progress && foreign_socket::is_writable(&connecting.data).unwrap_or(false) {
+            connecting.deferred.push(*call);
+            return true;
+        }
+        false
+    }
+}
+
+/// The request for the connection, once the partition is known.
+fn request(connecting: &Connecting) -> Option<ClientMessage> {
+    Some(ClientMessage::Connect(Connect {
+        flags: Flags {
+            raw_fd: true,
+            ..Flags::default()
+        },
+        timeout_ms: connecting.timeout_ms,
+        transports: Transports::ATTACHED,
+        address: SockAddrHv::new(connecting.vm?, connecting.address.service()),
+    }))
+}
+
+/// Non-blocking: connects the Unix socket, so that it is not writable.
+fn begin(connecting: &mut Connecting) -> Result<(), Errno> {
+    let attachable = connecting.attachable.take().ok_or(Errno::ECONNRESET)?;
+    let filled =
+        foreign_socket::connect_filled(connecting.data.as_fd(), attachable.as_fd(), &FILLER);
+    let send_buffer = filled.map_err(|error| Errno::of(&error))?;
+    connecting.phase = Phase::InProgress { send_buffer };
+    Ok(())
+}
+
+/// The broker has established the connection. Blocking: connects the Unix socket to it.
+fn complete(connecting: &mut Connecting) -> Result<(), Errno> {
+    let Phase::Blocking { .. } = connecting.phase else {
+        return Ok(());
+    };
+    let attachable = connecting.attachable.take().ok_or(Errno::ECONNRESET)?;
+    let connected = foreign_socket::connect(connecting.data.as_fd(), attachable.as_fd());
+    connected.map_err(|error| Errno::of(&error))
+}
+
+/// How long a connect may take. `AF_HYPERV` also has the send timeout of the socket; the kernel's `AF_VSOCK` has not.
+fn connect_timeout(option: Option<Duration>, address: Address, data: &OwnedFd) -> Option<Duration> {
+    let of_socket = match address.family() {
+        Family::Vsock => None,
+        Family::HyperV => foreign_socket::send_timeout(data).ok().flatten(),
+    };
+    match (option, of_socket) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// In milliseconds, rounded up, since 0 is the broker's default.
+fn milliseconds(timeout: Duration) -> u32 {
+    let ms = timeout.as_micros().div_ceil(1000);
+    u32::try_from(ms)
+        .unwrap_or(u32::MAX)
+        .clamp(1, MAX_TIMEOUT_MS)
+}
+
+/// What a connect fails with that the broker does not answer.
+pub(crate) fn no_answer(family: Family) -> Errno {
+    match family {
+        Family::Vsock => Errno::ECONNRESET,
+        Family::HyperV => {
+            let ended = Refusal::Reset {
+                cause: String::new(),
+            };
+            Errno::of_connect(family, &ended)
+        }
+    }
+}

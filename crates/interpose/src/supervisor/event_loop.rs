@@ -1,0 +1,201 @@
+//! The loop: calls of the program, answers of the broker, and time.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hvsock_sys::event::Ready;
+use hvsock_sys::seccomp::Notification;
+
+use super::connects::no_answer;
+use super::core::{CALLS, Core, STOP, unreachable};
+use super::exchange::{Exchange, Purpose};
+use super::sweep::PROBE_EVERY;
+use crate::broker::{Closed, Message};
+use crate::model::Errno;
+use hvsock_endpoint::BrokerMessage;
+
+/// The events that are taken at once.
+const EVENTS: usize = 64;
+
+impl Core {
+    /// Serves the program until no process of it is left, or until the owner of the supervisor ends it.
+    pub(crate) fn serve(&mut self) -> io::Result<()> {
+        let mut ready = Vec::with_capacity(EVENTS);
+        let mut sweep_from = 0;
+        let mut next_probe = Instant::now();
+        loop {
+            let timeout = self.timeout(next_probe);
+            self.set.wait(&mut ready, timeout)?;
+            for Ready { number, hung_up } in &ready {
+                match *number {
+                    STOP => return Ok(()),
+                    CALLS => match self.program.receive()? {
+                        Some(call) => self.decide(&call),
+                        None if *hung_up => return Ok(()),
+                        None => {}
+                    },
+                    number => match self.listeners.get(&number) {
+                        Some(inode) => self.receive_incoming(*inode),
+                        None => self.progress(number),
+                    },
+                }
+            }
+            let now = Instant::now();
+            for call in std::mem::take(&mut self.again) {
+                self.decide(&call);
+            }
+            self.check_exchanges(now);
+            self.check_waits(now);
+            if now >= next_probe {
+                next_probe = now + PROBE_EVERY;
+                self.probe_bound();
+                sweep_from = self.sweep(sweep_from);
+            }
+        }
+    }
+
+    /// How long there is nothing to do.
+    fn timeout(&self, next_probe: Instant) -> Option<Duration> {
+        let exchanges = self
+            .exchanges
+            .values()
+            .map(|exchange| exchange.retry_at.unwrap_or(exchange.deadline));
+        let probe = self.has_bound().then_some(next_probe);
+        let next = exchanges.chain(self.next_wait_check()).chain(probe).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Decides a call.
+    fn decide(&mut self, call: &Notification) {
+        let args = call.args;
+        match call.syscall {
+            libc::SYS_socket => self.socket(call),
+            libc::SYS_ioctl => self.local_cid(call),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_open => self.open_file(call, args[0], args[1]),
+            libc::SYS_openat => self.open_file(call, args[1], args[2]),
+            _ => match self.socket_of(call) {
+                Some(inode) => self.decide_on_socket(call, inode),
+                None => self.program.native(call),
+            },
+        }
+    }
+
+    fn decide_on_socket(&mut self, call: &Notification, inode: u64) {
+        if self.defer_until_settled(call, inode) {
+            return;
+        }
+        match call.syscall {
+            libc::SYS_bind => self.bind(call, inode),
+            libc::SYS_listen => self.listen(call, inode),
+            libc::SYS_connect => self.connect(call, inode),
+            libc::SYS_accept => self.accept(call, inode, 0),
+            libc::SYS_accept4 => self.accept(call, inode, call.args[3] as i32),
+            libc::SYS_getsockname => self.name(call, inode),
+            libc::SYS_getpeername => self.peer_name(call, inode),
+            libc::SYS_getsockopt => self.option(call, inode),
+            libc::SYS_setsockopt => self.set_option(call, inode),
+            _ => self.program.native(call),
+        }
+    }
+
+    /// Takes what the broker has sent in an exchange.
+    fn progress(&mut self, number: u64) {
+        while let Some(exchange) = self.exchanges.remove(&number) {
+            let received = match &exchange.connection {
+                Some(connection) => connection.receive(),
+                None => Ok(None),
+            };
+            let goes_on = match received {
+                Ok(None) => {
+                    self.exchanges.insert(number, exchange);
+                    return;
+                }
+                Ok(Some(message)) => self.answered(number, exchange, message),
+                Err(Closed) => self.unanswered(exchange, no_answer_of),
+            };
+            if let Some(exchange) = goes_on {
+                self.exchanges.insert(number, exchange);
+            }
+        }
+    }
+
+    fn answered(&mut self, number: u64, exchange: Exchange, message: Message) -> Option<Exchange> {
+        match &exchange.purpose {
+            Purpose::Connect(_) => self.connect_answer(exchange, message),
+            Purpose::Bind(_) => self.bind_answer(exchange, &message),
+            Purpose::Listen(_) => self.listen_answer(number, exchange, message),
+            Purpose::Register(_) => self.register_answer(exchange, message),
+            Purpose::PeerCid(partition) => {
+                let cid = match message.message {
+                    BrokerMessage::Cid { cid } => Some(cid),
+                    _ => None,
+                };
+                self.cid_answer(*partition, cid);
+                None
+            }
+        }
+    }
+
+    /// The broker does not answer an exchange. Returns it if it goes on.
+    fn unanswered(
+        &mut self,
+        exchange: Exchange,
+        errno: impl FnOnce(&Purpose) -> Errno,
+    ) -> Option<Exchange> {
+        let errno = errno(&exchange.purpose);
+        match &exchange.purpose {
+            Purpose::Connect(_) => {
+                self.finish_connect(exchange, Err(errno));
+                None
+            }
+            Purpose::Bind(binding) => {
+                self.end_bind(binding, false);
+                None
+            }
+            Purpose::Listen(_) | Purpose::Register(_) => self.listen_failed(exchange, errno),
+            Purpose::PeerCid(partition) => {
+                self.cid_answer(*partition, None);
+                None
+            }
+        }
+    }
+
+    /// Opens exchanges that wait for the broker's queue, and ends those whose time is over.
+    fn check_exchanges(&mut self, now: Instant) {
+        let due = |exchange: &Exchange| exchange.retry_at.unwrap_or(exchange.deadline) <= now;
+        let numbers: Vec<u64> = self
+            .exchanges
+            .iter()
+            .filter(|(_, exchange)| due(exchange) || exchange.deadline <= now)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            let Some(mut exchange) = self.exchanges.remove(&number) else {
+                continue;
+            };
+            let goes_on = if exchange.deadline <= now {
+                self.unanswered(exchange, |_| Errno::ETIMEDOUT)
+            } else {
+                match self.open(number, &mut exchange, now) {
+                    Ok(()) => Some(exchange),
+                    Err(error) => {
+                        let errno = unreachable(&error);
+                        self.unanswered(exchange, |_| errno)
+                    }
+                }
+            };
+            if let Some(exchange) = goes_on {
+                self.exchanges.insert(number, exchange);
+            }
+        }
+    }
+}
+
+/// What a call fails with when the broker ends without an answer.
+fn no_answer_of(purpose: &Purpose) -> Errno {
+    match purpose {
+        Purpose::Connect(connecting) => no_answer(connecting.address.family()),
+        _ => Errno::ENODEV,
+    }
+}

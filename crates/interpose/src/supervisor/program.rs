@@ -1,0 +1,169 @@
+//! The supervised program as the supervisor sees it: its calls, memory and descriptors.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use hvsock_sys::remote;
+use hvsock_sys::seccomp::{AddFd, Listener, Notification, Response};
+
+use crate::model::Errno;
+
+/// The programs under one filter.
+#[derive(Debug)]
+pub(crate) struct Program {
+    listener: Listener,
+}
+
+/// What a new descriptor in the program is for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    /// The call has returned its number.
+    Installed,
+    /// The call is gone: the thread was killed or interrupted.
+    Gone,
+    /// The call has failed.
+    Failed,
+}
+
+impl Program {
+    pub(crate) fn new(listener: Listener) -> Self {
+        listener.prefer_same_processor();
+        Self { listener }
+    }
+
+    /// Takes the next call; `None` if there is none.
+    pub(crate) fn receive(&self) -> io::Result<Option<Notification>> {
+        self.listener.receive()
+    }
+
+    /// Whether threads whose call was received wait until it is answered or killed.
+    pub(crate) fn waits_killable(&self) -> bool {
+        self.listener.has_wait_killable()
+    }
+
+    /// Answers a call. One that is gone needs no answer.
+    pub(crate) fn answer(&self, call: &Notification, result: Result<i64, Errno>) {
+        let response = match result {
+            Ok(number) => Response::Return(number),
+            Err(errno) => Response::Error(errno.number()),
+        };
+        let _ = self.listener.respond(call.id, response);
+    }
+
+    /// Lets the kernel execute a call.
+    pub(crate) fn native(&self, call: &Notification) {
+        let _ = self.listener.respond(call.id, Response::Continue);
+    }
+
+    /// A signal interrupts the call, which starts again if the signal's handler wants.
+    pub(crate) fn restart(&self, call: &Notification) {
+        let _ = self.listener.respond(call.id, Response::Restart);
+    }
+
+    /// Whether the call still waits.
+    pub(crate) fn is_valid(&self, call: &Notification) -> bool {
+        self.listener.is_valid(call.id).unwrap_or(false)
+    }
+
+    /// Answers a call with a new descriptor of the program.
+    pub(crate) fn add(
+        &self,
+        call: &Notification,
+        descriptor: BorrowedFd<'_>,
+        close_on_exec: bool,
+    ) -> Added {
+        let how = AddFd {
+            close_on_exec,
+            respond: true,
+        };
+        match self.listener.add_fd(call.id, descriptor, how) {
+            Ok(Some(_)) => Added::Installed,
+            Ok(None) => Added::Gone,
+            Err(error) => {
+                self.answer(call, Err(Errno::of(&error)));
+                Added::Failed
+            }
+        }
+    }
+
+    /// Reads the program's memory. Nothing may be read twice for one decision.
+    pub(crate) fn read(
+        &self,
+        call: &Notification,
+        address: u64,
+        len: usize,
+    ) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; len];
+        if len > 0 {
+            let read = remote::read_memory(call.thread, address, &mut bytes);
+            read.map_err(|error| Errno::of(&error))?;
+        }
+        // Another thread may have got the number of one that has ended.
+        match self.is_valid(call) {
+            true => Ok(bytes),
+            false => Err(Errno::EFAULT),
+        }
+    }
+
+    /// Reads a number.
+    pub(crate) fn read_int(&self, call: &Notification, address: u64) -> Result<i32, Errno> {
+        let bytes = self.read(call, address, 4)?;
+        let bytes = bytes.try_into().map_err(|_| Errno::EFAULT)?;
+        Ok(i32::from_ne_bytes(bytes))
+    }
+
+    /// Writes the program's memory.
+    pub(crate) fn write(
+        &self,
+        call: &Notification,
+        address: u64,
+        bytes: &[u8],
+    ) -> Result<(), Errno> {
+        if !self.is_valid(call) {
+            return Err(Errno::EFAULT);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        remote::write_memory(call.thread, address, bytes).map_err(|error| Errno::of(&error))
+    }
+
+    /// The inode of a socket of the program; `None` if the descriptor is none or cannot be looked at.
+    pub(crate) fn socket_inode(&self, call: &Notification, fd: i32) -> Option<u64> {
+        let target = self.target(call, fd).ok()?;
+        let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+        number.parse().ok()
+    }
+
+    /// What a descriptor of the program is, as `/proc` shows it.
+    pub(crate) fn target(&self, call: &Notification, fd: i32) -> io::Result<String> {
+        let link = format!("/proc/{}/fd/{fd}", call.thread.number());
+        let target = fs::read_link(link)?;
+        Ok(target.to_string_lossy().into_owned())
+    }
+
+    /// Whether the supervisor may look at the process of a call. Not if it is not dumpable, and this process
+    /// is not root.
+    pub(crate) fn is_accessible(&self, call: &Notification) -> bool {
+        let link = format!("/proc/{}/exe", call.thread.number());
+        let error = fs::read_link(link).err().map(|error| error.kind());
+        error != Some(io::ErrorKind::PermissionDenied)
+    }
+
+    /// A duplicate of a descriptor of the program.
+    pub(crate) fn duplicate(&self, call: &Notification, fd: i32) -> Result<OwnedFd, Errno> {
+        let thread = remote::open_thread(call.thread).map_err(|error| Errno::of(&error))?;
+        // The thread is that of the call if the call still waits now.
+        if !self.is_valid(call) {
+            return Err(Errno::EBADF);
+        }
+        remote::duplicate_fd(thread.as_fd(), fd).map_err(|error| Errno::of(&error))
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}

@@ -1,0 +1,90 @@
+//! What the supervisor knows of each emulated socket.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use hvsock_address::{SockAddrHv, VmId};
+use hvsock_sys::foreign_socket::Name;
+
+use crate::broker::Connection;
+use crate::model::{Address, Socket};
+
+/// An emulated socket. It is found by the inode of the Unix socket that the program has.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Its state.
+    pub(crate) socket: Socket,
+    /// The name of the Unix socket, once it is bound. It tells whether the program still has it.
+    pub(crate) name: Option<Name>,
+    /// Its listener.
+    pub(crate) listening: Option<Listening>,
+    /// The number of the exchange in which it is being connected.
+    pub(crate) attempt: Option<u64>,
+    /// Its Unix socket was connected for a connect that has failed, so it cannot be connected again.
+    pub(crate) is_used_up: bool,
+}
+
+/// A listener of the broker, and the connections that the program has not accepted.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    /// The listener.
+    pub(crate) connection: Connection,
+    /// Its number in the event set.
+    pub(crate) number: u64,
+    /// Whether it is in the event set.
+    pub(crate) is_watched: bool,
+    /// Connections, in the order of their arrival.
+    pub(crate) incoming: VecDeque<Waiting>,
+    /// How many tokens are in the queue of the Unix socket.
+    pub(crate) tokens: usize,
+    /// The numbers of the calls that wait for a connection.
+    pub(crate) calls: VecDeque<u64>,
+}
+
+/// A connection that waits to be accepted.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    /// Its number at the broker.
+    pub(crate) connection: u64,
+    /// Its data.
+    pub(crate) data: OwnedFd,
+    /// The address at this end.
+    pub(crate) local: SockAddrHv,
+    /// The address of the peer, once it is known.
+    pub(crate) peer: PeerAddress,
+}
+
+/// What is known of a peer's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PeerAddress {
+    /// All.
+    Known(Address),
+    /// The partition, whose context id is being asked for.
+    Asked(VmId),
+}
+
+impl Entry {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            name: None,
+            listening: None,
+            attempt: None,
+            is_used_up: false,
+        }
+    }
+
+    /// Whether the program has closed a socket that is bound. Unknown is no.
+    pub(crate) fn is_closed(&self) -> bool {
+        let in_use = self.name.as_ref().map(Name::is_in_use);
+        matches!(in_use, Some(Ok(false)))
+    }
+}
+
+impl Listening {
+    /// How many connections can be accepted at once: those before the first one whose peer is unknown.
+    pub(crate) fn ready(&self) -> usize {
+        let known = |waiting: &&Waiting| matches!(waiting.peer, PeerAddress::Known(_));
+        self.incoming.iter().take_while(known).count()
+    }
+}
