@@ -1,0 +1,3 @@
+module hvsock.dev/go
+
+go 1.19
