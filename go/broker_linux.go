@@ -450,7 +450,7 @@ func (l *brokerListener) next() (*HvsockConn, error) {
 func (l *brokerListener) incoming(message reply) (*HvsockConn, error) {
 	descriptors, err := message.take(2)
 	if err != nil {
-		return nil, l.ended(l.broker.fault(err))
+		return nil, l.endedByFault(err)
 	}
 	if err := l.broker.send(encodeAccepted(message.connection)); err != nil {
 		_ = syscall.Close(descriptors[0])
@@ -473,9 +473,19 @@ func (l *brokerListener) incoming(message reply) (*HvsockConn, error) {
 	conn, err := newBrokerConnection(message.brokerMessage, descriptors[0], socket)
 	if err != nil {
 		_ = control.Close()
-		err = l.broker.fault(err)
+		return nil, l.endedByFault(err)
 	}
-	return conn, err
+	return conn, nil
+}
+
+// endedByFault returns err, with which the listener has ended if it is a violation of the protocol.
+func (l *brokerListener) endedByFault(err error) error {
+	err = l.broker.fault(err)
+	var fault *ProtocolError
+	if errors.As(err, &fault) {
+		return l.ended(err)
+	}
+	return err
 }
 
 // ofDescriptors returns the error of a duplicate, which is temporary at the limit of descriptors.
