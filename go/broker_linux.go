@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -390,6 +391,7 @@ func (b *brokerConn) waitReset() error {
 // brokerListener receives connections on an endpoint connection.
 type brokerListener struct {
 	broker *brokerConn
+	closed atomic.Bool
 	mutex  sync.Mutex
 	// reset is why the listener has ended.
 	reset error
@@ -397,10 +399,19 @@ type brokerListener struct {
 
 func (l *brokerListener) accept() (*HvsockConn, error) {
 	for {
+		if l.closed.Load() {
+			return nil, net.ErrClosed
+		}
 		if err := l.ended(nil); err != nil {
 			return nil, err
 		}
 		conn, err := l.next()
+		if l.closed.Load() {
+			if conn != nil {
+				_ = conn.Abort()
+			}
+			return nil, net.ErrClosed
+		}
 		if conn != nil || err != nil {
 			return conn, err
 		}
@@ -496,10 +507,36 @@ func ofDescriptors(err error) error {
 	return bare(err)
 }
 
-func (l *brokerListener) Close() error { return l.broker.conn.Close() }
+// closeTimeout bounds the wait for the broker at the end of a listener.
+const closeTimeout = 500 * time.Millisecond
+
+// Close ends the listener. It waits until the broker has closed its end, so that the address is free again.
+func (l *brokerListener) Close() error {
+	if l.closed.Swap(true) {
+		return net.ErrClosed
+	}
+	conn := l.broker.conn
+	if conn.CloseWrite() == nil {
+		_ = conn.SetReadDeadline(time.Now().Add(closeTimeout))
+		for {
+			// Connections that nobody accepts any more.
+			message, err := receiveMessage(conn)
+			message.close()
+			if err != nil && !errors.As(err, new(descriptorLimitError)) {
+				break
+			}
+		}
+	}
+	return conn.Close()
+}
 
 // Accept receives only.
-func (l *brokerListener) SetDeadline(t time.Time) error { return l.broker.conn.SetReadDeadline(t) }
+func (l *brokerListener) SetDeadline(t time.Time) error {
+	if l.closed.Load() {
+		return net.ErrClosed
+	}
+	return l.broker.conn.SetReadDeadline(t)
+}
 
 // oldBrokers are the endpoints whose brokers do not know requests with names.
 var oldBrokers endpointSet

@@ -50,6 +50,7 @@ type brokerStream struct {
 	direct bool
 
 	readClosed atomic.Bool
+	lost       atomic.Bool
 	writeEnded atomic.Bool
 	asked      atomic.Bool
 }
@@ -98,27 +99,33 @@ func (s *brokerStream) Read(p []byte) (int, error) {
 	return 0, err
 }
 
-// end returns what the end of the data means: io.EOF only after the broker's SHUTDOWN. The error is that of the
-// read, if it failed.
+// end returns what the end of the data means: io.EOF only after the broker's SHUTDOWN. err is that of the read, if it
+// failed.
 func (s *brokerStream) end(err error) error {
 	if s.readClosed.Load() {
 		return io.EOF
 	}
-	if meaning := s.control.drain().meaning(); meaning != nil {
+	status := s.control.drain()
+	// The peer closed with bytes unread, which the kernel says once. The broker, which sees no byte, gives its reason
+	// if it has one.
+	if s.direct && (s.lost.Load() || errors.Is(err, syscall.ECONNRESET)) {
+		s.lost.Store(true)
+		if status.reset != nil {
+			return status.reset
+		}
+		return resetBecause("the other end closed without reading all data")
+	}
+	if meaning := status.meaning(); meaning != nil {
 		return meaning
 	}
 	if s.direct {
-		// The peer closed with bytes unread. The broker gives the reason first if it knows it.
-		if err != nil {
-			return err
-		}
 		if s.asked.CompareAndSwap(false, true) {
 			if err := s.control.send(encodeSetOption(optionConfirmEnd, 1)); err != nil {
 				return err
 			}
 		}
 	}
-	status, err := s.control.wait()
+	status, err = s.control.wait()
 	if meaning := status.meaning(); meaning != nil {
 		return meaning
 	}
@@ -137,7 +144,19 @@ func (s *brokerStream) Write(p []byte) (int, error) {
 
 func (s *brokerStream) CloseRead() error {
 	s.readClosed.Store(true)
-	return s.data.shutdown(syscall.SHUT_RD)
+	if err := s.data.shutdown(syscall.SHUT_RD); err != nil {
+		return err
+	}
+	// A writer that waits for free space is woken by free space only.
+	return s.data.raw.Control(func(fd uintptr) {
+		var discarded [4096]byte
+		for {
+			n, _, err := syscall.Recvfrom(int(fd), discarded[:], syscall.MSG_DONTWAIT)
+			if n <= 0 || err != nil && err != syscall.EINTR {
+				return
+			}
+		}
+	})
 }
 
 // CloseWrite announces the end of the data before the end itself: an end without the message means a crash, so a
