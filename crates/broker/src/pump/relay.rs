@@ -556,8 +556,14 @@ impl Relay {
             return Err(unread_data());
         }
         self.flows[direction].sink_closed = true;
-        // Further writes of the source fail with EPIPE.
-        let _ = stream::shutdown(&self.ends[direction].data, Shutdown::Read);
+        // Further writes of the source fail with EPIPE. A process that waits for free space before it writes
+        // is woken by free space only.
+        let source = &self.ends[direction].data;
+        let _ = stream::shutdown(source, Shutdown::Read);
+        let mut discarded = [0; 4096];
+        while stream::recv(source, &mut discarded).is_ok_and(|count| count > 0) {
+            self.flows[direction].lost = true;
+        }
         Ok(())
     }
 }

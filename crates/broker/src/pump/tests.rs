@@ -222,6 +222,42 @@ fn a_read_shutdown_breaks_only_the_writers_pipe() {
 }
 
 #[test]
+fn a_writer_that_waits_for_free_space_learns_that_its_peer_stopped_reading() {
+    let mut world = connected(false);
+    let fill = |mut data: &UnixStream| {
+        loop {
+            if let Err(error) = data.write(&[1; 65536]) {
+                break error.kind();
+            }
+        }
+    };
+    world.server.data.set_nonblocking(true).unwrap();
+    assert_eq!(fill(&world.server.data), ErrorKind::WouldBlock);
+    world.client.data.shutdown(Shutdown::Read).unwrap();
+    let mut read = [0; 65536];
+    while world
+        .client
+        .data
+        .read(&mut read)
+        .is_ok_and(|count| count > 0)
+    {}
+    let end = Instant::now() + TIMEOUT;
+    let error = loop {
+        match fill(&world.server.data) {
+            ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(&world.server.data, PollFlags::OUT)];
+                assert!(
+                    poll::wait(&mut fds, Some(end)).unwrap(),
+                    "nothing wakes the writer"
+                );
+            }
+            error => break error,
+        }
+    };
+    assert_eq!(error, ErrorKind::BrokenPipe);
+}
+
+#[test]
 fn a_reset_sends_both_ends_the_reason() {
     let world = connected(false);
     world.thread.reset(
