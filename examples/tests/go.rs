@@ -2,13 +2,14 @@
 
 #![cfg(target_os = "linux")]
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use hvsock_testkit::peer::ConformancePeer;
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::world::World;
-use hvsock_testkit::{go, process};
+use hvsock_testkit::{TempFolder, go, wait};
 
 /// The module.
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../go");
@@ -42,6 +43,24 @@ fn the_go_module_is_formatted_and_passes_vet() {
 }
 
 #[test]
+fn the_go_module_compiles_for_windows_and_macos() {
+    for system in ["windows", "darwin"] {
+        let Some(mut build) = go::command() else {
+            return;
+        };
+        build.args(["build", "."]).current_dir(MODULE);
+        succeeds(build.env("GOOS", system).env("CGO_ENABLED", "0"));
+    }
+    // go-winio itself has to be downloaded, so this has its signatures only.
+    let Some(mut vet) = go::command() else {
+        return;
+    };
+    vet.args(["vet", "-modfile=testdata/offline.mod", "."])
+        .current_dir(Path::new(MODULE).join("winio"));
+    succeeds(vet.env("GOOS", "windows").env("CGO_ENABLED", "0"));
+}
+
+#[test]
 fn the_go_module_passes_the_vectors_the_conformance_cases_and_its_own_tests() {
     let Some(mut test) = go::command() else {
         return;
@@ -64,4 +83,112 @@ fn the_go_module_passes_the_vectors_the_conformance_cases_and_its_own_tests() {
         assert!(printed.contains(&passed), "{printed}");
     }
     assert!(Path::new(MODULE).join("go.mod").is_file());
+}
+
+/// A broker with a registered service, and an example program.
+struct Example {
+    world: World,
+    program: PathBuf,
+    _folder: TempFolder,
+}
+
+const LISTEN: &str = "hvsock://any/2761";
+const CONNECT: &str = "hvsock://loopback/Service%202761";
+
+impl Example {
+    /// Builds an example by `build`, to which the path of the program and the source are added. `None` without Go.
+    fn new(build: Option<Command>, source: &str) -> Option<Self> {
+        let mut build = build?;
+        let folder = TempFolder::new();
+        let program = folder.join("example");
+        build.args(["build", "-o"]).arg(&program).arg(source);
+        succeeds(build.current_dir(MODULE));
+        let world = World::new();
+        world.register(2761);
+        Some(Self {
+            world,
+            program,
+            _folder: folder,
+        })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(arguments)
+            .env("HVSOCK_ENDPOINT", self.world.host().0);
+        command
+    }
+
+    fn serve(&self, arguments: &[&str]) -> (Running, CapturedOutput) {
+        let mut command = self.command(arguments);
+        let mut service = Running::start(command.stdout(Stdio::piped())).expect("started");
+        let printed = CapturedOutput::from(service.take_stdout().expect("a pipe"));
+        let listening = printed.wait_for("listening", wait::TIMEOUT);
+        listening.expect("it listens");
+        (service, printed)
+    }
+
+    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
+        process::output(&mut self.command(arguments), input, wait::TIMEOUT).expect("it ends")
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn net_http_serves_and_asks_over_hvsock() {
+    let Some(example) = Example::new(go::command(), "./examples/http") else {
+        return;
+    };
+    let (_server, _printed) = example.serve(&["serve", LISTEN]);
+    let answer = stdout(&example.run(&["get", CONNECT, "/some/path"], b""));
+    assert_eq!(answer, "hello testhost, you asked for /some/path\n");
+    let refused = example.run(&["get", "hvsock://loopback/Nothing"], b"");
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("the service is not registered"), "{words}");
+}
+
+#[test]
+fn a_go_program_runs_a_command_for_each_connection_and_tells_whether_it_succeeded() {
+    let Some(example) = Example::new(go::command(), "./examples/exec") else {
+        return;
+    };
+    let script = "read line; cat; [ \"$line\" != fail ]";
+    let (_server, _printed) = example.serve(&["serve", LISTEN, "sh", "-c", script]);
+    let data = "x".repeat(1_000_000);
+    let input = format!("go on\n{data}");
+    let answer = stdout(&example.run(&["connect", CONNECT], input.as_bytes()));
+    assert!(answer == data, "{} bytes came back", answer.len());
+    let failed = example.run(&["connect", CONNECT], b"fail\nsome output");
+    assert_eq!(failed.status.code(), Some(1));
+    assert_eq!(failed.stdout, b"some output");
+    let words = String::from_utf8_lossy(&failed.stderr);
+    assert!(words.contains("the connection was reset"), "{words}");
+}
+
+#[test]
+fn grpc_go_serves_and_calls_over_hvsock() {
+    let folder = TempFolder::new();
+    let Some(build) = go::debian_command("google.golang.org/grpc", &folder, Path::new(MODULE))
+    else {
+        return;
+    };
+    let Some(example) = Example::new(Some(build), "./examples/grpc/main.go") else {
+        return;
+    };
+    let (_server, printed) = example.serve(&["serve", LISTEN]);
+    assert_eq!(stdout(&example.run(&["check", CONNECT], b"")), "SERVING\n");
+    assert!(
+        printed
+            .text()
+            .contains("/grpc.health.v1.Health/Check by hvsock://")
+    );
+    let refused = example.run(&["check", "hvsock://loopback/Nothing"], b"");
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(words.contains("the service is not registered"), "{words}");
 }

@@ -71,6 +71,11 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of a static program in Go",
     },
     Tool {
+        package: "golang-google-grpc-dev",
+        probe: &["test", "-d", "/usr/share/gocode/src/google.golang.org/grpc"],
+        needed_by: "the tests of grpc-go",
+    },
+    Tool {
         package: "curl",
         probe: &["curl", "--version"],
         needed_by: "the tests of the tutorial's page",

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::require;
+use crate::{TempFolder, require};
 
 /// Where Debian's packages of Go sources are.
 const DEBIAN_SOURCES: &str = "/usr/share/gocode";
@@ -26,6 +26,31 @@ pub fn command() -> Option<Command> {
     Some(command)
 }
 
+/// A command of the Go toolchain that finds Debian's package of `library`, and this project's module at `module`.
+/// `folder` must live as long as the command. `None` without Go or the library.
+///
+/// # Panics
+///
+/// If a link in `folder` cannot be made.
+pub fn debian_command(library: &str, folder: &TempFolder, module: &Path) -> Option<Command> {
+    let package = Path::new(DEBIAN_SOURCES).join("src").join(library);
+    let missing = format!("Debian's package of the Go library {library} is not installed");
+    require::found(package.is_dir().then_some(()).ok_or(missing))?;
+    let parent = folder.join("src/hvsock.dev");
+    std::fs::create_dir_all(&parent).expect("a folder");
+    std::os::unix::fs::symlink(module, parent.join("go")).expect("a link");
+    let mut paths = folder.path().as_os_str().to_owned();
+    paths.push(":");
+    paths.push(DEBIAN_SOURCES);
+    let mut command = command()?;
+    command
+        .env("CGO_ENABLED", "0")
+        .env("GO111MODULE", "off")
+        .env("GOPATH", paths)
+        .env_remove("GOFLAGS");
+    Some(command)
+}
+
 /// Builds `programs/vsock.go`, a static client and server with mdlayher/vsock, in `folder`. `None` without Go
 /// or this library.
 ///
@@ -33,17 +58,12 @@ pub fn command() -> Option<Command> {
 ///
 /// If the program does not build.
 pub fn vsock_program(folder: &Path) -> Option<PathBuf> {
-    let library = Path::new(DEBIAN_SOURCES).join("src/github.com/mdlayher/vsock");
-    let missing = "Debian's golang-github-mdlayher-vsock-dev is not installed";
-    require::found(library.is_dir().then_some(()).ok_or(missing))?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs/vsock.go");
+    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = crate_folder.join("programs/vsock.go");
     let program = folder.join("vsock");
-    let mut build = command()?;
+    let own = TempFolder::new();
+    let mut build = debian_command("github.com/mdlayher/vsock", &own, crate_folder)?;
     build
-        .env("CGO_ENABLED", "0")
-        .env("GO111MODULE", "off")
-        .env("GOPATH", DEBIAN_SOURCES)
-        .env_remove("GOFLAGS")
         .arg("build")
         .arg("-o")
         .args([program.as_os_str(), source.as_os_str()]);
@@ -69,7 +89,6 @@ fn caches() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TempFolder;
 
     #[test]
     fn the_go_program_with_vsock_is_static() {

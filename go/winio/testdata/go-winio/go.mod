@@ -1,0 +1,3 @@
+module github.com/Microsoft/go-winio
+
+go 1.19
