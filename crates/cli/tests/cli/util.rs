@@ -80,6 +80,17 @@ impl World {
         world
     }
 
+    /// As [`World::new`], but the machine has no host, also if it is a virtual one.
+    #[allow(dead_code, reason = "one of the suites that share this file uses it")]
+    pub fn without_host() -> Self {
+        let mut world = Self {
+            folder: folder(),
+            broker: None,
+        };
+        world.start_broker_by(["broker", "--uplink", "off"], Stdio::inherit());
+        world
+    }
+
     /// As [`World::new`], but the broker writes its log to a file, which [`World::log`] reads.
     pub fn logged() -> Self {
         let mut world = Self {
@@ -101,7 +112,11 @@ impl World {
     }
 
     fn start_broker_with(&mut self, log: Stdio) {
-        let mut command = self.command(["broker", "--name", "machine"]);
+        self.start_broker_by(["broker", "--name", "machine"], log);
+    }
+
+    fn start_broker_by(&mut self, arguments: [&str; 3], log: Stdio) {
+        let mut command = self.command(arguments);
         command.stdout(Stdio::piped()).stderr(log);
         let mut broker = Running::start(&mut command);
         let ready = broker.line();

@@ -222,11 +222,7 @@ impl Core {
                 self.report(Event::Registered { name, address });
             }
             BrokerMessage::Refused(refused) => {
-                let refusal = refusal_in(&refused);
-                let reason = match refused.detail.is_empty() {
-                    true => refusal.to_string(),
-                    false => format!("{refusal}: {}", refused.detail),
-                };
+                let reason = refusal_in(&refused).to_string();
                 self.report(Event::NotRegistered { name, reason });
             }
             _ => {}

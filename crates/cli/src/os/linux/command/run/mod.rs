@@ -15,11 +15,12 @@ use anyhow::Result;
 use clap::Args;
 use hvsock::{Endpoint, Fix};
 use hvsock_interpose::broker::{AskError, OpenError, own_cid};
-use hvsock_sys::{machine, vsock};
+use hvsock_sys::machine::Machine;
 
 use crate::context::Context;
 use crate::failure::{Ended, Failure};
 use crate::fix;
+use crate::hint::Help;
 use init::Init;
 use register::Registration;
 use setting::Setting;
@@ -88,16 +89,18 @@ fn no_broker(endpoint: &Endpoint, error: AskError) -> anyhow::Error {
             None => error.into(),
         };
     };
-    if machine::Machine::is_certainly_guest() && vsock::local_cid().is_ok() {
-        let text = "no broker runs in this virtual machine, and its kernel has AF_VSOCK itself";
-        let help = "run the program without `hvsock run`";
-        return Failure::new(text).help(help).into();
-    }
     let paths = endpoint.paths().iter();
     let paths: Vec<_> = paths.map(|path| path.display().to_string()).collect();
     let text = format!("no broker listens at {}", paths.join(" or "));
     let help = match fix::help(&Fix::StartBroker) {
-        crate::hint::Help::Command(text) | crate::hint::Help::Sentence(text) => text,
+        Help::Command(text) | Help::Sentence(text) => text,
     };
-    Failure::new(text).help(help).into()
+    let has_vsock = Machine::is_certainly_guest();
+    let native = match has_vsock {
+        true => {
+            "; for AF_VSOCK alone run it without `hvsock run`: this virtual machine's kernel has it"
+        }
+        false => "",
+    };
+    Failure::new(text).help(format!("{help}{native}")).into()
 }

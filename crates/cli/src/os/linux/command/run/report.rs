@@ -44,8 +44,9 @@ fn print(context: &Context, event: &Event) {
             let text = format!("nobody outside can connect to {place}: {refusal}");
             failure::print(yellow, "warning", &text);
             let explained = explain::explain(context, &HvAddr::from(*target), true);
-            if let Some(report) = explained.ok().and_then(|report| report.fix) {
-                let help = fix::help(&hvsock::Fix::from(&report));
+            let explained = explained.ok();
+            if let Some(report) = explained.as_ref().and_then(|report| report.fix()) {
+                let help = fix::help(&hvsock::Fix::from(report));
                 let cyan = AnsiColor::Cyan.on_default().bold();
                 failure::print(cyan, "help", &context.help(&help));
             }

@@ -1,0 +1,188 @@
+//! `hvsock run`: unmodified programs, here in Python, whose `AF_VSOCK` sockets the broker serves.
+
+#![cfg(target_os = "linux")]
+
+#[path = "../cli/util.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "the command's own suite uses all of it"
+)]
+mod util;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use hvsock_testkit::require;
+use rustix::process::Signal;
+
+use util::{Completed, Running, World};
+
+fn script(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/run/programs");
+    folder.join(name).with_extension("py")
+}
+
+/// `hvsock run python3 SCRIPT` in a world whose machine is a host of its own.
+fn python(world: &World, name: &str) -> Option<Command> {
+    let python = require::python3()?;
+    let mut command = world.command(["run", "--seccomp"]);
+    command.arg(python).arg(script(name));
+    Some(command)
+}
+
+/// Runs a script that prints `done` if all is as it should be.
+fn check(name: &str) {
+    let world = World::without_host();
+    if let Some(mut command) = python(&world, name) {
+        let done = Completed::of(&mut command);
+        assert_eq!(done.stdout, "done\n", "{done:#?}");
+        assert_eq!(done.code, Some(0), "{done:#?}");
+    }
+}
+
+#[test]
+fn connects_of_all_modes_reach_a_listener_and_end_cleanly() {
+    check("modes");
+}
+
+#[test]
+fn calls_fail_with_the_numbers_of_the_kernel() {
+    check("errors");
+}
+
+#[test]
+fn signals_timeouts_and_kills_end_an_accept_as_natively() {
+    check("signals");
+}
+
+#[test]
+fn a_port_is_free_when_its_last_descriptor_is_closed() {
+    check("rebind");
+}
+
+#[test]
+fn a_hundred_connects_at_once_are_shared_by_processes() {
+    check("many");
+}
+
+#[test]
+fn sockets_of_other_families_are_untouched_and_the_device_answers() {
+    check("foreign");
+}
+
+#[test]
+fn a_full_close_is_told_from_a_half_close() {
+    check("ends");
+}
+
+#[test]
+fn a_program_whose_supervisor_is_killed_gets_errors_and_keeps_its_connections() {
+    let world = World::without_host();
+    let Some(mut command) = python(&world, "killed_supervisor") else {
+        return;
+    };
+    let mut running = Running::start(command.stdout(Stdio::piped()));
+    assert_eq!(running.line(), "done");
+}
+
+fn run(world: &World, arguments: &[&str]) -> Completed {
+    let mut command = world.command(["run"]);
+    Completed::of(command.args(arguments))
+}
+
+#[test]
+fn the_exit_status_is_that_of_the_program() {
+    let world = World::without_host();
+    let status = |script: &str| run(&world, &["--", "sh", "-c", script]).code;
+    assert_eq!(status("exit 7"), Some(7));
+    assert_eq!(status("kill -TERM $$"), Some(128 + 15));
+    let absent = run(&world, &["no-such-program"]);
+    assert_eq!(absent.code, Some(127));
+    assert!(absent.stderr.contains("cannot run no-such-program"));
+    assert_eq!(run(&world, &["/etc/passwd"]).code, Some(126));
+}
+
+#[test]
+fn orphans_are_waited_for_and_served() {
+    let world = World::without_host();
+    let script = "(sleep 0.2; echo orphan) & exit 3";
+    let done = run(&world, &["sh", "-c", script]);
+    assert_eq!((done.code, &*done.stdout), (Some(3), "orphan\n"));
+}
+
+#[test]
+fn signals_are_forwarded_to_the_program() {
+    let world = World::without_host();
+    let script = "trap 'exit 9' TERM; echo up; while :; do sleep 0.01; done";
+    let mut command = world.command(["run", "sh", "-c", script]);
+    let mut running = Running::start(command.stdout(Stdio::piped()));
+    assert_eq!(running.line(), "up");
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().code(), Some(9));
+}
+
+#[test]
+fn an_unregistered_port_is_named_with_the_command_that_helps_and_register_leases_it() {
+    let world = World::without_host();
+    let Some(python) = require::python3() else {
+        return;
+    };
+    let listen = "import socket, time
+sock = socket.socket(socket.AF_VSOCK)
+sock.bind((0xffffffff, 26008))
+sock.listen(1)
+time.sleep(0.5)";
+    let python = python.to_str().unwrap();
+    let done = run(&world, &[python, "-c", listen]);
+    let outside =
+        "warning: nobody outside can connect to vsock port 26008: the service is not registered\n";
+    assert!(done.stderr.contains(outside), "{done:#?}");
+    let help = "service register NAME --port 26008\n";
+    assert!(done.stderr.contains(help), "{done:#?}");
+    let done = run(&world, &["--register", "Web", python, "-c", listen]);
+    let registered = "note: registered vsock port 26008 as \"Web\"\n";
+    assert_eq!(done.stderr, registered);
+    let done = run(
+        &world,
+        &["-q", "--register", "Web=26008", python, "-c", listen],
+    );
+    assert_eq!(done.stderr, "");
+    let services = world.ok(["service", "list"]);
+    assert!(
+        !services.contains("26008"),
+        "the lease has ended: {services}"
+    );
+}
+
+#[test]
+fn a_program_in_a_container_reaches_its_host_by_cid_2() {
+    let world = World::without_host();
+    let Some(python) = require::python3() else {
+        return;
+    };
+    let endpoint = world.container("web");
+    world.ok(["service", "register", "Demo", "--port", "26009"]);
+    let _cat = world.listen(["Demo", "--keep", "--", "cat"]);
+    let connect = "import socket, fcntl
+sock = socket.socket(socket.AF_VSOCK)
+sock.connect((2, 26009))
+sock.sendall(b'hello')
+assert sock.getsockname()[0] >= 0x80000000, sock.getsockname()
+cid = fcntl.ioctl(open('/dev/vsock'), 0x7b9, bytes(4))
+assert int.from_bytes(cid, 'little') == sock.getsockname()[0]
+print(sock.recv(5), sock.getpeername())";
+    let mut command = util::in_container(&endpoint, ["run"]);
+    let done = Completed::of(command.arg(python).args(["-c", connect]));
+    assert_eq!(done.ok(), "b'hello' (2, 26009)\n");
+}
+
+#[test]
+fn without_a_broker_the_command_says_so_and_runs_nothing() {
+    let mut command = util::hvsock();
+    command.args(["--dir", "/nonexistent", "run", "echo", "ran"]);
+    let error = Completed::of(&mut command).failed();
+    let (first, help) = error.split_once('\n').unwrap();
+    assert_eq!(first, "error: no broker listens at /nonexistent/endpoint");
+    assert!(help.starts_with("help: hvsock broker"), "{help}");
+}
