@@ -92,6 +92,12 @@ impl Dirs {
         self.run.join("control")
     }
 
+    /// The socket on which container runtimes hand over the listeners of seccomp filters. Only root and the
+    /// broker's user can connect.
+    pub fn seccomp_agent(&self) -> PathBuf {
+        self.run.join("seccomp-agent")
+    }
+
     /// The lock file that the running broker holds. It contains the process id.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")

@@ -43,8 +43,11 @@ pub enum InboxError {
     #[error("user {0} may not hand over listeners")]
     NotPermitted(u32),
     /// The message is none.
-    #[error("the message of a runtime is unusable: {0}")]
+    #[error("the message of a runtime is unusable")]
     Message(#[from] MessageError),
+    /// Nothing was sent, as when a container does not start.
+    #[error("a runtime has sent nothing")]
+    Nothing,
     /// The message is too long.
     #[error("the message of a runtime has more than {MAX_MESSAGE} bytes")]
     TooLong,
@@ -161,8 +164,12 @@ impl Sender {
         if self.bytes.len() > MAX_MESSAGE {
             return Some(Err(InboxError::TooLong));
         }
-        // Not every runtime closes the connection at once, so the end of the object is enough.
-        if count > 0 && self.bytes.last() != Some(&b'}') {
+        if self.bytes.is_empty() {
+            return Some(Err(InboxError::Nothing));
+        }
+        // crun keeps the connection open, and sends a newline. So the end of the object is enough.
+        let is_whole = self.bytes.trim_ascii_end().last() == Some(&b'}');
+        if count > 0 && !is_whole {
             return None;
         }
         match ContainerProcess::parse(&self.bytes) {
@@ -220,14 +227,17 @@ mod tests {
         let (mut inbox, path) = inbox(&folder);
         let own = own_uid();
         inbox.owner = own;
-        for (cut, closes) in [
-            (1, true),
-            (30, false),
-            (MESSAGE.len(), false),
-            (MESSAGE.len(), true),
+        let of_crun = format!("{MESSAGE}\n");
+        for (message, cut, closes) in [
+            (MESSAGE, 1, true),
+            (MESSAGE, 30, false),
+            (MESSAGE, MESSAGE.len(), false),
+            (MESSAGE, MESSAGE.len(), true),
+            (&of_crun, of_crun.len(), false),
+            (&of_crun, 1, false),
         ] {
             let mut runtime = UnixStream::connect(&path).unwrap();
-            let (first, rest) = MESSAGE.as_bytes().split_at(cut);
+            let (first, rest) = message.as_bytes().split_at(cut);
             stream::send_with_descriptor(&runtime, first, listener().as_fd()).unwrap();
             runtime.write_all(rest).unwrap();
             let kept = (!closes).then_some(runtime);
@@ -247,7 +257,8 @@ mod tests {
         let (pair, _other) = stream::pair().unwrap();
         let long = format!("{{\"x\": \"{}\"}}", "a".repeat(MAX_MESSAGE));
         let cut = &MESSAGE[..MESSAGE.len() - 1];
-        let cases: [(&str, Option<OwnedFd>, &str); 7] = [
+        let cases: [(&str, Option<OwnedFd>, &str); 8] = [
+            ("", None, "a runtime has sent nothing"),
             (
                 MESSAGE,
                 None,
@@ -288,6 +299,9 @@ mod tests {
             let mut runtime = UnixStream::connect(&path).unwrap();
             let text = text.to_owned();
             let sender = std::thread::spawn(move || {
+                if text.is_empty() {
+                    return;
+                }
                 if let Some(descriptor) = descriptor {
                     let first = &text.as_bytes()[..1];
                     stream::send_with_descriptor(&runtime, first, descriptor.as_fd()).unwrap();

@@ -30,7 +30,7 @@ pub struct ContainerProcess {
 #[derive(Debug, Error)]
 pub enum MessageError {
     /// It is not JSON, or lacks a field.
-    #[error("it is not a ContainerProcessState: {0}")]
+    #[error("it is not a ContainerProcessState")]
     NotAState(#[from] serde_json::Error),
     /// Another descriptor, or none, was sent.
     #[error("its first descriptor is not `seccompFd`")]

@@ -14,6 +14,9 @@ use crate::broker::{Closed, Message};
 use crate::model::Errno;
 use hvsock_endpoint::BrokerMessage;
 
+/// `socket` on i386, x32 and 32-bit Arm.
+const FOREIGN_SOCKET: [i64; 3] = [359, 0x4000_0029, 281];
+
 /// The events that are taken at once.
 const EVENTS: usize = 64;
 
@@ -67,6 +70,9 @@ impl Core {
 
     /// Decides a call.
     fn decide(&mut self, call: &Notification) {
+        if !call.is_native {
+            return self.decide_foreign(call);
+        }
         let args = call.args;
         match call.syscall {
             libc::SYS_socket => self.socket(call),
@@ -78,6 +84,16 @@ impl Core {
                 Some(inode) => self.decide_on_socket(call, inode),
                 None => self.program.native(call),
             },
+        }
+    }
+
+    /// Decides a call of i386, x32 or 32-bit Arm, which only filters of container runtimes notify of. The
+    /// sockets of such programs are not emulated.
+    fn decide_foreign(&self, call: &Notification) {
+        match FOREIGN_SOCKET.contains(&call.syscall) {
+            // The kernel might have the family, which the container must not use.
+            true => self.program.answer(call, Err(Errno::EAFNOSUPPORT)),
+            false => self.program.native(call),
         }
     }
 

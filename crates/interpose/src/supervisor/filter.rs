@@ -1,4 +1,4 @@
-//! Which system calls wait for the supervisor.
+//! The filter of a program that this crate starts.
 
 use hvsock_sys::seccomp::{Action, Filter, FilterError, Rule};
 

@@ -15,6 +15,7 @@ mod measure;
 mod output;
 mod partition;
 mod rules;
+mod seccomp_agent;
 mod signals;
 pub mod stdio;
 mod time;

@@ -36,7 +36,7 @@ pub enum Form {
 #[derive(Debug, Error)]
 pub enum MergeError {
     /// It is not JSON.
-    #[error("it is not JSON: {0}")]
+    #[error("it is not JSON")]
     NotJson(#[from] serde_json::Error),
     /// It is JSON, but not a profile.
     #[error("it is not a seccomp profile: {0}")]

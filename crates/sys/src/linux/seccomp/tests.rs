@@ -1,6 +1,6 @@
 //! Real programs under real filters. The program is this test binary, told by a variable what to do.
 
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStderr, Command, Stdio};
@@ -53,7 +53,7 @@ fn the_program_that_the_other_tests_start() {
             }
             other => panic!("unknown word {other}"),
         };
-        eprintln!("{result}");
+        writeln!(io::stderr(), "{result}").unwrap();
     }
     std::process::exit(0);
 }

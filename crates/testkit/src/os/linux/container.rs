@@ -49,9 +49,39 @@ pub struct Bundle {
     annotations: Map<String, Value>,
     /// The user of the host that is root in a user namespace of the container.
     root: Option<u32>,
+    /// What arguments follow: the program, or nothing if they begin with one of the host's.
+    program: &'static [&'static str],
+    /// `linux.seccomp`.
+    seccomp: Value,
 }
 
+/// Folders of programs and libraries of the host.
+const HOST_FOLDERS: [&str; 5] = ["/usr", "/bin", "/lib", "/lib64", "/etc/alternatives"];
+
 impl Bundle {
+    /// Creates a rootfs with the programs of this machine. The arguments of what is run in a container begin with
+    /// a program.
+    ///
+    /// # Errors
+    /// Any I/O error.
+    pub fn of_host(runc: &Path) -> io::Result<Self> {
+        let mut bundle = Self::empty(runc)?;
+        for folder in HOST_FOLDERS.map(Path::new) {
+            let inside = bundle.in_rootfs(&folder.to_string_lossy())?;
+            match fs::read_link(folder) {
+                Ok(target) => std::os::unix::fs::symlink(target, inside)?,
+                Err(_) if !folder.exists() => {}
+                Err(_) => {
+                    fs::create_dir_all(inside)?;
+                    bundle.mount(oci::bind(folder, &folder.to_string_lossy(), "ro"));
+                }
+            }
+        }
+        bundle.program = &[];
+        bundle.environment = vec!["PATH=/usr/bin:/bin".to_owned()];
+        Ok(bundle)
+    }
+
     /// Creates a rootfs with a copy of the program.
     ///
     /// # Errors
@@ -65,15 +95,21 @@ impl Bundle {
                 format!("{} is not a static ELF program", program.display()),
             ));
         }
+        let bundle = Self::empty(runc)?;
+        let inside = bundle.in_rootfs(PROGRAM)?;
+        fs::write(&inside, bytes)?;
+        fs::set_permissions(&inside, fs::Permissions::from_mode(0o755))?;
+        Ok(bundle)
+    }
+
+    /// Creates a rootfs without programs.
+    fn empty(runc: &Path) -> io::Result<Self> {
         let folder = TempFolder::new();
         let rootfs = folder.join("rootfs");
         // Mount points must exist: the rootfs is read-only in the container.
         for name in ["proc", "dev", "run", "tmp"] {
             fs::create_dir_all(rootfs.join(name))?;
         }
-        let inside = rootfs.join(&PROGRAM[1..]);
-        fs::write(&inside, bytes)?;
-        fs::set_permissions(&inside, fs::Permissions::from_mode(0o755))?;
         Ok(Self {
             runc: runc.to_owned(),
             folder: Arc::new(folder),
@@ -83,7 +119,15 @@ impl Bundle {
             hooks: Map::new(),
             annotations: Map::new(),
             root: None,
+            program: &[PROGRAM],
+            seccomp: Value::Null,
         })
+    }
+
+    /// Sets `linux.seccomp` of the OCI configuration.
+    pub fn seccomp(&mut self, profile: Value) -> &mut Self {
+        self.seccomp = profile;
+        self
     }
 
     /// Copies a file of the host into the rootfs, with its mode. Programs must be static.
@@ -204,6 +248,7 @@ impl Bundle {
             state: self.folder.join("state"),
             bundle,
             id,
+            program: self.program,
             _folder: Arc::clone(&self.folder),
         })
     }
@@ -211,7 +256,7 @@ impl Bundle {
     fn config(&self, arguments: &[&str]) -> Value {
         let (uid, gid) = (geteuid(), getegid());
         let configuration = Configuration {
-            args: &[&[PROGRAM], arguments].concat(),
+            args: &[self.program, arguments].concat(),
             environment: &self.environment,
             rootfs: &self.folder.join("rootfs"),
             hostname: "hvsock-test",
@@ -226,6 +271,9 @@ impl Bundle {
         let mut json = configuration.to_json();
         json["hooks"] = self.hooks.clone().into();
         json["annotations"] = self.annotations.clone().into();
+        if !self.seccomp.is_null() {
+            json["linux"]["seccomp"] = self.seccomp.clone();
+        }
         json
     }
 }
@@ -276,7 +324,8 @@ impl Container {
     pub fn exec(&self, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
         let mut command = self.instance.runc_command();
         command
-            .args(["exec", &self.instance.id, PROGRAM])
+            .args(["exec", &self.instance.id])
+            .args(self.instance.program)
             .args(arguments);
         process::output(&mut command, input, RUN_TIMEOUT)
     }
@@ -297,6 +346,7 @@ struct Instance {
     state: PathBuf,
     bundle: PathBuf,
     id: String,
+    program: &'static [&'static str],
     /// Keeps the rootfs while the container runs.
     _folder: Arc<TempFolder>,
 }

@@ -24,6 +24,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::format::shell_word;
 use crate::os::linux::host_services::HostServices;
+use crate::os::linux::seccomp_agent::Agent;
 use crate::os::linux::signals::Termination;
 use crate::output;
 
@@ -51,6 +52,9 @@ pub struct Broker {
     /// Write no CDI devices
     #[arg(long)]
     no_cdi: bool,
+    /// Do not answer socket calls of unmodified programs in containers
+    #[arg(long)]
+    no_seccomp_agent: bool,
     /// In a virtual machine, join the broker of the host: `off` makes this machine a host of its own, `required`
     /// is an error on a machine without a host
     #[arg(
@@ -153,10 +157,14 @@ impl Broker {
         if !self.no_cdi {
             config.cdi = Some(cdi(&config.dirs, self.cdi_dir)?);
         }
-        let endpoint = config.dirs.endpoint();
+        let dirs = config.dirs.clone();
+        let endpoint = dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));
         let services = services.context("cannot offer the integration services")?;
+        if !self.no_seccomp_agent {
+            start_agent(&dirs);
+        }
         output::line(format_args!(
             "hvsock broker ready: endpoint {}",
             printable_path(&endpoint)
@@ -167,6 +175,16 @@ impl Broker {
         drop(services);
         drop(broker);
         Ok(())
+    }
+}
+
+/// Answers calls of containers. A broker without that is one all the same.
+fn start_agent(dirs: &Dirs) {
+    let started = Agent::bind(dirs).and_then(|agent| Ok(agent.start()?));
+    if let Err(error) = started {
+        let path = dirs.seccomp_agent();
+        let path = printable_path(&path);
+        tracing::warn!("does not answer calls of containers at {path}: {error:#}");
     }
 }
 

@@ -13,6 +13,7 @@ use super::integration_args::IntegrationArgs;
 use super::mounts::{Format, Mounts, or_invalid_option};
 use super::oci_hooks::OciHooks;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
+use super::seccomp_profile::{self, SeccompBase};
 use super::wait::Wait;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -65,7 +66,12 @@ pub struct Add {
     /// Write no CDI device for it
     #[arg(long)]
     no_cdi: bool,
-    /// For whom the mount is
+    /// Print the seccomp profile with which programs in it that do not know hvsock use AF_VSOCK and AF_HYPERV
+    #[arg(long, conflicts_with = "json")]
+    unmodified: bool,
+    #[command(flatten)]
+    base: SeccompBase,
+    /// For whom the mount or the profile is
     #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
     format: Format,
     #[command(flatten)]
@@ -80,8 +86,13 @@ pub struct Show {
     /// Print only what mounts its endpoint
     #[arg(long, conflicts_with = "json")]
     mount: bool,
-    /// For whom the mount is
-    #[arg(long, value_enum, default_value_t, requires = "mount")]
+    /// Print only the seccomp profile with which programs in it that do not know hvsock use AF_VSOCK and AF_HYPERV
+    #[arg(long, conflicts_with_all = ["json", "mount"])]
+    seccomp_profile: bool,
+    #[command(flatten)]
+    base: SeccompBase,
+    /// For whom the mount or the profile is
+    #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
 
@@ -93,10 +104,12 @@ impl Container {
         };
         match self {
             Self::Add(add) if add.json.json => add.run(context),
+            Self::Add(add) if add.unmodified => add.run(context),
             Self::Add(add) => with_option("add", add.format, add.run(context)),
             Self::List(json) => list(containers, json),
             Self::Id(named) => containers.id(&named),
-            Self::Show(show) if !show.mount => show_all(containers, &show.shown),
+            Self::Show(show) if show.seccomp_profile => show.print_profile(containers),
+            Self::Show(show) if !show.mount => show.print_all(containers),
             Self::Show(show) => with_option("show", show.format, show.print_mount(containers)),
             Self::Wait(wait) => wait.run(containers),
             Self::Pause(named) => containers.set_state(&named, PartitionState::Paused),
@@ -145,6 +158,11 @@ impl Add {
             "`{}` is a partition with the id {}",
             partition.name, partition.id
         ));
+        if self.unmodified {
+            let profile = self.base.profile(&partition, self.format)?;
+            seccomp_profile::note(context, &mounts, self.format);
+            return seccomp_profile::print(&profile);
+        }
         if let Format::Podman | Format::Docker = self.format {
             context.note("Start the container with this option of podman or docker:");
         }
@@ -189,7 +207,21 @@ impl Add {
 }
 
 impl Show {
+    fn print_all(&self, containers: Partitions<'_>) -> Result<()> {
+        show_all(containers, &self.shown)
+    }
+
+    fn print_profile(&self, containers: Partitions<'_>) -> Result<()> {
+        let partition = self.find(containers)?;
+        seccomp_profile::print(&self.base.profile(&partition, self.format)?)
+    }
+
     fn print_mount(&self, containers: Partitions<'_>) -> Result<()> {
+        Mounts::of(&self.find(containers)?)?.print(self.format)
+    }
+
+    /// The container, if it is one of this machine.
+    fn find(&self, containers: Partitions<'_>) -> Result<Partition> {
         let partition = containers.find(&self.shown.named)?;
         if let Some((vm, container)) = partition.name.parts() {
             let text = format!(
@@ -199,7 +231,7 @@ impl Show {
             let help = format!("in {vm}: hvsock container show --mount {container}");
             return Err(Failure::new(text).help(help).into());
         }
-        Mounts::of(&partition)?.print(self.format)
+        Ok(partition)
     }
 }
 

@@ -22,6 +22,8 @@ mod oci_hook;
 mod oci_hooks;
 mod partition;
 mod run;
+mod seccomp_agent;
+mod seccomp_profile;
 mod session;
 mod ssh;
 mod status;
@@ -76,6 +78,8 @@ pub enum Command {
     Kvp(kvp::Kvp),
     #[command(display_order = 27)]
     Nri(nri::Nri),
+    #[command(display_order = 28)]
+    SeccompAgent(seccomp_agent::SeccompAgent),
     #[command(subcommand, display_order = 26)]
     OciHook(oci_hook::OciHook),
 }
@@ -100,6 +104,7 @@ impl Command {
             Self::Bench(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
             Self::Nri(command) => command.run(context),
+            Self::SeccompAgent(command) => command.run(context),
             Self::OciHook(command) => command.run(context),
         }
     }

@@ -125,6 +125,11 @@ impl Mounts {
         ))
     }
 
+    /// The entry for `mounts` of an OCI runtime's `config.json`.
+    pub fn oci_entry(&self) -> String {
+        serde_json::to_string(&self.oci).unwrap_or_default()
+    }
+
     /// The qualified name of the device, if there is one.
     pub fn device(&self) -> Option<&CdiDevice> {
         self.device.as_ref()

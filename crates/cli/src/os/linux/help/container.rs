@@ -24,6 +24,9 @@ pub const TOPICS: &[Topic] = &[
             "If the command fails and its output is not a terminal, it prints an option that no engine has. So \
              `podman run $(hvsock container add web) IMAGE` starts nothing without the mount.",
             "With --if-absent, a container that exists with the same settings is as good as a new one.",
+            "With --unmodified, the output is a seccomp profile for a file, and stderr says how to use it. It has the rules of \
+             the container's own profile (--seccomp-base), and those by which the broker answers calls on sockets of \
+             AF_VSOCK and AF_HYPERV.",
         ],
         examples: &[
             ("hvsock container add web", "print its option"),
@@ -35,6 +38,10 @@ pub const TOPICS: &[Topic] = &[
             (
                 "hvsock -q container add web --format oci",
                 "for the config.json of runc",
+            ),
+            (
+                "hvsock container add web --unmodified > web.json",
+                "for unmodified programs",
             ),
         ],
         see_also: &["container show", "container remove"],
@@ -66,6 +73,10 @@ pub const TOPICS: &[Topic] = &[
             (
                 "hvsock container show web --mount --format kubernetes",
                 "parts of a Pod",
+            ),
+            (
+                "hvsock container show web --seccomp-profile > web.json",
+                "the seccomp profile",
             ),
         ],
         see_also: &["container list", "container add"],
@@ -105,6 +116,22 @@ pub const TOPICS: &[Topic] = &[
             ("hvsock nri --namespace prod --prefix web-", ""),
         ],
         see_also: &["oci-hook", "container add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "seccomp-agent",
+        notes: &[
+            "A container's runtime gives the listener of its seccomp filter to this agent, which answers the calls on \
+             sockets of AF_VSOCK and AF_HYPERV. The profile says so: `hvsock container add NAME --unmodified`.",
+            "A broker is the agent itself, unless it was started with --no-seccomp-agent.",
+            "For each process that a runtime starts there is a process that answers. It runs on when this one ends, since \
+             no socket of the container would work without it.",
+        ],
+        examples: &[(
+            "hvsock seccomp-agent",
+            "beside `hvsock broker --no-seccomp-agent`",
+        )],
+        see_also: &["container add", "broker"],
         ..Topic::EMPTY
     },
     Topic {
