@@ -16,7 +16,7 @@ use hvsock_endpoint::{
 use hvsock_sys::foreign_socket;
 use hvsock_sys::seccomp::Notification;
 
-use super::core::{Core, WaitKind, refusal_in, unreachable};
+use super::core::{Core, WaitKind, inode_of, refusal_in, unreachable};
 use super::exchange::{Connecting, Exchange, Phase, Purpose};
 use crate::broker::Message;
 use crate::model::{Address, ConnectStep, Errno, Family, local_of};
@@ -52,12 +52,45 @@ impl Core {
                 return Ok(());
             }
         };
+        let (inode, data) = match entry.is_used_up {
+            false => (inode, data),
+            true => match self.renew(call, inode, nonblocking) {
+                Ok(new) => new,
+                Err(errno) => {
+                    self.connect_ended(inode, Err(errno), true);
+                    return Err(errno);
+                }
+            },
+        };
         let started = self.start_connect(call, inode, data, address, nonblocking);
         if let Err(errno) = started {
             self.connect_ended(inode, Err(errno), true);
             return Err(errno);
         }
         Ok(())
+    }
+
+    /// Gives a socket a new Unix socket, after a non-blocking connect has failed for which the old one was
+    /// connected. Only the descriptor that is used has it; duplicates and sets of epoll keep the old one.
+    fn renew(
+        &mut self,
+        call: &Notification,
+        inode: u64,
+        nonblocking: bool,
+    ) -> Result<(u64, OwnedFd), Errno> {
+        let data = foreign_socket::create(nonblocking).map_err(|error| Errno::of(&error))?;
+        let new = inode_of(&data)?;
+        self.program
+            .replace(call, call.args[0] as i32, data.as_fd())?;
+        let mut entry = self.sockets.remove(&inode).ok_or(Errno::EBADF)?;
+        let bound = self.ports.of(inode);
+        self.ports.release(inode);
+        (entry.is_used_up, entry.name) = (false, None);
+        self.insert(new, entry)?;
+        if let Some(address) = bound {
+            self.ports.claim(new, address)?;
+        }
+        Ok((new, data))
     }
 
     fn start_connect(
@@ -69,9 +102,6 @@ impl Core {
         nonblocking: bool,
     ) -> Result<(), Errno> {
         let entry = self.sockets.get(&inode).ok_or(Errno::EBADF)?;
-        if entry.is_used_up {
-            return Err(Errno::new(libc::ECONNABORTED));
-        }
         let suspend = entry.socket.options().connected_suspend;
         let timeout = connect_timeout(entry.socket.connect_timeout(), address, &data);
         let vm = match address {

@@ -31,6 +31,9 @@ const CID_LIFETIME: Duration = Duration::from_secs(10);
 /// The sockets that a supervisor knows at most.
 const MAX_SOCKETS: usize = 1 << 20;
 
+/// The requests that wait for the broker at most. A program can close a socket while it connects and begin again.
+const MAX_EXCHANGES: usize = 4096;
+
 /// The supervisor of the programs under one filter.
 pub(crate) struct Core {
     pub(crate) program: Program,
@@ -199,6 +202,10 @@ impl Core {
         credentials: Option<Credentials>,
         timeout: Duration,
     ) -> Result<u64, OpenError> {
+        if self.exchanges.len() >= MAX_EXCHANGES {
+            let full = std::io::Error::from_raw_os_error(libc::ENOBUFS);
+            return Err(OpenError::System(full));
+        }
         let number = self.number();
         let now = Instant::now();
         let mut exchange = Exchange {

@@ -53,8 +53,8 @@ impl Core {
                 entry.name = Some(name);
             }
         }
-        // As in the kernel, a negative number is a large one.
-        let backlog = (call.args[1] as u32).clamp(1, MAX_BACKLOG);
+        // As in the kernel, a negative number is a large one, and one more than the backlog may wait.
+        let backlog = (call.args[1] as u32).saturating_add(1).min(MAX_BACKLOG);
         let opening = Opening {
             call: Some(*call),
             inode,

@@ -87,6 +87,28 @@ impl Program {
         }
     }
 
+    /// Puts a descriptor in place of another one of the program, which keeps its number and close-on-exec.
+    pub(crate) fn replace(
+        &self,
+        call: &Notification,
+        number: i32,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        let info = format!("/proc/{}/fdinfo/{number}", call.thread.number());
+        let info = fs::read_to_string(info).map_err(|error| Errno::of(&error))?;
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        let close_on_exec = flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0);
+        let replaced = self
+            .listener
+            .replace_fd(call.id, descriptor, number, close_on_exec);
+        match replaced {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Errno::EBADF),
+            Err(error) => Err(Errno::of(&error)),
+        }
+    }
+
     /// Reads the program's memory. Nothing may be read twice for one decision.
     pub(crate) fn read(
         &self,

@@ -55,6 +55,12 @@ if result == "EINPROGRESS":
     number = refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     assert errno.errorcode[number] == "ECONNRESET", number
     assert refused.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    # It can be used again.
+    assert error(refused.connect, (1, 26002)) == "EINPROGRESS"
+    poll = select.poll()
+    poll.register(refused, select.POLLOUT)
+    assert poll.poll(5000) == [(refused.fileno(), select.POLLOUT)]
+    assert refused.getpeername() == (1, 26002)
 else:
     assert result == "ECONNRESET", result
 

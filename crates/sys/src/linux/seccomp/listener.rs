@@ -234,6 +234,34 @@ impl Listener {
         }
     }
 
+    /// Puts a duplicate of `fd` into the process of a waiting call in place of its descriptor `number`. The call
+    /// still waits for its answer. Returns whether it was still there.
+    ///
+    /// # Errors
+    ///
+    /// Those of `SECCOMP_IOCTL_NOTIF_ADDFD`.
+    pub fn replace_fd(
+        &self,
+        id: NotificationId,
+        fd: BorrowedFd<'_>,
+        number: RawFd,
+        close_on_exec: bool,
+    ) -> io::Result<bool> {
+        let new_flags = if close_on_exec {
+            libc::O_CLOEXEC as u32
+        } else {
+            0
+        };
+        let mut request = libc::seccomp_notif_addfd {
+            id: id.0,
+            flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+            srcfd: u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)?,
+            newfd: u32::try_from(number).map_err(io::Error::other)?,
+            newfd_flags: new_flags,
+        };
+        unless_gone(self.install(&mut request)).map(|done| done.is_some())
+    }
+
     /// Makes the request with all signals blocked. After an interrupted one with `SECCOMP_ADDFD_FLAG_SEND` the
     /// call has returned 0 without a descriptor; a repeated one might install two.
     fn install(&self, request: &mut libc::seccomp_notif_addfd) -> io::Result<i32> {

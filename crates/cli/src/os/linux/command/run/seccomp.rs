@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use hvsock::ElementName;
 use hvsock_interpose::supervisor::{Event, Settings, Supervisor, filter};
 use hvsock_sys::init::send_signal;
+use hvsock_sys::limits;
 use hvsock_sys::seccomp::{Listener, SpawnError, spawn};
 use hvsock_sys::vsock;
 
@@ -156,6 +157,8 @@ pub fn run(
         SpawnError::Program(error) => not_started(Path::new(&program), &error),
         error @ SpawnError::Filter(_) => error.into(),
     })?;
+    // After the program has got the limit of this process.
+    let _ = limits::raise_descriptors();
     let reporter = Reporter::start(setting.context)?;
     let report = move |event| reporter.report(event);
     let supervisor = supervisor(setting, spawned.listener, names, report)?;
