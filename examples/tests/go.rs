@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 use hvsock_testkit::peer::ConformancePeer;
 use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::world::World;
-use hvsock_testkit::{TempFolder, go, wait};
+use hvsock_testkit::{TempFolder, go, require, wait};
 
 /// The module.
 const MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../go");
@@ -191,4 +192,71 @@ fn grpc_go_serves_and_calls_over_hvsock() {
     let refused = example.run(&["check", "hvsock://loopback/Nothing"], b"");
     let words = String::from_utf8_lossy(&refused.stderr);
     assert!(words.contains("the service is not registered"), "{words}");
+}
+
+/// The kernel's `AF_VSOCK` in a machine without a broker: to its host, from it, and within the machine.
+#[test]
+fn a_go_program_in_a_virtual_machine_reaches_its_host_and_is_reached() {
+    let Some(example) = Example::new(go::command(), "./examples/exec") else {
+        return;
+    };
+    let Some(kit) = require::found(Kit::find_for(Vmm::Qemu)) else {
+        return;
+    };
+    let mut build = go::command().expect("Go, as before");
+    // The program of the guest has no libraries there.
+    let folder = TempFolder::new();
+    let (tests, program) = (folder.join("tests"), folder.join("exec"));
+    let static_go = |command: &mut Command| {
+        succeeds(command.env("CGO_ENABLED", "0").current_dir(MODULE));
+    };
+    static_go(build.args(["test", "-c", "-o"]).arg(&tests).arg("."));
+    let mut build = go::command().expect("Go, as before");
+    static_go(
+        build
+            .args(["build", "-o"])
+            .arg(&program)
+            .arg("./examples/exec"),
+    );
+
+    example.world.vm("web", 42, &[]);
+    example.world.register(2765);
+    let mut config = Config::new("web");
+    config.vsock = Some(Vsock {
+        socket: example.world.socket("web"),
+    });
+    let loopback = kit.module("vsock_loopback").expect("the kernel has it");
+    config.files = vec![
+        File::copy(&tests, "/bin/tests").expect("a file"),
+        File::copy(&program, "/bin/hvexec").expect("a file"),
+        File::bytes("/lib/loopback.ko", 0o644, loopback),
+    ];
+    let guest = Guest::boot(&kit, &config).expect("it starts");
+    let run = |command: &str| guest.run(command, TIMEOUT).expect("it runs");
+
+    let (_server, _printed) = example.serve(&["serve", "hvsock://children/2761", "cat"]);
+    for address in ["hvsock://parent/2761", "hvsock://parent/Service%202761"] {
+        let output = run(&format!("echo ping | hvexec connect {address}"));
+        assert_eq!(output.text(), "ping", "{}", output.stderr_text());
+    }
+    let refused = run("hvexec connect hvsock://parent/Nothing </dev/null");
+    let words = refused.stderr_text();
+    assert!(words.contains("the service is not registered"), "{words}");
+    let refused = run("hvexec connect hvsock://parent/2765 </dev/null");
+    let words = refused.stderr_text();
+    assert!(
+        words.contains("no listener accepts this service there"),
+        "{words}"
+    );
+
+    let server = guest
+        .spawn("hvexec serve hvsock://parent/2765 cat")
+        .expect("it runs");
+    server.wait_for("listening", TIMEOUT).expect("it listens");
+    let output = example.run(&["connect", "hvsock://web/2765"], b"pong");
+    assert_eq!(stdout(&output), "pong");
+
+    let output = run("insmod /lib/loopback.ko && tests -test.v -test.run TheKernelsSockets");
+    let passed = "--- PASS: TestTheKernelsSocketsCarryAConnectionWithinThisMachine";
+    assert!(output.text().contains(passed), "{}", output.text());
 }
