@@ -220,7 +220,9 @@ fn a_container_keeps_its_other_sockets_while_the_broker_is_restarted_and_then_al
         return;
     };
     let mut host = Host::new();
-    let bundle = host.add(&runc, "web", &open());
+    let mut bundle = host.add(&runc, "web", &open());
+    // The broker judges by the user that the host knows.
+    bundle.map_root(100_000).expect("mapped");
     // Each line is a command, so that the broker can be killed in between.
     let program = "import sys\nfor line in sys.stdin: exec(line)";
     let mut container = bundle.start(&["python3", "-c", program]).expect("started");

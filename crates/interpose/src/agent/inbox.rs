@@ -79,27 +79,30 @@ impl Inbox {
         })
     }
 
-    /// Waits for the next container's process.
+    /// Waits for the next container's process; until `deadline`, and then returns `None`.
     ///
     /// # Errors
     ///
     /// Those of `poll` and `accept`, such as no free descriptor.
-    pub fn receive(&mut self) -> io::Result<Handover> {
+    pub fn receive(&mut self, deadline: Option<Instant>) -> io::Result<Option<Handover>> {
         loop {
             let now = Instant::now();
             if let Some(index) = self.senders.iter().position(|one| one.deadline <= now) {
                 self.senders.swap_remove(index);
-                return Ok(Err(InboxError::TimedOut));
+                return Ok(Some(Err(InboxError::TimedOut)));
             }
-            let readable = self.wait()?;
+            let readable = self.wait(deadline)?;
             for index in readable.into_iter().rev() {
                 if let Some(done) = self.senders[index].receive() {
                     self.senders.swap_remove(index);
-                    return Ok(done);
+                    return Ok(Some(done));
                 }
             }
             if let Err(error) = self.accept()? {
-                return Ok(Err(error));
+                return Ok(Some(Err(error)));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(None);
             }
         }
     }
@@ -129,7 +132,7 @@ impl Inbox {
     }
 
     /// Waits until there is something to do. Returns the senders that have sent something, in ascending order.
-    fn wait(&self) -> io::Result<Vec<usize>> {
+    fn wait(&self, deadline: Option<Instant>) -> io::Result<Vec<usize>> {
         let mut fds: Vec<_> = self
             .senders
             .iter()
@@ -138,10 +141,8 @@ impl Inbox {
         if self.senders.len() < MAX_SENDERS {
             fds.push(poll::PollFd::new(&self.socket, PollFlags::IN));
         }
-        poll::wait(
-            &mut fds,
-            self.senders.iter().map(|sender| sender.deadline).min(),
-        )?;
+        let deadlines = self.senders.iter().map(|sender| sender.deadline);
+        poll::wait(&mut fds, deadlines.chain(deadline).min())?;
         let senders = fds.iter().take(self.senders.len()).enumerate();
         let readable = senders.filter(|(_, fd)| !fd.revents().is_empty());
         Ok(readable.map(|(index, _)| index).collect())
@@ -241,7 +242,7 @@ mod tests {
             stream::send_with_descriptor(&runtime, first, listener().as_fd()).unwrap();
             runtime.write_all(rest).unwrap();
             let kept = (!closes).then_some(runtime);
-            let (process, _listener) = inbox.receive().unwrap().unwrap();
+            let (process, _listener) = inbox.receive(None).unwrap().unwrap().unwrap();
             assert_eq!((process.container.as_str(), process.pid), ("c1", 7));
             assert_eq!(process.metadata, "web");
             drop(kept);
@@ -314,12 +315,13 @@ mod tests {
                 let _ = runtime.read_to_end(&mut rest);
                 assert!(rest.is_empty());
             });
-            let found = inbox.receive().unwrap().unwrap_err();
+            let found = inbox.receive(None).unwrap().unwrap().unwrap_err();
             assert!(found.to_string().starts_with(error), "{found}");
             // The connection is closed.
             sender.join().unwrap();
         }
         assert!(inbox.senders.is_empty());
+        assert!(inbox.receive(Some(Instant::now())).unwrap().is_none());
     }
 
     #[test]
@@ -342,7 +344,7 @@ mod tests {
         }
         let mut timed_out = 0;
         let process = loop {
-            match inbox.receive().unwrap() {
+            match inbox.receive(None).unwrap().unwrap() {
                 Ok((process, _)) => break process,
                 Err(InboxError::TimedOut) => timed_out += 1,
                 Err(error) => panic!("{error}"),

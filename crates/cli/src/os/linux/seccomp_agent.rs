@@ -5,9 +5,10 @@
 //! its supervisor concerns no other.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -30,6 +31,8 @@ const MAX_SUPERVISORS: usize = 4096;
 const MAX_PER_CONTAINER: usize = 256;
 /// How long the broker may take to answer.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ended supervisor may stay a zombie.
+const REAP_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait after an error of the socket itself, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -46,7 +49,10 @@ impl Agent {
     /// Listens in the broker's folder.
     pub fn bind(dirs: &Dirs) -> Result<Self> {
         let path = dirs.seccomp_agent();
-        let lock = File::create(path.with_extension("lock"))?;
+        // Another user who could open it could lock it.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(path.with_extension("lock"))?;
         if lock.try_lock().is_err() {
             bail!("another process is the agent");
         }
@@ -68,8 +74,11 @@ impl Agent {
     /// Serves runtimes until the process ends.
     pub fn serve(&mut self) -> ! {
         loop {
-            match self.inbox.receive() {
-                Ok(handover) => self.take(handover),
+            let next_look =
+                (!self.supervisors.0.is_empty()).then(|| Instant::now() + REAP_INTERVAL);
+            match self.inbox.receive(next_look) {
+                Ok(Some(handover)) => self.take(handover),
+                Ok(None) => self.supervisors.reap(),
                 Err(error) => {
                     tracing::warn!("cannot receive from container runtimes: {error}");
                     thread::sleep(PAUSE);

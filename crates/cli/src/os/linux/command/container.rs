@@ -1,5 +1,7 @@
 //! `hvsock container`: containers as partitions.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hvsock::Fix;
@@ -13,7 +15,7 @@ use super::integration_args::IntegrationArgs;
 use super::mounts::{Format, Mounts, or_invalid_option};
 use super::oci_hooks::OciHooks;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
-use super::seccomp_profile::{self, SeccompBase};
+use super::seccomp_profile::{self, Base};
 use super::wait::Wait;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -69,8 +71,9 @@ pub struct Add {
     /// Print the seccomp profile with which programs in it that do not know hvsock use AF_VSOCK and AF_HYPERV
     #[arg(long, conflicts_with = "json")]
     unmodified: bool,
-    #[command(flatten)]
-    base: SeccompBase,
+    /// The container's seccomp profile without hvsock, or a config.json [default: podman's default profile]
+    #[arg(long, value_name = "FILE", requires = "unmodified")]
+    seccomp_base: Option<PathBuf>,
     /// For whom the mount or the profile is
     #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
     format: Format,
@@ -84,15 +87,16 @@ pub struct Show {
     #[command(flatten)]
     shown: Shown,
     /// Print only what mounts its endpoint
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, group = "printed", conflicts_with = "json")]
     mount: bool,
     /// Print only the seccomp profile with which programs in it that do not know hvsock use AF_VSOCK and AF_HYPERV
-    #[arg(long, conflicts_with_all = ["json", "mount"])]
+    #[arg(long, group = "printed", conflicts_with = "json")]
     seccomp_profile: bool,
-    #[command(flatten)]
-    base: SeccompBase,
+    /// The container's seccomp profile without hvsock, or a config.json [default: podman's default profile]
+    #[arg(long, value_name = "FILE", requires = "seccomp_profile")]
+    seccomp_base: Option<PathBuf>,
     /// For whom the mount or the profile is
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, requires = "printed")]
     format: Format,
 }
 
@@ -140,6 +144,9 @@ fn with_option(verb: &str, format: Format, result: Result<()>) -> Result<()> {
 
 impl Add {
     fn run(&self, context: &Context) -> Result<()> {
+        let read = || Base::read(self.seccomp_base.as_deref(), self.format);
+        // Before anything is added.
+        let base = self.unmodified.then(read).transpose()?;
         let client = context.client()?;
         let added = client.add_container(&NewContainer {
             name: self.name.clone(),
@@ -158,8 +165,8 @@ impl Add {
             "`{}` is a partition with the id {}",
             partition.name, partition.id
         ));
-        if self.unmodified {
-            let profile = self.base.profile(&partition, self.format)?;
+        if let Some(base) = base {
+            let profile = base.profile(&partition)?;
             seccomp_profile::note(context, &mounts, self.format);
             return seccomp_profile::print(&profile);
         }
@@ -213,7 +220,8 @@ impl Show {
 
     fn print_profile(&self, containers: Partitions<'_>) -> Result<()> {
         let partition = self.find(containers)?;
-        seccomp_profile::print(&self.base.profile(&partition, self.format)?)
+        let base = Base::read(self.seccomp_base.as_deref(), self.format)?;
+        seccomp_profile::print(&base.profile(&partition)?)
     }
 
     fn print_mount(&self, containers: Partitions<'_>) -> Result<()> {

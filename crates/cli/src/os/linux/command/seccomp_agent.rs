@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -14,6 +14,7 @@ use hvsock_interpose::model::OwnCid;
 use hvsock_interpose::supervisor::{Event, Settings, Supervisor};
 use hvsock_sys::seccomp::Listener;
 use hvsock_text::{printable, printable_path};
+use rustix::fs::{Mode, OFlags};
 
 use super::broker::log;
 use crate::context::Context;
@@ -62,7 +63,7 @@ fn supervise(path: &Path) -> Result<()> {
     let listener = io::stdin().as_fd().try_clone_to_owned()?;
     // Runtimes do not say whether they set the flag, and most cannot.
     let listener = Listener::from_descriptor(listener, false)?;
-    let endpoint = Endpoint::at(path);
+    let (folder, endpoint) = reachable(path).context("cannot open the endpoint's folder")?;
     let own = own_cid(&endpoint).unwrap_or_else(|error| {
         // The container's other sockets need answers all the same.
         let path = printable_path(path);
@@ -78,9 +79,22 @@ fn supervise(path: &Path) -> Result<()> {
         on_event: Box::new(move |event| report(&container, &event)),
     };
     let supervisor = Supervisor::new(listener, settings, own, None)?;
-    supervisor
-        .run()
-        .context("cannot answer the calls of a container")
+    let done = supervisor.run();
+    drop(folder);
+    done.context("cannot answer the calls of a container")
+}
+
+/// The endpoint at a path that a container's users reach, too: the supervisor connects with the rights of the
+/// calling program, and those users cannot search the folder above. Like the mount in the container it stays the
+/// one of this folder. Returns also the folder, on which the path depends.
+fn reachable(path: &Path) -> io::Result<(OwnedFd, Endpoint)> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let folder = path.parent().ok_or_else(invalid)?;
+    let name = path.file_name().ok_or_else(invalid)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let inside = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+    Ok((folder, Endpoint::at(inside)))
 }
 
 /// Logs what an operator may want to know.

@@ -5,7 +5,6 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::Args;
 use hvsock_control::Partition;
 use hvsock_interpose::agent::{Form, Profile};
 use hvsock_text::printable_path;
@@ -27,65 +26,78 @@ const OF_DOCKER: &str = "https://github.com/moby/profiles/blob/main/seccomp/defa
 /// The most bytes of a profile or a `config.json`.
 const MAX_BASE: u64 = 16 * 1024 * 1024;
 
-/// The options of a profile.
-#[derive(Debug, Args)]
-pub struct SeccompBase {
-    /// The container's seccomp profile without hvsock, or a config.json [default: podman's default profile]
-    #[arg(long, value_name = "FILE")]
-    seccomp_base: Option<PathBuf>,
+/// What a container's profile is made from.
+#[derive(Debug)]
+pub struct Base {
+    /// The file; `None` without other restrictions.
+    path: Option<PathBuf>,
+    content: Option<Vec<u8>>,
+    form: Form,
 }
 
-impl SeccompBase {
+impl Base {
+    /// Reads the container's profile without hvsock: the file that is given, or the default for whom the profile
+    /// is.
+    ///
+    /// # Errors
+    /// If it cannot be found or read.
+    pub fn read(given: Option<&Path>, format: Format) -> Result<Self> {
+        let path = match given {
+            Some(path) => Some(path.to_owned()),
+            None => default_path(format)?,
+        };
+        Ok(Self {
+            content: path.as_deref().map(read).transpose()?,
+            path,
+            form: match format {
+                Format::Podman | Format::Docker | Format::Compose => Form::Engine,
+                // Kubernetes passes it on to the runtime as it is.
+                Format::Oci | Format::Kubernetes => Form::Runtime,
+            },
+        })
+    }
+
     /// The profile for a container.
     ///
     /// # Errors
-    /// If the profile without hvsock cannot be found or read, or rules cannot be added to it.
-    pub fn profile(&self, container: &Partition, format: Format) -> Result<Profile> {
-        let form = match format {
-            Format::Podman | Format::Docker | Format::Compose => Form::Engine,
-            // Kubernetes passes it on to the runtime as it is.
-            Format::Oci | Format::Kubernetes => Form::Runtime,
-        };
-        let path = self.path(format)?;
-        let base = path.as_deref().map(read).transpose()?;
+    /// If the rules of hvsock cannot be added.
+    pub fn profile(&self, container: &Partition) -> Result<Profile> {
         let endpoint = container.endpoint.as_deref();
         // DIR/containers/NAME/endpoint
         let folder = endpoint.and_then(|endpoint| endpoint.ancestors().nth(3));
         let folder = folder.context("the broker has no endpoint for this container")?;
         let agent = folder.join("seccomp-agent");
-        let profile = Profile::new(base.as_deref(), form, &agent, container.name.as_str());
-        profile.map_err(|error| {
-            let base = path.as_deref().map_or_else(String::new, |path| {
-                format!(" from {}", printable_path(path))
-            });
+        let (base, name) = (self.content.as_deref(), container.name.as_str());
+        Profile::new(base, self.form, &agent, name).map_err(|error| {
+            let from = match &self.path {
+                Some(path) => format!(" from {}", printable_path(path)),
+                None => String::new(),
+            };
             let error = anyhow::Error::new(error);
-            Failure::new(format!("cannot make a seccomp profile{base}: {error:#}")).into()
+            Failure::new(format!("cannot make a seccomp profile{from}: {error:#}")).into()
         })
     }
+}
 
-    fn path(&self, format: Format) -> Result<Option<PathBuf>> {
-        if let Some(path) = &self.seccomp_base {
-            return Ok(Some(path.clone()));
+/// The file with the default profile of an engine; `None` if that has none.
+fn default_path(format: Format) -> Result<Option<PathBuf>> {
+    match format {
+        Format::Podman => {
+            let mut paths = OF_PODMAN.iter().map(PathBuf::from);
+            let missing = || {
+                Failure::new("podman's default seccomp profile is in none of its files")
+                    .help("give a profile with --seccomp-base FILE")
+            };
+            let found = paths.find(|path| path.exists());
+            Ok(Some(found.ok_or_else(missing)?))
         }
-        match format {
-            Format::Podman => {
-                let found = OF_PODMAN
-                    .iter()
-                    .map(PathBuf::from)
-                    .find(|path| path.exists());
-                let missing = || {
-                    Failure::new("podman's default seccomp profile is in none of its files")
-                        .help("give a profile with --seccomp-base FILE")
-                };
-                Ok(Some(found.ok_or_else(missing)?))
-            }
-            Format::Docker | Format::Compose => {
-                let text = "docker's default seccomp profile is in no file, and the container must keep it";
-                let help = format!("give a copy of {OF_DOCKER} with --seccomp-base FILE");
-                Err(Failure::new(text).help(help).into())
-            }
-            Format::Oci | Format::Kubernetes => Ok(None),
+        Format::Docker | Format::Compose => {
+            let text =
+                "docker's default seccomp profile is in no file, and the container must keep it";
+            let help = format!("give a copy of {OF_DOCKER} with --seccomp-base FILE");
+            Err(Failure::new(text).help(help).into())
         }
+        Format::Oci | Format::Kubernetes => Ok(None),
     }
 }
 
