@@ -71,6 +71,20 @@ fn sockets_of_other_families_are_untouched_and_the_device_answers() {
     check("foreign");
 }
 
+/// The numbers of system calls in the script are those of x86-64.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn random_calls_with_random_arguments_end_nothing_but_themselves() {
+    let world = World::without_host();
+    let before = world.listeners();
+    if let Some(mut command) = python(&world, "hostile") {
+        let done = Completed::of(&mut command);
+        assert_eq!((done.code, &*done.stdout), (Some(0), "done\n"), "{done:#?}");
+        // Nothing of it is left.
+        util::eventually("the listeners end", || world.listeners() == before);
+    }
+}
+
 #[test]
 fn a_full_close_is_told_from_a_half_close() {
     check("ends");
