@@ -95,20 +95,32 @@ fn with_port(address: Address, port: u32) -> Address {
 /// Fails with `EADDRINUSE` if there is a listener that has the address. Whether a listener there gets any connection
 /// is for `listen` to find out.
 fn check_free(address: Address, own: OwnCid) -> Result<(), Errno> {
+    let target = model::listen_target(address, own);
     for _ in 0..CLOSE_RETRIES {
-        let request = listen_request(model::listen_target(address, own), 1, true);
-        let broker = Conversation::open().map_err(|failure| of_listen(&failure))?;
-        broker
-            .send(&request)
-            .map_err(|failure| of_listen(&failure))?;
-        let answer = broker.answer().map_err(|failure| of_listen(&failure))?;
-        match answer.message {
-            BrokerMessage::Explained(refused) if is_in_use(&refused) => {}
-            _ => return Ok(()),
+        let mut refused = dry_run(target)?;
+        if refused.as_ref().is_some_and(is_unregistered) {
+            // Then it would listen for this partition only.
+            let vm = VmId::LOOPBACK;
+            refused = dry_run(SockAddrHv { vm, ..target })?;
+        }
+        if !refused.is_some_and(|refused| is_in_use(&refused)) {
+            return Ok(());
         }
         std::thread::sleep(CLOSE_INTERVAL);
     }
     Err(Errno::ADDRINUSE)
+}
+
+/// What a listener at an address would be refused for.
+fn dry_run(address: SockAddrHv) -> Result<Option<Refused>, Errno> {
+    let answer = Conversation::open().and_then(|broker| {
+        broker.send(&listen_request(address, 1, true))?;
+        broker.answer()
+    });
+    match answer.map_err(|failure| of_listen(&failure))?.message {
+        BrokerMessage::Explained(refused) => Ok(Some(refused)),
+        _ => Ok(None),
+    }
 }
 
 fn is_in_use(refused: &Refused) -> bool {

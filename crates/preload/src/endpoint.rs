@@ -23,6 +23,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 /// How long a broker may take for what it answers by itself, without a peer.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// How long the answer of a peer is waited for after a signal.
+const AFTER_SIGNAL: Duration = Duration::from_millis(20);
+
 /// Why a conversation failed.
 #[derive(Debug)]
 pub enum Failure {
@@ -103,14 +106,24 @@ impl Conversation {
         }
     }
 
-    /// The answer of the peer, for which a signal ends the wait with `EINTR`.
+    /// The answer of the peer, for which a signal ends the wait with `EINTR`, a moment later: a program that gets
+    /// one signal after another connects as well.
     pub fn answer_of_peer(&self) -> Result<Answer, Failure> {
+        let mut end: Option<Instant> = None;
         loop {
             match receive(self.socket.as_fd()) {
                 Err(Failure::System(Errno::AGAIN)) => {}
                 result => return result,
             }
-            wait(self.socket.as_fd(), PollFlags::IN, None)?;
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            match wait(self.socket.as_fd(), PollFlags::IN, left) {
+                Ok(true) => {}
+                Ok(false) => return Err(Errno::INTR.into()),
+                Err(Errno::INTR) => {
+                    end.get_or_insert_with(|| Instant::now() + AFTER_SIGNAL);
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 

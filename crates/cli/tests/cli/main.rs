@@ -12,6 +12,7 @@ mod connections;
 mod containers;
 mod demo;
 mod discover;
+mod emulated;
 mod guest_failures;
 mod guest_programs;
 mod guest_states;

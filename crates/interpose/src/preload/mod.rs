@@ -11,4 +11,4 @@ mod start;
 pub use elf::{Elf, Loader};
 pub use library::{LIBRARY_NAMES, LIBRARY_VARIABLE, NoLibrary, find_library};
 pub use program::{Unsuitable, check};
-pub use start::{Preload, TABLE_LEN, TABLE_VARIABLE};
+pub use start::{HELP_VARIABLE, Preload, TABLE_LEN, TABLE_VARIABLE};

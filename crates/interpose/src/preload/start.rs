@@ -11,6 +11,10 @@ use hvsock_sys::shared_memory;
 /// Names the file with the table of emulated sockets for the library.
 pub const TABLE_VARIABLE: &str = "HVSOCK_PRELOAD_TABLE";
 
+/// Has the help for a program that listens at a port which is not registered. `PORT` in it stands for the port.
+/// Without it the library says nothing about such a listener.
+pub const HELP_VARIABLE: &str = "HVSOCK_PRELOAD_HELP";
+
 /// The length of the table in bytes. Memory is taken as sockets are made.
 pub const TABLE_LEN: u64 = 8 * 1024 * 1024;
 

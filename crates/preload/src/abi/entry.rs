@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::errno::{errno, set_errno};
 use super::{descriptor, real};
 use crate::socket::Socket;
-use crate::state;
+use crate::{notice, state};
 
 /// Runs before the program's own code, with its environment and one thread.
 extern "C" fn constructor() {
@@ -17,6 +17,7 @@ extern "C" fn constructor() {
     let _ = catch_unwind(|| {
         real::prepare();
         state::prepare();
+        notice::prepare();
     });
     set_errno(kept);
 }

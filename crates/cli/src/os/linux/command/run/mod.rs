@@ -1,6 +1,7 @@
 //! `hvsock run`: runs a program whose `AF_VSOCK` and `AF_HYPERV` sockets the broker serves.
 
 mod init;
+mod preload;
 mod probe;
 mod register;
 mod report;
@@ -32,8 +33,11 @@ pub use probe::{COMMAND as PROBE_COMMAND, run as run_probe};
 #[derive(Debug, Args)]
 pub struct Run {
     /// Answer the program's socket calls by a seccomp filter, or fail
-    #[arg(long)]
+    #[arg(long, conflicts_with = "preload")]
     seccomp: bool,
+    /// Answer them by a preloaded library, or fail: where seccomp is denied, for dynamic programs only
+    #[arg(long)]
+    preload: bool,
     /// Register a service while the program runs: the port given, or else what it listens for
     #[arg(long, value_name = "NAME[=PORT]")]
     register: Vec<Registration>,
@@ -59,15 +63,20 @@ impl Run {
         let (leases, names) = register::take(&setting, self.register)?;
         // Before any thread is started.
         let init = Init::new()?;
-        let choice = match self.seccomp {
-            true => Choice::Only(Way::Seccomp),
-            false => Choice::Best,
+        let choice = match (self.seccomp, self.preload) {
+            (true, _) => Choice::Seccomp,
+            (_, true) => Choice::Preload,
+            _ => Choice::Best,
         };
-        let way = choice.resolve(&setting)?;
+        let way = choice.resolve(&setting, &self.program[0])?;
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]);
         let status = match way {
             Way::Seccomp => seccomp::run(&setting, &init, command, names)?,
+            Way::Preload(library) => {
+                register::check_ports(&names)?;
+                preload::run(&setting, &init, command, library)?
+            }
         };
         drop(leases);
         match status {

@@ -1,0 +1,105 @@
+//! The program with the preloaded library, which answers its calls within it.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use hvsock_interpose::preload::{
+    HELP_VARIABLE, LIBRARY_VARIABLE, NoLibrary, Preload, Unsuitable, check as check_program,
+    find_library,
+};
+
+use super::init::Init;
+use super::seccomp::not_started;
+use super::setting::Setting;
+use crate::failure::Failure;
+
+/// The variable of the dynamic loader with the libraries to load first.
+const LD_PRELOAD: &str = "LD_PRELOAD";
+/// The endpoint for the library, which has no command line.
+const ENDPOINT: &str = "HVSOCK_ENDPOINT";
+
+/// What the library says to the user of a program that listens at an unregistered port.
+const REGISTER: &str = "hvsock run --register NAME=PORT …";
+
+/// What stands in the way of this way.
+#[derive(Debug)]
+pub enum Obstacle {
+    /// The library is not installed.
+    Library(NoLibrary),
+    /// The program would not load it.
+    Program(Unsuitable),
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Library(error) => error.fmt(f),
+            Self::Program(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Obstacle {
+    /// What helps.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Library(_) => format!("set {LIBRARY_VARIABLE} to the path of the library"),
+            Self::Program(Unsuitable::GainsRights(_)) => {
+                "run it as the user that it changes to, or by `hvsock run --seccomp`".into()
+            }
+            Self::Program(Unsuitable::OtherLibrary { .. }) => {
+                format!(
+                    "set {LIBRARY_VARIABLE} to a library that is built for it, or use `hvsock run --seccomp`"
+                )
+            }
+            Self::Program(_) => "hvsock run --seccomp".into(),
+        }
+    }
+
+    /// The error of a user who wants this way.
+    pub fn into_failure(self) -> Failure {
+        let text = format!("cannot serve the program's sockets by the preloaded library: {self}");
+        Failure::new(text).help(self.help())
+    }
+}
+
+/// Looks for the library, and whether the program would load it.
+///
+/// # Errors
+///
+/// What stands in the way.
+pub fn check(program: &OsStr) -> Result<PathBuf, Obstacle> {
+    let command = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/hvsock"));
+    let named = std::env::var_os(LIBRARY_VARIABLE);
+    let library = find_library(named, &command).map_err(Obstacle::Library)?;
+    let path = std::env::var_os("PATH");
+    check_program(program, path.as_deref(), &library).map_err(Obstacle::Program)?;
+    Ok(library)
+}
+
+/// Runs the program. Returns its exit status.
+pub fn run(
+    setting: &Setting<'_>,
+    init: &Init,
+    mut command: Command,
+    library: PathBuf,
+) -> Result<u8> {
+    let preload = Preload::new(library).context("cannot preload the library")?;
+    preload.apply(&mut command, std::env::var_os(LD_PRELOAD));
+    if !setting.context.quiet {
+        command.env(HELP_VARIABLE, REGISTER);
+    }
+    // Of several paths the environment decides, as it did for this command.
+    if let [path] = setting.endpoint.paths() {
+        let path = std::path::absolute(path).context("cannot find the endpoint's path")?;
+        command.env(ENDPOINT, path);
+    }
+    init.prepare(&mut command);
+    let program = command.get_program().to_owned();
+    let child = command.spawn();
+    let child = child.map_err(|error| not_started(Path::new(&program), &error))?;
+    init.wait(child.id(), || true)
+}

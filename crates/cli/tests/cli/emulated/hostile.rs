@@ -1,0 +1,139 @@
+//! What a program may do wrong or on purpose, and what may happen to it.
+
+use std::process::Stdio;
+
+use rustix::process::{Signal, kill_process};
+
+use super::world::{BOTH, Emulated, PORT, Way, prints, succeeds};
+use crate::util::{Completed, Running, eventually};
+
+#[test]
+fn bad_pointers_and_lengths_are_errors_of_the_call() {
+    let expected = "\
+bind EFAULT EFAULT
+short EINVAL EINVAL
+long EINVAL EINVAL
+connect EFAULT EINVAL
+getsockname EFAULT EFAULT
+getsockname EINVAL EFAULT
+getsockname ok 16
+getpeername EFAULT EFAULT
+getpeername EINVAL EFAULT
+getpeername ok 16
+getsockopt EFAULT
+getsockopt EFAULT
+setsockopt EFAULT
+setsockopt ok
+accept -1 EFAULT
+closed True EBADF
+";
+    prints(&BOTH, "pointers", expected);
+}
+
+#[test]
+fn an_accept_without_free_descriptors_loses_no_connection() {
+    succeeds(&BOTH, "descriptors");
+}
+
+#[test]
+fn descriptors_that_a_program_closes_silently_are_not_taken_for_others() {
+    succeeds(&BOTH, "closes_everything");
+}
+
+#[test]
+fn descriptors_that_change_during_calls_do_not_reach_foreign_sockets() {
+    succeeds(&BOTH, "closes_while_others_wait");
+}
+
+#[test]
+fn connects_to_a_program_that_accepts_nothing_end() {
+    succeeds(&BOTH, "never_accepts");
+}
+
+#[test]
+fn a_storm_of_signals_does_not_break_calls() {
+    succeeds(&BOTH, "urgent");
+}
+
+#[test]
+fn many_processes_of_one_program_connect_at_once() {
+    succeeds(&BOTH, "children");
+}
+
+/// Starts a scenario that prints `ready`, and waits for that.
+fn ready(emulated: &Emulated, way: Way, name: &str) -> Running {
+    let mut command = emulated.scenario(way, name);
+    let mut running = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+    assert_eq!(running.line(), "ready", "{way:?}");
+    running
+}
+
+#[test]
+fn a_program_gets_errors_when_the_broker_is_gone() {
+    for way in BOTH {
+        let Some(mut emulated) = Emulated::new() else {
+            return;
+        };
+        let mut running = ready(&emulated, way, "broker_gone");
+        emulated.world.broker().kill();
+        let rest = running.rest();
+        let rest = String::from_utf8_lossy(&rest);
+        assert_eq!(rest, "socket 40\ndone\n", "{way:?}");
+        assert_eq!(running.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_listener_serves_again_after_a_restart_of_the_broker() {
+    for way in BOTH {
+        let Some(mut emulated) = Emulated::new() else {
+            return;
+        };
+        let mut running = ready(&emulated, way, "broker_restarted");
+        let connect = |emulated: &Emulated| {
+            let mut connect = emulated.world.command(["connect", "loopback", PORT]);
+            Completed::with_input(&mut connect, b"hello")
+        };
+        assert_eq!(connect(&emulated).ok(), "hello");
+        assert_eq!(running.line(), "served", "{way:?}");
+        emulated.world.broker().kill();
+        emulated.world.start_broker();
+        eventually("the program serves again", || {
+            connect(&emulated).code == Some(0)
+        });
+        assert_eq!(running.line(), "served", "{way:?}");
+        assert_eq!(running.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_program_gets_errors_when_its_supervisor_is_gone() {
+    let Some(emulated) = Emulated::new() else {
+        return;
+    };
+    let mut command = emulated.scenario(Way::Seccomp, "supervisor_gone");
+    let mut running = Running::start(command.stdout(Stdio::piped()));
+    assert_eq!(running.line(), "ready");
+    kill_process(running.pid(), Signal::KILL).unwrap();
+    let rest = running.rest();
+    let rest = String::from_utf8_lossy(&rest);
+    assert_eq!(
+        rest,
+        "accept ENOSYS\nsocket ENOSYS\ndata b'still here'\ndone\n"
+    );
+}
+
+#[test]
+fn a_program_that_others_may_not_look_at_gets_errors_or_works_and_never_hangs() {
+    for way in BOTH {
+        let Some(emulated) = Emulated::new() else {
+            return;
+        };
+        let output = emulated.output(way, "undumpable");
+        // Root may look at every program.
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root || way == Way::Preload {
+            assert_eq!(output, "None\n", "{way:?}");
+        }
+    }
+}
