@@ -156,35 +156,47 @@ def nonblocking():
 def nonblocking_refused():
     c = vsock()
     c.setblocking(False)
-    refused(c)
+    refused(c, select.epoll())
     assert c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     assert number(c.getpeername) == "ENOTCONN"
 
 
-def refused(c):
-    events = select.epoll()
-    events.register(c, select.EPOLLOUT)
+def refused(c, events=None):
+    if events:
+        events.register(c, select.EPOLLOUT)
     done = c.connect_ex((LOCAL, PORT))
+    if not events:
+        events = select.epoll()
+        events.register(c, select.EPOLLOUT)
     if done == errno.EINPROGRESS:
         assert events.poll(10), "the refusal shows"
         done = c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     assert done == errno.ECONNRESET, done
 
 
-def connects_again():
+def connects_again(early=lambda: None):
     """A socket whose connect was refused connects when somebody listens."""
     c = vsock()
     c.setblocking(False)
     for _ in range(3):
-        refused(c)
+        refused(c, early())
     s = listener()
+    events = early()
+    if events:
+        events.register(c, select.EPOLLOUT)
     assert c.connect_ex((LOCAL, PORT)) == errno.EINPROGRESS
+    assert not events or events.poll(10), "the connect shows"
     assert select.select([], [c], [], 10)[1] == [c]
     assert c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
     a, _ = s.accept()
     a.sendall(b"x")
     c.setblocking(True)
     assert c.recv(1) == b"x"
+
+
+def connects_again_early():
+    """epoll watches the socket from before each connect."""
+    connects_again(select.epoll)
 
 
 def asyncio_both():
