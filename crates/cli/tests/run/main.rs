@@ -137,6 +137,23 @@ fn signals_are_forwarded_to_the_program() {
 }
 
 #[test]
+fn a_program_that_is_stopped_and_continued_alone_goes_on() {
+    let world = World::without_host();
+    // Its sockets are served after that, too.
+    let script = "(sleep 0.2; kill -CONT $$) & kill -STOP $$; exec \"$@\"";
+    let Some(python) = require::python3() else {
+        return;
+    };
+    let mut command = world.command(["run", "sh", "-c", script, "sh"]);
+    command.arg(python);
+    command.args([
+        "-c",
+        "import socket; socket.socket(socket.AF_VSOCK); print('served')",
+    ]);
+    assert_eq!(Completed::of(&mut command).ok(), "served\n");
+}
+
+#[test]
 fn an_unregistered_port_is_named_with_the_command_that_helps_and_register_leases_it() {
     let world = World::without_host();
     let Some(python) = require::python3() else {

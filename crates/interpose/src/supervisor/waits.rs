@@ -61,16 +61,11 @@ impl Core {
                 }
             }
         }
-        // A call that an earlier kernel has ended by a signal, or whose thread was killed.
-        let numbers: Vec<u64> = self.waits.keys().copied().collect();
-        for number in numbers {
-            let is_valid = |wait: &Wait| self.program.is_valid(&wait.call);
-            let is_due = self.waits.get(&number).is_some_and(|wait| {
-                wait.next_check <= now + CHECK_OLD_EVERY && !waits_killable && !is_valid(wait)
-            });
-            if is_due {
-                ended.push((number, End::Gone));
-            }
+        if !waits_killable {
+            // The kernel itself ends calls that a signal interrupts.
+            let is_gone = |wait: &Wait| !self.program.is_valid(&wait.call);
+            let gone = self.waits.iter().filter(|(_, wait)| is_gone(wait));
+            ended.extend(gone.map(|(number, _)| (*number, End::Gone)));
         }
         for (number, end) in ended {
             self.end_wait(number, end);

@@ -1,6 +1,7 @@
 //! The first process of the program's processes: forwards signals to the program, takes the ends of orphans,
 //! and ends with the program's status.
 
+use std::fs::File;
 use std::io;
 use std::process::Command;
 
@@ -16,6 +17,7 @@ const SIGQUIT: i32 = 3;
 const SIGTERM: i32 = 15;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
+const SIGSTOP: i32 = 19;
 
 /// Queues this process's signals and adopts orphans.
 #[derive(Debug)]
@@ -42,9 +44,10 @@ impl Init {
     /// exit status; 128 and the signal's number if one has ended it.
     ///
     /// A signal from elsewhere is passed on. One of the terminal has reached the program as well. When the
-    /// program is stopped, this process stops, too, so that a shell can continue both.
+    /// terminal stops the program, this process stops, too, so that a shell can continue both.
     pub fn wait(&self, main: u32, is_done: impl Fn() -> bool) -> Result<u8> {
         let is_first = std::process::id() == 1;
+        let has_terminal = !is_first && File::open("/dev/tty").is_ok();
         let mut status = None;
         loop {
             while let Some((process, change)) = next_change()? {
@@ -56,7 +59,8 @@ impl Init {
                     Change::Killed(signal) => {
                         status = Some(u8::try_from(128 + signal).unwrap_or(u8::MAX));
                     }
-                    Change::Stopped(_) if !is_first => {
+                    // By a shell's terminal. Whoever stops the program otherwise continues it alone.
+                    Change::Stopped(signal) if signal != SIGSTOP && has_terminal => {
                         stop_self();
                         send_signal(main, SIGCONT);
                     }
