@@ -34,7 +34,7 @@ pub(crate) struct FolderLock {
 
 /// Creates missing folders, checks existing ones, and takes the lock.
 pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
-    for socket in [dirs.endpoint(), dirs.control()] {
+    for socket in [dirs.endpoint(), dirs.text(), dirs.control()] {
         check_socket(&socket)?;
     }
     Folder::open_or_create(&dirs.config)?;
@@ -140,6 +140,7 @@ pub(crate) fn remove_unknown_containers(dirs: &Dirs, is_known: impl Fn(&str) -> 
         if !entry.file_name().to_str().is_some_and(&is_known) {
             // A killed broker leaves its socket behind.
             let _ = fs::remove_file(entry.path().join("endpoint"));
+            let _ = fs::remove_file(entry.path().join("text"));
             if fs::read_link(dirs.container_ids().join(entry.file_name())).is_err() {
                 let _ = fs::remove_dir(entry.path());
             }
@@ -166,7 +167,7 @@ pub(crate) fn check_socket(socket: &Path) -> Result<(), StartError> {
 /// of all of them may be a symbolic link.
 pub(crate) fn is_own(dirs: &Dirs, path: &Path) -> bool {
     let is_in = |dirs: &Dirs| {
-        let files = [dirs.endpoint(), dirs.control(), dirs.lock()];
+        let files = [dirs.endpoint(), dirs.text(), dirs.control(), dirs.lock()];
         files.iter().any(|file| path == file)
             || path.starts_with(dirs.vms())
             || path.starts_with(dirs.containers())

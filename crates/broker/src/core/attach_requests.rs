@@ -71,7 +71,8 @@ impl Core {
     ) -> Result<(), Refusal> {
         let attached = connect.transports.contains(Transport::Attached);
         let is_alone = connect.transports == Transports::ATTACHED;
-        match (session.attachment.is_some(), attached) {
+        // A client of the text protocol has its socket already.
+        match (session.attachment.is_some() || session.is_text(), attached) {
             (false, false) => Ok(()),
             (true, true) if is_alone => Ok(()),
             (false, true) => Err(protocol_violation("an attached socket without ATTACH")),

@@ -76,11 +76,10 @@ impl Core {
         partition: VmId,
     ) -> SessionState {
         match self.cid_of(session.partition, partition) {
-            Ok(cid) => {
-                let answer = BrokerMessage::Cid { cid };
-                self.session_io.send(&session.socket, &answer);
-                self.check_queries(session)
-            }
+            Ok(cid) => match self.answer(&session, &BrokerMessage::Cid { cid }) {
+                true => self.check_queries(session),
+                false => SessionState::Closed,
+            },
             Err(refusal) => self.refuse_name(&session, &refusal),
         }
     }

@@ -12,8 +12,9 @@ use super::endpoints::{Accepted, EndpointKind, send_refusal};
 use super::hybrid_answers::send_refused;
 use super::limits::watch_limit;
 use super::requests::SessionState;
-use super::sessions::{Entry, Role, Session};
+use super::sessions::{Entry, Role, Session, TextEntry};
 use super::state::Core;
+use super::text_answers;
 use crate::callers::Caller;
 use crate::data_path::{ProcessSocket, protocol_violation};
 use crate::reply::refused;
@@ -49,6 +50,7 @@ impl Core {
     fn open_session(&mut self, socket: OwnedFd, kind: EndpointKind, partition: PartitionKey) {
         let (partition, entry) = match kind {
             EndpointKind::Endpoint => (partition, Entry::Endpoint),
+            EndpointKind::Text => (partition, Entry::Text(TextEntry::default())),
             // Only processes of the host can reach a VM's socket.
             EndpointKind::Hybrid => (self.fabric.root(), Entry::hybrid(partition)),
         };
@@ -143,9 +145,12 @@ impl Core {
     /// Closes the sessions whose idle timeout has passed.
     pub(super) fn expire_sessions(&mut self, now: Instant) {
         while let Some(session) = self.sessions.pop_expired(now) {
-            match session.is_hybrid() {
-                true => send_refused(&session.socket, "no request arrived in time"),
-                false => self.send_refusal(&session, &Refusal::TimedOut),
+            let reason = "no request arrived in time";
+            let label = Refusal::TimedOut.label();
+            match &session.entry {
+                Entry::Hybrid(_) => send_refused(&session.socket, reason),
+                Entry::Text(_) => text_answers::send_refused(&session.socket, label, reason),
+                Entry::Endpoint => self.send_refusal(&session, &Refusal::TimedOut),
             }
         }
     }
@@ -157,9 +162,10 @@ impl Core {
         session: Session<ProcessSocket>,
         index: Option<usize>,
     ) -> Option<(Session<ProcessSocket>, bool)> {
-        match session.is_hybrid() {
-            true => self.read_hybrid_request(session, index),
-            false => self.read_messages(session, index),
+        match &session.entry {
+            Entry::Hybrid(_) => self.read_hybrid_request(session, index),
+            Entry::Text(_) => self.read_text_request(session, index),
+            Entry::Endpoint => self.read_messages(session, index),
         }
     }
 
@@ -248,8 +254,12 @@ impl Core {
 
     /// Sends a refusal to a session.
     pub(super) fn send_refusal(&mut self, session: &Session<ProcessSocket>, refusal: &Refusal) {
-        if session.is_hybrid() {
-            return send_refusal(&session.socket, EndpointKind::Hybrid, refusal);
+        match &session.entry {
+            Entry::Hybrid(_) => {
+                return send_refusal(&session.socket, EndpointKind::Hybrid, refusal);
+            }
+            Entry::Text(_) => return send_refusal(&session.socket, EndpointKind::Text, refusal),
+            Entry::Endpoint => {}
         }
         let message = BrokerMessage::Refused(refused(refusal));
         self.session_io.send(&session.socket, &message);

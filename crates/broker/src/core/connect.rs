@@ -4,6 +4,7 @@
 //! receives its descriptors in one message. The broker's part goes to the core thread's own connection
 //! set, and from there to a data thread once it has relayed many bytes.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use hvsock_fabric::{ConnectRequest, ConnectionEnd, Destination, Refusal, Route};
 use super::attaching::{AttachedPeer, Ends};
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::in_flight::MessageKind;
-use super::limits::in_flight_limit;
+use super::limits::{descriptor_limit, in_flight_limit};
 use super::listeners::ListenerRecord;
 use super::offering::{NotNow, Placement};
 use super::offers::Offer;
@@ -44,6 +45,8 @@ struct Joined {
     chosen: ChosenTransport,
     part: BrokerPart,
     charge: Charge,
+    /// The data of a client of the text protocol: a duplicate of its socket.
+    plain: Option<OwnedFd>,
 }
 
 impl Core {
@@ -177,15 +180,21 @@ impl Core {
         let terms = Terms {
             transport: chosen.transport(),
             kind: MessageKind::Offer,
-            own: chosen.descriptors(),
+            own: chosen.descriptors() + u64::from(session.is_text()),
             offered: chosen.offered_descriptors(),
         };
+        let plain = session.is_text().then(|| {
+            let duplicate = session.socket.as_fd().try_clone_to_owned();
+            duplicate.map_err(|error| descriptor_limit(&error))
+        });
+        let plain = plain.transpose()?;
         let make = |core: &mut Self| core.data_threads.spare().take(chosen);
         let (part, charge) = self.hand_over(session, route, terms, make)?;
         Ok(Joined {
             chosen,
             part,
             charge,
+            plain,
         })
     }
 
@@ -205,7 +214,10 @@ impl Core {
             own,
             offered,
         } = terms;
-        let reply = self.reserve_reply(session.partition, session.caller)?;
+        let reply = match session.is_text() {
+            true => None,
+            false => Some(self.reserve_reply(session.partition, session.caller)?),
+        };
         let placement = self.place_offer(id, session.partition, kind)?;
         let (charge, held) = self.charge_connection(
             self.owner(session.partition, session.caller),
@@ -232,19 +244,28 @@ impl Core {
             descriptors: server,
             _charge: held,
         };
-        let connected = BrokerMessage::Connected(Connected {
+        let connected = Connected {
             transport,
             connection: route.connection.as_u64(),
             local: route.client,
             peer: route.server,
-        });
+        };
         let is_passed = self.pass_offer(id, &offer, placement)?;
         let descriptors = client.descriptors(&offer.descriptors);
-        let sent = self
-            .session_io
-            .send_with(&session.socket, &connected, &descriptors);
+        let sent = match session.is_text() {
+            true => Self::send_text_connected(session, &connected),
+            false => self.session_io.send_with(
+                &session.socket,
+                &BrokerMessage::Connected(connected),
+                &descriptors,
+            ),
+        };
         match sent {
-            Ok(()) => self.in_flight.sent(&session.socket, reply),
+            Ok(()) => {
+                if let Some(reply) = reply {
+                    self.in_flight.sent(&session.socket, reply);
+                }
+            }
             // If the process is gone by now, the connection set resets the connection.
             Err(error) if is_disconnected(&error) => {}
             Err(error) => {
@@ -296,6 +317,7 @@ impl Core {
             chosen,
             part,
             charge,
+            plain,
         } = joined;
         let id = route.connection;
         let service = connect.address.service;
@@ -321,15 +343,25 @@ impl Core {
         let claim = session.claim;
         let (mut attached, mut counters) = (None, Arc::default());
         let mut owner = ConnectionOwner::Attaching;
-        match session.attachment {
-            Some(attachment) => {
+        match (session.attachment, plain) {
+            (_, Some(plain)) => {
+                let Some(connection) = part.plain(plain, raw_fd) else {
+                    return;
+                };
+                owner = ConnectionOwner::DataThreads(self.data_threads.adopt(Adopted {
+                    id,
+                    connection,
+                    counters: Arc::clone(&counters),
+                }));
+            }
+            (Some(attachment), None) => {
                 let ends = Ends {
                     control: session.socket,
                     peer: AttachedPeer::Process { part, raw_fd },
                 };
                 attached = Some((attachment, ends));
             }
-            None => {
+            (None, None) => {
                 let made = part.connection(session.socket, [connect.flags.raw_fd, raw_fd]);
                 let Some((connection, counted)) = made else {
                     return;

@@ -51,6 +51,7 @@ impl Core {
             } => {
                 self.fabric.set_connected_suspend(connection, end, value);
             }
+            Report::Closed { connection, .. } if self.text_listeners.remove_relay(connection) => {}
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
             Report::Arena { connection, news } => self.handle_arena_news(connection, news),
@@ -60,7 +61,7 @@ impl Core {
 
     /// Moves a busy connection to a data thread, round robin.
     fn promote(&mut self, id: ConnectionId) {
-        if self.connections.get(id).is_some()
+        if (self.connections.get(id).is_some() || self.text_listeners.has_relay(id))
             && let Some(place) = self.data_threads.promote(id)
         {
             self.connections.moved(id, place);

@@ -26,6 +26,7 @@ use slab::Slab;
 
 use super::hybrid_answers::send_refused;
 use super::limits::descriptor_limit;
+use super::text_answers::send_text_refusal;
 use super::tokens::endpoint_token;
 use crate::StartError;
 use crate::reply::refused;
@@ -56,6 +57,8 @@ pub(super) struct Endpoints {
 pub(super) enum EndpointKind {
     /// For the processes in the partition, which speak the endpoint protocol.
     Endpoint,
+    /// For the processes in the partition, which speak the text protocol.
+    Text,
     /// For processes of the host, which reach the partition, a VM, by hybrid vsock.
     Hybrid,
 }
@@ -114,7 +117,7 @@ impl Endpoints {
         let (mode, backlog) = (0o666, ENDPOINT_BACKLOG);
         let socket = match kind {
             EndpointKind::Endpoint => seqpacket::listen(&path, mode, backlog),
-            EndpointKind::Hybrid => stream::listen(&path, mode, None, backlog),
+            EndpointKind::Text | EndpointKind::Hybrid => stream::listen(&path, mode, None, backlog),
         };
         let socket = socket.map_err(StartError::io(format!("listen at {}", path.display())))?;
         let entry = self.endpoints.vacant_entry();
@@ -137,9 +140,12 @@ impl Endpoints {
         Ok(())
     }
 
-    /// Opens the endpoint of `partition` again if its path leads to no socket. Clients that have one stay.
-    pub(super) fn repair(&mut self, partition: PartitionKey) -> Result<(), StartError> {
-        let kind = EndpointKind::Endpoint;
+    /// Opens a socket of `partition` again if its path leads to no socket. Clients that have one stay.
+    pub(super) fn repair(
+        &mut self,
+        kind: EndpointKind,
+        partition: PartitionKey,
+    ) -> Result<(), StartError> {
         let Some(path) = self.path_of(kind, partition).map(Path::to_owned) else {
             return Ok(());
         };
@@ -266,6 +272,7 @@ pub(super) fn send_refusal(client: impl AsFd, kind: EndpointKind, refusal: &Refu
             BrokerMessage::Refused(refused(refusal)).encode(&mut bytes);
             let _ = message::send(&client, &bytes, &[]);
         }
+        EndpointKind::Text => send_text_refusal(&client, refusal),
         EndpointKind::Hybrid => {
             send_refused(&client, &refusal.to_string());
         }

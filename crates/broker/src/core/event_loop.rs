@@ -81,6 +81,8 @@ impl Loop {
         let own = core.fabric.root();
         core.endpoints
             .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
+        core.endpoints
+            .open(EndpointKind::Text, own, core.dirs.text())?;
         if let Some(host) = host {
             core.open_outer(host)?;
         }
@@ -124,6 +126,7 @@ impl Loop {
                     Source::Connection => self.core.data_threads.handle_event(event),
                     Source::Endpoint(index) => self.core.endpoints.mark(index),
                     Source::Session(index) => self.core.session_event(index),
+                    Source::Text(index) => self.core.text_listener_event(index),
                     Source::Attaching(index) => self.core.attaching_ready(index),
                     Source::Uplink(index) => self.core.uplink_client_ready(index),
                 }

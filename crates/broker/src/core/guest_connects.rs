@@ -122,7 +122,7 @@ impl Core {
         route: Route,
     ) -> Result<(), (Session<ProcessSocket>, NotNow)> {
         let (id, vm) = (route.connection, self.carrier(route.target));
-        let reply = match session.is_hybrid() {
+        let reply = match session.is_plain() {
             true => None,
             false => match self.reserve_reply(session.partition, session.caller) {
                 Ok(reply) => Some(reply),
@@ -145,7 +145,7 @@ impl Core {
         };
         let counters: Arc<ByteCounters> = Arc::default();
         let made = match self.capabilities(vm).byte_counts {
-            _ if session.is_hybrid() => self.own_ends(&session.socket, vm, &counters),
+            _ if session.is_plain() => self.own_ends(&session.socket, vm, &counters),
             byte_counts if session.attachment.is_some() => {
                 Ok(attached_ends(byte_counts, &counters))
             }
@@ -272,19 +272,22 @@ impl Core {
             self.fabric
                 .set_connected_suspend(id, ConnectionEnd::Client, true);
         }
-        let connected = BrokerMessage::Connected(Connected {
+        let connected = Connected {
             transport,
             connection: id.as_u64(),
             local: route.client,
             peer: route.server,
-        });
-        let is_hybrid = session.is_hybrid();
+        };
+        let is_plain = session.is_plain();
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-        let sent = match is_hybrid {
+        let sent = match is_plain {
+            true if session.is_text() => Self::send_text_connected(&session, &connected),
             true => send_accepted(&session.socket, id),
-            false => self
-                .session_io
-                .send_with(&session.socket, &connected, &borrowed),
+            false => {
+                let connected = BrokerMessage::Connected(connected);
+                self.session_io
+                    .send_with(&session.socket, &connected, &borrowed)
+            }
         };
         if let (Ok(()), Some(reply)) = (&sent, reply) {
             self.in_flight.sent(&session.socket, reply);
@@ -331,7 +334,7 @@ impl Core {
                 }
             }
             Side::Relay { data, guest } => {
-                let process = match is_hybrid {
+                let process = match is_plain {
                     true => RelayEnd::plain(data),
                     false => RelayEnd::new(session.socket, data, raw_fd),
                 };
@@ -361,7 +364,7 @@ impl Core {
                     return self.await_attached(id, attachment, Ends { control, peer });
                 }
                 if let Some(link) = self.link_of(vm) {
-                    let control = match is_hybrid {
+                    let control = match is_plain {
                         true => ControlConnection::none(),
                         false => ControlConnection::new(session.socket),
                     };

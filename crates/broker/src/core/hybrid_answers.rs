@@ -25,7 +25,11 @@ pub(super) fn send_accepted(socket: impl AsFd, id: ConnectionId) -> io::Result<(
 
 /// Sends a refusal. The caller closes the socket.
 pub(super) fn send_refused(socket: impl AsFd, reason: &str) {
-    let line = HybridReply::Refused(reason.to_owned()).to_line();
+    send_last(socket, &HybridReply::Refused(reason.to_owned()).to_line());
+}
+
+/// Sends the last line that a client gets. The caller closes the socket.
+pub(super) fn send_last(socket: impl AsFd, line: &str) {
     // A client that misses it has closed its socket.
     let _ = stream::send(&socket, line.as_bytes());
     // A socket that is closed with unread bytes is a reset for the client. Without them it is the end of the
@@ -39,7 +43,7 @@ pub(super) fn send_refused(socket: impl AsFd, reason: &str) {
 }
 
 /// From 1 to 65,535, which repeat.
-fn number(id: ConnectionId) -> NonZeroU16 {
+pub(super) fn number(id: ConnectionId) -> NonZeroU16 {
     let cycle = u64::from(u16::MAX);
     let number = id.as_u64().saturating_sub(1) % cycle + 1;
     let number = u16::try_from(number).ok().and_then(NonZeroU16::new);

@@ -9,24 +9,22 @@
 //!
 //! [`connect_to_guest`]: Core::connect_to_guest
 
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hvsock_address::SockAddrHv;
 use hvsock_endpoint::{
-    Connect, Flags, HybridRequest, IdOrName, InvalidHybridRequest, MAX_HYBRID_REQUEST,
-    NamedAddress, Transport, Transports,
+    Connect, Flags, HybridRequest, IdOrName, NamedAddress, Transport, Transports,
 };
 use hvsock_fabric::{ConnectionEnd, PartitionKey, Refusal};
-use hvsock_sys::stream;
 
 use super::guest_shares::DEFAULT_BUFFER;
 use super::hybrid_answers::send_refused;
 use super::limits::descriptor_limit;
+use super::line_requests::{Received, receive};
 use super::pending::ProcessPart;
-use super::sessions::{Entry, HybridEntry, Session};
+use super::sessions::{Entry, Session};
 use super::state::Core;
 use crate::audit::{self, MAX_TEXT};
 use crate::data_path::{ByteCounters, ProcessSocket};
@@ -40,17 +38,6 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(4);
 /// to, if it does.
 type GuestEnds = (ProcessPart, Transport, Option<LinkEnd>);
 
-/// What one read of a client's socket came to.
-enum Received {
-    /// The request.
-    Request(HybridRequest),
-    /// The rest of the request has not arrived.
-    Incomplete,
-    /// The client sends no request any more.
-    Closed,
-    Invalid(InvalidHybridRequest),
-}
-
 impl Core {
     /// Reads a client's request, and connects it once that is complete. `index` is the index of a watched
     /// session. Returns the session while the request is incomplete.
@@ -62,7 +49,7 @@ impl Core {
         let Entry::Hybrid(entry) = &mut session.entry else {
             return None;
         };
-        match receive(&session.socket, entry) {
+        match receive(&session.socket, &mut entry.request) {
             Received::Incomplete => Some((session, false)),
             Received::Closed => None,
             Received::Invalid(error) => {
@@ -146,33 +133,5 @@ fn request_to(address: SockAddrHv) -> Connect {
         timeout_ms: ACCEPT_TIMEOUT.as_millis() as u32,
         transports: Transports::DESCRIPTOR,
         address,
-    }
-}
-
-/// Reads up to the end of the request, and leaves what follows it in the socket.
-fn receive(socket: impl AsFd, entry: &mut HybridEntry) -> Received {
-    let mut bytes = [0; MAX_HYBRID_REQUEST];
-    // Each round consumes a byte at least, so they are few.
-    loop {
-        let wanted = entry.request.wanted();
-        let peeked = match stream::peek(&socket, &mut bytes[..wanted]) {
-            Ok(0) if entry.request.received().is_empty() => return Received::Closed,
-            Ok(0) => return Received::Invalid(InvalidHybridRequest::NoNewline),
-            Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Received::Incomplete,
-            Err(_) => return Received::Closed,
-        };
-        let (count, request) = match entry.request.read(&bytes[..peeked]) {
-            Ok(read) => read,
-            Err(error) => return Received::Invalid(error),
-        };
-        match stream::recv(&socket, &mut bytes[..count]) {
-            Ok(received) if received == count => {}
-            // Only the broker reads the socket.
-            Ok(_) | Err(_) => return Received::Closed,
-        }
-        if let Some(request) = request {
-            return Received::Request(request);
-        }
     }
 }

@@ -43,6 +43,8 @@
 //!   ([`uplink_connects`]), what they know of the host ([`uplink_mirror`]), and what they add to
 //!   explanations ([`uplink_explanations`]);
 //! - [`hybrid_server`]: connects processes that know only hybrid vsock, with [`hybrid_answers`];
+//! - [`text_server`]: serves the text protocol, with [`text_accepts`] for its [listeners](text_listeners) and
+//!   [`text_answers`]; [`line_requests`]: reads the lines of both;
 //! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
 //!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
 //! - [`share_refusals`]: refuses what a share does not allow;
@@ -96,6 +98,7 @@ mod labels;
 mod leases;
 mod left_folders;
 mod limits;
+mod line_requests;
 mod links;
 mod listeners;
 mod liveness;
@@ -132,6 +135,10 @@ mod start_hints;
 mod state;
 mod stored;
 mod telemetry;
+mod text_accepts;
+mod text_answers;
+mod text_listeners;
+mod text_server;
 mod tokens;
 mod uplink_children;
 mod uplink_connects;

@@ -12,7 +12,7 @@ use super::labels::partition_label;
 use super::limits::in_flight_limit;
 use super::offers::Offer;
 use super::pending::ParkedConnect;
-use super::session_io::is_disconnected;
+use super::session_io::{is_disconnected, is_gone};
 use super::sessions::Session;
 use super::share_refusals::in_flight_share;
 use super::state::Core;
@@ -285,7 +285,7 @@ impl Core {
         for owner in self.parked.start_round(now) {
             while let Some((deadline, parked)) = self.parked.next(owner) {
                 let ParkedConnect { session, connect } = parked;
-                if message::is_peer_closed(&session.socket) {
+                if is_gone(&session) {
                     some_left = true;
                     continue;
                 }

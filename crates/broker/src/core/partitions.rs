@@ -51,10 +51,13 @@ impl Core {
             .and_then(|is_gone| {
                 self.has_replaced_folder |= is_gone;
                 self.left_folders.take(name.as_str());
-                let path = self.dirs.container(name.as_str()).join("endpoint");
-                self.endpoints.open(EndpointKind::Endpoint, key, path)
+                let folder = self.dirs.container(name.as_str());
+                let (endpoint, text) = (folder.join("endpoint"), folder.join("text"));
+                self.endpoints.open(EndpointKind::Endpoint, key, endpoint)?;
+                self.endpoints.open(EndpointKind::Text, key, text)
             });
         if let Err(error) = opened {
+            self.endpoints.close_of(key);
             let _ = self.fabric.remove_partition(key);
             return Err(error.into());
         }
@@ -76,7 +79,10 @@ impl Core {
         let (name, id) = (partition.name().clone(), partition.vm_id());
         let is_gone = folders::make_container(&self.dirs, name.as_str(), id)?;
         self.has_replaced_folder |= is_gone;
-        Ok(self.endpoints.repair(key)?)
+        for kind in [EndpointKind::Endpoint, EndpointKind::Text] {
+            self.endpoints.repair(kind, key)?;
+        }
+        Ok(())
     }
 
     /// Adds a VM and opens its link: `link`, or else one of the built-in ones.

@@ -207,11 +207,10 @@ impl Core {
     ) -> SessionState {
         let from = session.partition;
         match self.find_name(from, kind, name.clone()) {
-            Ok(guid) => {
-                let found = BrokerMessage::Found { guid };
-                self.session_io.send(&session.socket, &found);
-                self.check_queries(session)
-            }
+            Ok(guid) => match self.answer(&session, &BrokerMessage::Found { guid }) {
+                true => self.check_queries(session),
+                false => SessionState::Closed,
+            },
             Err(refusal) if self.may_be_new(from, &refusal) => {
                 self.hold_request(session, ClientMessage::Lookup { kind, name }, index)
             }
@@ -580,6 +579,10 @@ impl Core {
         session: &Session<ProcessSocket>,
         explanation: &Explanation,
     ) -> SessionState {
+        if session.is_text() {
+            Self::explain_as_text(session, explanation);
+            return SessionState::Closed;
+        }
         let explained: Refused = explained(explanation);
         let explained = BrokerMessage::Explained(explained);
         self.session_io.send(&session.socket, &explained);
@@ -595,7 +598,7 @@ impl Core {
         }
         let broker = self.broker_uid;
         Principal {
-            partition_uid: uid_in_container(session.caller, &session.socket, broker),
+            partition_uid: uid_in_container(session.caller, session.identity(), broker),
             ..principal
         }
     }
@@ -604,7 +607,7 @@ impl Core {
     /// unknown to the host, so only the uid counts there.
     pub(super) fn principal(&mut self, session: &Session<ProcessSocket>) -> Principal {
         if session.partition == self.fabric.root() {
-            self.callers.principal(session.caller, &session.socket)
+            self.callers.principal(session.caller, session.identity())
         } else {
             Principal {
                 uid: session.caller.uid,

@@ -235,6 +235,15 @@ impl BrokerPart {
         Some(Connection::relay(from, to))
     }
 
+    /// As [`attached`](Self::attached), for a client without a control connection.
+    pub(super) fn plain(self, socket: OwnedFd, raw_fd: bool) -> Option<Connection> {
+        let BrokerData::Attached { server } = self.data else {
+            return None;
+        };
+        let to = RelayEnd::new(self.control, server, raw_fd);
+        Some(Connection::relay(RelayEnd::plain(socket), to))
+    }
+
     /// Builds an arena and its monitor; `None` for a connection.
     pub(super) fn arena(
         self,

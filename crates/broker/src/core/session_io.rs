@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
-use hvsock_sys::message;
+use hvsock_sys::{message, stream};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 
+use super::sessions::Session;
 use super::tokens::session_token;
+use crate::data_path::ProcessSocket;
 
 /// Watches sessions, and sends messages to their processes.
 #[derive(Debug)]
@@ -74,6 +76,15 @@ impl SessionIo {
     ) -> io::Result<()> {
         message.encode(&mut self.buffer);
         message::send(socket, &self.buffer, descriptors)
+    }
+}
+
+/// Whether a session's process is gone, as far as its socket shows. The end of what a plain socket's process
+/// sends is not its end.
+pub(super) fn is_gone(session: &Session<ProcessSocket>) -> bool {
+    match session.is_plain() {
+        true => stream::is_hung_up(&session.socket),
+        false => message::is_peer_closed(&session.socket),
     }
 }
 

@@ -36,6 +36,7 @@ use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
 use super::stored::Stored;
 use super::telemetry::Telemetry;
+use super::text_listeners::TextListeners;
 use super::uplinks::Uplinks;
 use super::vms::Vms;
 use crate::audit::Audit;
@@ -64,6 +65,7 @@ pub(crate) struct Core {
     pub(super) sessions: Sessions<ProcessSocket>,
     pub(super) session_io: SessionIo,
     pub(super) listeners: Listeners,
+    pub(super) text_listeners: TextListeners,
     pub(super) offers: Offers,
     pub(super) parked: Parked<ParkedConnect>,
     pub(super) leases: Leases,
@@ -191,6 +193,7 @@ impl Core {
             }),
             session_io: SessionIo::new(Arc::clone(&registry)),
             listeners: Listeners::default(),
+            text_listeners: TextListeners::default(),
             offers: Offers::default(),
             parked: Parked::default(),
             leases: Leases::default(),

@@ -13,13 +13,13 @@ use hvsock_endpoint::uplink::{
     ConnectUp, FIRST_TOKEN_PORT, HostFrame, Incoming, PRIVILEGED_PORTS, Request, TOKEN_MS,
 };
 use hvsock_fabric::{ConnectRequest, ConnectionId, Destination, PartitionKey, Refusal};
-use hvsock_sys::message;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::guest_connects::LINK_GRACE;
 use super::guests::principal_of;
 use super::labels::partition_label;
 use super::pending::Stage;
+use super::session_io::is_gone;
 use super::state::Core;
 use super::uplinks::{ExpectedConnect, NotAdded};
 use crate::audit::{MAX_TEXT, visible};
@@ -370,7 +370,7 @@ impl Core {
         self.expire_explanations(now);
         for id in self.uplinks.all_incoming() {
             let pending = self.connections.pending(id);
-            if pending.is_some_and(|pending| message::is_peer_closed(&pending.session.socket)) {
+            if pending.is_some_and(|pending| is_gone(&pending.session)) {
                 let cause = "the connecting process has ended".into();
                 self.abort_pending(id, &Refusal::Reset { cause });
             }

@@ -30,4 +30,6 @@ mod pauses;
 mod raw;
 mod rings;
 mod shares;
+mod text;
+mod text_listeners;
 mod vms;

@@ -348,11 +348,12 @@ fn a_containers_folder_has_no_control_socket() {
     let world = World::new();
     let web = world.container("web");
     let folder = web.parent().unwrap();
-    let files: Vec<_> = fs::read_dir(folder)
+    let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(files, ["endpoint"]);
+    files.sort();
+    assert_eq!(files, ["endpoint", "text"]);
 }
 
 #[test]

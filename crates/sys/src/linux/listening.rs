@@ -78,6 +78,16 @@ pub(super) fn listen_unnamed(
     Ok((listener, opened?))
 }
 
+/// The socket at `path`, if it belongs to `owner`, as an `O_PATH` descriptor. Whether there is anything else
+/// is not told.
+pub(super) fn find_owned(path: &Path, owner: u32) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let found = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstat(&found).ok()?;
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    (is_socket && stat.st_uid == owner).then_some(found)
+}
+
 /// Sets the owner and the mode of the socket at `path`, and of nothing that has replaced it.
 fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -66,6 +66,31 @@ pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
+/// Whether the peer process has the mount namespace and the root folder of this one, so that a path means the
+/// same file to both. `false` if that cannot be said for certain, as before Linux 6.5 or once it has ended.
+pub fn shares_paths(socket: impl AsFd) -> bool {
+    let check = || -> io::Result<bool> {
+        let mut fd = [MaybeUninit::<i32>::uninit()];
+        // The number alone may be another process's by now.
+        get(socket.as_fd(), SO_PEERPIDFD, &mut fd)?;
+        // SAFETY: the kernel has written a new descriptor, which nobody else owns.
+        let process = unsafe { OwnedFd::from_raw_fd(fd[0].assume_init()) };
+        let process = super::pidfd::Process::from_descriptor(process)?;
+        let Some(id) = process.id()? else {
+            return Ok(false);
+        };
+        let of = |process: &str| -> io::Result<_> {
+            let namespace = std::fs::read_link(format!("/proc/{process}/ns/mnt"))?;
+            let root = rustix::fs::stat(format!("/proc/{process}/root"))?;
+            Ok((namespace, root.st_dev, root.st_ino))
+        };
+        let shares = of(&id.pid.to_string())? == of("self")?;
+        // What was read is that process's, if it has not ended meanwhile.
+        Ok(shares && !process.has_ended()?)
+    };
+    check().unwrap_or(false)
+}
+
 /// A descriptor of the peer process (a pidfd), which is readable once the process has ended. It is the process
 /// that connected or called `listen`.
 ///

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,28 @@ pub fn listen_at_new(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd
 /// As [`listen`].
 pub fn listen_unnamed(folder: &Path, name: &str) -> io::Result<(OwnedFd, OwnedFd)> {
     super::listening::listen_unnamed(SocketType::STREAM, folder, name)
+}
+
+/// Opens the Unix socket at `path`, whose last component is no symbolic link, to
+/// [connect to it](connect_by_descriptor). `None` if there is none that belongs to `owner`.
+pub fn find_owned(path: &Path, owner: u32) -> Option<OwnedFd> {
+    super::listening::find_owned(path, owner)
+}
+
+/// Connects to the socket of a descriptor (`O_PATH`), without waiting. Returns the non-blocking socket.
+///
+/// # Errors
+///
+/// `ConnectionRefused` if nobody listens; `WouldBlock` if the listener's backlog is full; `EPROTOTYPE` if it is
+/// no stream socket.
+pub fn connect_by_descriptor(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());
+    let address = super::listening::address(Path::new(&path))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let kind = SocketType::STREAM;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    super::retry(|| rustix::net::connect(&socket, &address))?;
+    Ok(socket)
 }
 
 /// Accepts one waiting client as a non-blocking socket; `None` if none waits.

@@ -21,6 +21,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use entry::{Entry, HybridEntry};
+pub(super) use entry::{Entry, TextEntry};
 pub(super) use session::{MAX_QUERIES, Request, Role, Session};
 pub(super) use table::{SessionLimits, Sessions};

@@ -28,6 +28,8 @@ pub(crate) struct Session<D> {
     pub(crate) claim: Option<Arc<Claim>>,
     /// The address of its connect, if that was given with names.
     pub(crate) named: Option<Arc<NamedAddress>>,
+    /// The socket of the process, if the session's is the broker's own.
+    pub(crate) on_behalf_of: Option<D>,
     /// The socket to which the process connects its own one.
     pub(crate) attachment: Option<Box<Attachment>>,
     /// The request whose refusal the process wants explained.
@@ -75,6 +77,7 @@ impl<D> Session<D> {
             ring_size: 0,
             claim: None,
             named: None,
+            on_behalf_of: None,
             attachment: None,
             explains: None,
             serial,
@@ -92,7 +95,7 @@ impl<D> Session<D> {
     /// The partition whose socket the process connected to: its own, or the VM of a hybrid vsock socket.
     pub(crate) fn socket_of(&self) -> PartitionKey {
         match &self.entry {
-            Entry::Endpoint => self.partition,
+            Entry::Endpoint | Entry::Text(_) => self.partition,
             Entry::Hybrid(hybrid) => hybrid.vm,
         }
     }
@@ -100,6 +103,21 @@ impl<D> Session<D> {
     /// Whether it came by a hybrid vsock socket.
     pub(crate) fn is_hybrid(&self) -> bool {
         matches!(self.entry, Entry::Hybrid(_))
+    }
+
+    /// Whether it came by a socket of the text protocol.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.entry, Entry::Text(_))
+    }
+
+    /// Whether its socket is also the data of its connection.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_hybrid() || self.is_text()
+    }
+
+    /// The socket of the process, by which the kernel knows it.
+    pub(crate) fn identity(&self) -> &D {
+        self.on_behalf_of.as_ref().unwrap_or(&self.socket)
     }
 
     /// What it is for.

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use hvsock_address::ServiceId;
 use hvsock_control::Claim;
-use hvsock_endpoint::HybridRequestReader;
+use hvsock_endpoint::{HybridRequestReader, TextRequestReader};
 use hvsock_fabric::{ListenerId, PartitionKey};
 use serde::{Deserialize, Serialize};
 
-use super::entry::{Entry, HybridEntry};
+use super::entry::{Entry, HybridEntry, TextEntry};
 use super::session::{Role, Session};
 use super::table::{MAX_IDLE_TIMEOUT, SessionLimits, Sessions};
 use crate::core::snapshot::{
@@ -51,6 +51,9 @@ struct SessionSnapshot {
     /// Of a process at a hybrid vsock socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hybrid: Option<HybridSnapshot>,
+    /// What has arrived of the request of a process at the text protocol's socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<Vec<u8>>,
     role: RoleSnapshot,
 }
 
@@ -117,6 +120,8 @@ impl<D> Sessions<D> {
                 named: _,
                 // The process's socket hangs up, and its request is refused.
                 attachment: _,
+                // The other end is this process's, so its listener ends.
+                on_behalf_of: _,
             } = session;
             let role = match *role {
                 Role::Idle => {
@@ -142,11 +147,15 @@ impl<D> Sessions<D> {
                 queries: *queries,
                 claim: claim.as_deref().cloned(),
                 hybrid: match entry {
-                    Entry::Endpoint => None,
+                    Entry::Endpoint | Entry::Text(_) => None,
                     Entry::Hybrid(HybridEntry { vm, request }) => Some(HybridSnapshot {
                         vm: vm.as_u64(),
                         received: request.received().to_vec(),
                     }),
+                },
+                text: match entry {
+                    Entry::Text(text) => Some(text.request.received().to_vec()),
+                    Entry::Endpoint | Entry::Hybrid(_) => None,
                 },
                 role,
             });
@@ -208,22 +217,28 @@ impl<D> Sessions<D> {
                 queries,
                 claim,
                 hybrid,
+                text,
                 role,
             } = session;
             let in_order = serial > previous && serial <= last_serial;
             ensure(in_order, "the serial numbers are not in order")?;
             previous = serial;
             let partition = PartitionKey::from_u64(partition);
-            let entry = match hybrid {
-                None => Entry::Endpoint,
-                Some(hybrid) => {
+            let entry = match (hybrid, text) {
+                (None, None) => Entry::Endpoint,
+                (None, Some(received)) => {
+                    let is_idle = matches!(role, RoleSnapshot::Idle(_));
+                    ensure(is_idle, "a client of the text protocol is more than idle")?;
+                    text_entry(&received)?
+                }
+                (Some(hybrid), _) => {
                     let is_idle = matches!(role, RoleSnapshot::Idle(_));
                     ensure(is_idle, "a hybrid vsock client is more than idle")?;
                     hybrid_entry(&hybrid)?
                 }
             };
             let socket_of = match &entry {
-                Entry::Endpoint => partition,
+                Entry::Endpoint | Entry::Text(_) => partition,
                 Entry::Hybrid(hybrid) => hybrid.vm,
             };
             let (role, until) = match role {
@@ -254,6 +269,7 @@ impl<D> Sessions<D> {
                 ring_size,
                 claim: claim.map(Arc::new),
                 named: None,
+                on_behalf_of: None,
                 attachment: None,
                 explains: None,
                 serial,
@@ -272,6 +288,18 @@ impl<D> Sessions<D> {
         }
         Ok(table)
     }
+}
+
+/// A process at a socket of the text protocol that has sent a part of its request, at most.
+fn text_entry(received: &[u8]) -> Result<Entry, SnapshotError> {
+    let mut request = TextRequestReader::default();
+    let read = request.read(received);
+    let is_incomplete = matches!(read, Ok((count, None)) if count == received.len());
+    ensure(is_incomplete, "a request is complete or none")?;
+    Ok(Entry::Text(TextEntry {
+        request,
+        by_port: false,
+    }))
 }
 
 /// A process at a hybrid vsock socket that has sent a part of its request, at most.
