@@ -4,7 +4,7 @@
 //! connection, so that the kernel reports it readable. `accept` takes the token and returns the connection.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hvsock_address::{SockAddrVm, VmId};
@@ -86,6 +86,11 @@ impl Core {
             (family, _) => local_of(family, waiting.local, self.own, 0),
         };
         let accepted = Entry::new(Socket::accepted(&entry.socket, local, peer));
+        // Before the call is answered: its number is that of no call afterwards, and the thread may be gone.
+        let queue = match listening.tokens {
+            0 => None,
+            _ => self.program.duplicate(call, call.args[0] as i32).ok(),
+        };
         let added = self.hand_over(call, &waiting, peer, flags);
         let is_delivered = match added {
             Ok((Added::Installed, new_inode)) => {
@@ -99,7 +104,7 @@ impl Core {
                 false
             }
         };
-        self.after_delivery(call, inode, waiting, is_delivered);
+        self.after_delivery(inode, waiting, is_delivered, queue.as_ref());
         is_delivered
     }
 
@@ -123,10 +128,10 @@ impl Core {
 
     fn after_delivery(
         &mut self,
-        call: &Notification,
         inode: u64,
         waiting: Waiting,
         is_delivered: bool,
+        queue: Option<&OwnedFd>,
     ) {
         let entry = self.sockets.get_mut(&inode);
         let Some(listening) = entry.and_then(|entry| entry.listening.as_mut()) else {
@@ -142,15 +147,15 @@ impl Core {
             listening.incoming.push_front(waiting);
         }
         let surplus = listening.tokens > listening.ready();
-        if surplus && let Ok(data) = self.program.duplicate(call, call.args[0] as i32) {
-            self.take_tokens(inode, &data);
+        if surplus && let Some(queue) = queue {
+            self.take_tokens(inode, queue);
         } else if !is_delivered {
             self.offer(inode);
         }
     }
 
     /// Takes tokens out of the queue for which there is no connection.
-    fn take_tokens(&mut self, inode: u64, data: &std::os::fd::OwnedFd) {
+    fn take_tokens(&mut self, inode: u64, data: &OwnedFd) {
         let entry = self.sockets.get_mut(&inode);
         let Some(listening) = entry.and_then(|entry| entry.listening.as_mut()) else {
             return;
@@ -214,7 +219,7 @@ impl Core {
     }
 
     /// A connection has arrived.
-    fn arrived(&mut self, inode: u64, incoming: &Incoming, descriptors: Vec<std::os::fd::OwnedFd>) {
+    fn arrived(&mut self, inode: u64, incoming: &Incoming, descriptors: Vec<OwnedFd>) {
         // The control connection is not kept: the end of the data is a clean end without it.
         let Some(data) = descriptors.into_iter().next() else {
             return;
