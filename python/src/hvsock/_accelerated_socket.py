@@ -9,30 +9,30 @@ from ._options import Options
 from ._peer import Peer
 from ._socket_base import SocketBase
 from .addresses import Address, HvAddress, partition_text, service_text
-from .refusals import Refusal, Reset, parse_explanation, refused
+from .refusals import Refusal, Refused, Reset, parse_explanation, refused
 
 T = TypeVar("T")
 
 
-def _raised(accelerator: Any, error: Any, what: str) -> OSError:
-    """The exception of this package for a failure of the accelerator: (errno, text, code, detail, explanation)."""
-    number, text, code, detail, explained = error.args
+def _exception(number: int, text: str, code: int, detail: str, explained: Optional[str]) -> OSError:
+    """The exception for an error of the accelerator, which calls this."""
     if code:
         explanation = parse_explanation(code, explained) if explained else None
         kind = Reset if number == errno.ECONNRESET else None
-        return refused(Refusal.from_wire(code, detail), what, explanation, kind)
-    if number in (errno.EAGAIN, errno.EWOULDBLOCK):
-        return BlockingIOError(number, text)
+        return refused(Refusal.from_wire(code, detail), "", explanation, kind)
     if number == errno.ETIMEDOUT:
         return socket.timeout("timed out")
-    return OSError(number, f"{what}: {text}" if what else text)
+    return OSError(number, text)
 
 
-def _call(accelerator: Any, what: str, call: Callable[[], T]) -> T:
+def _call(what: str, call: Callable[[], T]) -> T:
+    """Calls the accelerator, and says in an error what failed."""
     try:
         return call()
-    except accelerator.Failure as error:
-        raise _raised(accelerator, error, what) from None
+    except Refused as error:
+        raise refused(error.refusal, what, error.explanation) from None
+    except TimeoutError as error:
+        raise type(error)(f"{what}: {error}") from None
 
 
 class AcceleratedSocket(SocketBase):
@@ -42,10 +42,13 @@ class AcceleratedSocket(SocketBase):
     again. It cannot be detached: connect with ``raw_fd=True`` for that.
     """
 
-    def __init__(self, accelerator: Any, stream: Any, timeout: Optional[float]) -> None:
-        self._accelerator = accelerator
+    def __init__(self, stream: Any, timeout: Optional[float]) -> None:
         self._stream = stream
-        self._failure = accelerator.Failure
+        # The methods that move bytes are the accelerator's own: a wrapper would cost as much as they do.
+        self.recv = stream.recv  # type: ignore[method-assign]
+        self.recv_into = stream.recv_into
+        self.send = stream.send
+        self.sendall = stream.sendall  # type: ignore[method-assign]
         self._local, self._remote = Address(*stream.local()), Address(*stream.remote())
         self.connection_id = stream.connection_id()
         self.transport: str = stream.transport()
@@ -69,52 +72,20 @@ class AcceleratedSocket(SocketBase):
         self._timeout = value
         self._stream.set_timeout(value)
 
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        try:
-            received: bytes = self._stream.recv(bufsize, self._peeks(flags))
-            return received
-        except self._failure as error:
-            raise _raised(self._accelerator, error, "") from None
-
-    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        try:
-            count: int = self._stream.recv_into(buffer, nbytes, self._peeks(flags))
-            return count
-        except self._failure as error:
-            raise _raised(self._accelerator, error, "") from None
-
-    @staticmethod
-    def _peeks(flags: int) -> bool:
-        if flags & ~socket.MSG_PEEK:
-            raise OSError(errno.EOPNOTSUPP, "a connection in shared memory knows the flag MSG_PEEK only")
-        return bool(flags)
-
-    def send(self, data: Any, flags: int = 0) -> int:
-        try:
-            count: int = self._stream.send(data)
-            return count
-        except self._failure as error:
-            raise _raised(self._accelerator, error, "") from None
-
-    def sendall(self, data: Any, flags: int = 0) -> None:
-        try:
-            self._stream.sendall(data)
-        except self._failure as error:
-            raise _raised(self._accelerator, error, "") from None
-
     def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0) -> int:
         if tuple(ancdata):
             raise OSError(errno.EOPNOTSUPP, "a connection carries no ancillary data")
-        return self.send(b"".join(buffers), flags)
+        count: int = self.send(b"".join(buffers))
+        return count
 
     def shutdown(self, how: int) -> None:
         if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
             raise OSError(errno.EINVAL, "shut down SHUT_RD, SHUT_WR or SHUT_RDWR")
-        _call(self._accelerator, "", lambda: self._stream.shutdown(how != socket.SHUT_WR, how != socket.SHUT_RD))
+        self._stream.shutdown(how != socket.SHUT_RD, how != socket.SHUT_WR)
 
     def setsockopt(self, level: int, optname: int, value: Any, *optlen: int) -> None:
         if level == constants.HV_PROTOCOL_RAW and optname == constants.HVSOCKET_CONNECTED_SUSPEND:
-            _call(self._accelerator, "", lambda: self._stream.set_connected_suspend(bool(value)))
+            self._stream.set_connected_suspend(bool(value))
 
     def getsockopt(self, level: int, optname: int, *buflen: int) -> Any:
         if level == socket.SOL_SOCKET and optname == socket.SO_TYPE:
@@ -129,8 +100,7 @@ class AcceleratedListener:
     type = socket.SOCK_STREAM
     proto = constants.HV_PROTOCOL_RAW
 
-    def __init__(self, accelerator: Any, listener: Any) -> None:
-        self._accelerator = accelerator
+    def __init__(self, listener: Any) -> None:
         self._listener = listener
         self._timeout: Optional[float] = None
         self._address = Address(*listener.local())
@@ -144,8 +114,8 @@ class AcceleratedListener:
         self.close()
 
     def accept(self) -> Tuple[AcceleratedSocket, Address]:
-        stream = _call(self._accelerator, "", lambda: self._listener.accept(self._timeout))
-        accepted = AcceleratedSocket(self._accelerator, stream, socket.getdefaulttimeout())
+        stream = self._listener.accept(self._timeout)
+        accepted = AcceleratedSocket(stream, socket.getdefaulttimeout())
         return accepted, accepted.getpeername()
 
     def listen(self, backlog: int = 0) -> None:
@@ -179,21 +149,21 @@ class AcceleratedListener:
 
 def connect(accelerator: Any, address: HvAddress, timeout: Optional[float], options: Options) -> AcceleratedSocket:
     partition, service = partition_text(address.partition), service_text(address.service)
+    accelerator.set_errors(_exception)
     stream = _call(
-        accelerator,
         f"cannot connect to {address.url()}",
         lambda: accelerator.connect(
             partition, service, timeout, options.endpoint, options.connected_suspend, options.describe
         ),
     )
-    return AcceleratedSocket(accelerator, stream, timeout)
+    return AcceleratedSocket(stream, timeout)
 
 
 def create_server(accelerator: Any, address: HvAddress, backlog: int, options: Options) -> AcceleratedListener:
     partition, service = partition_text(address.partition), service_text(address.service)
+    accelerator.set_errors(_exception)
     listener = _call(
-        accelerator,
         f"cannot listen at {address.url()}",
         lambda: accelerator.listen(partition, service, backlog, options.endpoint, options.connected_suspend),
     )
-    return AcceleratedListener(accelerator, listener)
+    return AcceleratedListener(listener)
