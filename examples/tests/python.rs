@@ -17,11 +17,18 @@ fn package() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../python")
 }
 
-/// Runs a module of the package's tests against a broker of its own.
+/// The environment variable with the folder of the accelerator's module. `cargo xtask test` and `cargo xtask python`
+/// build it and set it.
+const ACCELERATOR: &str = "HVSOCK_TEST_ACCELERATOR";
+
+/// Runs modules of the package's tests against a broker of their own.
 fn run_tests(modules: &[&str]) {
-    let Some(python3) = require::python3() else {
-        return;
-    };
+    if let Some(python3) = require::python3() {
+        run_tests_with(&python3, modules, "pure", &[package().join("src")]);
+    }
+}
+
+fn run_tests_with(python3: &Path, modules: &[&str], implementation: &str, paths: &[PathBuf]) {
     let world = World::new();
     let _peer = ConformancePeer::start(&world.host().endpoint()).expect("a peer");
     let mut command = Command::new(python3);
@@ -29,10 +36,10 @@ fn run_tests(modules: &[&str]) {
         .args(["-W", "error::ResourceWarning", "-m", "unittest", "-v"])
         .args(modules)
         .current_dir(package())
-        .env("PYTHONPATH", package().join("src"))
+        .env("PYTHONPATH", std::env::join_paths(paths).expect("paths"))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("HVSOCK_ENDPOINT", world.host().0)
-        .env("HVSOCK_PYTHON_IMPLEMENTATION", "pure")
+        .env("HVSOCK_PYTHON_IMPLEMENTATION", implementation)
         .env("HVSOCK_TEST_PEER", "1");
     let output = process::output(&mut command, b"", TIMEOUT).expect("it ends");
     let report = String::from_utf8_lossy(&output.stderr);
@@ -65,7 +72,7 @@ fn the_python_package_withstands_older_and_faulty_brokers_and_knows_other_system
 /// Runs a command and returns what it prints.
 fn run(command: &mut Command) -> String {
     let output = process::output(command, b"", TIMEOUT).expect("it ends");
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|all| String::from_utf8(all));
+    let [stdout, stderr] = [output.stdout, output.stderr].map(String::from_utf8);
     let (stdout, stderr) = (stdout.expect("text"), stderr.expect("text"));
     assert!(output.status.success(), "{stdout}{stderr}");
     stdout
@@ -117,4 +124,24 @@ fn the_types_of_the_python_package_are_right() {
         .args(["src", "--cache-dir"])
         .arg(cache.path())
         .current_dir(package()));
+}
+
+#[test]
+fn the_python_package_passes_the_same_tests_with_its_accelerator() {
+    let built = std::env::var_os(ACCELERATOR).map(PathBuf::from);
+    let missing = "the accelerator is not built (`cargo xtask python` does it)";
+    let Some(accelerator) = require::found(built.ok_or(missing)) else {
+        return;
+    };
+    let is_new = "import sys; assert sys.version_info >= (3, 11)";
+    let Some(python3) = require::program("python3", &["-c", is_new]) else {
+        return;
+    };
+    let modules = [
+        "tests.test_conformance",
+        "tests.test_sockets",
+        "tests.test_accelerator",
+    ];
+    let paths = [package().join("src"), accelerator];
+    run_tests_with(&python3, &modules, "accelerator", &paths);
 }

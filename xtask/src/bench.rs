@@ -7,7 +7,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::run;
+use crate::{python, run};
 
 const PACKAGE: &str = "hvsock-bench";
 
@@ -33,8 +33,13 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if name == "exec" || nested {
         build_programs()?;
     }
+    let mut environment = Vec::new();
+    if name == "python" {
+        environment.push((python::VARIABLE, python::build("release")?));
+    }
     run::run(
         run::cargo(&["run", "--profile", "dist", "--quiet"])
+            .envs(environment)
             .args(["--package", PACKAGE, "--bin", name])
             .arg("--")
             .args(rest),

@@ -11,6 +11,7 @@ mod deny;
 mod kernel_link;
 mod loom;
 mod openapi;
+mod python;
 mod run;
 mod statically;
 mod test;
@@ -96,6 +97,13 @@ const TASKS: &[Task] = &[
         about: "run a Windows program under Wine as the tests do; --shim gives it AF_HYPERV \
                 over TCP, --limit SECONDS kills it",
         run: windows::wine,
+    },
+    Task {
+        name: "python",
+        arguments: "[ARGS…]",
+        about: "build the accelerator of the Python package, then run the package's tests with and \
+                without it",
+        run: python::run,
     },
     Task {
         name: "openapi",

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::run::{self, Timings};
-use crate::{loom, statically, tools, windows};
+use crate::{loom, python, statically, tools, windows};
 
 /// Programs built for tests, each with the environment variable that names it.
 pub type Programs = Vec<(&'static str, PathBuf)>;
@@ -57,6 +57,11 @@ pub fn prepare(timings: &mut Timings) -> Result<Programs> {
                 program.variable
             ),
         }
+    }
+    match timings.step(python::VARIABLE, || python::build("dev")) {
+        Ok(folder) => programs.push((python::VARIABLE, folder)),
+        Err(error) if run::in_ci() => return Err(error),
+        Err(error) => eprintln!("skipped: the tests of the Python accelerator: {error:#}"),
     }
     Ok(programs)
 }

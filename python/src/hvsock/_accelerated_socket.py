@@ -45,10 +45,10 @@ class AcceleratedSocket(SocketBase):
     def __init__(self, stream: Any, timeout: Optional[float]) -> None:
         self._stream = stream
         # The methods that move bytes are the accelerator's own: a wrapper would cost as much as they do.
-        self.recv = stream.recv  # type: ignore[method-assign]
+        self.recv = stream.recv  # type: ignore[method-assign,assignment]
         self.recv_into = stream.recv_into
         self.send = stream.send
-        self.sendall = stream.sendall  # type: ignore[method-assign]
+        self.sendall = stream.sendall  # type: ignore[method-assign,assignment]
         self._local, self._remote = Address(*stream.local()), Address(*stream.remote())
         self.connection_id = stream.connection_id()
         self.transport: str = stream.transport()

@@ -36,6 +36,7 @@ class _U32(NamedTuple):
     name: str
     valid: Optional[Tuple[int, ...]] = None
     nonzero: bool = False
+    most: int = 0xFFFFFFFF
 
 
 class _U64(NamedTuple):
@@ -69,7 +70,7 @@ class _Layout(NamedTuple):
 
 
 _TRANSPORTS = _U32("transports", nonzero=True)
-_TRANSPORT = _U32("transport", valid=(1, 2, 4, 8))
+_TRANSPORT = _U32("transport", valid=(1, 2, 4, 8, 16))
 _ADDRESS: List[_Field] = [_Guid("vm"), _Guid("service")]
 _ENDS: List[_Field] = [_Guid("local_vm"), _Guid("local_service"), _Guid("peer_vm"), _Guid("peer_service")]
 _REASON: List[_Field] = [_U32("code"), _U32("errno"), _Text("detail")]
@@ -77,7 +78,7 @@ _NAMES = _TwoTexts("partition_name", "service_name")
 _OPTIONS = (0x01, 0x02, 0x04, 0x08, 0x100, 0x101)
 
 TO_BROKER = {
-    0x01: _Layout("LOOKUP", [_U32("what", valid=(1, 2)), _Text("name")]),
+    0x01: _Layout("LOOKUP", [_U32("what", valid=(1, 2, 3)), _Text("name")]),
     0x02: _Layout("SET_OPTION", [_U32("option", valid=_OPTIONS), _U32("value")]),
     0x03: _Layout("CONNECT", [_U32("timeout"), _TRANSPORTS, *_ADDRESS], True),
     0x04: _Layout("LISTEN", [_U32("backlog"), _TRANSPORTS, *_ADDRESS], True),
@@ -89,6 +90,8 @@ TO_BROKER = {
     0x0A: _Layout("DESCRIBE", [_TwoTexts("action", "detail")]),
     0x0B: _Layout("ARENA_CHANGED", []),
     0x0C: _Layout("ARENA_GROW", []),
+    0x0D: _Layout("CID_OF", [_Guid("vm")]),
+    0x0E: _Layout("ATTACH", [_U32("filler", most=4096)]),
 }
 
 FROM_BROKER = {
@@ -107,6 +110,8 @@ FROM_BROKER = {
     0x8A: _Layout("SUSPENDED", [_U32("suspended", valid=(0, 1))]),
     0x8B: _Layout("BOUND", [_U32("backlog"), _U64("listener"), *_ADDRESS]),
     0x8C: _Layout("STREAM_RESET", [_U32("slot"), _U32("seq"), *_REASON]),
+    0x8D: _Layout("CID", [_U32("cid")]),
+    0x8E: _Layout("ATTACHABLE", []),
 }
 
 _Table = Dict[int, _Layout]
@@ -179,7 +184,8 @@ def _decode(table: _Table, message: bytes) -> Tuple[str, Fields]:
     for field in layout.fields:
         if isinstance(field, _U32):
             value = reader.number(4)
-            if field.valid is not None and value not in field.valid or field.nonzero and not value:
+            is_valid = field.valid is None or value in field.valid
+            if not is_valid or value < field.nonzero or value > field.most:
                 raise DecodeError("value", field.name)
             fields[field.name] = value
         elif isinstance(field, _U64):

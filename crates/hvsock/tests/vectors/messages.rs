@@ -33,6 +33,7 @@ fn transport(fields: &Value) -> Transport {
         2 => Transport::Ring,
         4 => Transport::Arena,
         8 => Transport::Direct,
+        16 => Transport::Attached,
         bits => panic!("no transport has the bit {bits}"),
     }
 }
@@ -77,6 +78,7 @@ fn client_message(kind: &str, fields: &Value) -> ClientMessage {
             kind: match number(fields, "what") {
                 1 => LookupKind::Service,
                 2 => LookupKind::Partition,
+                3 => LookupKind::Cid,
                 what => panic!("no kind of name has the number {what}"),
             },
             name: owned("name"),
@@ -124,6 +126,12 @@ fn client_message(kind: &str, fields: &Value) -> ClientMessage {
         }),
         "ARENA_CHANGED" => ClientMessage::ArenaChanged,
         "ARENA_GROW" => ClientMessage::ArenaGrow,
+        "CID_OF" => ClientMessage::CidOf {
+            partition: guid(fields, "vm"),
+        },
+        "ATTACH" => ClientMessage::Attach {
+            filler: number(fields, "filler"),
+        },
         kind => panic!("no message to the broker has the name {kind}"),
     }
 }
@@ -160,6 +168,10 @@ fn broker_message(kind: &str, fields: &Value) -> BrokerMessage {
         "RESET" => BrokerMessage::Reset(refused(fields)),
         "EXPLAINED" => BrokerMessage::Explained(refused(fields)),
         "SHUTDOWN" => BrokerMessage::Shutdown,
+        "CID" => BrokerMessage::Cid {
+            cid: number(fields, "cid"),
+        },
+        "ATTACHABLE" => BrokerMessage::Attachable,
         "SUSPENDED" => BrokerMessage::Suspended {
             on: number(fields, "suspended") == 1,
         },
@@ -272,7 +284,7 @@ fn every_option_flag_and_transport_has_a_vector() {
         let found: BTreeSet<u32> = of_kind
             .map(|row| number(&row["fields"], "transport"))
             .collect();
-        assert_eq!(found, BTreeSet::from([1, 2, 4, 8]), "{section}");
+        assert_eq!(found, BTreeSet::from([1, 2, 4, 8, 16]), "{section}");
     }
 }
 
