@@ -1,10 +1,15 @@
 //! What a program may do wrong or on purpose, and what may happen to it.
 
-use std::process::Stdio;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use hvsock_testkit::require;
 
 use rustix::process::{Signal, kill_process};
 
-use super::world::{BOTH, Emulated, PORT, Way, prints, succeeds};
+use super::world::{BOTH, Emulated, PORT, Way, file, prints, succeeds};
 use crate::util::{Completed, Running, eventually};
 
 #[test]
@@ -58,6 +63,47 @@ fn a_storm_of_signals_does_not_break_calls() {
 #[test]
 fn many_processes_of_one_program_connect_at_once() {
     succeeds(&BOTH, "children");
+}
+
+#[test]
+fn processes_that_are_killed_in_calls_leave_nothing_behind() {
+    succeeds(&BOTH, "killed");
+}
+
+#[test]
+fn a_user_without_privileges_runs_programs_by_both_ways() {
+    let Some(()) = require::root() else { return };
+    let Some(emulated) = Emulated::new() else {
+        return;
+    };
+    // Places that another user can read.
+    let folder = crate::util::folder();
+    let copy = |from: &Path, name: &str| {
+        let to = folder.path().join(name);
+        fs::copy(from, &to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o755)).unwrap();
+        to
+    };
+    let program = copy(Path::new(env!("CARGO_BIN_EXE_hvsock")), "hvsock");
+    let library = copy(&emulated.library, "library.so");
+    let script = copy(&file("sockets.py"), "sockets.py");
+    for way in BOTH {
+        for (name, printed) in [("blocking", ""), ("executed", ""), ("undumpable", "None\n")] {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            command.arg(&program).arg("--dir").arg(emulated.world.dir());
+            command.args(["run", way.flag(), "--", "/usr/bin/python3"]);
+            command.arg(&script).args([name, PORT]).current_dir("/");
+            command.env("HVSOCK_PRELOAD_LIB", &library);
+            let done = Completed::of(&mut command);
+            // A supervisor may not look at such a program of its own user; its calls fail.
+            let expected = match (way, name) {
+                (Way::Seccomp, "undumpable") => "EACCES\n",
+                _ => printed,
+            };
+            assert_eq!(done.ok(), format!("{expected}done\n"), "{way:?} {name}");
+        }
+    }
 }
 
 /// Starts a scenario that prints `ready`, and waits for that.

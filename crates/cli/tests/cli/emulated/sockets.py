@@ -696,6 +696,74 @@ def children():
     server.join()
 
 
+def eventually(condition):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "this never happens"
+        time.sleep(0.01)
+
+
+def killed():
+    """Processes that are killed in calls, or end with sockets, leave nothing in `hvsock run`."""
+    run = os.getppid()
+
+    def descriptors():
+        return len(os.listdir(f"/proc/{run}/fd"))
+
+    def many(call):
+        pids = []
+        for i in range(40):
+            if (pid := os.fork()) == 0:
+                try:
+                    call(i)
+                finally:
+                    os._exit(0)
+            pids.append(pid)
+        return pids
+
+    def end(pids):
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(pid, 0)
+
+    s = listener()
+    before = descriptors()
+    for _ in range(2000):
+        vsock().close()
+    waiting = many(lambda i: s.accept())
+    full = listener(PORT + 1, 1)
+    connecting = many(lambda i: (dial(PORT + 1), time.sleep(100)))
+    listening = many(lambda i: (listener(PORT + 2 + i), time.sleep(100)))
+    for i in range(40):
+        eventually(lambda: number(lambda: dial(PORT + 2 + i).close()) is None)
+    end(waiting + connecting + listening)
+    full.close()
+    for i in range(40):
+        eventually(lambda: number(lambda: listener(PORT + 2 + i).close()) is None)
+    eventually(lambda: descriptors() < before + 8)
+    # A thread that calls while another one executes a program.
+    for _ in range(10):
+        if (pid := os.fork()) == 0:
+
+            def churn():
+                while True:
+                    c = vsock()
+                    c.settimeout(0.01)
+                    number(c.connect, (LOCAL, PORT + 1))
+                    c.close()
+
+            for _ in range(3):
+                threading.Thread(target=churn, daemon=True).start()
+            time.sleep(0.02)
+            os.execv("/bin/true", ["true"])
+        assert os.waitpid(pid, 0)[1] == 0
+    server = echo_server(s, 1)
+    exchange(dial())
+    server.join()
+    eventually(lambda: descriptors() < before + 8)
+
+
 def device():
     import fcntl
 
