@@ -44,7 +44,12 @@ impl Core {
             };
             let state = remote::thread_state(wait.call.thread);
             let end = match state {
-                Ok(ThreadState::Uninterruptible) if waits_killable => Some(End::Signal),
+                // Runtimes of containers do not say whether threads wait so.
+                Ok(ThreadState::Uninterruptible)
+                    if waits_killable || self.program.is_valid(&wait.call) =>
+                {
+                    Some(End::Signal)
+                }
                 Ok(ThreadState::Gone) => Some(End::Gone),
                 _ if until.is_some_and(|until| until <= now) => Some(End::TimedOut),
                 _ => None,

@@ -86,6 +86,9 @@ const LOG: &str = "SCMP_ACT_LOG";
 const NOTIFY: &str = "SCMP_ACT_NOTIFY";
 const ERRNO: &str = "SCMP_ACT_ERRNO";
 
+/// The flag of the kernel (Linux 5.19), by its name in profiles.
+const WAIT_KILLABLE: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+
 /// The fields of an entry that make it one for some containers only.
 const ENGINE_FIELDS: [&str; 2] = ["includes", "excludes"];
 
@@ -122,6 +125,20 @@ impl Profile {
         profile.insert("listenerPath".to_owned(), agent.into());
         profile.insert("listenerMetadata".to_owned(), name.into());
         Ok(Self(profile.into()))
+    }
+
+    /// Has a thread whose call the agent has received wait until it is answered or killed. Otherwise a signal ends
+    /// the call even if the agent has begun to answer it. Runtimes must know the flag: crun does since 1.6, runc since 1.5
+    /// with libseccomp 2.6.
+    pub fn wait_killable(&mut self) {
+        if let Some(profile) = self.0.as_object_mut() {
+            let flags = profile.entry("flags").or_insert_with(|| json!([]));
+            match flags {
+                Value::Array(flags) if flags.iter().any(|flag| flag == WAIT_KILLABLE) => {}
+                Value::Array(flags) => flags.push(WAIT_KILLABLE.into()),
+                other => *other = json!([WAIT_KILLABLE]),
+            }
+        }
     }
 
     /// As JSON.

@@ -75,7 +75,7 @@ fn base() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn what_a_profile_allows_is_notified_and_what_it_denies_stays_denied(
@@ -242,4 +242,22 @@ fn what_cannot_be_merged_is_an_error_that_says_why() {
     // Those of other calls do not matter.
     let masked = rule(json!({"names": ["clone"], "action": ALLOW, "args": masked}));
     assert!(merged(Some(&masked), Form::Runtime).is_ok());
+}
+
+#[test]
+fn the_flag_for_waits_that_only_a_kill_ends_is_added_to_others_once() {
+    for (flags, expected) in [
+        (json!(null), vec![WAIT_KILLABLE]),
+        (
+            json!(["SECCOMP_FILTER_FLAG_LOG"]),
+            vec!["SECCOMP_FILTER_FLAG_LOG", WAIT_KILLABLE],
+        ),
+        (json!([WAIT_KILLABLE]), vec![WAIT_KILLABLE]),
+    ] {
+        let base = json!({"defaultAction": ALLOW, "flags": flags}).to_string();
+        let base = Some(base.as_bytes());
+        let mut profile = Profile::new(base, Form::Runtime, Path::new("/a"), "web").unwrap();
+        profile.wait_killable();
+        assert_eq!(profile.as_json()["flags"], json!(expected));
+    }
 }

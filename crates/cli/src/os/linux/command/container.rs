@@ -74,6 +74,9 @@ pub struct Add {
     /// The container's seccomp profile without hvsock, or a config.json [default: podman's default profile]
     #[arg(long, value_name = "FILE", requires = "unmodified")]
     seccomp_base: Option<PathBuf>,
+    /// Keep signals from ending calls that are being answered; the runtime must know how: crun from 1.6, runc from 1.5
+    #[arg(long, requires = "unmodified")]
+    wait_killable: bool,
     /// For whom the mount or the profile is
     #[arg(long, value_enum, default_value_t, conflicts_with = "json")]
     format: Format,
@@ -95,6 +98,9 @@ pub struct Show {
     /// The container's seccomp profile without hvsock, or a config.json [default: podman's default profile]
     #[arg(long, value_name = "FILE", requires = "seccomp_profile")]
     seccomp_base: Option<PathBuf>,
+    /// Keep signals from ending calls that are being answered; the runtime must know how: crun from 1.6, runc from 1.5
+    #[arg(long, requires = "seccomp_profile")]
+    wait_killable: bool,
     /// For whom the mount or the profile is
     #[arg(long, value_enum, default_value_t, requires = "printed")]
     format: Format,
@@ -144,7 +150,13 @@ fn with_option(verb: &str, format: Format, result: Result<()>) -> Result<()> {
 
 impl Add {
     fn run(&self, context: &Context) -> Result<()> {
-        let read = || Base::read(self.seccomp_base.as_deref(), self.format);
+        let read = || {
+            Base::read(
+                self.seccomp_base.as_deref(),
+                self.format,
+                self.wait_killable,
+            )
+        };
         // Before anything is added.
         let base = self.unmodified.then(read).transpose()?;
         let client = context.client()?;
@@ -220,7 +232,11 @@ impl Show {
 
     fn print_profile(&self, containers: Partitions<'_>) -> Result<()> {
         let partition = self.find(containers)?;
-        let base = Base::read(self.seccomp_base.as_deref(), self.format)?;
+        let base = Base::read(
+            self.seccomp_base.as_deref(),
+            self.format,
+            self.wait_killable,
+        )?;
         seccomp_profile::print(&base.profile(&partition)?)
     }
 

@@ -17,6 +17,7 @@ use hvsock_text::{printable, printable_path};
 use rustix::fs::{Mode, OFlags};
 
 use super::broker::log;
+use super::run::place;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::os::linux::seccomp_agent::Agent;
@@ -102,23 +103,28 @@ fn report(container: &str, event: &Event) {
     match event {
         Event::LoopbackOnly {
             address, refusal, ..
-        } => tracing::warn!(
-            "{container}: only its own processes reach {address:?}, where a program listens: {refusal}"
-        ),
+        } => {
+            let place = place(address);
+            tracing::warn!("{container}: nobody outside can connect to {place}: {refusal}");
+        }
         Event::Registered { name, address } => {
-            tracing::info!("{container}: {name} is registered for {address:?}");
+            let place = place(address);
+            tracing::info!("{container}: registered {place} as {name}");
         }
         Event::NotRegistered { name, reason } => {
-            tracing::warn!("{container}: {name} is not registered: {reason}");
+            tracing::warn!("{container}: cannot register {name}: {reason}");
         }
         Event::ListenerEnded { address, refusal } => {
-            let reason = refusal
-                .as_ref()
-                .map_or_else(|| "the broker has ended".to_owned(), ToString::to_string);
-            tracing::warn!("{container}: the listener at {address:?} has ended: {reason}");
+            let place = place(address);
+            match refusal {
+                Some(refusal) => {
+                    tracing::warn!("{container}: the listener for {place} has ended: {refusal}");
+                }
+                None => tracing::info!("{container}: {place} waits for the broker"),
+            }
         }
         Event::NoAccess { process } => tracing::warn!(
-            "{container}: sockets of process {process} do not work: this process may not look at it"
+            "{container}: sockets of process {process} cannot be served: this process may not look at it"
         ),
     }
 }

@@ -33,6 +33,7 @@ pub struct Base {
     path: Option<PathBuf>,
     content: Option<Vec<u8>>,
     form: Form,
+    wait_killable: bool,
 }
 
 impl Base {
@@ -40,13 +41,13 @@ impl Base {
     /// is.
     ///
     /// # Errors
-    /// If it cannot be found or read.
-    pub fn read(given: Option<&Path>, format: Format) -> Result<Self> {
+    /// If it cannot be found or read, or the rules of hvsock cannot be added to it.
+    pub fn read(given: Option<&Path>, format: Format, wait_killable: bool) -> Result<Self> {
         let path = match given {
             Some(path) => Some(path.to_owned()),
             None => default_path(format)?,
         };
-        Ok(Self {
+        let base = Self {
             content: path.as_deref().map(read).transpose()?,
             path,
             form: match format {
@@ -54,28 +55,38 @@ impl Base {
                 // Kubernetes passes it on to the runtime as it is.
                 Format::Oci | Format::Kubernetes => Form::Runtime,
             },
-        })
+            wait_killable,
+        };
+        base.merge(Path::new("/"), "")?;
+        Ok(base)
     }
 
     /// The profile for a container.
     ///
     /// # Errors
-    /// If the rules of hvsock cannot be added.
+    /// If the container has no endpoint.
     pub fn profile(&self, container: &Partition) -> Result<Profile> {
         let endpoint = container.endpoint.as_deref();
         // DIR/containers/NAME/endpoint
         let folder = endpoint.and_then(|endpoint| endpoint.ancestors().nth(3));
         let folder = folder.context("the broker has no endpoint for this container")?;
-        let agent = folder.join("seccomp-agent");
-        let (base, name) = (self.content.as_deref(), container.name.as_str());
-        Profile::new(base, self.form, &agent, name).map_err(|error| {
+        self.merge(&folder.join("seccomp-agent"), container.name.as_str())
+    }
+
+    fn merge(&self, agent: &Path, name: &str) -> Result<Profile> {
+        let made = Profile::new(self.content.as_deref(), self.form, agent, name);
+        let mut profile = made.map_err(|error| {
             let from = match &self.path {
                 Some(path) => format!(" from {}", printable_path(path)),
                 None => String::new(),
             };
             let error = anyhow::Error::new(error);
-            Failure::new(format!("cannot make a seccomp profile{from}: {error:#}")).into()
-        })
+            Failure::new(format!("cannot make a seccomp profile{from}: {error:#}"))
+        })?;
+        if self.wait_killable {
+            profile.wait_killable();
+        }
+        Ok(profile)
     }
 }
 

@@ -81,7 +81,7 @@ fn print(context: &Context, event: &Event) {
 }
 
 /// An address in words.
-fn place(address: &Address) -> String {
+pub fn place(address: &Address) -> String {
     match address {
         Address::Vsock(address) => format!("vsock port {}", address.port),
         Address::HyperV(address) => format!("service {}", address.service),
