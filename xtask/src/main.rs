@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod capi;
 mod ci;
 mod deny;
 mod kernel_link;
@@ -69,6 +70,14 @@ const TASKS: &[Task] = &[
         arguments: "",
         about: "build hvsock-agent for guests, static and optimised for size; print its path",
         run: statically::agent,
+    },
+    Task {
+        name: "capi",
+        arguments: "[OPTIONS]",
+        about: "build the C library: libhvsock.so.1, libhvsock.a, hvsock.pc and headers below \
+                --prefix FOLDER (target/capi), with --destdir FOLDER in front, --libdir lib64, \
+                --profile NAME",
+        run: capi::run,
     },
     Task {
         name: "vsock-test",

@@ -116,6 +116,31 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of ssh to guests",
     },
     Tool {
+        package: "g++",
+        probe: &["g++", "--version"],
+        needed_by: "the tests of the C library",
+    },
+    Tool {
+        package: "clang",
+        probe: &["clang", "--version"],
+        needed_by: "the tests of the C library",
+    },
+    Tool {
+        package: "binutils",
+        probe: &["nm", "--version"],
+        needed_by: "the tests of the C library",
+    },
+    Tool {
+        package: "valgrind",
+        probe: &["valgrind", "--version"],
+        needed_by: "the tests of the C library",
+    },
+    Tool {
+        package: "gcc-mingw-w64-x86-64-win32",
+        probe: &["x86_64-w64-mingw32-gcc", "--version"],
+        needed_by: "the tests of the C library",
+    },
+    Tool {
         package: "python3-grpcio",
         probe: &["/usr/bin/python3", "-c", "import grpc"],
         needed_by: "the tests of a client in Python",

@@ -104,6 +104,15 @@ impl Reserved<'_> {
         Ok(())
     }
 
+    /// The reserved space as two contiguous segments. The second follows the first in the stream and may be
+    /// empty.
+    pub fn segments(&self) -> [SharedBytes<'_>; 2] {
+        let memory = &self.end.memory;
+        memory
+            .segments(self.end.side(), self.outgoing.place(), self.len)
+            .map(|range| memory.bytes(range))
+    }
+
     /// Copies bytes of other shared memory to `offset`.
     ///
     /// # Errors

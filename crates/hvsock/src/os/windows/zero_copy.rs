@@ -50,6 +50,11 @@ impl Reserved<'_> {
         match self.0 {}
     }
 
+    /// Returns the reserved space as two segments.
+    pub fn segments(&self) -> [Bytes<'_>; 2] {
+        match self.0 {}
+    }
+
     /// Copies bytes of other shared memory to `offset`.
     ///
     /// # Errors

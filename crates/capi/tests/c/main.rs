@@ -1,0 +1,9 @@
+//! The C library as C and C++ programs use it: compiled by cc, run against a broker.
+
+#![cfg(target_os = "linux")]
+
+mod build;
+mod headers;
+mod native;
+mod programs;
+mod winsock;
