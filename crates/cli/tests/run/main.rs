@@ -52,6 +52,11 @@ fn calls_fail_with_the_numbers_of_the_kernel() {
 }
 
 #[test]
+fn a_program_of_af_hyperv_listens_and_connects_by_guid() {
+    check("hyperv");
+}
+
+#[test]
 fn signals_timeouts_and_kills_end_an_accept_as_natively() {
     check("signals");
 }
@@ -134,6 +139,43 @@ fn signals_are_forwarded_to_the_program() {
     assert_eq!(running.line(), "up");
     running.signal(Signal::TERM);
     assert_eq!(running.end().code(), Some(9));
+}
+
+#[test]
+fn a_program_that_becomes_another_user_connects_as_that_user() {
+    let world = World::without_host();
+    // One that every user can execute.
+    const PYTHON: &str = "/usr/bin/python3";
+    let system = Path::new(PYTHON).exists().then_some(PYTHON);
+    let (Some(()), Some(python)) = (
+        require::root(),
+        require::found(system.ok_or("there is no /usr/bin/python3")),
+    ) else {
+        return;
+    };
+    world.ok(["service", "register", "Who", "--port", "26010"]);
+    let print = "echo $HVSOCK_PEER_UID";
+    let _who = world.listen([
+        "Who", "--from", "loopback", "--keep", "--", "sh", "-c", print,
+    ]);
+    let connect = "import os, socket
+sock = socket.socket(socket.AF_VSOCK)
+sock.connect((2, 26010))
+print(os.geteuid(), sock.recv(20).decode().strip())";
+    let as_user = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+    ];
+    for (user, prefix) in [("0", &[][..]), ("65534", &as_user)] {
+        let mut command = world.command(["run"]);
+        command.args(prefix).arg(python);
+        let done = Completed::of(command.args(["-c", connect]));
+        assert_eq!(done.ok(), format!("{user} {user}\n"));
+    }
 }
 
 #[test]
