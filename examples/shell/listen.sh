@@ -7,32 +7,37 @@ text=${HVSOCK_TEXT:-/run/hvsock/text}
 workers=4
 case $HVSOCK_STEP in
 '')
+    # socat makes the socket the standard streams of this script; the caller's output is 4.
     export HVSOCK_STEP=listen HVSOCK_REQUEST="LISTEN $1 $2" HVSOCK_COMMAND="$3"
-    exec 4>&1
-    exec socat "UNIX-CONNECT:$text" "EXEC:$0,pipes"
+    exec socat "UNIX-CONNECT:$text" "EXEC:'$0',nofork" 4>&1
     ;;
 listen)
-    # The listener lives as long as this connection.
     printf '%s\n' "$HVSOCK_REQUEST"
-    IFS= read -r answer
+    IFS= read -r answer || answer='ERR reset the broker ended the connection'
     case $answer in
     OK*token=*) token=${answer##*token=} ;;
     *) echo "listen.sh: ${answer#ERR }" >&2; exit 1 ;;
     esac
     export HVSOCK_STEP=accept HVSOCK_REQUEST="ACCEPT ${token%% *}"
-    echo listening >&4
     for worker in $(seq $workers); do
-        # Without the listener's socket, whose end ends everything.
-        while socat -t 3600 "UNIX-CONNECT:$text" "EXEC:$0,pipes"; do :; done <&- >&- &
+        # One connection after another, until there is no such listener. Only this script holds its socket.
+        while socat "UNIX-CONNECT:$text" "EXEC:'$0',nofork"; do :; done </dev/null >&4 \
+            5>&- 6>&- 7>&- 8>&- 9>&- &
     done
-    while IFS= read -r line; do echo "listen.sh: $line" >&2; done
+    echo listening >&4
+    while IFS= read -r line; do echo "listen.sh: ${line#ERR }" >&2; done
+    exit 1
     ;;
 accept)
     printf '%s\n' "$HVSOCK_REQUEST"
     IFS= read -r answer
     case $answer in
-    OK*) unset HVSOCK_STEP HVSOCK_REQUEST; exec sh -c "$HVSOCK_COMMAND" ;;
+    OK*) ;;
     *) exit 1 ;;
     esac
+    # The status of the command is none of the next connection's business.
+    unset HVSOCK_STEP HVSOCK_REQUEST
+    sh -c "$HVSOCK_COMMAND" || echo "listen.sh: the command failed: $HVSOCK_COMMAND" >&2
+    exit 0
     ;;
 esac

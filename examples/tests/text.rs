@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
-use hvsock::HvStream;
+use hvsock::{HvStream, Refusal, refusal_of};
 use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::require;
-use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::wait::{self, TIMEOUT};
 use hvsock_testkit::world::{PartitionEndpoint, World, limited};
 
 const PORT: u32 = 2761;
@@ -191,6 +191,32 @@ fn node_in_a_container_reaches_its_host_and_listens_for_it() {
     assert_is(&output, b"from the host");
 }
 
+/// Java's compiler is large, so the test runs where there is one.
+#[test]
+fn java_connects_and_half_closes() {
+    let found = Command::new("javac").arg("-version").output();
+    let found = found.is_ok_and(|output| output.status.success());
+    let Some(()) = require::of_this_machine(found.then_some(()).ok_or("no Java compiler")) else {
+        return;
+    };
+    let host = Host::new();
+    let (_server, _printed) = host.echo_server();
+    let connect = |service: &str| {
+        let mut command = Command::new("java");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/java/Connect.java"));
+        command.args(["loopback", service]);
+        command
+    };
+    assert_is(&host.run(connect(NAME), &data()), &data());
+    let output = host.run(connect("No Such Service"), b"");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.starts_with("Connect: unregistered the service"),
+        "{stderr}"
+    );
+}
+
 fn script(name: &str, arguments: &[&str]) -> Option<Command> {
     require::program("socat", &["-V"])?;
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shell/");
@@ -226,13 +252,26 @@ fn a_shell_with_socat_runs_a_command_for_each_connection() {
         return;
     };
     let host = Host::new();
-    let (_service, _printed) = host.serve(listen);
+    let (service, _printed) = host.serve(listen);
     assert_eq!(host.exchange(b"from rust"), b"FROM RUST");
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(host.exchange(b"again"), b"AGAIN"));
         }
     });
+    // The listener ends with the script, whose workers hold nothing of it.
+    drop(service);
+    let options = host.0.host().options();
+    let refused = wait::within(TIMEOUT, || {
+        match options
+            .connect(("loopback", NAME))
+            .map_err(|error| refusal_of(&error).cloned())
+        {
+            Err(Some(Refusal::NoListener)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+    refused.expect("no listener");
     let refused = script("listen.sh", &["any", "No Such Service", "cat"]).expect("as before");
     let output = host.run(refused, b"");
     let stderr = String::from_utf8_lossy(&output.stderr);
