@@ -10,7 +10,7 @@ use std::thread;
 
 use hvsock::{HvStream, Refusal, refusal_of};
 use hvsock_testkit::process::{self, CapturedOutput, Running};
-use hvsock_testkit::require;
+use hvsock_testkit::{TempFolder, require};
 use hvsock_testkit::wait::{self, TIMEOUT};
 use hvsock_testkit::world::{PartitionEndpoint, World, limited};
 
@@ -189,6 +189,37 @@ fn node_in_a_container_reaches_its_host_and_listens_for_it() {
     printed.wait_for("listening", TIMEOUT).expect("it listens");
     let output = host.run(echo_mjs(&node, &["connect", "web", NAME]), b"from the host");
     assert_is(&output, b"from the host");
+}
+
+/// A program of the page, for Node, with the names of this test.
+fn of_the_page(host: &Host, folder: &TempFolder, number: usize) -> PathBuf {
+    let page = include_str!("../../docs/text.md");
+    let program = page.split("```js\n").nth(number).expect("a program");
+    let program = program.split("```").next().expect("its end");
+    let text = host.0.host().0.with_file_name("text");
+    let program = program
+        .replace("/run/hvsock/text", &text.display().to_string())
+        .replace("/tmp/echo.sock", &folder.join("sock").display().to_string())
+        .replace("parent HV Socket Demo", &format!("loopback {NAME}"))
+        .replace("HV Socket Demo", NAME);
+    let path = folder.join(format!("{number}.mjs"));
+    std::fs::write(&path, program).expect("written");
+    path
+}
+
+#[test]
+fn the_programs_of_the_page_connect_and_listen() {
+    let Some(node) = node() else { return };
+    let (host, folder) = (Host::new(), TempFolder::new());
+    let mut listen = Command::new(&node);
+    listen.arg(of_the_page(&host, &folder, 2));
+    let mut service = Running::start(listen.stdout(Stdio::piped())).expect("started");
+    let printed = CapturedOutput::from(service.take_stdout().expect("a pipe"));
+    printed.wait_for("OK ", TIMEOUT).expect("it listens");
+    assert!(host.exchange(&data()) == data());
+    let mut connect = Command::new(&node);
+    connect.arg(of_the_page(&host, &folder, 1));
+    assert_is(&host.run(connect, &data()), &data());
 }
 
 /// Java's compiler is large, so the test runs where there is one.

@@ -71,6 +71,11 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of a static program in Go",
     },
     Tool {
+        package: "nodejs",
+        probe: &["node", "--version"],
+        needed_by: "the tests of the text protocol's client in Node",
+    },
+    Tool {
         package: "golang-google-grpc-dev",
         probe: &["test", "-d", "/usr/share/gocode/src/google.golang.org/grpc"],
         needed_by: "the tests of grpc-go",
