@@ -10,9 +10,9 @@ use std::thread;
 
 use hvsock::{HvStream, Refusal, refusal_of};
 use hvsock_testkit::process::{self, CapturedOutput, Running};
-use hvsock_testkit::{TempFolder, require};
 use hvsock_testkit::wait::{self, TIMEOUT};
 use hvsock_testkit::world::{PartitionEndpoint, World, limited};
+use hvsock_testkit::{TempFolder, require};
 
 const PORT: u32 = 2761;
 const NAME: &str = "Service 2761";
