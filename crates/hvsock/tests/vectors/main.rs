@@ -6,3 +6,4 @@ mod explanations;
 mod json;
 mod messages;
 mod refusals;
+mod text;
