@@ -178,3 +178,20 @@ unsafe fn address(from: *const c_void, length: usize) -> io::Result<SockAddrHv> 
     let from = unsafe { bytes(from, length) }?;
     SockAddrHv::from_bytes(from).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_int;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_error_of_the_call_and_goes_no_further() {
+        assert_eq!(guard(-1, || panic!("a bug")), -1);
+        assert_eq!(last_error::with(|last| last.errno), libc::ENOTRECOVERABLE);
+        assert_eq!(guard(-1, || Ok(5)), 5);
+        let result: c_int = winsock::call(|| panic!("a bug"));
+        assert_eq!(result, -1);
+        assert_eq!(last_error::with(|last| last.errno), libc::ENOTRECOVERABLE);
+    }
+}

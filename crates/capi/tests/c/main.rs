@@ -6,4 +6,5 @@ mod build;
 mod headers;
 mod native;
 mod programs;
+mod vectors;
 mod winsock;

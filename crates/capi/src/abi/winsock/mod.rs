@@ -27,7 +27,7 @@ fn set_errno(errno: i32) {
 }
 
 /// Runs the body of a call. After an error it sets `errno` and what `WSAGetLastError` returns.
-fn call<T: From<i8>>(body: impl FnOnce() -> Result<T>) -> T {
+pub(super) fn call<T: From<i8>>(body: impl FnOnce() -> Result<T>) -> T {
     let result = catch_unwind(AssertUnwindSafe(body));
     let error = match result {
         Ok(Ok(value)) => return value,

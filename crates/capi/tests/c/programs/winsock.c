@@ -277,6 +277,56 @@ static void nonblocking_sockets_wait_in_poll_select_and_epoll(void)
     CHECK(close(epoll) == 0);
 }
 
+static void a_socket_stays_in_an_epoll_set_from_before_its_connect(void)
+{
+    SOCKET listener = listening(2761);
+    struct epoll_event event;
+    int mode;
+    for (mode = 0; mode < 2; mode++) {
+        SOCKET client = new_socket();
+        SOCKET server, again;
+        char byte;
+        int error = -1;
+        int length = sizeof error;
+        int epoll = epoll_create1(EPOLL_CLOEXEC);
+        CHECK(epoll >= 0);
+        memset(&event, 0, sizeof event);
+        event.events = EPOLLOUT | EPOLLET;
+        set_nonblocking(client, (u_long)mode);
+        if (mode == 0) {
+            event.events = EPOLLIN | EPOLLET;
+        }
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, client, &event) == 0);
+        while (epoll_wait(epoll, &event, 1, 0) == 1) {
+        }
+        if (connect_to(client, 2761) == -1) {
+            CHECK(mode == 1 && WSAGetLastError() == WSAEWOULDBLOCK);
+            CHECK(epoll_wait(epoll, &event, 1, 20000) == 1 && (event.events & EPOLLOUT));
+            while (getsockopt(client, SOL_SOCKET, SO_ERROR, (char *)&error, &length) == 0 && error == 0
+                && send(client, "y", 1, 0) == -1 && WSAGetLastError() == WSAEWOULDBLOCK) {
+                CHECK(epoll_wait(epoll, &event, 1, 20000) == 1);
+            }
+            CHECK(error == 0);
+        } else {
+            CHECK(send(client, "y", 1, 0) == 1);
+        }
+        server = accept(listener, NULL, NULL);
+        CHECK(server != INVALID_SOCKET && recv(server, &byte, 1, 0) == 1 && byte == 'y');
+        CHECK(send(server, "x", 1, 0) == 1);
+        event.events = EPOLLIN;
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_MOD, client, &event) == 0);
+        CHECK(epoll_wait(epoll, &event, 1, 20000) == 1 && (event.events & EPOLLIN));
+        /* A duplicate is the same socket. */
+        again = dup(client);
+        CHECK(again >= 0 && recv(again, &byte, 1, 0) == 1 && byte == 'x');
+        CHECK(closesocket(again) == 0 && send(client, "z", 1, 0) == 1);
+        CHECK(recv(server, &byte, 1, 0) == 1 && byte == 'z');
+        CHECK(closesocket(client) == 0 && recv(server, &byte, 1, 0) == 0);
+        CHECK(closesocket(server) == 0 && close(epoll) == 0);
+    }
+    CHECK(closesocket(listener) == 0);
+}
+
 static void a_nonblocking_connect_that_fails_is_an_exception_with_its_error(void)
 {
     SOCKET s = new_socket();
@@ -500,6 +550,7 @@ int main(void)
         { "options", options_have_windows_values },
         { "non-blocking", nonblocking_sockets_wait_in_poll_select_and_epoll },
         { "failing connect", a_nonblocking_connect_that_fails_is_an_exception_with_its_error },
+        { "epoll", a_socket_stays_in_an_epoll_set_from_before_its_connect },
         { "closing a listener", closing_a_listener_ends_the_accept_of_another_thread },
         { "threads", many_threads_connect_and_accept_at_a_time },
         { "others", other_sockets_and_files_are_untouched },
