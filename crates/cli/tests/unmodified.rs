@@ -301,3 +301,35 @@ fn a_profile_for_a_container_that_does_not_exist_is_reported_and_its_calls_fail(
     let log = host.log.wait_for("fail with ENOSYS", TIMEOUT);
     log.expect("a line of the log");
 }
+
+/// Connects many times while a signal comes every millisecond, whose handler restarts calls. Prints how it ended.
+const INTERRUPTED: &str = r#"
+import collections, signal, socket
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.siginterrupt(signal.SIGALRM, False)
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+results = collections.Counter()
+for number in range(100):
+    try:
+        with socket.socket(socket.AF_VSOCK) as client:
+            client.settimeout(20 if number % 2 else None)
+            client.connect((2, 5000))
+            client.sendall(b"x")
+            results[client.recv(1)] += 1
+    except OSError as error:
+        results[repr(error)] += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(dict(results))
+"#;
+
+#[test]
+fn signals_that_restart_calls_disturb_no_connect_of_a_container() {
+    let Some((runc, _)) = requirements() else {
+        return;
+    };
+    let host = Host::new();
+    let _listen = host.echo();
+    let bundle = host.add(&runc, "web", &open());
+    let output = bundle.run(&["python3", "-c", INTERRUPTED], b"");
+    assert_eq!(text(&output.expect("no timeout")), "{b'x': 100}\n");
+}

@@ -33,8 +33,49 @@ const MAX_TIMEOUT_MS: u32 = 300_000;
 impl Core {
     /// Answers `connect`.
     pub(crate) fn connect(&mut self, call: &Notification, inode: u64) {
-        if let Err(errno) = self.begin_connect(call, inode) {
-            self.program.answer(call, Err(errno));
+        let answer = match self.begin_connect(call, inode) {
+            Ok(()) => return,
+            Err(errno @ (Errno::EALREADY | Errno::EISCONN)) => {
+                match self.begin_again(call, inode, errno) {
+                    Some(answer) => answer,
+                    None => return,
+                }
+            }
+            Err(errno) => Err(errno),
+        };
+        self.program.answer(call, answer);
+    }
+
+    /// What a call gets that a signal has ended and that starts again, as it does without the flag by which only a
+    /// kill ends a received call: what the first one would have got. `None` if the answer comes later.
+    fn begin_again(
+        &mut self,
+        call: &Notification,
+        inode: u64,
+        errno: Errno,
+    ) -> Option<Result<i64, Errno>> {
+        let entry = self.sockets.get_mut(&inode)?;
+        if std::mem::take(&mut entry.is_unanswered) {
+            return Some(match entry.socket.is_connecting() {
+                true => Err(Errno::EINPROGRESS),
+                false => Ok(0),
+            });
+        }
+        let exchange = entry.attempt.and_then(|it| self.exchanges.get_mut(&it));
+        if let Some(Purpose::Connect(connecting)) = exchange.map(|it| &mut it.purpose)
+            && let Phase::Beginning { call: first } = &mut connecting.phase
+            && !self.program.is_valid(first)
+        {
+            *first = *call;
+            return None;
+        }
+        Some(Err(errno))
+    }
+
+    /// A call that is about to be answered was ended by a signal.
+    fn set_unanswered(&mut self, inode: u64) {
+        if let Some(entry) = self.sockets.get_mut(&inode) {
+            entry.is_unanswered = true;
         }
     }
 
@@ -203,15 +244,16 @@ impl Core {
             BrokerMessage::Attachable => {
                 connecting.attachable = message.descriptors.into_iter().next();
                 if let Phase::Beginning { call } = connecting.phase {
-                    match begin(connecting) {
-                        Ok(()) => self.program.answer(&call, Err(Errno::EINPROGRESS)),
+                    let answered = match begin(connecting) {
+                        Ok(()) => self.program.try_answer(&call, Err(Errno::EINPROGRESS)),
                         Err(errno) => {
                             self.finish_connect(exchange, Err(errno));
                             return None;
                         }
-                    }
+                    };
                     if let Some(entry) = self.sockets.get_mut(&connecting.inode) {
                         entry.is_used_up = true;
+                        entry.is_unanswered = !answered;
                     }
                     if let Some(request) = request(connecting) {
                         connection.send(&request);
@@ -263,8 +305,11 @@ impl Core {
         self.connect_ended(inode, result, is_awaited);
         match connecting.phase {
             Phase::Blocking { wait } => {
-                if let Some(wait) = self.waits.remove(&wait) {
-                    self.program.answer(&wait.call, answer);
+                if let Some(wait) = self.waits.remove(&wait)
+                    && !self.program.try_answer(&wait.call, answer)
+                    && answer.is_ok()
+                {
+                    self.set_unanswered(inode);
                 }
             }
             Phase::Beginning { call } => {
@@ -320,8 +365,20 @@ impl Core {
         }
     }
 
-    /// A signal ends a blocking connect.
+    /// A signal ends a blocking connect, unless another call waits for it, too, such as the same one that has
+    /// started again.
     pub(crate) fn cancel_connect(&mut self, number: u64) {
+        let joined =
+            |wait: &WaitKind| matches!(wait, WaitKind::Joined { exchange } if *exchange == number);
+        let mut others = self.waits.iter_mut().filter(|(_, wait)| joined(&wait.kind));
+        if let Some((other, wait)) = others.next()
+            && let Some(exchange) = self.exchanges.get_mut(&number)
+            && let Purpose::Connect(connecting) = &mut exchange.purpose
+        {
+            wait.kind = WaitKind::Connect { exchange: number };
+            connecting.phase = Phase::Blocking { wait: *other };
+            return;
+        }
         let Some(exchange) = self.exchanges.remove(&number) else {
             return;
         };

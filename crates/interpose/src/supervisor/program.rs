@@ -44,11 +44,16 @@ impl Program {
 
     /// Answers a call. One that is gone needs no answer.
     pub(crate) fn answer(&self, call: &Notification, result: Result<i64, Errno>) {
+        self.try_answer(call, result);
+    }
+
+    /// Answers a call. Returns whether it was there to get the answer.
+    pub(crate) fn try_answer(&self, call: &Notification, result: Result<i64, Errno>) -> bool {
         let response = match result {
             Ok(number) => Response::Return(number),
             Err(errno) => Response::Error(errno.number()),
         };
-        let _ = self.listener.respond(call.id, response);
+        self.listener.respond(call.id, response).unwrap_or(false)
     }
 
     /// Lets the kernel execute a call.

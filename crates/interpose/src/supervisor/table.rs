@@ -22,6 +22,8 @@ pub(crate) struct Entry {
     pub(crate) attempt: Option<u64>,
     /// Its Unix socket was connected for a connect that has failed, so it cannot be connected again.
     pub(crate) is_used_up: bool,
+    /// A signal has ended the call that connected it, after the supervisor had begun: the call may start again.
+    pub(crate) is_unanswered: bool,
 }
 
 /// A listener of the broker, and the connections that the program has not accepted.
@@ -71,6 +73,7 @@ impl Entry {
             listening: None,
             attempt: None,
             is_used_up: false,
+            is_unanswered: false,
         }
     }
 
