@@ -9,6 +9,7 @@ use hvsock_endpoint::{ClientMessage, Refused};
 use hvsock_sys::event::Set;
 use hvsock_sys::foreign_socket;
 use hvsock_sys::identity::Identity;
+use hvsock_sys::impersonation;
 use hvsock_sys::remote::{self, Credentials};
 use hvsock_sys::seccomp::Notification;
 
@@ -28,6 +29,8 @@ pub(crate) const STOP: u64 = 1;
 const BUSY_RETRY: Duration = Duration::from_millis(2);
 /// How long the context id of a partition is remembered.
 const CID_LIFETIME: Duration = Duration::from_secs(10);
+/// When the thread of a call that begins to wait is looked at first.
+const FIRST_CHECK: Duration = Duration::from_millis(5);
 /// The sockets that a supervisor knows at most.
 const MAX_SOCKETS: usize = 1 << 20;
 
@@ -56,6 +59,7 @@ pub(crate) struct Core {
     cids: HashMap<VmId, (u32, Instant)>,
     next_number: u64,
     identity: Identity,
+    own_credentials: Option<Credentials>,
     has_reported_access: bool,
 }
 
@@ -99,6 +103,7 @@ impl Core {
             cids: HashMap::new(),
             next_number: STOP + 1,
             identity: Identity::now(),
+            own_credentials: impersonation::own().ok(),
             has_reported_access: false,
         }
     }
@@ -177,7 +182,9 @@ impl Core {
         }
         let credentials = remote::credentials(call.thread).map_err(|error| Errno::of(&error))?;
         match self.program.is_valid(call) {
-            true => Ok(Some(credentials)),
+            true => {
+                Ok((self.own_credentials.as_ref() != Some(&credentials)).then_some(credentials))
+            }
             false => Err(Errno::EBADF),
         }
     }
@@ -256,10 +263,17 @@ impl Core {
     pub(crate) fn wait(&mut self, call: Notification, kind: WaitKind) -> u64 {
         let number = self.number();
         let now = Instant::now();
+        let first = now + FIRST_CHECK;
+        let next_check = match kind {
+            WaitKind::Accept {
+                until: Some(until), ..
+            } => first.min(until),
+            _ => first,
+        };
         let wait = Wait {
             call,
             since: now,
-            next_check: now,
+            next_check,
             kind,
         };
         self.waits.insert(number, wait);

@@ -45,7 +45,12 @@ impl Drop for Restore {
     }
 }
 
-fn own() -> io::Result<Credentials> {
+/// The effective user and group of this thread, and its supplementary groups.
+///
+/// # Errors
+///
+/// Those of `getgroups`.
+pub fn own() -> io::Result<Credentials> {
     let groups = rustix::process::getgroups()?;
     Ok(Credentials {
         user: rustix::process::geteuid().as_raw(),

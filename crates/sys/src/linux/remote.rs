@@ -212,7 +212,8 @@ fn status(thread: ThreadId) -> io::Result<String> {
 fn read_proc(thread: ThreadId, name: &str) -> io::Result<Vec<u8>> {
     // A thread has its entry although it is not listed.
     let file = fs::File::open(format!("/proc/{}/{name}", thread.number()))?;
-    let mut content = Vec::new();
+    // Most fit, and are read at once.
+    let mut content = Vec::with_capacity(4096);
     file.take(MAX_STATUS).read_to_end(&mut content)?;
     Ok(content)
 }
