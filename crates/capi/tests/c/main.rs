@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 mod build;
+mod conformance;
 mod headers;
 mod native;
 mod programs;

@@ -7,19 +7,19 @@ use serde_json::Value;
 
 use crate::build::{GCC, LIBRARY, sources};
 
-fn file(name: &str) -> Value {
+pub fn file(name: &str) -> Value {
     let path = crate::build::root().join("../../docs/vectors").join(name);
     let text = std::fs::read_to_string(path).expect("the file");
     serde_json::from_str(&text).expect("JSON")
 }
 
-fn rows<'a>(file: &'a Value, section: &str) -> &'a [Value] {
+pub fn rows<'a>(file: &'a Value, section: &str) -> &'a [Value] {
     let rows = file[section].as_array().expect("a section");
     assert!(!rows.is_empty(), "{section}");
     rows
 }
 
-fn text<'a>(row: &'a Value, field: &str) -> &'a str {
+pub fn text<'a>(row: &'a Value, field: &str) -> &'a str {
     row[field]
         .as_str()
         .unwrap_or_else(|| panic!("{field} of {row}"))
