@@ -78,6 +78,8 @@ pub const COMMANDS: &[&[&str]] = &[
     &["completions"],
     &["man"],
     &["nri"],
+    &["run"],
+    &["seccomp-agent"],
     &["oci-hook"],
     &["oci-hook", "create-runtime"],
     &["oci-hook", "poststop"],

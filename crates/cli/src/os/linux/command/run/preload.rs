@@ -22,7 +22,7 @@ const LD_PRELOAD: &str = "LD_PRELOAD";
 const ENDPOINT: &str = "HVSOCK_ENDPOINT";
 
 /// What the library says to the user of a program that listens at an unregistered port.
-const REGISTER: &str = "hvsock run --register NAME=PORT …";
+const REGISTER: &str = "hvsock service register NAME --port PORT";
 
 /// What stands in the way of this way.
 #[derive(Debug)]
