@@ -184,6 +184,40 @@ func TestAPeerThatStopsReadingFailsTheWriter(t *testing.T) {
 	}
 }
 
+func TestAWriterThatWaitsForFreeSpaceLearnsThatItsPeerStoppedReading(t *testing.T) {
+	folder := broker(t)
+	for name, fields := range map[string]string{"descriptor": "", "direct": `, "transport": "direct"`} {
+		writer, reader := pair(t, service(t, folder, "Go full "+name, fields))
+		failed := make(chan error, 1)
+		full := make(chan struct{})
+		go func() {
+			// Until nothing more is accepted.
+			_ = writer.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+			_, _ = writer.Write(make([]byte, 8<<20))
+			_ = writer.SetWriteDeadline(time.Now().Add(limit))
+			close(full)
+			_, err := writer.Write(make([]byte, 8<<20))
+			failed <- err
+		}()
+		<-full
+		if err := reader.CloseRead(); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-failed; !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %v", name, err)
+		}
+		// What was written is lost, and that is told.
+		reader.Close()
+		_, err := io.ReadAll(writer)
+		for err == nil || errors.Is(err, syscall.EPIPE) {
+			_, err = writer.Write([]byte("x"))
+		}
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestAResetHasTheOperatorsReasonAtBothEnds(t *testing.T) {
 	folder := broker(t)
 	for name, fields := range map[string]string{"descriptor": "", "direct": `, "transport": "direct"`} {

@@ -562,6 +562,54 @@ func TestAListenerSurvivesWhatIsNoConnectionAndEndsWithItsReason(t *testing.T) {
 	}
 }
 
+func TestAtTheLimitOfDescriptorsAnAcceptFailsForAMomentOnly(t *testing.T) {
+	controls := make(chan fakeConn, 1)
+	newFakeBroker(t, func(conn fakeConn) {
+		conn.receive()
+		conn.send(listening())
+		controls <- conn
+	})
+	listener, err := Listen(context.Background(), "hvsock://any/1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	control := <-controls
+	defer control.Close()
+	_ = listener.SetDeadline(time.Now().Add(limit))
+	own, data := socketPair(t, syscall.SOCK_STREAM)
+	peer, end := socketPair(t, syscall.SOCK_SEQPACKET)
+	defer closeAll(own, data, peer, end)
+
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	// The last descriptor is open, so none is free below the limit.
+	full := syscall.Rlimit{Cur: 3, Max: before.Max}
+	control.send(incoming(transportDescriptor), data, end)
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &full); err != nil {
+		t.Fatal(err)
+	}
+	_, err = listener.Accept()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	var temporary interface{ Temporary() bool }
+	if !errors.Is(err, syscall.EMFILE) || !errors.As(err, &temporary) || !temporary.Temporary() {
+		t.Errorf("%v", err)
+	}
+	if message := control.receive(); string(message) != string(encodeAccepted(7)) {
+		t.Errorf("its place in the backlog stays taken: %x", message)
+	}
+	control.send(incoming(transportDescriptor), data, end)
+	conn, err := listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+}
+
 func TestAViolationOnAListenerEndsIt(t *testing.T) {
 	a, b := socketPair(t, syscall.SOCK_STREAM)
 	defer closeAll(a, b)

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // socketFile is a stream socket of any family, by the runtime's poller. Package net knows no AF_VSOCK, which a
@@ -87,6 +88,9 @@ func newBrokerConnection(message brokerMessage, data int, endpoint *net.UnixConn
 }
 
 func (s *brokerStream) Read(p []byte) (int, error) {
+	if s.readClosed.Load() {
+		return 0, io.EOF
+	}
 	n, err := s.data.Read(p)
 	switch {
 	case err == nil:
@@ -147,11 +151,25 @@ func (s *brokerStream) CloseRead() error {
 	if err := s.data.shutdown(syscall.SHUT_RD); err != nil {
 		return err
 	}
-	// A writer that waits for free space is woken by free space only.
-	return s.data.raw.Control(func(fd uintptr) {
+	return s.data.discardAllButOne()
+}
+
+// discardAllButOne discards what nobody reads any more: a writer that waits for free space is woken by free space
+// only. One byte stays, so that a later Close tells the writer that its data was not read.
+func (f *socketFile) discardAllButOne() error {
+	return f.raw.Control(func(fd uintptr) {
 		var discarded [4096]byte
 		for {
-			n, _, err := syscall.Recvfrom(int(fd), discarded[:], syscall.MSG_DONTWAIT)
+			var unread int32
+			_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCINQ, uintptr(unsafe.Pointer(&unread)))
+			if errno != 0 || unread <= 1 {
+				return
+			}
+			most := discarded[:]
+			if int(unread)-1 < len(most) {
+				most = most[:unread-1]
+			}
+			n, _, err := syscall.Recvfrom(int(fd), most, syscall.MSG_DONTWAIT)
 			if n <= 0 || err != nil && err != syscall.EINTR {
 				return
 			}
