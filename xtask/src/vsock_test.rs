@@ -14,15 +14,18 @@ const SUITE: &str = "tools/testing/vsock";
 const INCLUDED: &str = "tools/include";
 
 /// Runs the suite. `--source FOLDER` names a kernel tree (`tools/testing/vsock` suffices) to use instead of
-/// Debian's. All other arguments go to the program that runs the guests.
+/// Debian's. `--run` runs one half on this machine under `hvsock run`. All other arguments go to the program that runs the guests.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut rest = Vec::new();
     let mut source = None;
+    let mut hvsock = None;
     let mut given = arguments.iter();
     while let Some(word) = given.next() {
         if word == "--source" {
             let folder = given.next().context("--source takes a folder")?;
             source = Some(PathBuf::from(folder));
+        } else if word == "--run" {
+            hvsock = Some(command()?);
         } else {
             rest.push(word.clone());
         }
@@ -38,8 +41,28 @@ pub fn run(arguments: &[String]) -> Result<()> {
         run::cargo(&["run", "--quiet", "--package", "hvsock-guests"])
             .args(["--example", "vsock_test", "--"])
             .arg(program)
+            .args(
+                hvsock
+                    .iter()
+                    .flat_map(|path| ["--run".as_ref(), path.as_os_str()]),
+            )
             .args(rest),
     )
+}
+
+/// Builds the command `hvsock`.
+fn command() -> Result<PathBuf> {
+    run::run(&mut run::cargo(&[
+        "build",
+        "--quiet",
+        "--package",
+        "hvsock-cli",
+        "--bin",
+        "hvsock",
+    ]))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| run::root().join("target"), PathBuf::from);
+    Ok(target.join("debug/hvsock"))
 }
 
 fn work() -> PathBuf {

@@ -57,6 +57,13 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// The folder of the broker.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
 impl Drop for Backend {
     fn drop(&mut self) {
         if let Device::Program { child, .. } = &mut self.device {

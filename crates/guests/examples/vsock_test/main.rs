@@ -6,6 +6,9 @@
 //! with the command line of vhost-device-vsock. Exit status: 0 if every test passes that the guests' kernels
 //! can pass.
 //!
+//! `--run HVSOCK` runs one half on this machine under `hvsock run` and the other in one guest under QEMU; [`host`] has the
+//! tests that cannot pass there.
+//!
 //! `--guests uml` runs both halves in one guest, over the loopback of its kernel. No device is involved: a test
 //! that fails there, fails by the kernel. [`kernels`] lists these; `--all` runs them nevertheless.
 
@@ -13,6 +16,7 @@
 
 mod backend;
 mod control;
+mod host;
 mod kernels;
 mod suite;
 
@@ -21,7 +25,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
+use hvsock_guests::{Config, File, Guest, Kit, Network, Vmm, Vsock};
 
 use backend::Backend;
 use suite::{Trial, Verdict};
@@ -33,6 +37,8 @@ struct Arguments {
     skip: Vec<usize>,
     /// Two guests, or one that is both.
     guests: Vec<Vmm>,
+    /// The command `hvsock` under which one half runs on this machine.
+    run: Option<PathBuf>,
     /// Also what the guests' kernels cannot pass.
     all: bool,
 }
@@ -55,7 +61,27 @@ fn run() -> Result<bool> {
     let start = Instant::now();
     let names = suite::list(&arguments.program)?;
     let mut trials = Vec::new();
-    if let [kit] = &kits[..] {
+    if let Some(hvsock) = &arguments.run {
+        host::check(hvsock)?;
+        let kit = kits.first().context("no guest")?;
+        let backend = Backend::start(None)?;
+        let mut config = config(backend::NAMES[0], &arguments.program)?;
+        config.vsock = Some(Vsock {
+            socket: backend.socket(0),
+        });
+        config.network = Some(Network {
+            forwarded: vec![host::GUEST_PORT],
+        });
+        let guest = Guest::boot(kit, &config)?;
+        eprintln!("guest:   ready after {:.1?}", start.elapsed());
+        let halves = host::Halves {
+            guest: &guest,
+            suite: &arguments.program,
+            hvsock,
+            folder: backend.folder().to_owned(),
+        };
+        trials = host::run(&halves, &names, &arguments.skip)?;
+    } else if let [kit] = &kits[..] {
         let guest = alone(kit, &arguments.program)?;
         let lacking = kernels::lacking(&guest, &guest, &names, arguments.all)?;
         trials = suite::run(
@@ -108,6 +134,7 @@ fn arguments() -> Result<Arguments> {
         program: PathBuf::new(),
         backend: None,
         json: false,
+        run: None,
         skip: Vec::new(),
         guests: vec![Vmm::Qemu, Vmm::Qemu],
         all: false,
@@ -116,6 +143,14 @@ fn arguments() -> Result<Arguments> {
         match word.as_str() {
             "--backend" => {
                 found.backend = Some(given.next().context("--backend takes a program")?.into());
+            }
+            "--run" => {
+                found.run = Some(
+                    given
+                        .next()
+                        .context("--run takes the command hvsock")?
+                        .into(),
+                );
             }
             "--json" => found.json = true,
             "--all" => found.all = true,
@@ -184,8 +219,18 @@ fn alone(kit: &Kit, program: &Path) -> Result<Guest> {
 }
 
 fn print_table(names: &[String], trials: &[Trial]) {
-    println!("\n{:>3}  {:<52} {:<8} server b", "", "test", "server a");
-    for (id, name) in names.iter().enumerate() {
+    let mut directions: Vec<&str> = Vec::new();
+    for trial in trials {
+        if !directions.contains(&trial.direction.as_str()) {
+            directions.push(&trial.direction);
+        }
+    }
+    println!();
+    for direction in directions {
+        println!("column: {direction}");
+    }
+    let ran = |id: usize| trials.iter().any(|trial| trial.id == id);
+    for (id, name) in names.iter().enumerate().filter(|(id, _)| ran(*id)) {
         let mut line = format!("{id:>3}  {name:<52}");
         for trial in trials.iter().filter(|trial| trial.id == id) {
             let verdict = match &trial.verdict {
@@ -193,6 +238,7 @@ fn print_table(names: &[String], trials: &[Trial]) {
                 Verdict::Failed(_) => "FAILED",
                 Verdict::Skipped => "skipped",
                 Verdict::Kernel(_) => "kernel",
+                Verdict::Impossible(_) => "no",
             };
             line.push_str(&format!(" {verdict:<8}"));
         }
@@ -206,6 +252,14 @@ fn print_table(names: &[String], trials: &[Trial]) {
         });
         if let Some(version) = version {
             println!("{id} - {name}: not with a kernel older than {version}");
+        }
+        let mut of_test = trials.iter().filter(|trial| trial.id == id);
+        let why = of_test.find_map(|trial| match &trial.verdict {
+            Verdict::Impossible(why) => Some(why),
+            _ => None,
+        });
+        if let Some(why) = why {
+            println!("{id} - {name}: not under hvsock run: {why}");
         }
     }
     for trial in trials {

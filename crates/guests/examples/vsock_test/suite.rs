@@ -71,6 +71,8 @@ pub enum Verdict {
     Skipped,
     /// The kernel of a guest cannot pass it before this version.
     Kernel(&'static str),
+    /// It cannot pass under `hvsock run`, for this reason.
+    Impossible(&'static str),
 }
 
 impl Trial {
@@ -300,6 +302,7 @@ pub fn json(trials: &[Trial]) -> Value {
                 "kernel",
                 Some(format!("not with a kernel older than {version}")),
             ),
+            Verdict::Impossible(why) => ("impossible", Some((*why).to_owned())),
         };
         json!({
             "id": trial.id,
