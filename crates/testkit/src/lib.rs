@@ -21,6 +21,7 @@
 //! - `nested`, on Linux, a feature: a real guest with a broker and containers of its own, and a program that
 //!   does in any partition what a test asks.
 //! - `nri`, on Linux: a scripted container runtime for plugins of the Node Resource Interface.
+//! - `programs`, on Linux: programs that use `AF_VSOCK` and know nothing of hvsock.
 //! - `uplink`, on Linux, of the feature `world`: a guest's side of the uplink protocol.
 //! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
 //!
@@ -48,7 +49,7 @@ pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, go, guest, nri, podman, usage, wine};
+pub use os::linux::{container, go, guest, nri, podman, programs, usage, wine};
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::{peer, uplink, world};
 pub use stop::StopOnDrop;

@@ -10,6 +10,7 @@ mod oci;
 #[cfg(feature = "world")]
 pub mod peer;
 pub mod podman;
+pub mod programs;
 pub(crate) mod temp;
 #[cfg(feature = "world")]
 pub mod uplink;
