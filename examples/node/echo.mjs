@@ -7,7 +7,8 @@
 import http from 'node:http'
 import { connect, listen } from './hvsock.mjs'
 
-const [command, partition, service] = process.argv.slice(2)
+const [command, partition, ...words] = process.argv.slice(2)
+const service = words.join(' ')
 
 function fail(error) {
   console.error(`echo: ${error.code ? `${error.code}: ` : ''}${error.message}`)
