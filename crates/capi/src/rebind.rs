@@ -13,8 +13,11 @@ use hvsock_sys::sync::lock;
 /// When this process has closed a listener.
 static LAST_CLOSE: Mutex<Option<Instant>> = Mutex::new(None);
 
-/// How long a listener that this process has closed may keep its address.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after the close of a listener its address may be in use by it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a request waits for that, on a busy machine. An address that another listener has is reported after it.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// Notes that this process closes a listener.
 pub(crate) fn note_close() {
@@ -35,7 +38,9 @@ pub(crate) fn retried<T>(
     if is_in_use(&result) {
         sweep();
     }
-    while is_in_use(&result) && lock(&LAST_CLOSE).is_some_and(|at| at.elapsed() < CLOSE_TIMEOUT) {
+    let has_closed = lock(&LAST_CLOSE).is_some_and(|at| at.elapsed() < CLOSE_TIMEOUT);
+    let deadline = Instant::now() + WAIT;
+    while is_in_use(&result) && has_closed && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(2));
         result = request();
     }
