@@ -5,7 +5,7 @@
  * Linux:   cc server.c $(pkg-config --cflags --libs hvsock) -o server
  * Windows: x86_64-w64-mingw32-gcc -I INCLUDE server.c -lws2_32 -o server.exe
  *
- * The service is the vsock port 2761: hvsock service add "HV Socket Demo" --port 2761
+ * The service is the vsock port 2761: hvsock service register "HV Socket Demo" --port 2761
  */
 #include <winsock2.h>
 #include <hvsocket.h>
