@@ -336,9 +336,12 @@ func TestCloseEndsABlockedAcceptReadAndWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := listener.Accept(); err != nil {
+	accepted, err := listener.Accept()
+	if err != nil {
 		t.Fatal(err)
 	}
+	// Until the end: a connection that nothing refers to is closed by the garbage collector.
+	defer accepted.Close()
 	failed := make(chan error, 3)
 	go func() {
 		_, err := listener.Accept()
