@@ -73,7 +73,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
     timings.step("loom", || loom::run(&[]))?;
     timings.step("the kernel's vsock_test", || {
         vsock_test::run(&[])?;
-        vsock_test::run(&["--guests".to_owned(), "uml,qemu".to_owned()])
+        vsock_test::run(&["--guests".to_owned(), "uml,qemu".to_owned()])?;
+        vsock_test::run(&["--run".to_owned()])
     })?;
     programs.extend(windows::check(&mut timings)?);
     timings.print();

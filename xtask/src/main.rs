@@ -83,7 +83,7 @@ const TASKS: &[Task] = &[
         name: "vsock-test",
         arguments: "[ARGS…]",
         about: "run the Linux kernel's own vsock tests between two real guests, in both directions; \
-                --guests uml,qemu, --all, --source FOLDER, --json, --backend PROGRAM, --skip N",
+                --guests uml,qemu, --run, --all, --source FOLDER, --json, --backend PROGRAM, --skip N",
         run: vsock_test::run,
     },
     Task {

@@ -58,8 +58,8 @@ pub struct Halves<'a> {
     pub folder: PathBuf,
 }
 
-/// Runs all tests of `SOCK_STREAM`, in both directions. Those that cannot pass are run, too, and are a failure if they
-/// do.
+/// Runs all tests of `SOCK_STREAM`, in both directions. Those that cannot pass with the half here that checks them are
+/// run, too, since they pass in the other direction.
 pub fn run(halves: &Halves<'_>, names: &[String], skip: &[usize]) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
     for host_serves in [true, false] {
