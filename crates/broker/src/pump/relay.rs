@@ -165,9 +165,10 @@ impl RelayEnd {
         }
     }
 
-    /// Whether the process has closed its end.
+    /// Whether the process has closed its end, as its control connection shows. That of a raw fd shows nothing,
+    /// since it may be closed early.
     fn is_closed(&self) -> bool {
-        self.control.as_ref().is_some_and(|control| control.closed)
+        !self.raw_fd && self.control.as_ref().is_some_and(|control| control.closed)
     }
 
     /// Whether there may be messages of the process to read.

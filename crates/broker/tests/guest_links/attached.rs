@@ -24,10 +24,10 @@ use crate::links::memory;
 use crate::links::pipe_link::CAPABILITIES;
 use crate::links::world::LinkWorld as _;
 
-const PORT: u32 = 5000;
+pub(crate) const PORT: u32 = 5000;
 
 /// The guest's end of a connection. Dropping it closes it.
-trait Inside {
+pub(crate) trait Inside {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<usize>;
     fn send(&self, bytes: &[u8]);
     fn half_close(&self);
@@ -83,21 +83,21 @@ impl Inside for virtio::GuestStream {
 }
 
 /// The endpoint connection of such a process.
-struct Client(OwnedFd);
+pub(crate) struct Client(pub(crate) OwnedFd);
 
 impl Client {
-    fn new(world: &World) -> Self {
+    pub(crate) fn new(world: &World) -> Self {
         Self(seqpacket::connect(&world.host().0, TIMEOUT).expect("connected"))
     }
 
-    fn send(&self, message: &ClientMessage) {
+    pub(crate) fn send(&self, message: &ClientMessage) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         message::send(&self.0, &bytes, &[]).expect("sent");
     }
 
     #[track_caller]
-    fn recv(&self) -> (BrokerMessage, Vec<OwnedFd>) {
+    pub(crate) fn recv(&self) -> (BrokerMessage, Vec<OwnedFd>) {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         assert!(poll::wait(&mut fds, Some(Instant::now() + TIMEOUT)).expect("a socket"));
         let mut bytes = [0; MAX_MESSAGE];
@@ -158,7 +158,7 @@ fn hangs_up(program: &UnixStream) {
 }
 
 #[track_caller]
-fn all_of<S: Inside>(inside: &S, wanted: &[u8]) {
+pub(crate) fn all_of<S: Inside>(inside: &S, wanted: &[u8]) {
     let mut found = Vec::new();
     let mut bytes = [0; 4096];
     while found.len() < wanted.len() {
@@ -170,7 +170,7 @@ fn all_of<S: Inside>(inside: &S, wanted: &[u8]) {
 }
 
 #[track_caller]
-fn ends<S: Inside>(inside: &S) {
+pub(crate) fn ends<S: Inside>(inside: &S) {
     assert_eq!(inside.receive(&mut [0; 8]).expect("an end"), 0);
 }
 

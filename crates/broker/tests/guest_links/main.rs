@@ -9,5 +9,6 @@ mod bare;
 mod careless;
 mod handed_over;
 mod lookups;
+mod raw_fd;
 mod services;
 mod siblings;

@@ -43,11 +43,11 @@ pub(super) struct Socket {
 enum Protocol {
     /// A control connection, on which it announces the end of its data.
     Announces,
-    /// A control connection, but it uses the socket as a raw fd: end of file is a clean end.
+    /// A control connection that may end early. It uses the socket as a raw fd, which shows the rest as a plain one.
     RawFd,
     /// Nothing: end of file is a clean end, and a hang-up the end of both directions.
     Plain,
-    /// A control connection that may end early, and its own socket, which shows the rest as a plain one.
+    /// The same with a socket of its own.
     Attached,
 }
 
@@ -103,7 +103,7 @@ impl Socket {
 
     /// Whether the socket alone shows that the process has closed, and not its control connection.
     pub(super) fn shows_close(&self) -> bool {
-        matches!(self.protocol, Protocol::Plain | Protocol::Attached)
+        self.protocol != Protocol::Announces
     }
 
     /// Allows writes: the process has received the core's answer, and has connected its own socket if it
@@ -392,6 +392,48 @@ mod tests {
         peer.control_ready();
         assert_eq!(peer.read_control().1, Ok(()));
         assert!(peer.is_closed());
+    }
+
+    #[test]
+    fn a_process_with_a_raw_fd_may_close_its_control_while_its_socket_is_full() {
+        let (own, process) = stream::pair().unwrap();
+        let (control, process_control) = seqpacket::pair().unwrap();
+        for fd in [&own, &process, &control] {
+            set_nonblocking(fd, true).unwrap();
+        }
+        let mut peer = Peer::socket(own, true);
+        peer.set_control(ControlConnection::new(control));
+        drop(process_control);
+        peer.control_ready();
+        assert_eq!(peer.read_control().1, Ok(()));
+        let mut written = 0;
+        while let Ok(count @ 1..) = peer.write(&[1; 65536], MessageEnd::default()) {
+            written += count;
+        }
+        assert!(!peer.is_closed());
+        // Both directions go on, and each ends by itself.
+        stream::send(&process, b"last").unwrap();
+        stream::shutdown(&process, Shutdown::Write).unwrap();
+        ready(&mut peer);
+        let read = peer.read(&mut [0; 8], false);
+        assert!(matches!(read, FillOutcome::Bytes(4, ..)), "{read:?}");
+        assert!(ends(&mut peer) && !peer.is_closed());
+        peer.finish();
+        let mut buffer = vec![0; 1 << 20];
+        let mut got = 0;
+        while let Ok(count @ 1..) = stream::recv(&process, &mut buffer) {
+            got += count;
+        }
+        assert_eq!(got, written);
+        assert!(peer.is_closed());
+        // The socket alone shows that the process has closed.
+        let (own, process) = stream::pair().unwrap();
+        set_nonblocking(&own, true).unwrap();
+        let mut peer = Peer::socket(own, true);
+        peer.set_control(ControlConnection::none());
+        drop(process);
+        ready(&mut peer);
+        assert!(ends(&mut peer) && peer.is_closed());
     }
 
     #[test]

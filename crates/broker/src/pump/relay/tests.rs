@@ -178,3 +178,42 @@ fn a_system_without_splice_gets_copies() {
     assert!(world.read() == vec![6; 200_000]);
     assert!(buffers.pipe().is_none());
 }
+
+#[test]
+fn a_raw_fd_whose_control_was_closed_early_receives_after_its_own_end() {
+    let (mut buffers, counters) = (Buffers::new(), ByteCounters::default());
+    let (control, their_control) = seqpacket::pair().unwrap();
+    let (own, process) = stream::pair().unwrap();
+    let (of_guest, guest) = stream::pair().unwrap();
+    for fd in [&control, &own, &process, &of_guest, &guest] {
+        set_nonblocking(fd, true).unwrap();
+    }
+    // The guest learns of the end of data by the close only.
+    let ends = [
+        RelayEnd::new(control, own, true),
+        RelayEnd::of_guest(of_guest, false),
+    ];
+    let [process_end, guest_end] = ends;
+    let mut relay = Relay::new(process_end, guest_end);
+    drop(their_control);
+    stream::send(&process, b"question").unwrap();
+    stream::shutdown(&process, Shutdown::Write).unwrap();
+    let mut turn = |relay: &mut Relay| {
+        for end in &mut relay.ends {
+            (end.readable, end.writable) = (true, true);
+            if let Some(control) = &mut end.control {
+                control.readable = true;
+            }
+        }
+        relay.turn(&mut buffers, &counters)
+    };
+    let first = turn(&mut relay);
+    assert!(!matches!(first, Turn::Closed(_)), "{first:?}");
+    let mut bytes = [0; 8];
+    assert_eq!(stream::recv(&guest, &mut bytes).unwrap(), 8);
+    stream::send(&guest, b"answer").unwrap();
+    turn(&mut relay);
+    assert_eq!(stream::recv(&process, &mut bytes).unwrap(), 6);
+    relay.ends[0].hung_up = true;
+    assert!(matches!(turn(&mut relay), Turn::Closed(None)));
+}
