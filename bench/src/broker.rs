@@ -64,6 +64,11 @@ impl BrokerProcess {
         self.folder.path().join("endpoint")
     }
 
+    /// The folder of the broker, which the commands of hvsock take as `--dir`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The path of the socket of the control API.
     pub fn control(&self) -> PathBuf {
         self.dirs.control()

@@ -48,6 +48,21 @@ fn busy_in(stat: &str) -> Duration {
     Duration::from_millis(busy.map(|(_, hundredths)| hundredths * 10_u64).sum())
 }
 
+/// Busy time of this process and of its descendants that have ended.
+pub fn used_by_tree() -> std::io::Result<Duration> {
+    Ok(tree_in(&std::fs::read_to_string("/proc/self/stat")?))
+}
+
+fn tree_in(stat: &str) -> Duration {
+    // After the name, which may have spaces: utime, stime, cutime and cstime, in hundredths of a second.
+    let fields = stat.rsplit(')').next().unwrap_or_default();
+    let numbers = fields.split_whitespace().skip(11).take(4);
+    let sum = numbers
+        .map(|word| word.parse().unwrap_or(0_u64))
+        .sum::<u64>();
+    Duration::from_millis(sum * 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +71,12 @@ mod tests {
     fn idle_processors_are_not_busy() {
         let stat = "cpu  1 2 3 1000 2000 4 5 6 7 8\ncpu0 9 9 9\n";
         assert_eq!(busy_in(stat), Duration::from_millis(210));
+    }
+
+    #[test]
+    fn the_times_of_descendants_are_added_to_those_of_the_process() {
+        let stat = "7 (a (b) c) S 1 7 7 0 -1 4194304 91 92 0 0 1 2 30 400 20 0 1 0 99\n";
+        assert_eq!(tree_in(stat), Duration::from_millis(4330));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod machine;
 pub mod neighbour;
 pub mod options;
 pub mod plot;
+pub mod run;
 pub mod stream;
 pub mod vm;
 pub mod worker;

@@ -16,8 +16,14 @@ pub struct Worker {
 impl Worker {
     /// Starts this program with `arguments`, of which the first names the role, and waits for `ready`.
     pub fn start(arguments: &[&str]) -> anyhow::Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(arguments)
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(arguments);
+        Self::of(command)
+    }
+
+    /// As [`start`](Self::start), by a command that ends up as this program.
+    pub fn of(mut command: Command) -> anyhow::Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -29,7 +35,7 @@ impl Worker {
             replies,
         };
         let reply = worker.receive()?;
-        anyhow::ensure!(reply == "ready", "{arguments:?} did not start: {reply}");
+        anyhow::ensure!(reply == "ready", "{command:?} did not start: {reply}");
         Ok(worker)
     }
 

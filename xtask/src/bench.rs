@@ -31,7 +31,12 @@ pub fn run(arguments: &[String]) -> Result<()> {
         install_peer()?;
     }
     if name == "exec" || nested {
-        build_programs()?;
+        build(&["--package", "hvsock-cli", "--bin", "hvsock"])?;
+        build(&["--package", "hvsock-services", "--bin", "hvsock-agent"])?;
+    }
+    if name == "run" {
+        build(&["--package", "hvsock-cli", "--bin", "hvsock"])?;
+        build(&["--package", "hvsock-preload"])?;
     }
     let mut environment = Vec::new();
     if name == "python" {
@@ -67,24 +72,9 @@ fn install_peer() -> Result<()> {
     )
 }
 
-/// Builds the programs that the bench starts, beside it.
-fn build_programs() -> Result<()> {
-    for (package, program) in [
-        ("hvsock-cli", "hvsock"),
-        ("hvsock-services", "hvsock-agent"),
-    ] {
-        run::run(&mut run::cargo(&[
-            "build",
-            "--profile",
-            "dist",
-            "--quiet",
-            "--package",
-            package,
-            "--bin",
-            program,
-        ]))?;
-    }
-    Ok(())
+/// Builds a program that the bench starts, or a library that it loads, beside it.
+fn build(what: &[&str]) -> Result<()> {
+    run::run(run::cargo(&["build", "--profile", "dist", "--quiet"]).args(what))
 }
 
 /// The name and first line of each bench, sorted by name.
