@@ -32,9 +32,20 @@ type endStatus struct {
 	ended bool
 	// reset is why the connection was reset.
 	reset error
+	// brokerGone: reset says only that the broker has closed the connection.
+	brokerGone bool
 }
 
 func (s endStatus) isFinal() bool { return s.ended || s.reset != nil }
+
+// resetReason returns why the connection was reset. A broker that has only closed it after a clean end of the peer's
+// data is none: the peer has closed for good.
+func (s endStatus) resetReason() error {
+	if s.ended && s.brokerGone {
+		return nil
+	}
+	return s.reset
+}
 
 // meaning returns what the end of the data means, or nil if it is not known yet.
 func (s endStatus) meaning() error {
@@ -95,7 +106,7 @@ func (c *control) receive(fd int) bool {
 	case err == syscall.EAGAIN:
 		return false
 	case err != nil || n == 0:
-		c.status.reset = brokerGone()
+		c.status.reset, c.status.brokerGone = brokerGone(), true
 		return true
 	}
 	message, err := decode(bytes[:n])
@@ -114,12 +125,14 @@ func (c *control) receive(fd int) bool {
 	return true
 }
 
-// send sends a message. If the broker is gone, its error is the reason.
+// send sends a message. If the broker is gone, its error is the reason. A connection whose peer has closed for good
+// needs no message.
 func (c *control) send(message []byte) error {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
 	_, err := c.conn.Write(message)
 	if err != nil && isOver(err) {
-		if reset := c.drain().reset; reset != nil {
+		status := c.drain()
+		if reset := status.resetReason(); reset != nil || status.ended {
 			return reset
 		}
 		return brokerGone()

@@ -405,6 +405,39 @@ func TestTheEndOfDataIsCleanOnlyAfterTheBrokersWord(t *testing.T) {
 	}
 }
 
+func TestAPeerThatClosesForGoodAfterItsEndIsNoReset(t *testing.T) {
+	conn, control, data := established(t, transportDescriptor)
+	defer conn.Close()
+	_, _ = syscall.Write(data, []byte("abc"))
+	control.send(header(kindEnded, 0))
+	closeAll(data)
+	control.Close()
+	if got, err := io.ReadAll(conn); string(got) != "abc" || err != nil {
+		t.Errorf("%q %v", got, err)
+	}
+	if _, err := conn.Write([]byte("x")); !errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v", err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Error(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+		t.Error(err)
+	}
+}
+
+func TestAResetAfterThePeersEndIsTheErrorOfTheOwnEnd(t *testing.T) {
+	conn, control, data := established(t, transportDescriptor)
+	defer conn.Close()
+	control.send(header(kindEnded, 0))
+	control.send(refusal(kindReset, uint32(PartitionOff), ""))
+	closeAll(data)
+	control.Close()
+	if err := conn.CloseWrite(); !errors.Is(err, PartitionOff) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAReaderWaitsForTheMeaningOfTheEndUntilItsDeadline(t *testing.T) {
 	conn, control, data := established(t, transportDescriptor)
 	defer conn.Close()

@@ -114,8 +114,8 @@ func (s *brokerStream) end(err error) error {
 	// if it has one.
 	if s.direct && (s.lost.Load() || errors.Is(err, syscall.ECONNRESET)) {
 		s.lost.Store(true)
-		if status.reset != nil {
-			return status.reset
+		if reset := status.resetReason(); reset != nil {
+			return reset
 		}
 		return resetBecause("the other end closed without reading all data")
 	}
@@ -139,7 +139,7 @@ func (s *brokerStream) end(err error) error {
 func (s *brokerStream) Write(p []byte) (int, error) {
 	n, err := s.data.Write(p)
 	if err != nil && isOver(err) && !s.writeEnded.Load() {
-		if reset := s.control.drain().reset; reset != nil {
+		if reset := s.control.drain().resetReason(); reset != nil {
 			return n, reset
 		}
 	}

@@ -2,6 +2,7 @@
 
 import array
 import os
+import select
 import socket
 import tempfile
 import threading
@@ -115,6 +116,39 @@ class FakeBrokers(unittest.TestCase):
             self.assertEqual(broker.requests, ["CONNECT_NAMED", "LOOKUP", "LOOKUP", "CONNECT"])
             self.connect(broker)
             self.assertEqual(broker.requests[4:], ["LOOKUP", "LOOKUP", "CONNECT"])
+
+    def test_a_peer_that_closes_for_good_after_its_end_is_no_reset(self):
+        def serve(broker, sock):
+            broker.receive(sock)
+            with send_connected(sock) as data:
+                data.sendall(b"hi")
+                send(sock, "SHUTDOWN")
+
+        with FakeBroker(serve) as broker:
+            sock = self.connect(broker)
+            self.assertEqual(sock.makefile("rb").read(), b"hi")
+            with self.assertRaises(BrokenPipeError):
+                sock.sendall(b"x")
+            sock.setsockopt(hvsock.HV_PROTOCOL_RAW, hvsock.HVSOCKET_CONNECTED_SUSPEND, 1)
+            sock.shutdown(hvsock.SHUT_WR)
+            self.assertEqual(sock.recv(1), b"")
+
+    def test_a_reset_after_the_peers_end_is_the_error_of_the_own_end(self):
+        def serve(broker, sock):
+            broker.receive(sock)
+            with send_connected(sock):
+                send(sock, "SHUTDOWN")
+                send(sock, "RESET", code=17, errno=104, detail="the peer left data unread")
+
+        with FakeBroker(serve) as broker:
+            sock = self.connect(broker)
+            self.assertEqual(sock.recv(1), b"")
+            poll = select.poll()
+            poll.register(sock._control._sock, 0)
+            self.assertTrue(poll.poll(TIMEOUT * 1000), "the broker has not closed")
+            with self.assertRaises(hvsock.Reset) as caught:
+                sock.shutdown(hvsock.SHUT_WR)
+            self.assertEqual(caught.exception.refusal.detail, "the peer left data unread")
 
     def test_a_reset_of_the_peer_is_no_older_broker(self):
         def serve(broker, sock):

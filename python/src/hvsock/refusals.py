@@ -256,6 +256,11 @@ def broker_gone() -> Refused:
     return reset(Refusal(RESET, "the broker went away"))
 
 
+def is_broker_gone(error: OSError) -> bool:
+    """Whether the broker has closed without a reason."""
+    return isinstance(error, Reset) and error.refusal == broker_gone().refusal
+
+
 def protocol_error(text: str) -> Refused:
     """The exception for a message of the broker that is none."""
     return reset(Refusal(RESET, f"the broker {VIOLATION}: {text}"))

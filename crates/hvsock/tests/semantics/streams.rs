@@ -120,6 +120,37 @@ fn an_announced_end_is_clean_and_final() {
 }
 
 #[test]
+fn a_peer_that_closes_for_good_after_its_end_is_no_reset() {
+    for shutdown in [Shutdown::Write, Shutdown::Both] {
+        let (stream, side) = Broker::new().connected();
+        side.send(b"last");
+        side.control.send(&BrokerMessage::Shutdown);
+        drop(side);
+        assert_eq!(read(&stream).unwrap(), b"last");
+        stream.shutdown(shutdown).unwrap();
+        assert!(stream.take_error().unwrap().is_none());
+        assert_eq!(read(&stream).unwrap(), b"");
+    }
+    let (stream, side) = Broker::new().connected();
+    side.control.send(&BrokerMessage::Shutdown);
+    drop(side);
+    let error = (&stream).write(b"x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+    stream.set_connected_suspend(true).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+}
+
+#[test]
+fn a_reset_after_the_peers_end_is_the_error_of_the_own_end() {
+    let (stream, side) = Broker::new().connected();
+    side.control.send(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Reset(disabled()));
+    drop(side);
+    let error = stream.shutdown(Shutdown::Write).unwrap_err();
+    assert!(matches!(reset_of(&error), Refusal::Disabled { .. }));
+}
+
+#[test]
 fn an_unannounced_end_waits_for_its_kind() {
     let (stream, side) = Broker::new().connected();
     side.end_data();

@@ -11,7 +11,7 @@ import time
 from typing import Optional
 
 from ...messages import CONNECTED_SUSPEND
-from ...refusals import broker_gone, protocol_error
+from ...refusals import broker_gone, is_broker_gone, protocol_error
 from .exchange import receive, reset_by, send, wait
 
 #: How often a thread checks whether another one has received the message that it waits for.
@@ -42,6 +42,9 @@ class Control:
         except BlockingIOError:
             return False
         except OSError as error:
+            # After the end of the peer's data the broker closes when the peer has closed for good.
+            if self.ended and is_broker_gone(error):
+                return False
             self.error = error
             return True
         if message.kind == "SHUTDOWN":
@@ -88,16 +91,19 @@ class Control:
             if self._announced:
                 return
             self._announced = True
-        try:
-            send(self._sock, "SHUTDOWN")
-        except (BrokenPipeError, ConnectionResetError):
-            self.drain()
-            # If the peer has ended and closed for good, the broker has closed, too. Nothing was lost.
-            if not self.ended:
-                raise self.fresh_error() from None
+        self._send("SHUTDOWN")
 
     def set_connected_suspend(self, on: bool) -> None:
-        send(self._sock, "SET_OPTION", option=CONNECTED_SUSPEND, value=int(on))
+        self._send("SET_OPTION", option=CONNECTED_SUSPEND, value=int(on))
+
+    def _send(self, kind: str, **fields: int) -> None:
+        try:
+            send(self._sock, kind, **fields)
+        except (BrokenPipeError, ConnectionResetError):
+            self.drain()
+            # If the peer has ended and closed for good, the broker has closed, too.
+            if self.error is not None or not self.ended:
+                raise self.fresh_error() from None
 
     def close(self) -> None:
         self._sock.close()

@@ -60,6 +60,14 @@ impl EndStatus {
     pub(super) fn is_final(&self) -> bool {
         self.ended || self.reset.is_some()
     }
+
+    /// Why the connection was reset. Not when the broker has only closed it after a clean end of the peer's
+    /// data, as it does when the peer has closed for good: what the peer does not read fails with an error of
+    /// the data descriptor.
+    pub(super) fn reset_reason(self) -> Option<ResetReason> {
+        self.reset
+            .filter(|reason| !(self.ended && matches!(reason, ResetReason::BrokerGone)))
+    }
 }
 
 impl ResetReason {
@@ -172,7 +180,8 @@ impl Control {
         }
     }
 
-    /// Sends a message to the broker. Waits for free space in the socket if `may_wait`.
+    /// Sends a message to the broker. Waits for free space in the socket if `may_wait`. A connection whose peer
+    /// has closed for good needs no message: then nothing is sent.
     pub(super) fn send(&self, message: &ClientMessage, may_wait: bool) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(16);
         message.encode(&mut bytes);
@@ -186,8 +195,14 @@ impl Control {
                     }
                 }
                 Err(error) if is_gone(&error) => {
-                    let reset = self.drain().reset.unwrap_or(ResetReason::BrokerGone);
-                    return Err(reset.into_error());
+                    let status = self.drain();
+                    let has_ended = status.ended;
+                    return match status.reset_reason() {
+                        Some(reset) => Err(reset.into_error()),
+                        // The peer has closed for good, and the broker told it of no loss.
+                        None if has_ended => Ok(()),
+                        None => Err(ResetReason::BrokerGone.into_error()),
+                    };
                 }
                 result => return result,
             }

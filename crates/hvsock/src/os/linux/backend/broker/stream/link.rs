@@ -103,7 +103,7 @@ impl Link {
             let bound = Instant::now() + REASON_TIMEOUT;
             status = control.wait_for_end(Some(bound)).unwrap_or(status);
         }
-        status.reset.map(super::ResetReason::into_error)
+        status.reset_reason().map(super::ResetReason::into_error)
     }
 
     /// The error for a write after which no other can succeed.

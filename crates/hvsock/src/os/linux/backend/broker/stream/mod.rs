@@ -321,7 +321,10 @@ impl Stream {
     /// Why the connection was reset, if it was.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         match &self.path {
-            DataPath::Descriptor(_) => self.link.control.drain().reset.map(ResetReason::into_error),
+            DataPath::Descriptor(_) => {
+                let reason = self.link.control.drain().reset_reason();
+                reason.map(ResetReason::into_error)
+            }
             DataPath::Ring(ring) => ring.reset_reason(&self.link),
         }
     }

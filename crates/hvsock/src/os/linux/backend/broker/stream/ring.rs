@@ -355,7 +355,7 @@ impl Ring {
             RingError::WouldBlock => io::ErrorKind::WouldBlock.into(),
             RingError::WriteShutdown => errors::write_shut_down(),
             RingError::PeerClosed => {
-                let reason = link.control.drain().reset;
+                let reason = link.control.drain().reset_reason();
                 reason.map_or_else(errors::peer_stopped_reading, super::ResetReason::into_error)
             }
             RingError::Reset | RingError::PeerGone => link
@@ -380,7 +380,7 @@ impl Ring {
     /// Why the connection was reset, if it was. Does not wait.
     pub(super) fn reset_reason(&self, link: &Link) -> Option<io::Error> {
         let known = match &link.control {
-            Channel::Own(control) => control.drain().reset,
+            Channel::Own(control) => control.drain().reset_reason(),
             Channel::Arena(control) => control.receive_reason(),
         };
         if let Some(reason) = known {
