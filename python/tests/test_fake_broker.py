@@ -1,6 +1,7 @@
 """What a broker of another version, or a faulty one, may do."""
 
 import array
+import math
 import os
 import select
 import socket
@@ -116,6 +117,29 @@ class FakeBrokers(unittest.TestCase):
             self.assertEqual(broker.requests, ["CONNECT_NAMED", "LOOKUP", "LOOKUP", "CONNECT"])
             self.connect(broker)
             self.assertEqual(broker.requests[4:], ["LOOKUP", "LOOKUP", "CONNECT"])
+
+    def test_a_timeout_may_be_of_any_length(self):
+        def serve(broker, sock):
+            broker.receive(sock)
+            with send_connected(sock) as data:
+                data.sendall(b"hi")
+                broker.done.wait(TIMEOUT)
+
+        with FakeBroker(serve) as broker:
+            broker.done = threading.Event()
+            for timeout in (3e6, 1e12, 1e300, math.inf):
+                with self.subTest(timeout=timeout):
+                    sock = self.connect(broker, timeout)
+                    sock.settimeout(timeout)
+                    self.assertEqual(sock.recv(2), b"hi")
+                    threading.Timer(0.01, broker.done.set).start()
+                    with self.assertRaises(hvsock.Reset):
+                        sock.recv(1)
+                    broker.done.clear()
+            sock.settimeout(1)
+            for timeout in (math.nan, -1.0, -math.inf):
+                with self.subTest(timeout=timeout), self.assertRaises(ValueError):
+                    sock.settimeout(timeout)
 
     def test_a_peer_that_closes_for_good_after_its_end_is_no_reset(self):
         def serve(broker, sock):

@@ -67,7 +67,7 @@ class AcceleratedSocket(SocketBase):
         raise OSError(errno.EOPNOTSUPP, "only a connection that was made with raw_fd=True can be detached")
 
     def settimeout(self, value: Optional[float]) -> None:
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError("Timeout value out of range")
         self._timeout = value
         self._stream.set_timeout(value)
@@ -128,7 +128,7 @@ class AcceleratedListener:
         return int(self._listener.fileno())
 
     def settimeout(self, value: Optional[float]) -> None:
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError("Timeout value out of range")
         self._timeout = value
 

@@ -18,7 +18,7 @@ _DEFAULT_TIMEOUT = 30.0
 
 
 def _timeout_ms(timeout: Optional[float]) -> int:
-    return 0 if timeout is None else max(1, min(_MAX_TIMEOUT_MS, round(timeout * 1000)))
+    return 0 if timeout is None else max(1, round(min(_MAX_TIMEOUT_MS, timeout * 1000)))
 
 
 def _whole_timeout(timeout: Optional[float]) -> float:

@@ -49,6 +49,8 @@ Steps = Generator[Optional[socket.socket], None, T]
 #: How long a request waits for a broker that is busy, in seconds, beyond the timeout of its peer.
 REPLY_TIMEOUT = 5.0
 _RETRY_INTERVAL = 0.01
+#: The longest wait of one system call, which has 31 bits of milliseconds, in seconds.
+_LONGEST_WAIT = 1e6
 
 #: The endpoints whose brokers do not know the messages that version 1 has gained.
 _older_brokers: Set[str] = set()
@@ -119,8 +121,12 @@ def wait(sock: socket.socket, events: int, deadline: Optional[float]) -> bool:
     """Waits until the socket is ready, or has ended; ``False`` at the deadline."""
     poll = select.poll()
     poll.register(sock, events)
-    left = remaining(deadline)
-    return bool(poll.poll(None if left is None else int(left * 1000) + 1))
+    while True:
+        left = remaining(deadline)
+        if poll.poll(None if left is None else int(min(left, _LONGEST_WAIT) * 1000) + 1):
+            return True
+        if left is not None and left <= _LONGEST_WAIT:
+            return False
 
 
 def run(steps: Steps[T], timeout: Optional[float]) -> T:

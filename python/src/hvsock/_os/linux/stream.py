@@ -199,7 +199,7 @@ class Socket(SocketBase):
 
     def settimeout(self, value: Optional[float]) -> None:
         """Bounds each call in seconds. ``None`` is blocking mode, 0 non-blocking mode."""
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError("Timeout value out of range")
         self._timeout = value
         self._data.setblocking(value is None)
@@ -305,7 +305,7 @@ class Listener:
         return self._sock.fileno()
 
     def settimeout(self, value: Optional[float]) -> None:
-        if value is not None and value < 0:
+        if value is not None and not value >= 0:
             raise ValueError("Timeout value out of range")
         self._timeout = value
 
