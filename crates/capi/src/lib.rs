@@ -12,5 +12,4 @@
 pub mod abi;
 mod last_error;
 mod numbers;
-mod rebind;
 mod winsock;

@@ -54,6 +54,11 @@ impl Leases {
         self.held.contains_key(&service)
     }
 
+    /// The index of the session that holds a service.
+    pub(super) fn session(&self, service: ServiceId) -> Option<usize> {
+        self.held.get(&service)?.session
+    }
+
     /// Whether the session with this serial number holds the service. After its lease has ended,
     /// another session may hold it.
     pub(super) fn is_held_by(&self, service: ServiceId, serial: u64) -> bool {

@@ -83,6 +83,7 @@ mod devices;
 mod effects;
 mod endpoints;
 mod event_loop;
+mod gone_sessions;
 mod guest_arenas;
 mod guest_connects;
 mod guest_ends;

@@ -362,12 +362,26 @@ impl Core {
             backlog: listen.backlog,
         };
         if listen.flags.dry_run {
-            let request = Request::Listen { backlog };
             let from = session.partition;
-            let explanation = self.explain_request(from, &principal, listen.address, request);
+            let explain = |core: &mut Self| {
+                let request = Request::Listen { backlog };
+                core.explain_request(from, &principal, listen.address, request)
+            };
+            let mut explanation = explain(self);
+            if matches!(explanation.refusal(), Some(Refusal::AddressInUse))
+                && self.close_gone_listeners(from, listen.address.service)
+            {
+                explanation = explain(self);
+            }
             return self.explain(&session, &explanation);
         }
-        let id = match self.fabric.listen(&request) {
+        let mut listening = self.fabric.listen(&request);
+        if matches!(listening, Err(Refusal::AddressInUse))
+            && self.close_gone_listeners(session.partition, listen.address.service)
+        {
+            listening = self.fabric.listen(&request);
+        }
+        let id = match listening {
             Ok(id) => id,
             Err(refusal) => {
                 self.reject(&session, "listen", listen.address, &refusal);
@@ -462,7 +476,14 @@ impl Core {
         registration.creator = Some(format!("process {}", session.caller.pid));
         registration.purpose = Some(register.purpose).filter(|purpose| !purpose.is_empty());
         let id = registration.id;
-        self.register(registration).map_err(|error| match error {
+        let mut registered = self.register(registration.clone());
+        if let Err(RegisterError::Clash(clash)) = &registered
+            && let Some(existing) = clash.removable()
+            && self.close_gone_lease(existing)
+        {
+            registered = self.register(registration);
+        }
+        registered.map_err(|error| match error {
             RegisterError::LimitReached { which } => Refusal::LimitReached {
                 which: which.into(),
             },

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 
-use hvsock::{Lease, Refusal, ServiceId, VmId};
+use hvsock::{HvListener, Lease, Refusal, ServiceId, VmId};
 use hvsock_broker::ControlError;
 
 use hvsock_testkit::wait::eventually;
@@ -145,4 +145,20 @@ fn a_leased_service_can_be_used_until_its_lease_ends() {
     assert_eq!(refusal(&error), Refusal::Unregistered);
     let unregistered = refused(web.connect(VmId::PARENT, PORT));
     assert_eq!(unregistered, Refusal::Unregistered);
+}
+
+#[test]
+fn a_process_takes_its_lease_and_its_listener_again_right_after_it_closed_them() {
+    let world = World::new();
+    let host = world.host();
+    for _ in 0..300 {
+        let lease = lease(&host, PORT).unwrap();
+        let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+        drop(listener);
+        let at = (VmId::LOOPBACK, ServiceId::from_port(PORT));
+        let options = HvListener::options().endpoint(host.endpoint());
+        assert_eq!(options.explain(at).unwrap().refusal(), None);
+        let again = host.listen(VmId::LOOPBACK, PORT).unwrap();
+        drop((again, lease));
+    }
 }

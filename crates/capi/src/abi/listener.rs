@@ -9,7 +9,6 @@ use hvsock::{HvListener, ToHvAddr};
 use super::connection::hvsock_connection;
 use super::options::{Options, hvsock_options, timeout};
 use super::{address, from_handle, guard, handle, into_handle, store, text};
-use crate::rebind;
 
 /// A listener. Any number of threads may accept at a time. No thread may be in a call with it when it is closed.
 #[allow(non_camel_case_types, reason = "the name in C")]
@@ -54,7 +53,7 @@ pub unsafe extern "C" fn hvsock_listen_address(
 
 fn listening(options: &Options, at: impl ToHvAddr + Copy) -> io::Result<*mut hvsock_listener> {
     let options = options.to_listen();
-    let inner = rebind::retried(|| (), || options.listen(at))?;
+    let inner = options.listen(at)?;
     Ok(into_handle(hvsock_listener { inner }))
 }
 
@@ -125,7 +124,6 @@ pub unsafe extern "C" fn hvsock_listener_close(listener: *mut hvsock_listener) {
     guard((), || {
         // SAFETY: the program passes a handle for the last time.
         if let Some(listener) = unsafe { from_handle(listener) } {
-            rebind::note_close();
             drop(listener);
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-use hvsock::{Endpoint, HvListener, ListenOptions, Refusal, SockAddrHv};
+use hvsock::{Endpoint, HvListener, ListenOptions, Refusal, SockAddrHv, refusal_of};
 use hvsock_sys::sync::lock;
 
 use super::attach::{Attach, Attempt};
@@ -14,7 +14,6 @@ use super::listening::Listening;
 use super::table::{self, Table};
 use crate::abi::system;
 use crate::last_error::{LastError, Result, fail};
-use crate::rebind;
 
 /// The sockets of this process.
 pub(crate) static SOCKETS: LazyLock<Table<Socket>> = LazyLock::new(Table::default);
@@ -85,7 +84,7 @@ impl Socket {
             return fail(libc::EINVAL);
         }
         // Windows reports an address in use here. Everything else is reported by the call that needs the address.
-        let is_in_use = rebind::retried(sweep, || match self.listen_options().explain(address) {
+        let is_in_use = retried(|| match self.listen_options().explain(address) {
             Ok(explanation) => match explanation.refusal() {
                 Some(Refusal::AddressInUse) => Err(Refusal::AddressInUse.into()),
                 _ => Ok(()),
@@ -147,8 +146,7 @@ impl Socket {
         // SOMAXCONN of Windows, and what a program means by a negative number.
         let backlog = u32::try_from(backlog).unwrap_or(u32::MAX).clamp(1, 4096);
         let options = self.listen_options().backlog(backlog);
-        let listener =
-            rebind::retried(sweep, || options.listen(address)).map_err(|e| LastError::of(&e))?;
+        let listener = retried(|| options.listen(address)).map_err(|e| LastError::of(&e))?;
         let listening = Arc::new(Listening::new(listener)?);
         let nonblocking = system::is_nonblocking(number)?;
         self.replace(number, &listening.descriptor()?)?;
@@ -384,9 +382,20 @@ impl Socket {
     pub(crate) fn close(&self) {
         if let State::Listening(listening) = &*lock(&self.state) {
             listening.close();
-            rebind::note_close();
         }
     }
+}
+
+/// Makes a request for an address. If that is in use, looks for listeners that the program has closed by
+/// `close`, and makes it once more.
+fn retried<T>(request: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let first = request();
+    let refusal = first.as_ref().err().and_then(refusal_of);
+    if refusal != Some(&Refusal::AddressInUse) {
+        return first;
+    }
+    sweep();
+    request()
 }
 
 /// Ends listeners that the program has closed by `close`.
