@@ -1,6 +1,7 @@
 """What a broker of another version, or a faulty one, may do."""
 
 import array
+import asyncio
 import math
 import os
 import select
@@ -11,6 +12,7 @@ import unittest
 import uuid
 
 import hvsock
+import hvsock.asyncio
 from hvsock import addresses, messages
 
 from .support import TIMEOUT
@@ -117,6 +119,30 @@ class FakeBrokers(unittest.TestCase):
             self.assertEqual(broker.requests, ["CONNECT_NAMED", "LOOKUP", "LOOKUP", "CONNECT"])
             self.connect(broker)
             self.assertEqual(broker.requests[4:], ["LOOKUP", "LOOKUP", "CONNECT"])
+
+    def test_other_tasks_go_on_while_a_connect_waits(self):
+        asked, go_on = threading.Event(), threading.Event()
+
+        def serve(broker, sock):
+            broker.receive(sock)
+            asked.set()
+            if go_on.wait(TIMEOUT):
+                send(sock, "REFUSED", code=1, errno=111, detail="")
+
+        async def other_task():
+            while not asked.is_set():
+                await asyncio.sleep(0.001)
+            go_on.set()
+
+        async def both(path):
+            other = asyncio.ensure_future(other_task())
+            with self.assertRaises(ConnectionRefusedError) as caught:
+                await hvsock.asyncio.open_connection(ADDRESS, endpoint=path)
+            self.assertEqual(caught.exception.refusal.label, "unregistered")
+            await other
+
+        with FakeBroker(serve) as broker:
+            asyncio.run(both(broker.path))
 
     def test_a_timeout_may_be_of_any_length(self):
         def serve(broker, sock):
