@@ -23,6 +23,37 @@ const PROMOTE_AFTER: u64 = 64 * 1024;
 /// Connects with a longer gap between them do not count as a burst.
 const BURST_GAP: Duration = Duration::from_micros(200);
 
+/// A yield that took longer has given the processor to programs that have nothing to do with the connection.
+const LONG_YIELD: Duration = Duration::from_millis(1);
+/// For how long no yield follows such a one.
+const YIELD_PAUSE: Duration = Duration::from_secs(1);
+
+/// When the core thread yields the processor after a connect.
+#[derive(Debug, Default)]
+struct Yields {
+    /// When the last connection was established.
+    last_connect: Option<Instant>,
+    /// The end of the pause after a long one.
+    paused_until: Option<Instant>,
+}
+
+impl Yields {
+    /// Whether to yield for a connection that is established now. Not during a burst of connects: then the core
+    /// thread is the bottleneck and a yield costs throughput. Nor on a busy machine, where it would hold up all
+    /// clients until the programs there have had their turns.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let last = self.last_connect.replace(now);
+        let is_burst = last.is_some_and(|last| now.duration_since(last) <= BURST_GAP);
+        let is_paused = self.paused_until.is_some_and(|until| now < until);
+        !is_burst && !is_paused
+    }
+
+    /// A yield took this long, until `now`.
+    fn took(&mut self, time: Duration, now: Instant) {
+        self.paused_until = (time > LONG_YIELD).then(|| now + YIELD_PAUSE);
+    }
+}
+
 /// The core thread's own connections, the data threads, and the resources of the next connections.
 pub(super) struct DataThreads {
     core_set: ConnectionSet,
@@ -31,8 +62,7 @@ pub(super) struct DataThreads {
     /// Rings are allowed between processes.
     shared_memory: bool,
     spare: Spare,
-    /// When the last connection was established.
-    last_connect: Option<Instant>,
+    yields: Yields,
 }
 
 impl DataThreads {
@@ -54,7 +84,7 @@ impl DataThreads {
                 true => ChosenTransport::DEFAULT,
                 false => ChosenTransport::Descriptor,
             }),
-            last_connect: None,
+            yields: Yields::default(),
         })
     }
 
@@ -63,13 +93,12 @@ impl DataThreads {
         self.shared_memory
     }
 
-    /// Yields the processor so that both processes of a new connection can run first. Not during a
-    /// burst of connects: then the core thread is the bottleneck and a yield costs throughput.
+    /// Yields the processor so that both processes of a new connection can run first, where that is of use.
     pub(super) fn yield_to_peers(&mut self) {
         let now = Instant::now();
-        let last = self.last_connect.replace(now);
-        if last.is_none_or(|last| now.duration_since(last) > BURST_GAP) {
+        if self.yields.is_due(now) {
             std::thread::yield_now();
+            self.yields.took(now.elapsed(), Instant::now());
         }
     }
 
@@ -143,5 +172,28 @@ impl DataThreads {
     /// Resets all connections of the core thread's set.
     pub(super) fn reset_all(&self, refusal: &Refusal) {
         self.core_set.reset_all(refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yield_that_takes_long_is_not_repeated_for_a_second() {
+        let mut yields = Yields::default();
+        let mut now = Instant::now();
+        assert!(yields.is_due(now));
+        assert!(!yields.is_due(now), "a burst");
+        let mut after = |time, yields: &mut Yields| {
+            now += time;
+            yields.is_due(now).then_some(now)
+        };
+        let later = after(Duration::from_millis(1), &mut yields).unwrap();
+        yields.took(Duration::from_micros(20), later);
+        let later = after(Duration::from_millis(1), &mut yields).unwrap();
+        yields.took(Duration::from_millis(15), later);
+        assert_eq!(after(Duration::from_millis(999), &mut yields), None);
+        assert!(after(Duration::from_millis(1), &mut yields).is_some());
     }
 }
