@@ -58,7 +58,7 @@ impl fmt::Display for Obstacle {
                     Step::Socket => write!(
                         f,
                         "an outer seccomp filter forbids sockets of AF_VSOCK ({error}), as those of \
-                         Docker, containerd and Podman do"
+                         Docker, containerd and newer Podman do"
                     ),
                     Step::Bind | Step::Name => write!(
                         f,
