@@ -97,13 +97,18 @@ fn with_port(address: Address, port: u32) -> Address {
 fn check_free(address: Address, own: OwnCid) -> Result<(), Errno> {
     let target = model::listen_target(address, own);
     for _ in 0..CLOSE_RETRIES {
-        let mut refused = dry_run(target)?;
-        if refused.as_ref().is_some_and(is_unregistered) {
-            // Then it would listen for this partition only.
-            let vm = VmId::LOOPBACK;
-            refused = dry_run(SockAddrHv { vm, ..target })?;
-        }
-        if !refused.is_some_and(|refused| is_in_use(&refused)) {
+        let mut asked = target;
+        let refusal = loop {
+            let refusal = dry_run(asked)?.map(|refused| of_wire(&refused));
+            let narrower = refusal
+                .as_ref()
+                .and_then(|refusal| model::narrower_target(address, own, asked, refusal));
+            match narrower {
+                Some(target) => asked = target,
+                None => break refusal,
+            }
+        };
+        if refusal != Some(Refusal::AddressInUse) {
             return Ok(());
         }
         std::thread::sleep(CLOSE_INTERVAL);
@@ -124,7 +129,7 @@ fn dry_run(address: SockAddrHv) -> Result<Option<Refused>, Errno> {
 }
 
 fn is_in_use(refused: &Refused) -> bool {
-    Refusal::from_wire(refused.code, &refused.detail) == Refusal::AddressInUse
+    of_wire(refused) == Refusal::AddressInUse
 }
 
 fn listen_request(address: SockAddrHv, backlog: u32, dry_run: bool) -> ClientMessage {
@@ -156,18 +161,25 @@ pub fn listen(socket: &Socket<'_>, backlog: i32) -> Result<(), Errno> {
 
 fn start_to_listen(socket: &Socket<'_>, address: Address, backlog: u32) -> Result<(), Errno> {
     let record = &socket.record;
-    let target = model::listen_target(address, own(record.socket.family())?);
-    let listener = match start_listener(record, target, backlog) {
-        // Only this partition itself needs no registration.
-        Err(Failure::Refused(refused))
-            if is_unregistered(&refused) && target.vm != VmId::LOOPBACK =>
-        {
-            notice::unregistered(&address);
-            let vm = VmId::LOOPBACK;
-            start_listener(record, SockAddrHv { vm, ..target }, backlog)
+    let own = own(record.socket.family())?;
+    let mut target = model::listen_target(address, own);
+    let mut first_refusal = None;
+    let listener = loop {
+        match start_listener(record, target, backlog) {
+            Err(Failure::Refused(refused)) => {
+                let refusal = of_wire(&refused);
+                match model::narrower_target(address, own, target, &refusal) {
+                    Some(narrower) => target = narrower,
+                    None => break Err(Failure::Refused(refused)),
+                }
+                first_refusal.get_or_insert(refusal);
+            }
+            result => break result,
         }
-        result => result,
     };
+    if let (Ok(_), Some(refusal)) = (&listener, &first_refusal) {
+        notice::restricted(&address, target.vm, refusal);
+    }
     let listener = listener
         .map_err(|failure| of_listen(&failure))?
         .into_socket();
@@ -217,8 +229,8 @@ fn start_listener(
     }
 }
 
-fn is_unregistered(refused: &Refused) -> bool {
-    Refusal::from_wire(refused.code, &refused.detail) == Refusal::Unregistered
+fn of_wire(refused: &Refused) -> Refusal {
+    Refusal::from_wire(refused.code, &refused.detail)
 }
 
 /// A connection that was accepted.

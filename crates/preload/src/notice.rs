@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
-use hvsock_interpose::model::Address;
+use hvsock::Refusal;
+use hvsock_address::VmId;
+use hvsock_interpose::model::{Address, restriction};
 use hvsock_interpose::preload::HELP_VARIABLE;
 
 /// The help that the environment had when the program started. `None`: nothing is to be said.
@@ -14,24 +16,15 @@ pub fn prepare() {
     HELP.get_or_init(|| std::env::var(HELP_VARIABLE).ok());
 }
 
-/// A listener that only this partition reaches. Says why, and what to do.
-pub fn unregistered(address: &Address) {
+/// A listener that fewer partitions reach than its address names. Says why, and what to do.
+pub fn restricted(address: &Address, accepts_from: VmId, refusal: &Refusal) {
     let Some(help) = HELP.get().and_then(Option::as_ref) else {
         return;
     };
-    let text = match address.service().port() {
-        Some(port) => {
-            let help = help.replace("PORT", &port.to_string());
-            format!(
-                "warning: nobody outside can connect to vsock port {port}: the service is not registered\n\
-                 help: {help}\n"
-            )
-        }
-        None => format!(
-            "warning: nobody outside can connect to service {}: the service is not registered\n",
-            address.service()
-        ),
-    };
+    let mut text = format!("warning: {}\n", restriction(address, accepts_from, refusal));
+    if let (Refusal::Unregistered, Some(port)) = (refusal, address.service().port()) {
+        text += &format!("help: {}\n", help.replace("PORT", &port.to_string()));
+    }
     // The program goes on if nobody reads it.
     let _ = hvsock_sys::write(std::io::stderr().as_fd(), text.as_bytes());
 }

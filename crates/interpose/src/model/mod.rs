@@ -12,6 +12,7 @@ mod ports;
 #[cfg(test)]
 mod reference_tests;
 mod refusal;
+mod restriction;
 mod socket;
 
 pub use address::{Address, MAX_LEN, OwnCid};
@@ -19,6 +20,7 @@ pub use errno::Errno;
 pub use family::{Creation, DescriptorFlags, Family, create};
 pub use options::{OptionAnswer, Options};
 pub use ports::{LAST_RESERVED_PORT, Ports};
+pub use restriction::{narrower_target, place, restriction};
 pub use socket::{ADDRESS_WORDS, SOCKET_WORDS, address_from_words, address_to_words};
 pub use socket::{ConnectStep, ListenStep, Socket, listen_target, local_of};
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hvsock_address::SockAddrVm;
+use hvsock::Refusal;
+use hvsock_address::{SockAddrHv, SockAddrVm};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Flags, Listen, Transports};
 use hvsock_sys::foreign_socket::Name;
 use hvsock_sys::remote;
@@ -11,7 +12,7 @@ use hvsock_sys::seccomp::Notification;
 use super::core::{Core, refusal_in};
 use super::exchange::{Binding, Exchange, Purpose};
 use crate::broker::Message;
-use crate::model::{Address, Errno, listen_target};
+use crate::model::{Address, Errno, listen_target, narrower_target};
 
 /// `CAP_NET_BIND_SERVICE` of linux/capability.h.
 const CAP_NET_BIND_SERVICE: u8 = 10;
@@ -45,28 +46,20 @@ impl Core {
         let data = self.program.duplicate(call, call.args[0] as i32)?;
         let address = self.claim(inode, wanted)?;
         let is_ephemeral = matches!(wanted, Address::Vsock(it) if it.port == SockAddrVm::PORT_ANY);
-        let request = ClientMessage::Listen(Listen {
-            flags: Flags {
-                dry_run: true,
-                ..Flags::default()
-            },
-            backlog: 1,
-            transports: Transports::DESCRIPTOR,
-            address: listen_target(address, self.own),
-        });
+        let target = listen_target(address, self.own);
         let binding = Binding {
             call: *call,
             inode,
             data,
             address,
-            request: request.clone(),
+            target,
             since: Instant::now(),
         };
         if !is_ephemeral {
             let credentials = self.credentials(call)?;
             let purpose = Purpose::Bind(binding);
             // Without a broker the address is free, and listening fails.
-            return match self.start(purpose, vec![request], credentials, TIMEOUT) {
+            return match self.start(purpose, vec![request(target)], credentials, TIMEOUT) {
                 Ok(_) => Ok(true),
                 Err(_) => self.finish_bind(inode, call, address).map(|()| false),
             };
@@ -136,21 +129,30 @@ impl Core {
     /// The broker has answered. Returns the exchange if it goes on.
     pub(crate) fn bind_answer(
         &mut self,
-        exchange: Exchange,
+        mut exchange: Exchange,
         message: &Message,
     ) -> Option<Exchange> {
-        let Purpose::Bind(binding) = &exchange.purpose else {
+        let Purpose::Bind(binding) = &mut exchange.purpose else {
             return None;
         };
-        let in_use = match &message.message {
+        let refusal = match &message.message {
             BrokerMessage::Explained(refused) | BrokerMessage::Refused(refused) => {
-                refused.code != 0 && refusal_in(refused) == hvsock::Refusal::AddressInUse
+                (refused.code != 0).then(|| refusal_in(refused))
             }
-            _ => false,
+            _ => None,
         };
-        if in_use && self.may_be_closing(binding.since) {
-            let request = binding.request.clone();
-            return Some(self.ask_again(exchange, request));
+        let narrower = refusal.as_ref().and_then(|refusal| {
+            narrower_target(binding.address, self.own, binding.target, refusal)
+        });
+        if let Some(target) = narrower {
+            // There `listen` would ask next.
+            binding.target = target;
+            return Some(self.ask_again(exchange, request(target)));
+        }
+        let in_use = refusal == Some(Refusal::AddressInUse);
+        let (target, since) = (binding.target, binding.since);
+        if in_use && self.may_be_closing(since) {
+            return Some(self.ask_again(exchange, request(target)));
         }
         self.end_bind(binding, in_use);
         None
@@ -167,4 +169,17 @@ impl Core {
         };
         self.program.answer(&binding.call, done.map(|()| 0));
     }
+}
+
+/// Asks what a listener would get.
+fn request(target: SockAddrHv) -> ClientMessage {
+    ClientMessage::Listen(Listen {
+        flags: Flags {
+            dry_run: true,
+            ..Flags::default()
+        },
+        backlog: 1,
+        transports: Transports::DESCRIPTOR,
+        address: target,
+    })
 }

@@ -93,7 +93,8 @@ pub(crate) struct Binding {
     pub(crate) inode: u64,
     pub(crate) data: OwnedFd,
     pub(crate) address: Address,
-    pub(crate) request: ClientMessage,
+    /// Where a listener would be.
+    pub(crate) target: SockAddrHv,
     pub(crate) since: Instant,
 }
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use hvsock::{Refusal, SockAddrHv};
-use hvsock_address::{ServiceId, VmId};
+use hvsock::Refusal;
+use hvsock_address::ServiceId;
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Flags, Listen, Register, Transports};
 use hvsock_sys::foreign_socket::{self, Name};
 use hvsock_sys::seccomp::Notification;
@@ -15,7 +15,7 @@ use super::exchange::{Exchange, Opening, Purpose, Registering};
 use super::settings::Event;
 use super::table::Listening;
 use crate::broker::{Connection, Message};
-use crate::model::{Errno, Family, ListenStep, listen_target};
+use crate::model::{Errno, ListenStep, listen_target, narrower_target};
 
 /// How long the broker may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl Core {
         if refusal == Refusal::Unregistered && !self.settings.register.is_empty() {
             return self.register(exchange);
         }
-        if let Some(target) = second_choice(opening, &refusal) {
+        if let Some(target) = narrower_target(opening.address, self.own, opening.target, &refusal) {
             opening.refused.get_or_insert(refusal);
             opening.target = target;
             let request = request(opening);
@@ -179,9 +179,10 @@ impl Core {
             self.program.answer(&call, Ok(0));
         }
         if let Some(refusal) = opening.refused {
-            self.report(Event::LoopbackOnly {
+            self.report(Event::Restricted {
                 address: opening.address,
                 target: listen_target(opening.address, self.own),
+                accepts_from: opening.target.vm,
                 refusal,
             });
         }
@@ -282,29 +283,4 @@ fn request(opening: &Opening) -> ClientMessage {
         transports: Transports::DESCRIPTOR | Transports::DIRECT,
         address: opening.target,
     })
-}
-
-/// Where else to listen, when the broker does not permit a listener for all partitions: for the children or the
-/// parent if the registry only rules out the wildcard, and at last for the own partition.
-fn second_choice(opening: &Opening, refusal: &Refusal) -> Option<SockAddrHv> {
-    let at = |vm| {
-        Some(SockAddrHv {
-            vm,
-            ..opening.target
-        })
-    };
-    match (opening.target.vm, refusal) {
-        (VmId::LOOPBACK, _) => None,
-        (VmId::WILDCARD, Refusal::WildcardNotAllowed) => at(VmId::CHILDREN),
-        // A container has no children.
-        (VmId::CHILDREN, Refusal::NotSupported) if opening.refused.is_some() => at(VmId::PARENT),
-        (
-            VmId::WILDCARD,
-            Refusal::Unregistered | Refusal::Disabled { .. } | Refusal::Denied { .. },
-        ) => at(VmId::LOOPBACK),
-        // An address of AF_HYPERV that names partitions means those.
-        _ if opening.address.family() == Family::HyperV && opening.refused.is_none() => None,
-        (VmId::CHILDREN | VmId::PARENT, _) => at(VmId::LOOPBACK),
-        _ => None,
-    }
 }

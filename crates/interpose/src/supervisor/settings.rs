@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use hvsock::{ElementName, Endpoint, Refusal, SockAddrHv};
+use hvsock::{ElementName, Endpoint, Refusal, SockAddrHv, VmId};
 
 use crate::model::Address;
 
@@ -21,12 +21,14 @@ pub struct Settings {
 /// What the owner of a supervisor may want to tell the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A program listens, but only for processes of its own partition: the broker refuses more.
-    LoopbackOnly {
+    /// A program listens, but not for all partitions that its address names: the broker refuses more.
+    Restricted {
         /// The address that the program is bound to.
         address: Address,
         /// What the broker was asked for.
         target: SockAddrHv,
+        /// Who can connect: the own partition ([`VmId::LOOPBACK`]), or only the children or the parent.
+        accepts_from: VmId,
         /// Why it refused.
         refusal: Refusal,
     },

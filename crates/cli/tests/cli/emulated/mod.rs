@@ -5,5 +5,6 @@
 mod denied;
 mod hostile;
 mod programs;
+mod restricted;
 mod scenarios;
 mod world;

@@ -11,13 +11,13 @@ use hvsock::Endpoint;
 use hvsock_address::SockAddrVm;
 use hvsock_interpose::broker::own_cid;
 use hvsock_interpose::model::OwnCid;
+use hvsock_interpose::model::{place, restriction};
 use hvsock_interpose::supervisor::{Event, Settings, Supervisor};
 use hvsock_sys::seccomp::Listener;
 use hvsock_text::{printable, printable_path};
 use rustix::fs::{Mode, OFlags};
 
 use super::broker::log;
-use super::run::place;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::os::linux::seccomp_agent::Agent;
@@ -101,11 +101,14 @@ fn reachable(path: &Path) -> io::Result<(OwnedFd, Endpoint)> {
 /// Logs what an operator may want to know.
 fn report(container: &str, event: &Event) {
     match event {
-        Event::LoopbackOnly {
-            address, refusal, ..
+        Event::Restricted {
+            address,
+            accepts_from,
+            refusal,
+            ..
         } => {
-            let place = place(address);
-            tracing::warn!("{container}: nobody outside can connect to {place}: {refusal}");
+            let restriction = restriction(address, *accepts_from, refusal);
+            tracing::warn!("{container}: {restriction}");
         }
         Event::Registered { name, address } => {
             let place = place(address);

@@ -28,7 +28,6 @@ use setting::Setting;
 use way::{Choice, Way};
 
 pub use probe::{COMMAND as PROBE_COMMAND, run as run_probe};
-pub use report::place;
 
 /// Run an unmodified program that uses AF_VSOCK or AF_HYPERV
 #[derive(Debug, Args)]

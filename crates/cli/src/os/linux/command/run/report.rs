@@ -1,33 +1,65 @@
 //! What the supervisor reports, as lines on standard error.
 
-use std::sync::mpsc::{self, Sender};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
 use anstyle::{AnsiColor, Style};
 use hvsock::HvAddr;
-use hvsock_interpose::model::Address;
+use hvsock_interpose::model::{place, restriction};
 use hvsock_interpose::supervisor::Event;
 
 use crate::context::Context;
 use crate::{explain, failure, fix};
 
+/// The events that wait to be printed at most. A program can listen faster than a terminal shows lines.
+const MAX_WAITING: usize = 64;
+
 /// Prints events on a thread of its own: finding out what helps takes a question to the broker.
 #[derive(Clone, Debug)]
-pub struct Reporter(Sender<Event>);
+pub struct Reporter {
+    events: SyncSender<Event>,
+    left_out: Arc<AtomicU64>,
+}
 
 impl Reporter {
     /// Starts the thread.
     pub fn start(context: &Context) -> std::io::Result<Self> {
-        let (sender, events) = mpsc::channel();
+        let (sender, events) = mpsc::sync_channel(MAX_WAITING);
         let context = context.clone();
-        let thread = thread::Builder::new().name("reports".into());
-        thread.spawn(move || events.iter().for_each(|event| print(&context, &event)))?;
-        Ok(Self(sender))
+        Self::to(sender, move |left_out| {
+            for event in &events {
+                print(&context, &event);
+                report_left_out(left_out.swap(0, Ordering::Relaxed));
+            }
+        })
     }
 
-    /// Reports an event. Does not block.
+    fn to(
+        events: SyncSender<Event>,
+        print_all: impl FnOnce(&AtomicU64) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let left_out = Arc::new(AtomicU64::new(0));
+        let printed = Arc::clone(&left_out);
+        let thread = thread::Builder::new().name("reports".into());
+        thread.spawn(move || print_all(&printed))?;
+        Ok(Self { events, left_out })
+    }
+
+    /// Reports an event. Does not block: if too many wait, it is counted only.
     pub fn report(&self, event: Event) {
-        let _ = self.0.send(event);
+        if self.events.try_send(event).is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn report_left_out(count: u64) {
+    if count > 0 {
+        let yellow = AnsiColor::Yellow.on_default().bold();
+        let text = format!("{count} more lines about the program's sockets were left out");
+        failure::print(yellow, "warning", &text);
     }
 }
 
@@ -35,13 +67,16 @@ fn print(context: &Context, event: &Event) {
     let yellow = AnsiColor::Yellow.on_default().bold();
     let note = Style::new().bold();
     match event {
-        Event::LoopbackOnly {
+        // Its sockets work, as far as the registry permits and once the broker is there.
+        Event::Restricted { .. } | Event::Registered { .. } | Event::ListenerEnded { .. }
+            if context.quiet => {}
+        Event::Restricted {
             address,
             target,
+            accepts_from,
             refusal,
         } => {
-            let place = place(address);
-            let text = format!("nobody outside can connect to {place}: {refusal}");
+            let text = restriction(address, *accepts_from, refusal);
             failure::print(yellow, "warning", &text);
             let explained = explain::explain(context, &HvAddr::from(*target), true);
             let explained = explained.ok();
@@ -53,9 +88,7 @@ fn print(context: &Context, event: &Event) {
         }
         Event::Registered { name, address } => {
             let place = place(address);
-            if !context.quiet {
-                failure::print(note, "note", &format!("registered {place} as \"{name}\""));
-            }
+            failure::print(note, "note", &format!("registered {place} as \"{name}\""));
         }
         Event::NotRegistered { name, reason } => {
             let text = format!("cannot register \"{name}\": {reason}");
@@ -80,10 +113,21 @@ fn print(context: &Context, event: &Event) {
     }
 }
 
-/// An address in words.
-pub fn place(address: &Address) -> String {
-    match address {
-        Address::Vsock(address) => format!("vsock port {}", address.port),
-        Address::HyperV(address) => format!("service {}", address.service),
+#[cfg(test)]
+mod tests {
+    use hvsock_interpose::supervisor::Event;
+
+    use super::*;
+
+    #[test]
+    fn events_that_nobody_prints_are_counted_and_not_kept() {
+        let (sender, events) = mpsc::sync_channel(MAX_WAITING);
+        let reporter = Reporter::to(sender, |_| ()).unwrap();
+        for process in 0..1000 {
+            reporter.report(Event::NoAccess { process });
+        }
+        assert_eq!(events.try_iter().count(), MAX_WAITING);
+        let left_out = 1000 - MAX_WAITING as u64;
+        assert_eq!(reporter.left_out.load(Ordering::Relaxed), left_out);
     }
 }
