@@ -102,6 +102,7 @@ impl Core {
             Ok(name) => {
                 entry.name = Some(name);
                 entry.socket.bound(address);
+                self.probes.changed(Instant::now());
                 Ok(())
             }
             Err(errno) => {

@@ -16,6 +16,7 @@ use hvsock_sys::seccomp::Notification;
 use super::exchange::{Exchange, Purpose};
 use super::program::Program;
 use super::settings::{Event, Settings};
+use super::sweep::Probes;
 use super::table::Entry;
 use crate::broker::{Connection, OpenError};
 use crate::model::{Errno, MAX_LEN, OwnCid, Ports};
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     pub(crate) leases: Vec<Connection>,
     /// When a listener was last closed: the broker may still have it for a moment.
     pub(crate) listener_closed: Option<Instant>,
+    pub(crate) probes: Probes,
     cids: HashMap<VmId, (u32, Instant)>,
     next_number: u64,
     identity: Identity,
@@ -100,6 +102,7 @@ impl Core {
             again: Vec::new(),
             leases: Vec::new(),
             listener_closed: None,
+            probes: Probes::new(Instant::now()),
             cids: HashMap::new(),
             next_number: STOP + 1,
             identity: Identity::now(),
@@ -156,6 +159,9 @@ impl Core {
         let Some(entry) = self.sockets.remove(&inode) else {
             return;
         };
+        if entry.name.is_some() {
+            self.probes.changed(Instant::now());
+        }
         if let Some(listening) = entry.listening {
             self.listeners.remove(&listening.number);
             self.listener_closed = Some(Instant::now());

@@ -9,7 +9,6 @@ use hvsock_sys::seccomp::Notification;
 use super::connects::no_answer;
 use super::core::{CALLS, Core, STOP, unreachable};
 use super::exchange::{Exchange, Purpose};
-use super::sweep::PROBE_EVERY;
 use crate::broker::{Closed, Message};
 use crate::model::Errno;
 use hvsock_endpoint::BrokerMessage;
@@ -25,9 +24,8 @@ impl Core {
     pub(crate) fn serve(&mut self) -> io::Result<()> {
         let mut ready = Vec::with_capacity(EVENTS);
         let mut sweep_from = 0;
-        let mut next_probe = Instant::now();
         loop {
-            let timeout = self.timeout(next_probe);
+            let timeout = self.timeout();
             self.set.wait(&mut ready, timeout)?;
             for Ready { number, hung_up } in &ready {
                 match *number {
@@ -49,8 +47,8 @@ impl Core {
             }
             self.check_exchanges(now);
             self.check_waits(now);
-            if now >= next_probe {
-                next_probe = now + PROBE_EVERY;
+            if now >= self.probes.next() {
+                self.probes.done(now);
                 self.probe_bound();
                 sweep_from = self.sweep(sweep_from);
             }
@@ -58,12 +56,12 @@ impl Core {
     }
 
     /// How long there is nothing to do.
-    fn timeout(&self, next_probe: Instant) -> Option<Duration> {
+    fn timeout(&self) -> Option<Duration> {
         let exchanges = self
             .exchanges
             .values()
             .map(|exchange| exchange.retry_at.unwrap_or(exchange.deadline));
-        let probe = self.has_bound().then_some(next_probe);
+        let probe = self.has_bound().then(|| self.probes.next());
         let next = exchanges.chain(self.next_wait_check()).chain(probe).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
