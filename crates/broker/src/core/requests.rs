@@ -488,7 +488,7 @@ impl Core {
                 which: which.into(),
             },
             other => Refusal::Denied {
-                rule: other.to_string(),
+                rule: format!("the registry: {other}"),
             },
         })?;
         self.leases.grant(id, session.serial());

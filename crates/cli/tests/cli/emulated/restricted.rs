@@ -81,6 +81,20 @@ sys.stdin.read()";
     }
 }
 
+#[test]
+fn a_registration_that_clashes_says_with_which_one() {
+    let Some(emulated) = Emulated::new() else {
+        return;
+    };
+    let world = &emulated.world;
+    world.ok(["service", "register", "Web", "--port", "6100"]);
+    let error = python(&emulated, Way::Seccomp, &["--register", "Web=6101"], "").failed();
+    let start =
+        "error: cannot register port 6101: access is denied by the registry: \"Web\" (owner ";
+    assert!(error.starts_with(start), "{error}");
+    assert!(error.contains("already has the name"), "{error}");
+}
+
 /// Numbers of errno.h.
 mod libc_errno {
     pub const EADDRINUSE: i32 = 98;
