@@ -14,9 +14,9 @@ use hvsock_sys::remote::{self, Credentials};
 use hvsock_sys::seccomp::Notification;
 
 use super::exchange::{Exchange, Purpose};
+use super::probes::Probes;
 use super::program::Program;
 use super::settings::{Event, Settings};
-use super::sweep::Probes;
 use super::table::Entry;
 use crate::broker::{Connection, OpenError};
 use crate::model::{Errno, MAX_LEN, OwnCid, Ports};

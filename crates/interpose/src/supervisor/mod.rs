@@ -17,6 +17,7 @@ mod exchange;
 mod filter;
 mod listens;
 mod names;
+mod probes;
 mod program;
 mod settings;
 mod sweep;

@@ -2,51 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::time::{Duration, Instant};
 
 use super::core::Core;
-
-/// How often bound sockets are looked at: so long after a close the broker may still report a listener.
-const PROBE_EVERY: Duration = Duration::from_millis(100);
-/// How often, once [`BUSY`] has passed without a change: a server that only serves costs next to nothing then.
-const PROBE_IDLE_EVERY: Duration = Duration::from_secs(1);
-/// For how long after a bind or a close others are likely.
-const BUSY: Duration = Duration::from_secs(10);
-
-/// When to look at the bound sockets.
-#[derive(Debug)]
-pub(crate) struct Probes {
-    last: Instant,
-    changed: Instant,
-}
-
-impl Probes {
-    pub(crate) fn new(now: Instant) -> Self {
-        Self {
-            last: now,
-            changed: now,
-        }
-    }
-
-    /// When to look next.
-    pub(crate) fn next(&self) -> Instant {
-        let every = match self.last.saturating_duration_since(self.changed) < BUSY {
-            true => PROBE_EVERY,
-            false => PROBE_IDLE_EVERY,
-        };
-        self.last + every
-    }
-
-    /// They were looked at.
-    pub(crate) fn done(&mut self, now: Instant) {
-        self.last = now;
-    }
-
-    /// A socket was bound or has gone.
-    pub(crate) fn changed(&mut self, now: Instant) {
-        self.changed = now;
-    }
-}
 
 /// From how many sockets on all of them are looked at.
 const FIRST_SWEEP: usize = 4096;
@@ -114,28 +71,6 @@ fn open_sockets() -> HashSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bound_sockets_are_looked_at_seldom_when_nothing_changes() {
-        let mut now = Instant::now();
-        let mut probes = Probes::new(now);
-        let mut in_a_minute = |probes: &mut Probes| {
-            let end = now + Duration::from_secs(60);
-            let mut count = 0;
-            while probes.next() <= end {
-                now = probes.next();
-                probes.done(now);
-                count += 1;
-            }
-            probes.changed(now);
-            count
-        };
-        // 100 in the first 10 s, and one in each of the other 50.
-        for _ in 0..2 {
-            let count = in_a_minute(&mut probes);
-            assert!((149..=151).contains(&count), "{count}");
-        }
-    }
 
     #[test]
     fn open_sockets_are_those_of_all_processes_that_can_be_seen() {
