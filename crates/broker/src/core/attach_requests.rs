@@ -53,13 +53,15 @@ impl Core {
             NotNow::Refused(refusal) | NotNow::Unread(_, refusal) => refusal,
         })?;
         let folder = self.dirs.attached();
-        let opened = Attachment::open(&folder, session.serial(), filler, charge);
-        let (attachment, path) = opened.map_err(|error| descriptor_limit(&error))?;
+        let opened = self.data_threads.spare().take_unnamed(&folder);
+        let (listener, path) = opened.map_err(|error| descriptor_limit(&error))?;
+        let attachment = Attachment::new(listener, filler, charge);
         let sent =
             self.session_io
                 .send_with(&session.socket, &BrokerMessage::Attachable, &[path.as_fd()]);
         sent.map_err(|error| in_flight_limit(&error))?;
         self.in_flight.sent(&session.socket, reply);
+        self.data_threads.spare().close_later([path]);
         session.attachment = Some(Box::new(attachment));
         Ok(())
     }

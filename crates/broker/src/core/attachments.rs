@@ -2,9 +2,7 @@
 //!
 //! It has no name: whoever has the descriptor that the process was sent connects to it, and nobody else.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use hvsock_fabric::Refusal;
 use hvsock_sys::stream;
@@ -26,21 +24,13 @@ impl Attachment {
     /// The broker's descriptors of one: the listener, and the process's socket.
     pub(crate) const DESCRIPTORS: u64 = 2;
 
-    /// Opens one in `folder`, with the descriptor for the process. `number` is one that no other has. The
-    /// process writes `filler` bytes to its socket before its request.
-    pub(crate) fn open(
-        folder: &Path,
-        number: u64,
-        filler: u32,
-        charge: Charge,
-    ) -> io::Result<(Self, OwnedFd)> {
-        let (listener, path) = stream::listen_unnamed(folder, &number.to_string())?;
-        let attachment = Self {
+    /// Waits at `listener`. The process writes `filler` bytes to its socket before its request.
+    pub(crate) fn new(listener: OwnedFd, filler: u32, charge: Charge) -> Self {
+        Self {
             listener,
             filler,
             _charge: charge,
-        };
-        Ok((attachment, path))
+        }
     }
 
     /// The process's socket without its filler, non-blocking; `None` if the process has not connected it.

@@ -144,6 +144,7 @@ impl Core {
                 self.check_queries(session)
             }
             (Role::Listener(listener), ClientMessage::Accepted { connection }) => {
+                self.data_threads.spare().close_now();
                 let id = ConnectionId::from_u64(connection);
                 // One that is held has not been received.
                 if self.offers.confirm(listener, id)

@@ -4,10 +4,13 @@
 //! Both processes of a new connection wait for a processor as long as the core thread has one. So what need
 //! not be done at once is done when the core thread has had nothing else to do for a moment.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
+use hvsock_sys::stream;
 
 use super::preference::ChosenTransport;
 use super::resources::ConnectionResources;
@@ -24,6 +27,7 @@ pub(super) struct Spare {
     /// The transport of the preallocated resources.
     transport: ChosenTransport,
     ready: Vec<ConnectionResources>,
+    unnamed: Unnamed,
     /// Copies of descriptors that processes have received.
     closing: Vec<OwnedFd>,
     /// When the work is due; `None` if there is none.
@@ -36,6 +40,7 @@ impl Spare {
         Self {
             transport,
             ready: Vec::new(),
+            unnamed: Unnamed::default(),
             closing: Vec::new(),
             due: Some(Instant::now()),
         }
@@ -57,6 +62,13 @@ impl Spare {
         }
     }
 
+    /// A listening socket without a name, and what a process connects to by it. The first call decides that there are
+    /// more ahead, in this folder.
+    pub(super) fn take_unnamed(&mut self, folder: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+        self.delay();
+        self.unnamed.take(folder)
+    }
+
     /// Closes descriptors, of which processes have received copies, within a moment.
     pub(super) fn close_later(&mut self, descriptors: impl IntoIterator<Item = OwnedFd>) {
         if self.closing.len() >= MAX_CLOSING {
@@ -66,6 +78,12 @@ impl Spare {
         if !self.closing.is_empty() {
             self.delay();
         }
+    }
+
+    /// Closes those descriptors now: an accepting process has taken its connection, and its close is not seen before the
+    /// broker's copy is closed, too.
+    pub(super) fn close_now(&mut self) {
+        self.closing.clear();
     }
 
     /// When [`work`](Self::work) is due; `None` if there is none.
@@ -79,10 +97,12 @@ impl Spare {
         if self.ready.is_empty() {
             self.allocate_one();
         }
+        self.unnamed.fill(1);
         if self.due.is_some_and(|due| due <= now) {
             self.closing.clear();
             self.due = None;
             while self.ready.len() < SPARES && self.allocate_one() {}
+            self.unnamed.fill(SPARES);
         }
     }
 
@@ -99,10 +119,48 @@ impl Spare {
     }
 }
 
+/// Listening sockets without a name, with what a process connects to.
+#[derive(Default)]
+struct Unnamed {
+    /// Where they are made. `None`: no process has asked for one.
+    folder: Option<PathBuf>,
+    ready: Vec<(OwnedFd, OwnedFd)>,
+    made: u64,
+}
+
+impl Unnamed {
+    fn take(&mut self, folder: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+        if self.folder.as_deref() != Some(folder) {
+            self.folder = Some(folder.to_owned());
+            self.ready.clear();
+        }
+        match self.ready.pop() {
+            Some(ready) => Ok(ready),
+            None => self.make(folder),
+        }
+    }
+
+    /// Makes more until there are `count`, or no descriptor is left.
+    fn fill(&mut self, count: usize) {
+        let Some(folder) = self.folder.take() else {
+            return;
+        };
+        while self.ready.len() < count
+            && let Ok(made) = self.make(&folder)
+        {
+            self.ready.push(made);
+        }
+        self.folder = Some(folder);
+    }
+
+    fn make(&mut self, folder: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
+        self.made += 1;
+        stream::listen_unnamed(folder, &self.made.to_string())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use hvsock_sys::stream;
-
     use super::*;
 
     const RING: ChosenTransport = ChosenTransport::DEFAULT;
@@ -136,7 +194,8 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_were_sent_are_closed_within_a_moment_or_when_there_are_many() {
+    fn descriptors_that_were_sent_are_closed_when_accepted_within_a_moment_or_when_there_are_many()
+    {
         let mut spare = Spare::new(RING);
         spare.work(Instant::now());
         let pair = || stream::pair().unwrap();
@@ -159,5 +218,31 @@ mod tests {
         assert!(!is_closed(&kept));
         spare.close_later([pair().0]);
         assert!(is_closed(&kept));
+
+        let (kept, sent) = pair();
+        hvsock_sys::set_nonblocking(&kept, true).unwrap();
+        spare.close_later([sent]);
+        assert!(!is_closed(&kept));
+        spare.close_now();
+        assert!(is_closed(&kept));
+    }
+
+    #[test]
+    fn sockets_for_processes_exist_ahead_once_one_was_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spare = Spare::new(RING);
+        spare.work(Instant::now());
+        assert_eq!(spare.unnamed.ready.len(), 0);
+        spare.take_unnamed(dir.path()).unwrap();
+        let due = spare.due().unwrap();
+        spare.work(due - Duration::from_nanos(1));
+        assert_eq!(spare.unnamed.ready.len(), 1);
+        spare.work(due);
+        assert_eq!((spare.unnamed.ready.len(), spare.due()), (SPARES, None));
+        spare.take_unnamed(dir.path()).unwrap();
+        assert_eq!(spare.unnamed.ready.len(), SPARES - 1);
+        assert!(spare.due().is_some());
+        // None is left behind as a file.
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -59,9 +59,9 @@ pub(super) fn listen_at_new(
     Ok(socket)
 }
 
-/// Listens in `folder` for one client at a time, at a path that is gone when this returns. Returns the
-/// non-blocking listener, and a descriptor (`O_PATH`) by which whoever has it connects: at
-/// `/proc/self/fd/N`. The length of the folder's path does not matter.
+/// Listens in `folder`, to which no other user may write, for one client at a time, at a path that is gone when
+/// this returns. Returns the non-blocking listener, and a descriptor (`O_PATH`) by which whoever has it
+/// connects: at `/proc/self/fd/N`. The length of the folder's path does not matter.
 pub(super) fn listen_unnamed(
     kind: SocketType,
     folder: &Path,
@@ -71,11 +71,31 @@ pub(super) fn listen_unnamed(
     let folder = rustix::fs::open(folder, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
     let path = Path::new(&path);
-    let listener = listen(kind, path, 0o666, None, 0)?;
+    let address = address(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let listener = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+    match rustix::net::bind(&listener, &address) {
+        // A process that was killed has left it.
+        Err(Errno::ADDRINUSE) => {
+            fs::remove_file(path)?;
+            rustix::net::bind(&listener, &address)?;
+        }
+        bound => bound?,
+    }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     fs::remove_file(path)?;
-    Ok((listener, opened?))
+    let opened = opened?;
+    let stat = rustix::fs::fstat(&opened)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_nlink > 0 {
+        return Err(replaced(path));
+    }
+    // Connecting needs the right to write, which the umask may have taken. fchmod() does not accept an O_PATH
+    // descriptor.
+    let itself = format!("/proc/self/fd/{}", opened.as_raw_fd());
+    fs::set_permissions(itself, fs::Permissions::from_mode(0o666))?;
+    rustix::net::listen(&listener, 0)?;
+    Ok((listener, opened))
 }
 
 /// The socket at `path`, if it belongs to `owner`, as an `O_PATH` descriptor. Whether there is anything else
@@ -95,8 +115,7 @@ fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<
     let stat = rustix::fs::fstat(&there)?;
     // A socket that was just bound has one name. Another one that is linked here would have two.
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket || stat.st_nlink > 1 {
-        let message = format!("{} was replaced by another file", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        return Err(replaced(path));
     }
     // fchmod() does not accept an O_PATH descriptor.
     let itself = format!("/proc/self/fd/{}", there.as_raw_fd());
@@ -104,6 +123,11 @@ fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<
         chown(&itself, owner, None)?;
     }
     fs::set_permissions(itself, fs::Permissions::from_mode(mode))
+}
+
+fn replaced(path: &Path) -> io::Error {
+    let message = format!("{} was replaced by another file", path.display());
+    io::Error::new(io::ErrorKind::AlreadyExists, message)
 }
 
 /// The socket address of a path. Fails with `InvalidFilename` above 107 bytes.
@@ -146,6 +170,17 @@ mod tests {
         drop((client, listener));
         let error = std::os::unix::net::UnixStream::connect(&itself).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_socket_without_a_name_replaces_what_a_killed_process_has_left_and_is_for_every_user() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = std::os::unix::net::UnixListener::bind(dir.path().join("7")).unwrap();
+        drop(left);
+        let (_listener, path) = listen_unnamed(SocketType::STREAM, dir.path(), "7").unwrap();
+        let stat = rustix::fs::fstat(&path).unwrap();
+        assert_eq!((stat.st_mode & 0o777, stat.st_nlink), (0o666, 0));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub fn listen_at_new(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd
     super::listening::listen_at_new(SocketType::STREAM, path, mode, None, backlog)
 }
 
-/// Listens in `folder` at a path that is gone when this returns. `name` is one that no other call of the
-/// same time uses. Returns the non-blocking listener, for which one client may wait, and a descriptor
+/// Listens in `folder`, to which no other user may write, at a path that is gone when this returns. `name` is one
+/// that no other call of the same time uses. Returns the non-blocking listener, for which one client may wait, and a descriptor
 /// (`O_PATH`) by which whoever has it connects: at `/proc/self/fd/N`.
 ///
 /// # Errors
