@@ -10,7 +10,7 @@ use hvsock_sys::event::Set;
 use hvsock_sys::foreign_socket;
 use hvsock_sys::identity::Identity;
 use hvsock_sys::impersonation;
-use hvsock_sys::remote::{self, Credentials};
+use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
 
 use super::exchange::{Exchange, Purpose};
@@ -186,13 +186,8 @@ impl Core {
         if self.identity.uid != 0 {
             return Ok(None);
         }
-        let credentials = remote::credentials(call.thread).map_err(|error| Errno::of(&error))?;
-        match self.program.is_valid(call) {
-            true => {
-                Ok((self.own_credentials.as_ref() != Some(&credentials)).then_some(credentials))
-            }
-            false => Err(Errno::EBADF),
-        }
+        let credentials = self.program.credentials(call)?;
+        Ok((self.own_credentials.as_ref() != Some(&credentials)).then_some(credentials))
     }
 
     /// The address that a program gave to `bind` or `connect`.

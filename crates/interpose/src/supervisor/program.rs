@@ -1,10 +1,11 @@
 //! The supervised program as the supervisor sees it: its calls, memory and descriptors.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use hvsock_sys::remote;
+use hvsock_sys::remote::{self, Credentials, CredentialsFile, ThreadId};
 use hvsock_sys::seccomp::{AddFd, Listener, Notification, Response};
 
 use crate::model::Errno;
@@ -13,6 +14,17 @@ use crate::model::Errno;
 #[derive(Debug)]
 pub(crate) struct Program {
     listener: Listener,
+    /// The thread of a late call, since the next one is often the same.
+    known: RefCell<Option<KnownThread>>,
+}
+
+/// A thread that has called. Both are that thread for good: once it has ended they fail with `ESRCH`, also if
+/// another one has got its number.
+#[derive(Debug)]
+struct KnownThread {
+    number: ThreadId,
+    descriptor: OwnedFd,
+    credentials: Option<CredentialsFile>,
 }
 
 /// What a new descriptor in the program is for.
@@ -29,7 +41,10 @@ pub(crate) enum Added {
 impl Program {
     pub(crate) fn new(listener: Listener) -> Self {
         listener.prefer_same_processor();
-        Self { listener }
+        Self {
+            listener,
+            known: RefCell::new(None),
+        }
     }
 
     /// Takes the next call; `None` if there is none.
@@ -180,12 +195,62 @@ impl Program {
 
     /// A duplicate of a descriptor of the program.
     pub(crate) fn duplicate(&self, call: &Notification, fd: i32) -> Result<OwnedFd, Errno> {
-        let thread = remote::open_thread(call.thread).map_err(|error| Errno::of(&error))?;
+        let done = self.with_thread(call, |thread| {
+            remote::duplicate_fd(thread.descriptor.as_fd(), fd)
+        });
+        done.map_err(|error| Errno::of(&error))
+    }
+
+    /// The rights of the thread of a call.
+    pub(crate) fn credentials(&self, call: &Notification) -> Result<Credentials, Errno> {
+        let done = self.with_thread(call, |thread| match &thread.credentials {
+            Some(file) => file.read(),
+            None => {
+                let file = CredentialsFile::open(call.thread)?;
+                let credentials = file.read()?;
+                // As in `with_thread`.
+                if !self.is_valid(call) {
+                    return Err(io::Error::from_raw_os_error(libc::EBADF));
+                }
+                thread.credentials = Some(file);
+                Ok(credentials)
+            }
+        });
+        done.map_err(|error| Errno::of(&error))
+    }
+
+    /// Looks at the thread of a call.
+    fn with_thread<T>(
+        &self,
+        call: &Notification,
+        mut look: impl FnMut(&mut KnownThread) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut known = self.known.borrow_mut();
+        if let Some(thread) = known.as_mut().filter(|it| it.number == call.thread) {
+            match look(thread) {
+                // Another one has its number now.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                done => return done,
+            }
+        }
+        let one = remote::open_one_thread(call.thread)?;
+        let is_one = one.is_some();
+        let descriptor = match one {
+            Some(one) => one,
+            None => remote::open_thread(call.thread)?,
+        };
         // The thread is that of the call if the call still waits now.
         if !self.is_valid(call) {
-            return Err(Errno::EBADF);
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        remote::duplicate_fd(thread.as_fd(), fd).map_err(|error| Errno::of(&error))
+        let mut thread = KnownThread {
+            number: call.thread,
+            descriptor,
+            credentials: None,
+        };
+        let done = look(&mut thread);
+        *known = is_one.then_some(thread);
+        done
     }
 }
 

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::process::{Pid, PidfdFlags};
 
@@ -128,13 +129,25 @@ fn complete(count: libc::ssize_t, length: usize) -> io::Result<()> {
 ///
 /// `ESRCH` if it has ended; those of `pidfd_open`.
 pub fn open_thread(thread: ThreadId) -> io::Result<OwnedFd> {
-    let flags = PidfdFlags::from_bits_retain(PIDFD_THREAD);
-    match rustix::process::pidfd_open(thread.pid()?, flags) {
-        Err(rustix::io::Errno::INVAL) => {}
-        opened => return Ok(opened?),
+    if let Some(opened) = open_one_thread(thread)? {
+        return Ok(opened);
     }
     let group = thread_group(thread)?.pid()?;
     Ok(rustix::process::pidfd_open(group, PidfdFlags::empty())?)
+}
+
+/// As [`open_thread`], but always that of the thread itself: it never stands for another one that gets the
+/// number later. `None` before Linux 6.9.
+///
+/// # Errors
+///
+/// As [`open_thread`].
+pub fn open_one_thread(thread: ThreadId) -> io::Result<Option<OwnedFd>> {
+    let flags = PidfdFlags::from_bits_retain(PIDFD_THREAD);
+    match rustix::process::pidfd_open(thread.pid()?, flags) {
+        Err(rustix::io::Errno::INVAL) => Ok(None),
+        opened => Ok(Some(opened?)),
+    }
 }
 
 /// Duplicates a descriptor of another process into this one, close-on-exec.
@@ -186,6 +199,47 @@ pub fn thread_group(thread: ThreadId) -> io::Result<ThreadId> {
 /// `ESRCH` if it has ended; those of reading `/proc`.
 pub fn credentials(thread: ThreadId) -> io::Result<Credentials> {
     credentials_in(&status(thread)?).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The rights of one thread, to be read several times. It never stands for another one that gets the number
+/// later.
+#[derive(Debug)]
+pub struct CredentialsFile(fs::File);
+
+impl CredentialsFile {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// As [`credentials`].
+    pub fn open(thread: ThreadId) -> io::Result<Self> {
+        let opened = fs::File::open(format!("/proc/{}/status", thread.number()));
+        opened.map(Self).map_err(|error| match is_gone(&error) {
+            true => io::Error::from_raw_os_error(libc::ESRCH),
+            false => error,
+        })
+    }
+
+    /// The thread's effective rights now.
+    ///
+    /// # Errors
+    ///
+    /// As [`credentials`].
+    pub fn read(&self) -> io::Result<Credentials> {
+        let mut content = vec![0; 4096];
+        loop {
+            let len = self.0.read_at(&mut content, 0)?;
+            // What is longer has many groups.
+            if len < content.len() {
+                let status = String::from_utf8_lossy(&content[..len]);
+                return credentials_in(&status).ok_or_else(|| io::ErrorKind::InvalidData.into());
+            }
+            if content.len() as u64 >= MAX_STATUS {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            content.resize(content.len() * 4, 0);
+        }
+    }
 }
 
 /// Whether the thread has a capability (`CAP_*` of linux/capability.h) in its own user namespace, effectively.
@@ -296,8 +350,12 @@ mod tests {
         let rights = credentials(ThreadId::new(child.id())).unwrap();
         assert_eq!((rights.user, rights.group), (4711, 4712));
         assert!(rights.groups.is_empty());
+        let file = CredentialsFile::open(ThreadId::new(child.id())).unwrap();
+        assert_eq!(file.read().unwrap(), rights);
         drop(child.stdin.take());
         child.wait().unwrap();
+        let error = file.read().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
     }
 
     #[test]
