@@ -484,8 +484,10 @@ fn sockets_that_nobody_connects_leave_descriptors_for_others() {
     held.truncate(150);
     drop(pair(&host, VmId::LOOPBACK, &listener, false));
     drop(held);
+    // Two sockets for the next processes are made ahead, each with what its process connects to.
+    let ahead = 2 * 2;
     eventually("descriptors are not given back", || {
-        broker.descriptors() <= before + 4
+        broker.descriptors() <= before + 4 + ahead
     });
     drop(pair(&host, VmId::LOOPBACK, &listener, true));
 }
