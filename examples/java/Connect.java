@@ -11,7 +11,7 @@ import java.nio.charset.StandardCharsets;
 
 public class Connect {
     public static void main(String[] arguments) throws Exception {
-        var text = System.getenv().getOrDefault("HVSOCK_TEXT", "/run/hvsock/text");
+        var text = System.getenv().getOrDefault("HVSOCK_DIR", "/run/hvsock") + "/text";
         try (var channel = SocketChannel.open(UnixDomainSocketAddress.of(text))) {
             var request = "CONNECT " + String.join(" ", arguments) + "\n";
             send(channel, StandardCharsets.UTF_8.encode(request));

@@ -2,7 +2,8 @@
 # Connects standard input and output to a service, with socat and hvsock's text protocol (docs/text.md).
 #
 #   connect.sh PARTITION SERVICE      such as: connect.sh parent HV Socket Demo
-text=${HVSOCK_TEXT:-/run/hvsock/text}
+text=${HVSOCK_DIR:-/run/hvsock}/text
+[ -z "$HVSOCK_ENDPOINT" ] || text=$(dirname "$HVSOCK_ENDPOINT")/text
 if [ -z "$HVSOCK_REQUEST" ]; then
     # socat makes the socket the standard streams of this script; the caller's are 3 and 4.
     export HVSOCK_REQUEST="CONNECT $*"

@@ -3,7 +3,8 @@
 # text protocol (docs/text.md).
 #
 #   listen.sh FROM SERVICE COMMAND      such as: listen.sh any 'HV Socket Demo' 'tr a-z A-Z'
-text=${HVSOCK_TEXT:-/run/hvsock/text}
+text=${HVSOCK_DIR:-/run/hvsock}/text
+[ -z "$HVSOCK_ENDPOINT" ] || text=$(dirname "$HVSOCK_ENDPOINT")/text
 workers=4
 case $HVSOCK_STEP in
 '')

@@ -29,10 +29,10 @@ impl Host {
 
     /// Directs a command to the endpoint of a partition.
     fn direct<'a>(endpoint: &PartitionEndpoint, command: &'a mut Command) -> &'a mut Command {
-        let text = endpoint.0.with_file_name("text");
+        let folder = endpoint.0.parent().expect("a folder");
         command
-            .env("HVSOCK_ENDPOINT", &endpoint.0)
-            .env("HVSOCK_TEXT", text)
+            .env_remove("HVSOCK_ENDPOINT")
+            .env("HVSOCK_DIR", folder)
     }
 
     /// Starts a service and waits until it listens.
