@@ -91,6 +91,10 @@ impl Core {
             0 => None,
             _ => self.program.duplicate(call, call.args[0] as i32).ok(),
         };
+        // Likewise: the program may poll as soon as it has the answer, and must not find the token of this connection.
+        if let Some(queue) = &queue {
+            self.take_tokens(inode, queue);
+        }
         let added = self.hand_over(call, &waiting, peer, flags);
         let is_delivered = match added {
             Ok((Added::Installed, new_inode)) => {
@@ -104,7 +108,7 @@ impl Core {
                 false
             }
         };
-        self.after_delivery(inode, waiting, is_delivered, queue.as_ref());
+        self.after_delivery(inode, waiting, is_delivered);
         is_delivered
     }
 
@@ -126,13 +130,7 @@ impl Core {
         Ok((self.program.add(call, data, flags.close_on_exec), inode))
     }
 
-    fn after_delivery(
-        &mut self,
-        inode: u64,
-        waiting: Waiting,
-        is_delivered: bool,
-        queue: Option<&OwnedFd>,
-    ) {
+    fn after_delivery(&mut self, inode: u64, waiting: Waiting, is_delivered: bool) {
         let entry = self.sockets.get_mut(&inode);
         let Some(listening) = entry.and_then(|entry| entry.listening.as_mut()) else {
             return;
@@ -145,11 +143,6 @@ impl Core {
         } else {
             // The call is gone or failed; another one may accept it.
             listening.incoming.push_front(waiting);
-        }
-        let surplus = listening.tokens > listening.ready();
-        if surplus && let Some(queue) = queue {
-            self.take_tokens(inode, queue);
-        } else if !is_delivered {
             self.offer(inode);
         }
     }

@@ -39,6 +39,11 @@ fn asyncio_serves_and_connects() {
 }
 
 #[test]
+fn a_listener_is_not_readable_after_its_only_connection_was_accepted() {
+    succeeds(&BOTH, "accepted_once");
+}
+
+#[test]
 fn children_accept_and_use_the_sockets_of_their_parent() {
     succeeds(&BOTH, "fork");
 }

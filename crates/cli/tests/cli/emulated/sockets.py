@@ -570,6 +570,18 @@ def closes_everything():
         leaked.detach()
 
 
+def accepted_once():
+    """A listener whose connection was accepted is not readable any more."""
+    s = listener()
+    for _ in range(200):
+        client = dial()
+        assert select.select([s], [], [], 20)[0]
+        connection, _ = s.accept()
+        assert not select.select([s], [], [], 0)[0]
+        client.close()
+        connection.close()
+
+
 def never_accepts():
     """A listener that accepts nothing: connects end, and nothing hangs."""
     s = listener(backlog=2)
