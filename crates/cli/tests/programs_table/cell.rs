@@ -15,10 +15,10 @@ use crate::way::Way;
 /// How many bytes travel each way.
 pub const MUCH: usize = 1 << 20;
 /// The same for a program that cannot read and write at once.
-const LINE: usize = 32 << 10;
+pub const LINE: usize = 32 << 10;
 /// The port of the peers' echo, and that of the program's server.
 const ECHO: u32 = 7001;
-const SERVER: u32 = 7002;
+pub const SERVER: u32 = 7002;
 /// A program's own partition, and the host of a container.
 const LOCAL: u32 = 1;
 const HOST: u32 = 2;
@@ -33,6 +33,9 @@ pub fn works(way: Way, name: &str) {
         stage: &stage,
         program: &program,
     };
+    if program.is_static() && !way.takes_static() {
+        return cell.is_refused();
+    }
     match program.kind {
         Kind::Echo => {
             cell.echoes_as_a_client();
@@ -136,6 +139,15 @@ struct Cell<'a> {
 }
 
 impl Cell<'_> {
+    /// The way says that it cannot start the program.
+    fn is_refused(&self) {
+        let words = self.program.client(LOCAL, ECHO, Path::new(""));
+        let done = Completed::of(&mut self.stage.command(None, &words));
+        assert_ne!(done.code, Some(0));
+        let why = "is linked statically, so it loads no library";
+        assert!(done.stderr.contains(why), "{}", done.stderr);
+    }
+
     /// The context id of the container, which a program in it asks its `/dev/vsock` for.
     fn container_cid(&self) -> u32 {
         let ask = "import fcntl,struct; f=open('/dev/vsock'); print(struct.unpack('I', fcntl.ioctl(f, 0x7b9, bytes(4)))[0])";

@@ -1,13 +1,15 @@
-//! The clients in one way, to a real guest whose programs use its kernel's `AF_VSOCK`.
+//! The clients in one way to a real guest, and its clients to the servers. The guest's programs use its kernel's
+//! `AF_VSOCK`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 use hvsock_testkit::programs::{self, Kind, Program};
 use hvsock_testkit::require;
 
-use crate::cell::{MUCH, Stage};
+use crate::cell::{LINE, MUCH, SERVER, Stage};
 use crate::util::{Completed, World, eventually};
 use crate::way::Way;
 
@@ -16,6 +18,10 @@ const CID: u32 = 4242;
 /// The ports of the guest's echo and disk.
 const ECHO: u32 = 7001;
 const DISK: u32 = 7003;
+/// The host, for the guest.
+const HOST: u32 = 2;
+/// The bound on a client in the guest.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Asserts that every program works with a guest.
 pub fn works(way: Way) {
@@ -26,10 +32,12 @@ pub fn works(way: Way) {
     let programs: Vec<_> = programs::NAMES
         .iter()
         .filter_map(|name| Program::find(name, "hvsock-cli"))
+        .filter(|program| way.takes_static() || !program.is_static())
         .collect();
-    let (Some(socat), Some(nbdkit)) = (
+    let (Some(socat), Some(nbdkit), Some(nbdcopy)) = (
         require::program("socat", &["-V"]),
         require::program("nbdkit", &["--version"]),
+        require::program("nbdcopy", &["--version"]),
     ) else {
         return;
     };
@@ -46,8 +54,10 @@ pub fn works(way: Way) {
     world.ok(["-q", "vm", "add", "web", "--cid", &CID.to_string()]);
     let mut files = File::program(&socat, "/bin/socat").unwrap();
     files.extend(File::program(&nbdkit, "/bin/nbdkit").unwrap());
+    files.extend(File::program(&nbdcopy, "/bin/nbdcopy").unwrap());
     files.extend(plugin());
     files.push(File::bytes("/data", 0o644, stage.data.clone()));
+    files.push(File::bytes("/line", 0o644, line()));
     let guest = boot(&kit, world, files);
     let echo = format!("exec socat -t 60 VSOCK-LISTEN:{ECHO},fork EXEC:cat");
     let _echo = guest.spawn(&echo).unwrap();
@@ -63,15 +73,29 @@ pub fn works(way: Way) {
         let case = Case {
             stage: &stage,
             program,
+            guest: &guest,
         };
         println!("{}", program.name);
         match program.kind {
-            Kind::Echo => case.echoes_to_the_guest(),
-            Kind::Disk => case.copies_a_disk_of_the_guest(),
+            Kind::Echo => {
+                case.echoes_to_the_guest();
+                case.echoes_from_the_guest();
+            }
+            Kind::Disk => {
+                case.copies_a_disk_of_the_guest();
+                case.serves_a_disk_to_the_guest();
+            }
             // It has no client.
-            Kind::Agent => {}
+            Kind::Agent => case.answers_the_guest(),
         }
     }
+}
+
+/// What a program gets that cannot read and write at once.
+fn line() -> Vec<u8> {
+    let mut line = vec![b'x'; LINE - 1];
+    line.push(b'\n');
+    line
 }
 
 /// nbdkit's plugin, with the libraries that it needs. It keeps its path.
@@ -96,10 +120,11 @@ fn boot(kit: &Kit, world: &World, files: Vec<File>) -> Guest {
     Guest::boot(kit, &config).unwrap()
 }
 
-/// One program as a client of the guest.
+/// One program as a client of the guest, and as a server for it.
 struct Case<'a> {
     stage: &'a Stage,
     program: &'a Program,
+    guest: &'a Guest,
 }
 
 impl Case<'_> {
@@ -115,5 +140,42 @@ impl Case<'_> {
         let words = self.program.client(CID, DISK, &copy);
         Completed::of(&mut self.stage.command(None, &words)).ok();
         assert!(fs::read(copy).unwrap() == self.stage.data);
+    }
+
+    /// Runs a shell command in the guest while the program serves. The command must succeed.
+    fn serves(&self, file: &Path, command: &str) {
+        let words = self.program.server(SERVER, file);
+        let _server = self.stage.serve(&mut self.stage.command(None, &words));
+        let done = self.guest.run(command, LIMIT).unwrap();
+        assert_eq!(done.status, 0, "{}: {done:?}", self.program.name);
+    }
+
+    fn echoes_from_the_guest(&self) {
+        let connect = format!("socat -t 60 - VSOCK-CONNECT:{HOST}:{SERVER}");
+        let command = match self.program.name {
+            // Half-closes only when all has come back.
+            "ncat" => format!(
+                "rm -f /all; mkfifo /all; {{ cat /line; read -r end < /all; }} | {connect} | \
+                 {{ head -c {LINE} > /got; echo end > /all; }}; cmp /got /line"
+            ),
+            _ => format!("{connect} < /data > /got && cmp /got /data"),
+        };
+        self.serves(Path::new(""), &command);
+    }
+
+    fn serves_a_disk_to_the_guest(&self) {
+        let command =
+            format!("nbdcopy nbd+vsock://{HOST}:{SERVER}/ /copy > /dev/null && cmp /copy /data");
+        self.serves(&self.stage.disk(), &command);
+    }
+
+    fn answers_the_guest(&self) {
+        let request = "{\"execute\":\"guest-sync\",\"arguments\":{\"id\":7001}}";
+        let command = format!(
+            "rm -f /all; mkfifo /all; {{ echo '{request}'; read -r end < /all; }} | \
+             socat -t 60 - VSOCK-CONNECT:{HOST}:{SERVER} | {{ read -r answer; echo \"$answer\" > /got; echo end > /all; }}; \
+             grep 7001 /got"
+        );
+        self.serves(&self.stage.folder.join("state"), &command);
     }
 }

@@ -1,6 +1,6 @@
 //! The ways to start a program that knows nothing of hvsock.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hvsock_testkit::require;
@@ -14,10 +14,12 @@ pub enum Way {
     RunAsRoot,
     /// The same as a user without privileges.
     RunUnprivileged,
+    /// `hvsock run` with the preloaded library.
+    Preload,
 }
 
 /// All ways, in the order of the table.
-pub const ALL: &[Way] = &[Way::RunAsRoot, Way::RunUnprivileged];
+pub const ALL: &[Way] = &[Way::RunAsRoot, Way::RunUnprivileged, Way::Preload];
 
 /// The user without privileges.
 const NOBODY: &str = "65534";
@@ -27,6 +29,7 @@ impl Way {
         match self {
             Self::RunAsRoot => "run_as_root",
             Self::RunUnprivileged => "run_unprivileged",
+            Self::Preload => "run_preload",
         }
     }
 
@@ -34,7 +37,13 @@ impl Way {
     pub fn is_possible(self) -> Option<()> {
         match self {
             Self::RunAsRoot | Self::RunUnprivileged => require::root(),
+            Self::Preload => require::root().and_then(|()| library()).map(drop),
         }
+    }
+
+    /// Whether it takes programs that are linked statically.
+    pub fn takes_static(self) -> bool {
+        self != Self::Preload
     }
 
     /// Whether it can use the endpoint of a container, which is for the container's root.
@@ -67,7 +76,19 @@ impl Way {
             }
             _ => run,
         };
-        command.args(["run", "--seccomp", "--"]).args(words);
+        let flag = match self {
+            Self::Preload => "--preload",
+            Self::RunAsRoot | Self::RunUnprivileged => "--seccomp",
+        };
+        if let (Self::Preload, Some(library)) = (self, library()) {
+            command.env("HVSOCK_PRELOAD_LIB", library);
+        }
+        command.args(["run", flag, "--"]).args(words);
         command
     }
+}
+
+/// The preloaded library.
+fn library() -> Option<PathBuf> {
+    require::example("hvsock-cli", "libhvsock_preload.so")
 }

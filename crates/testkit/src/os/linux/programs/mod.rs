@@ -86,6 +86,11 @@ impl Program {
         Some(Self { name, kind, files })
     }
 
+    /// Whether it is linked statically, so that it loads no library.
+    pub fn is_static(&self) -> bool {
+        self.name == "go-mdlayher-vsock"
+    }
+
     /// The script of a program in Python.
     fn script(&self) -> Option<(&'static str, &'static str)> {
         match self.name {
