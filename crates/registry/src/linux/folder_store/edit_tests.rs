@@ -77,7 +77,10 @@ fn a_file_without_enabled_gets_the_key_only_when_disabled() {
 
 fn rule() -> impl Strategy<Value = AccessRule> {
     let accounts = || of(vec("[a-z *\"'\\\\é]{1,6}", 0..3));
-    let children = of(vec("\\*|[a-z0-9][a-z]{0,4}|@[a-z]{1,4}", 0..3));
+    // Without the words that mean a partition seen from the caller, such as `any`.
+    let is_valid = |text: &String| text.starts_with(['*', '@']) || PartitionName::new(text).is_ok();
+    let child = "\\*|[a-z0-9][a-z]{0,4}|@[a-z]{1,4}".prop_filter("a name", is_valid);
+    let children = of(vec(child, 0..3));
     (accounts(), accounts(), children).prop_map(|(users, groups, partitions)| AccessRule {
         users,
         groups,
