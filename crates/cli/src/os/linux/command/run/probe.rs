@@ -8,6 +8,8 @@ use anyhow::Result;
 use hvsock_address::SockAddrVm;
 use hvsock_sys::vsock;
 
+use crate::output;
+
 /// The command of this program that runs it. Nobody types it.
 pub const COMMAND: &str = "__run-probe";
 
@@ -38,7 +40,7 @@ const STEPS: [(Step, &str); 3] = [
 /// Makes the calls, and prints the first that fails.
 pub fn run() -> Result<()> {
     if let Err(fault) = calls() {
-        println!("{fault}");
+        output::text(&format!("{fault}\n"))?;
     }
     Ok(())
 }
