@@ -251,12 +251,17 @@ impl Socket {
     }
 
     /// Answers `getsockopt` for a buffer of `space` bytes. `SO_ERROR` is returned once.
+    ///
+    /// Only a connected socket may have an error of the Unix socket. One whose connect was refused gets another
+    /// `ECONNRESET` there when the broker closes its end, which may be after the program has read the refusal.
     pub fn option(&mut self, level: i32, name: i32, space: usize) -> OptionAnswer {
         if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
-            let Some(errno) = mem::take(&mut self.error) else {
-                return OptionAnswer::Native;
+            let number = match mem::take(&mut self.error) {
+                Some(errno) => errno.number(),
+                None if self.is_connected() => return OptionAnswer::Native,
+                None => 0,
             };
-            let mut bytes = errno.number().to_ne_bytes().to_vec();
+            let mut bytes = number.to_ne_bytes().to_vec();
             bytes.truncate(space);
             return OptionAnswer::Value(bytes);
         }
@@ -350,9 +355,11 @@ mod tests {
         let number = libc::ECONNRESET.to_ne_bytes().to_vec();
         assert_eq!(error, OptionAnswer::Value(number));
         let again = socket.option(libc::SOL_SOCKET, libc::SO_ERROR, 4);
-        assert_eq!(again, OptionAnswer::Native);
+        assert_eq!(again, OptionAnswer::Value(vec![0; 4]));
         assert!(socket.connect(&to, false).is_ok());
         socket.connected(vsock(2, 1025), vsock(2, 99));
+        let connected = socket.option(libc::SOL_SOCKET, libc::SO_ERROR, 4);
+        assert_eq!(connected, OptionAnswer::Native);
         assert_eq!(socket.connect(&to, false), Err(Errno::EISCONN));
         assert_eq!(socket.connect(&to, true), Err(Errno::EISCONN));
         assert_eq!(socket.listen(), Err(Errno::EINVAL));

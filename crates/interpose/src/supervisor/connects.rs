@@ -317,9 +317,11 @@ impl Core {
                 let answer = answer.and(Err(Errno::EINPROGRESS));
                 self.program.answer(&call, answer);
             }
-            Phase::InProgress { send_buffer } => {
+            // One that was refused becomes ready by the hang-up, which the broker causes, and not before.
+            Phase::InProgress { send_buffer } if answer.is_ok() => {
                 let _ = foreign_socket::restore_send_buffer(&connecting.data, send_buffer);
             }
+            Phase::InProgress { .. } => {}
         }
         self.again.extend(connecting.deferred);
     }
