@@ -1,7 +1,7 @@
 //! The boundary to C: pointers become references here, results become numbers, and no panic passes.
 //!
 //! A pointer to memory of the program is used only while the call lasts. A handle is a pointer that this library
-//! made by [`into_handle`]; the program gives it back once, to the function that closes it. What cannot be
+//! made by `into_handle`; the program gives it back once, to the function that closes it. What cannot be
 //! checked (a pointer that points to nothing, a handle that was closed before) is undefined, as in any C library; NULL is
 //! an error everywhere.
 #![allow(
