@@ -42,6 +42,7 @@ impl Failure {
     }
 
     /// Sets the exit status.
+    #[cfg(target_os = "linux")]
     pub fn with_status(self, status: u8) -> Self {
         Self { status, ..self }
     }
