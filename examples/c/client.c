@@ -1,6 +1,8 @@
 /*
- * The client of a Hyper-V socket, from one text for Windows and for Linux: it sends its argument to the server in the
- * parent partition (or in the same one, with "loopback" as second argument) and prints what comes back.
+ * The client of a Hyper-V socket, from one text for Windows and for Linux: it sends a text, or with "-" what it reads from
+ * standard input, to the server in the parent partition or in its own one, and prints what comes back.
+ *
+ * client [TEXT|- [parent|loopback [PORT]]]
  *
  * Linux:   cc client.c $(pkg-config --cflags --libs hvsock) -o client
  * Windows: x86_64-w64-mingw32-gcc -I INCLUDE client.c -lws2_32 -o client.exe
@@ -9,6 +11,7 @@
 #include <hvsocket.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int failed(const char *what)
@@ -24,8 +27,15 @@ int main(int argc, char **argv)
     SOCKET connection;
     ULONG timeout = 10000;
     const char *text = argc > 1 ? argv[1] : "hello";
-    char bytes[4096];
+    const char *partition = argc > 2 ? argv[2] : "parent";
+    static char bytes[65536];
+    size_t length = strlen(text);
     int count;
+
+    if (strcmp(text, "-") == 0) {
+        length = fread(bytes, 1, sizeof bytes, stdin);
+        text = bytes;
+    }
 
     if (WSAStartup(MAKEWORD(2, 2), &data) != 0) {
         return failed("WSAStartup");
@@ -41,14 +51,19 @@ int main(int argc, char **argv)
 
     memset(&address, 0, sizeof address);
     address.Family = AF_HYPERV;
-    address.VmId = argc > 2 && strcmp(argv[2], "loopback") == 0 ? HV_GUID_LOOPBACK : HV_GUID_PARENT;
+    address.VmId = strcmp(partition, "loopback") == 0 ? HV_GUID_LOOPBACK : HV_GUID_PARENT;
     address.ServiceId = HV_GUID_VSOCK_TEMPLATE;
-    address.ServiceId.Data1 = 2761;
+    address.ServiceId.Data1 = argc > 3 ? (ULONG)strtoul(argv[3], NULL, 10) : 2761;
     if (connect(connection, (const struct sockaddr *)&address, sizeof address) == SOCKET_ERROR) {
         return failed("connect");
     }
-    if (send(connection, text, (int)strlen(text), 0) == SOCKET_ERROR) {
-        return failed("send");
+    while (length > 0) {
+        count = (int)send(connection, text, (int)length, 0);
+        if (count == SOCKET_ERROR) {
+            return failed("send");
+        }
+        text += count;
+        length -= (size_t)count;
     }
     if (shutdown(connection, SD_SEND) == SOCKET_ERROR) {
         return failed("shutdown");

@@ -2,6 +2,8 @@
  * The server of a Hyper-V socket, from one text for Windows and for Linux: it accepts a connection and sends back what it
  * receives, until the client has sent everything.
  *
+ * server [CONNECTIONS [PORT]]
+ *
  * Linux:   cc server.c $(pkg-config --cflags --libs hvsock) -o server
  * Windows: x86_64-w64-mingw32-gcc -I INCLUDE server.c -lws2_32 -o server.exe
  *
@@ -40,7 +42,7 @@ int main(int argc, char **argv)
     address.Family = AF_HYPERV;
     address.VmId = HV_GUID_WILDCARD;
     address.ServiceId = HV_GUID_VSOCK_TEMPLATE;
-    address.ServiceId.Data1 = 2761;
+    address.ServiceId.Data1 = argc > 2 ? (ULONG)strtoul(argv[2], NULL, 10) : 2761;
     if (bind(listener, (const struct sockaddr *)&address, sizeof address) == SOCKET_ERROR) {
         return failed("bind");
     }

@@ -49,7 +49,7 @@ pub use alone::alone;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, go, guest, nri, podman, programs, usage, wine};
+pub use os::linux::{c, container, go, guest, nri, podman, programs, usage, wine};
 #[cfg(all(target_os = "linux", feature = "world"))]
 pub use os::linux::{peer, uplink, world};
 pub use stop::StopOnDrop;

@@ -46,24 +46,10 @@ pub fn run(command: &mut Command) -> Output {
     output
 }
 
-/// The static library that cargo built last for a test, which is in the folder of the dependencies only.
-fn newest_archive(folder: &Path) -> PathBuf {
-    let files = fs::read_dir(folder).expect("a folder").flatten();
-    let archives = files.filter(|file| {
-        let name = file.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("libhvsock_capi") && name.ends_with(".a")
-    });
-    let newest = archives.max_by_key(|file| file.metadata().and_then(|it| it.modified()).ok());
-    newest.expect("the static library").path()
-}
-
 impl Library {
     /// Links the library, once for all test processes.
     fn link() -> Self {
-        let program = std::env::current_exe().expect("this program");
-        let built = program.ancestors().nth(2).expect("the target folder");
-        let archive = newest_archive(&built.join("deps"));
+        let archive = hvsock_testkit::c::library().expect("built with this program");
         let newest = [
             archive.clone(),
             root().join("cbindgen.toml"),

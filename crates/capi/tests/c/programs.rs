@@ -3,11 +3,15 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use hvsock::Lease;
-use hvsock_testkit::world;
+use hvsock_testkit::{c, process, world};
 
 use crate::build::{Compiler, LIBRARY, compilers, examples, run};
+
+/// The bound of a program's run.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A broker with a container `web`, and registered services: the vsock ports 2761 to 2764.
 pub struct World {
@@ -53,8 +57,12 @@ pub struct Server {
 
 impl Server {
     pub fn start(program: &Path, endpoint: &Path, connections: usize) -> Self {
+        Self::start_with(program, endpoint, &[&connections.to_string()])
+    }
+
+    fn start_with(program: &Path, endpoint: &Path, arguments: &[&str]) -> Self {
         let mut child = Command::new(program)
-            .arg(connections.to_string())
+            .args(arguments)
             .env("HVSOCK_ENDPOINT", endpoint)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -134,17 +142,31 @@ fn sanitizers_find_nothing_in_the_documents_programs() {
 #[test]
 fn the_static_library_alone_is_enough() {
     let world = World::new();
-    let link = |name: &str| {
-        let program = LIBRARY.programs().join(format!("static-{name}"));
-        run(LIBRARY
-            .compiler(&crate::build::GCC)
-            .arg(examples().join(name).with_extension("c"))
-            .arg(LIBRARY.folder().join("libhvsock.a"))
-            .args(["-lpthread", "-lm", "-ldl", "-lgcc_s", "-o"])
-            .arg(&program));
-        program
+    let folder = hvsock_testkit::TempFolder::new();
+    let Some(built) = c::examples(c::Calls::Library, folder.path()) else {
+        return;
     };
-    exchanges(&world, &link("server"), &link("client"), 1);
+    exchanges(&world, &built.server, &built.client, 1);
+}
+
+#[test]
+fn the_documents_client_sends_its_standard_input_to_a_port_of_its_own_partition() {
+    let world = World::new();
+    let folder = hvsock_testkit::TempFolder::new();
+    let Some(built) = c::examples(c::Calls::Library, folder.path()) else {
+        return;
+    };
+    let server = Server::start_with(&built.server, &world.host(), &["1", "2764"]);
+    let mut client = Command::new(&built.client);
+    let client = client.args(["-", "loopback", "2764"]);
+    let output = process::output(
+        client.env("HVSOCK_ENDPOINT", world.host()),
+        &[7; 60_000],
+        TIMEOUT,
+    );
+    let output = output.expect("an end");
+    assert_eq!(output.stdout, [&[7; 60_000], b"\n".as_slice()].concat());
+    server.ends();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The Linux half, which can also start containers, guests and Wine.
 
+pub mod c;
 pub mod container;
 pub mod go;
 pub mod guest;
