@@ -407,6 +407,26 @@ impl RingEnd {
         self.link.wake(None, None);
     }
 
+    /// Closes this end for good: no byte follows, and none is read any more. The peer reads the bytes written
+    /// so far, and then the end of the stream, or [`RingError::UnreadData`] if bytes were left unread here.
+    ///
+    /// In place of [`shutdown_write`](Self::shutdown_write) before an end is dropped: a peer that sees the end
+    /// of the stream in between would take it for a clean one.
+    #[doc(alias = "close")]
+    pub fn finish(&self) {
+        let mut outgoing = self.outgoing();
+        // Stored before `ended`, so that whoever sees the end sees the close as well.
+        let wakes_writer = Consumer::close(self.words_in(), READER_GONE);
+        // A connection that was reset has no clean end.
+        let ends = self.state() & RESET == 0 && !outgoing.has_ended();
+        let wakes_reader = ends && outgoing.end(self.words_out());
+        drop(outgoing);
+        if wakes_writer || wakes_reader {
+            self.notify_peer();
+        }
+        self.link.wake(None, None);
+    }
+
     fn close(&self, how: u32) {
         if Consumer::close(self.words_in(), how) {
             self.notify_peer();
@@ -663,7 +683,9 @@ impl RingEnd {
     /// Whether the peer has closed its end, and neither reads nor writes any more. Known only of a
     /// connection in an arena, and by signals ([`RingEnd::set_signals`]) as soon as it is so.
     pub fn is_peer_closed(&self) -> bool {
-        producer::is_reader_gone(self.words_out())
+        // A peer that closes does both, one after the other; a reset takes the place of the end.
+        let has_ended = self.words_in().close.0.ended.load(Ordering::Acquire) != 0;
+        producer::is_reader_gone(self.words_out()) && (has_ended || self.state() & RESET != 0)
     }
 
     /// Closes an end in an arena, as the broker does for a process that is gone: without

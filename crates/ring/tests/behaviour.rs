@@ -1,8 +1,11 @@
 //! The behaviour of both ends, on one thread.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::time::{Duration, Instant};
 
-use hvsock_ring::{Bytes, Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize, pair};
+use hvsock_ring::{
+    Bytes, Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize, Woken, pair,
+};
 
 fn small() -> (RingEnd, RingEnd) {
     pair(RingSize::MIN).unwrap()
@@ -214,6 +217,60 @@ fn a_write_succeeds_if_all_its_bytes_were_read_before_the_close() {
             assert_eq!(a.try_write_vectored(&slices), Ok(600));
             assert_eq!((&a).read(&mut [0]).unwrap(), 0);
         });
+    }
+}
+
+#[test]
+fn a_close_with_bytes_unread_is_never_seen_as_a_clean_end_first() {
+    for round in 0..300 {
+        let (a, b) = small();
+        assert_eq!(a.try_write(&[1; 10]), Ok(10));
+        // Some of the bytes are read, but not all.
+        let mut some = vec![0; 1 + round % 9];
+        assert_eq!(b.try_read(&mut some), Ok(some.len()));
+        assert_eq!(b.try_write(b"last"), Ok(4));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                b.finish();
+                drop(b);
+            });
+            let mut last = [0; 8];
+            assert_eq!(a.try_read(&mut last), Ok(4));
+            let end = loop {
+                match a.try_read(&mut last) {
+                    Err(RingError::WouldBlock) => std::hint::spin_loop(),
+                    end => break end,
+                }
+            };
+            assert_eq!(end, Err(RingError::UnreadData), "{round}");
+        });
+    }
+}
+
+#[test]
+fn a_close_wakes_a_reader_and_a_writer_that_are_parked() {
+    for writes in [false, true] {
+        let (a, b) = small();
+        let interest = if writes {
+            Interest::WRITE
+        } else {
+            Interest::READ
+        };
+        if writes {
+            while a.try_write(&[1; 4096]).is_ok() {}
+        }
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let until = Some(Instant::now() + Duration::from_secs(20));
+                a.wait(interest, None, until).unwrap()
+            });
+            b.finish();
+            assert_eq!(waits.join().unwrap(), Woken::Ready);
+        });
+        match writes {
+            true => assert_eq!(a.try_write(&[1]), Err(RingError::PeerClosed)),
+            false => assert_eq!(a.try_read(&mut [0]), Err(RingError::EndOfStream)),
+        }
     }
 }
 

@@ -18,12 +18,6 @@ struct Client<'a> {
     endpoint: PathBuf,
 }
 
-/// Whether an end leaves data unread when it closes. A descriptor's peer learns of that only after the end of data: it
-/// may read that first, and then the next write fails. (docs/c.md)
-fn is_unread(case: &Value) -> bool {
-    text(case, "name").ends_with("closes with unread data resets the connection")
-}
-
 impl Client<'_> {
     fn run(&self, arguments: &[&str], data: &[u8]) -> Output {
         let mut child = Command::new(self.program)
@@ -73,8 +67,7 @@ impl Client<'_> {
                 };
                 assert!(is_received, "{name}: {} bytes", received.len());
                 let end = String::from_utf8_lossy(&output.stderr);
-                let may_be_clean = is_unread(case) && end == "clean";
-                assert!(may_be_clean || end == text(case, "end"), "{name}: {end}");
+                assert_eq!(end, text(case, "end"), "{name} by {}", self.interface);
                 output
             }
             kind @ ("close" | "close_unread") => {
@@ -98,8 +91,7 @@ impl Client<'_> {
         if let Some(want) = case["outcome"].as_str() {
             let answer = self.answer(&format!("outcome {token}"));
             let answer = String::from_utf8_lossy(&answer);
-            let may_be_clean = is_unread(case) && answer == want.replace("reset", "clean");
-            assert!(may_be_clean || answer == want, "{name}: {answer}");
+            assert_eq!(answer, want, "{name} by {}", self.interface);
         }
         true
     }

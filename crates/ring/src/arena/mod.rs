@@ -114,7 +114,9 @@
 //!
 //! # Closing
 //!
-//! An end closes as the broker closes it for a process that is gone:
+//! An end closes as the broker closes it for a process that is gone. For a clean end of data that was not ended before, it
+//! first stores 2 in `closed` of the direction that it reads, and then 1 in `ended`: the peer never finds the end without
+//! the close. A 2 without `ended` and without the reset bit is a close that is not complete.
 //!
 //! 1. If it has not ended its data, it sets the reset bit with bit 8.
 //! 2. It stores 2 in `closed` of the direction that it reads; **full fence**; if there are unread bytes, it

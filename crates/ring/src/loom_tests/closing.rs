@@ -136,3 +136,23 @@ fn unread_data_is_detected(close: fn(&Reader)) {
         assert!(writes.join().unwrap() || leaves);
     });
 }
+
+/// Whoever sees the end of a close sees the close as well, and with it what was left unread.
+#[test]
+fn the_end_of_a_closed_end_is_never_seen_without_its_close() {
+    explore(None, || {
+        let shared = sides().0.shared;
+        let other = Arc::clone(&shared);
+        // As `RingEnd::finish` does: the end reads direction 0 and writes direction 1.
+        let closes = thread::spawn(move || {
+            let [read, written] = &other.header.directions;
+            let _ = Consumer::close(read, READER_GONE);
+            let _ = Producer::new(CAPACITY, START).end(written);
+        });
+        let [written, read] = &shared.header.directions;
+        if read.close.0.ended.load(Ordering::Acquire) != 0 {
+            assert!(crate::producer::is_reader_gone(written));
+        }
+        closes.join().unwrap();
+    });
+}

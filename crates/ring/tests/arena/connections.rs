@@ -139,3 +139,30 @@ fn a_revoked_arena_accepts_nothing_that_waits() {
     assert!(pair.server.accept().unwrap().is_none());
     assert_eq!(waiting.end.try_read(&mut [0]), Err(RingError::Reset));
 }
+
+#[test]
+fn a_close_with_bytes_unread_is_never_seen_as_a_clean_end_first() {
+    let pair = pair(4, 4, 4);
+    for round in 0..300 {
+        let (opened, accepted, _) = pair.connect();
+        let (stays, closes) = match round % 2 {
+            0 => (opened, accepted),
+            _ => (accepted, opened),
+        };
+        assert_eq!(stays.try_write(&[1; 10]), Ok(10));
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                closes.finish();
+                drop(closes);
+            });
+            let mut byte = [0];
+            let end = loop {
+                match stays.try_read(&mut byte) {
+                    Err(RingError::WouldBlock) => std::hint::spin_loop(),
+                    end => break end,
+                }
+            };
+            assert_eq!(end, Err(RingError::UnreadData), "{round}");
+        });
+    }
+}

@@ -384,7 +384,7 @@ impl Drop for Stream {
             DataPath::Descriptor(_) => {
                 let _ = self.link.control.send(&ClientMessage::Shutdown, false);
             }
-            DataPath::Ring(ring) => ring.end().shutdown_write(),
+            DataPath::Ring(ring) => ring.end().finish(),
         }
     }
 }
