@@ -12,7 +12,8 @@ use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_control::{AuditRecord, Claim};
 use hvsock_endpoint::Transport;
 use hvsock_fabric::{
-    self as fabric, ConnectRequest, ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route,
+    self as fabric, ConnectRequest, ConnectionEnd, ConnectionId, PartitionKey, PartitionKind,
+    Refusal, Route,
 };
 use hvsock_registry::Principal;
 use hvsock_ring::RingSide;
@@ -249,8 +250,7 @@ impl Core {
             Destination::Partition(id) => id,
             Destination::Cid(cid) => {
                 // A guest must not learn which CIDs exist.
-                let cid = GuestCid::try_from(cid).map_err(|_| Refusal::NotReachable)?;
-                let sibling = self.vms.sibling(cid).ok_or(Refusal::NotReachable)?;
+                let sibling = self.sibling_with_cid(cid).ok_or(Refusal::NotReachable)?;
                 let sibling = self.fabric.partition(sibling);
                 sibling.ok_or(Refusal::NotReachable)?.vm_id()
             }
@@ -260,6 +260,16 @@ impl Core {
             Service::Id(id) => id,
         };
         Ok(SockAddrHv::new(partition, service))
+    }
+
+    /// The partition that guests name by this CID: a VM to which the broker has given it, or a container of the host.
+    fn sibling_with_cid(&self, cid: u64) -> Option<PartitionKey> {
+        let cid = GuestCid::try_from(cid).ok()?;
+        self.vms.sibling(cid).or_else(|| {
+            let key = self.cids.partition(cid.get())?;
+            let is_container = self.fabric.partition(key)?.kind() == PartitionKind::Container;
+            (is_container && !self.is_nested(key)).then_some(key)
+        })
     }
 
     /// Connects a request that came over the link of a VM. `from` is the VM, or a container in it.

@@ -6,6 +6,7 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
+use hvsock::VmId;
 use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
@@ -195,4 +196,44 @@ fn a_connect_that_a_guest_does_not_answer_is_told_as_the_guests_and_not_the_brok
         "timed out: the peer did not answer within 300ms"
     );
     world.has_connections(0);
+}
+
+#[test]
+fn a_guest_reaches_a_container_of_its_group_by_its_cid_and_no_other_container() {
+    let siblings = Siblings::new();
+    let world = &siblings.world;
+    let near = world.container("near", Some("family"));
+    let far = world.container("far", None);
+    let bytes = 1 << 20;
+    let listeners = [&near, &far].map(|inside| inside.listen(VmId::WILDCARD, 5000).unwrap());
+    let connect = |guest: &Guest, name: &str| {
+        guest.connect_to(SocketKind::Stream, world.cid(name), 5000, TIMEOUT)
+    };
+    let mut guest = bounded(connect(&siblings.one, "near").expect("connected"));
+    let (mut process, peer) = listeners[0].accept().unwrap();
+    assert_eq!(peer.vm, world.partition("one").id);
+    thread::scope(|scope| {
+        let writing = guest.clone();
+        scope.spawn(move || {
+            write_all(&writing, bytes, 50_000).unwrap();
+            writing.shutdown(Shutdown::Write).unwrap();
+        });
+        assert_eq!(read_all(&mut process, 1 << 16).unwrap(), bytes);
+    });
+    process.write_all(b"answer").unwrap();
+    drop(process);
+    let mut answer = Vec::new();
+    guest.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+    // Whether there is such a container looks the same as whether there is such a CID.
+    for (from, to) in [(&siblings.one, "far"), (&siblings.other, "near")] {
+        let error = connect(from, to).expect_err("not reachable");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+    let connect = |kind| {
+        let cid = world.cid("near");
+        siblings.one.connect_to(kind, cid, 5000, TIMEOUT)
+    };
+    let error = connect(SocketKind::Seqpacket).expect_err("not supported");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
