@@ -2,23 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use hvsock_testkit::programs::{Kind, PYTHON, Program};
-use rustix::process::Signal;
 
-use crate::util::{Completed, Running, World, eventually, in_container};
-use crate::way::Way;
+use crate::stage::{BOX, ECHO, LINE, MUCH, OTHER, SERVER, Serving, Stage};
+use crate::util::{Completed, Running};
+use crate::way::{Place, Way};
 
-/// How many bytes travel each way.
-pub const MUCH: usize = 1 << 20;
-/// The same for a program that cannot read and write at once.
-pub const LINE: usize = 32 << 10;
-/// The port of the peers' echo, and that of the program's server.
-const ECHO: u32 = 7001;
-pub const SERVER: u32 = 7002;
 /// A program's own partition, and the host of a container.
 const LOCAL: u32 = 1;
 const HOST: u32 = 2;
@@ -28,7 +20,7 @@ pub fn works(way: Way, name: &str) {
     let (Some(()), Some(program)) = (way.is_possible(), Program::find(name, "hvsock-cli")) else {
         return;
     };
-    let stage = Stage::new(way);
+    let stage = Stage::new(way, &[&program]);
     let cell = Cell {
         stage: &stage,
         program: &program,
@@ -49,89 +41,6 @@ pub fn works(way: Way, name: &str) {
     }
 }
 
-/// A broker with a container, and a way to start programs there.
-pub struct Stage {
-    pub world: World,
-    way: Way,
-    /// The endpoint of the container.
-    container: PathBuf,
-    /// A folder that every user can write to.
-    pub folder: PathBuf,
-    pub data: Vec<u8>,
-}
-
-impl Stage {
-    pub fn new(way: Way) -> Self {
-        let world = World::new();
-        for (name, port) in [("echo", ECHO), ("server", SERVER)] {
-            let port = port.to_string();
-            world.ok([
-                "-q",
-                "service",
-                "register",
-                name,
-                "--port",
-                &port,
-                "--bind-user",
-                "*",
-            ]);
-        }
-        let container = world.container("box");
-        let folder = world.dir().join("work");
-        fs::create_dir(&folder).unwrap();
-        fs::set_permissions(&folder, PermissionsExt::from_mode(0o777)).unwrap();
-        let data = (0..MUCH).map(|n| (n % 251) as u8).collect();
-        Self {
-            world,
-            way,
-            container,
-            folder,
-            data,
-        }
-    }
-
-    /// The command that starts a program in the way, on the host or in the container.
-    pub fn command(&self, endpoint: Option<&Path>, words: &[String]) -> Command {
-        self.way.command(&self.world, endpoint, words)
-    }
-
-    /// Starts a command, and waits until it listens.
-    pub fn serve(&self, command: &mut Command) -> Serving<'_> {
-        let running = self.world.listening(command);
-        let world = &self.world;
-        Serving { world, running }
-    }
-
-    /// A disk with the data.
-    pub fn disk(&self) -> PathBuf {
-        let disk = self.folder.join("disk");
-        fs::write(&disk, &self.data).unwrap();
-        disk
-    }
-}
-
-/// A command that listens. Dropping it ends it, and waits until its address is free.
-pub struct Serving<'a> {
-    world: &'a World,
-    running: Running,
-}
-
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        let before = self.world.listeners();
-        if self
-            .running
-            .child
-            .try_wait()
-            .is_ok_and(|ended| ended.is_none())
-        {
-            self.running.signal(Signal::TERM);
-            self.running.end();
-            eventually("the address is free", || self.world.listeners() < before);
-        }
-    }
-}
-
 /// One program on the stage.
 struct Cell<'a> {
     stage: &'a Stage,
@@ -142,76 +51,77 @@ impl Cell<'_> {
     /// The way says that it cannot start the program.
     fn is_refused(&self) {
         let words = self.program.client(LOCAL, ECHO, Path::new(""));
-        let done = Completed::of(&mut self.stage.command(None, &words));
+        let done = Completed::of(&mut self.stage.command(Place::Host, &words));
         assert_ne!(done.code, Some(0));
         let why = "is linked statically, so it loads no library";
         assert!(done.stderr.contains(why), "{}", done.stderr);
     }
 
     /// The context id of the container, which a program in it asks its `/dev/vsock` for.
-    fn container_cid(&self) -> u32 {
+    fn asks_for_its_cid(&self) -> u32 {
         let ask = "import fcntl,struct; f=open('/dev/vsock'); print(struct.unpack('I', fcntl.ioctl(f, 0x7b9, bytes(4)))[0])";
-        let words = [
-            PYTHON.into(),
-            "-S".into(),
-            "-E".into(),
-            "-c".into(),
-            ask.into(),
-        ];
-        let container = Some(self.stage.container.as_path());
-        let mut command = Way::RunAsRoot.command(&self.stage.world, container, &words);
-        Completed::of(&mut command).ok().trim().parse().unwrap()
+        let words = [PYTHON, "-S", "-E", "-c", ask].map(str::to_owned);
+        let mut command = match self.stage.way.places().contains(&Place::Box) {
+            true => self.stage.command(Place::Box, &words),
+            false => self.stage.as_root(Place::Box, &words),
+        };
+        let cid = Completed::of(&mut command).ok().trim().parse().unwrap();
+        assert_eq!(cid, self.stage.cid(BOX));
+        cid
     }
 
-    /// A listener in the host or the container that runs this command for each connection.
-    fn peer(&self, endpoint: Option<&Path>, words: &[&str]) -> Serving<'_> {
+    /// A listener in a partition that runs this command for each connection.
+    fn peer(&self, container: Option<&str>, words: &[&str]) -> Serving<'_> {
         let port = ECHO.to_string();
         let listen = ["--quiet", "listen", &port, "--keep", "--"];
-        let mut command = match endpoint {
-            Some(endpoint) => in_container(endpoint, listen),
-            None => self.stage.world.command(listen),
-        };
+        let mut command = self.stage.hvsock(container, &listen);
         self.stage.serve(command.args(words))
     }
 
     /// Runs the client of an echo with much input, and expects that back.
-    fn echo(&self, endpoint: Option<&Path>, cid: u32) {
+    fn echo(&self, place: Place, cid: u32) {
         let words = self.program.client(cid, ECHO, Path::new(""));
-        let mut command = self.stage.command(endpoint, &words);
+        let mut command = self.stage.command(place, &words);
         let got = Completed::bytes_with_input(&mut command, &self.stage.data);
         assert!(got == self.stage.data, "{} bytes of {MUCH}", got.len());
     }
 
+    /// To the host and to a container, from each place.
     fn echoes_as_a_client(&self) {
+        let places = self.stage.way.places();
         {
             let _host = self.peer(None, &["cat"]);
-            self.echo(None, LOCAL);
-            if self.stage.way.enters_containers() {
-                self.echo(Some(&self.stage.container), HOST);
+            for place in places {
+                match place {
+                    Place::Host => self.echo(Place::Host, LOCAL),
+                    Place::Box => self.echo(Place::Box, HOST),
+                }
             }
         }
-        let _container = self.peer(Some(&self.stage.container), &["cat"]);
-        self.echo(None, self.container_cid());
-    }
-
-    /// Starts the server in the host or the container, and waits until it listens.
-    fn server(&self, endpoint: Option<&Path>, file: &Path) -> Serving<'_> {
-        let words = self.program.server(SERVER, file);
-        self.stage.serve(&mut self.stage.command(endpoint, &words))
-    }
-
-    /// The command that connects to the server from the other partition, or in the same one.
-    fn connect(&self, from: Option<&Path>, to: &str) -> Command {
-        let port = SERVER.to_string();
-        let words = ["connect", to, &port];
-        match from {
-            Some(endpoint) => in_container(endpoint, words),
-            None => self.stage.world.command(words),
+        if places.contains(&Place::Host) {
+            let _container = self.peer(Some(BOX), &["cat"]);
+            self.echo(Place::Host, self.asks_for_its_cid());
+        }
+        if places.contains(&Place::Box) {
+            let _other = self.peer(Some(OTHER), &["cat"]);
+            self.echo(Place::Box, self.stage.cid(OTHER));
         }
     }
 
+    /// Starts the server, and waits until it listens.
+    fn server(&self, place: Place, file: &Path) -> Serving<'_> {
+        let words = self.program.server(SERVER, file);
+        self.stage.serve(&mut self.stage.command(place, &words))
+    }
+
+    /// The command that connects from a partition to the server.
+    fn connect(&self, from: Option<&str>, to: &str) -> Command {
+        let port = SERVER.to_string();
+        self.stage.hvsock(from, &["connect", to, &port])
+    }
+
+    /// From the host and from a container, at each place.
     fn echoes_as_a_server(&self) {
-        let container = self.stage.container.as_path();
         let check = |mut command: Command| {
             // ncat drops the output of its program when it sees the half-close, on every transport.
             let got = match self.program.name {
@@ -220,14 +130,18 @@ impl Cell<'_> {
             };
             assert!(got == self.stage.data, "{} bytes of {MUCH}", got.len());
         };
-        {
-            let _server = self.server(None, Path::new(""));
-            check(self.connect(None, "loopback"));
-            check(self.connect(Some(container), "parent"));
-        }
-        if self.stage.way.enters_containers() {
-            let _server = self.server(Some(container), Path::new(""));
-            check(self.connect(None, "box"));
+        for place in self.stage.way.places() {
+            let _server = self.server(*place, Path::new(""));
+            match place {
+                Place::Host => {
+                    check(self.connect(None, "loopback"));
+                    check(self.connect(Some(BOX), "parent"));
+                }
+                Place::Box => {
+                    check(self.connect(None, BOX));
+                    check(self.connect(Some(OTHER), BOX));
+                }
+            }
         }
     }
 
@@ -255,39 +169,41 @@ impl Cell<'_> {
     fn copies_a_disk(&self) {
         let disk = self.stage.disk();
         let _host = self.peer(None, &["nbdkit", "-s", "file", disk.to_str().unwrap()]);
-        let container = Some(self.stage.container.as_path());
-        for (name, endpoint, cid) in [("host", None, LOCAL), ("container", container, HOST)] {
-            if endpoint.is_some() && !self.stage.way.enters_containers() {
-                continue;
-            }
+        for place in self.stage.way.places() {
+            let (name, cid) = match place {
+                Place::Host => ("host", LOCAL),
+                Place::Box => ("container", HOST),
+            };
             let copy = self.stage.folder.join(name);
             let words = self.program.client(cid, ECHO, &copy);
-            Completed::of(&mut self.stage.command(endpoint, &words)).ok();
+            Completed::of(&mut self.stage.command(*place, &words)).ok();
             assert!(fs::read(copy).unwrap() == self.stage.data);
         }
     }
 
+    /// The client is in the other place.
     fn serves_a_disk(&self) {
-        let _server = self.server(None, &self.stage.disk());
+        let place = self.stage.way.places()[0];
+        let _server = self.server(place, &self.stage.disk());
         let copy = self.stage.folder.join("copied");
-        // The client is in the container, in the same way if that can enter it.
-        let words = self.program.client(HOST, SERVER, &copy);
-        let way = match self.stage.way.enters_containers() {
-            true => self.stage.way,
-            false => Way::RunAsRoot,
+        let client = |place, cid| {
+            let words = self.program.client(cid, SERVER, &copy);
+            Completed::of(&mut self.stage.as_root(place, &words)).ok();
         };
-        let container = Some(self.stage.container.as_path());
-        Completed::of(&mut way.command(&self.stage.world, container, &words)).ok();
+        match place {
+            Place::Host => client(Place::Box, HOST),
+            Place::Box => client(Place::Host, self.stage.cid(BOX)),
+        }
         assert!(fs::read(copy).unwrap() == self.stage.data);
     }
 
     fn answers_commands(&self) {
         let file = self.stage.folder.join("state");
-        let (container, to) = match self.stage.way.enters_containers() {
-            true => (Some(self.stage.container.as_path()), "box"),
-            false => (None, "loopback"),
+        let (place, to) = match self.stage.way.places().contains(&Place::Box) {
+            true => (Place::Box, BOX),
+            false => (Place::Host, "loopback"),
         };
-        let _server = self.server(container, &file);
+        let _server = self.server(place, &file);
         let mut command = self.connect(None, to);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut connection = Running::start(&mut command);

@@ -9,14 +9,13 @@ use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
 use hvsock_testkit::programs::{self, Kind, Program};
 use hvsock_testkit::require;
 
-use crate::cell::{LINE, MUCH, SERVER, Stage};
+use crate::stage::{BOX, ECHO, GROUP, LINE, MUCH, SERVER, Stage};
 use crate::util::{Completed, World, eventually};
-use crate::way::Way;
+use crate::way::{Place, Way};
 
 /// The guest's context id.
 const CID: u32 = 4242;
-/// The ports of the guest's echo and disk.
-const ECHO: u32 = 7001;
+/// The port of the guest's disk.
 const DISK: u32 = 7003;
 /// The host, for the guest.
 const HOST: u32 = 2;
@@ -41,7 +40,7 @@ pub fn works(way: Way) {
     ) else {
         return;
     };
-    let stage = Stage::new(way);
+    let stage = Stage::new(way, &programs.iter().collect::<Vec<_>>());
     let world = &stage.world;
     world.ok([
         "-q",
@@ -51,7 +50,8 @@ pub fn works(way: Way) {
         "--port",
         &DISK.to_string(),
     ]);
-    world.ok(["-q", "vm", "add", "web", "--cid", &CID.to_string()]);
+    let cid = CID.to_string();
+    world.ok(["-q", "vm", "add", "web", "--cid", &cid, "--group", GROUP]);
     let mut files = File::program(&socat, "/bin/socat").unwrap();
     files.extend(File::program(&nbdkit, "/bin/nbdkit").unwrap());
     files.extend(File::program(&nbdcopy, "/bin/nbdcopy").unwrap());
@@ -69,11 +69,18 @@ pub fn works(way: Way) {
             connect.code == Some(0)
         });
     }
+    let place = way.places()[0];
+    let own = match place {
+        Place::Host => HOST,
+        Place::Box => stage.cid(BOX),
+    };
     for program in &programs {
         let case = Case {
             stage: &stage,
             program,
             guest: &guest,
+            place,
+            own,
         };
         println!("{}", program.name);
         match program.kind {
@@ -125,12 +132,15 @@ struct Case<'a> {
     stage: &'a Stage,
     program: &'a Program,
     guest: &'a Guest,
+    /// Where the program is, and the context id of that for the guest.
+    place: Place,
+    own: u32,
 }
 
 impl Case<'_> {
     fn echoes_to_the_guest(&self) {
         let words = self.program.client(CID, ECHO, Path::new(""));
-        let mut command = self.stage.command(None, &words);
+        let mut command = self.stage.command(self.place, &words);
         let got = Completed::bytes_with_input(&mut command, &self.stage.data);
         assert!(got == self.stage.data, "{} bytes of {MUCH}", got.len());
     }
@@ -138,20 +148,22 @@ impl Case<'_> {
     fn copies_a_disk_of_the_guest(&self) {
         let copy = self.stage.folder.join("of-the-guest");
         let words = self.program.client(CID, DISK, &copy);
-        Completed::of(&mut self.stage.command(None, &words)).ok();
+        Completed::of(&mut self.stage.command(self.place, &words)).ok();
         assert!(fs::read(copy).unwrap() == self.stage.data);
     }
 
     /// Runs a shell command in the guest while the program serves. The command must succeed.
     fn serves(&self, file: &Path, command: &str) {
         let words = self.program.server(SERVER, file);
-        let _server = self.stage.serve(&mut self.stage.command(None, &words));
+        let _server = self
+            .stage
+            .serve(&mut self.stage.command(self.place, &words));
         let done = self.guest.run(command, LIMIT).unwrap();
         assert_eq!(done.status, 0, "{}: {done:?}", self.program.name);
     }
 
     fn echoes_from_the_guest(&self) {
-        let connect = format!("socat -t 60 - VSOCK-CONNECT:{HOST}:{SERVER}");
+        let connect = format!("socat -t 60 - VSOCK-CONNECT:{}:{SERVER}", self.own);
         let command = match self.program.name {
             // Half-closes only when all has come back.
             "ncat" => format!(
@@ -164,8 +176,9 @@ impl Case<'_> {
     }
 
     fn serves_a_disk_to_the_guest(&self) {
+        let own = self.own;
         let command =
-            format!("nbdcopy nbd+vsock://{HOST}:{SERVER}/ /copy > /dev/null && cmp /copy /data");
+            format!("nbdcopy nbd+vsock://{own}:{SERVER}/ /copy > /dev/null && cmp /copy /data");
         self.serves(&self.stage.disk(), &command);
     }
 
@@ -173,8 +186,9 @@ impl Case<'_> {
         let request = "{\"execute\":\"guest-sync\",\"arguments\":{\"id\":7001}}";
         let command = format!(
             "rm -f /all; mkfifo /all; {{ echo '{request}'; read -r end < /all; }} | \
-             socat -t 60 - VSOCK-CONNECT:{HOST}:{SERVER} | {{ read -r answer; echo \"$answer\" > /got; echo end > /all; }}; \
-             grep 7001 /got"
+             socat -t 60 - VSOCK-CONNECT:{}:{SERVER} | {{ read -r answer; echo \"$answer\" > /got; echo end > /all; }}; \
+             grep 7001 /got",
+            self.own
         );
         self.serves(&self.stage.folder.join("state"), &command);
     }

@@ -12,6 +12,8 @@ mod guest;
 #[cfg(target_os = "linux")]
 mod page;
 #[cfg(target_os = "linux")]
+mod stage;
+#[cfg(target_os = "linux")]
 #[path = "../cli/util.rs"]
 #[allow(
     dead_code,

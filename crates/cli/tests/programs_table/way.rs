@@ -1,11 +1,9 @@
 //! The ways to start a program that knows nothing of hvsock.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use hvsock_testkit::require;
-
-use crate::util::{World, hvsock};
 
 /// A way to start a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +14,26 @@ pub enum Way {
     RunUnprivileged,
     /// `hvsock run` with the preloaded library.
     Preload,
+    /// As it is, in a container of runc whose profile has the kernel ask the broker's agent.
+    Agent,
 }
 
 /// All ways, in the order of the table.
-pub const ALL: &[Way] = &[Way::RunAsRoot, Way::RunUnprivileged, Way::Preload];
+pub const ALL: &[Way] = &[
+    Way::RunAsRoot,
+    Way::RunUnprivileged,
+    Way::Agent,
+    Way::Preload,
+];
+
+/// Where a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The host's partition.
+    Host,
+    /// The container `box`.
+    Box,
+}
 
 /// The user without privileges.
 const NOBODY: &str = "65534";
@@ -30,14 +44,17 @@ impl Way {
             Self::RunAsRoot => "run_as_root",
             Self::RunUnprivileged => "run_unprivileged",
             Self::Preload => "run_preload",
+            Self::Agent => "runc_by_the_agent",
         }
     }
 
     /// Skips the test (`None`) if this process cannot start a program in this way.
     pub fn is_possible(self) -> Option<()> {
+        require::root()?;
         match self {
-            Self::RunAsRoot | Self::RunUnprivileged => require::root(),
-            Self::Preload => require::root().and_then(|()| library()).map(drop),
+            Self::RunAsRoot | Self::RunUnprivileged => Some(()),
+            Self::Preload => library().map(drop),
+            Self::Agent => require::runc().map(drop),
         }
     }
 
@@ -46,21 +63,21 @@ impl Way {
         self != Self::Preload
     }
 
-    /// Whether it can use the endpoint of a container, which is for the container's root.
-    pub fn enters_containers(self) -> bool {
-        self != Self::RunUnprivileged
+    /// Where it can start a program. The endpoint of a container is for the container's root.
+    pub fn places(self) -> &'static [Place] {
+        match self {
+            Self::RunAsRoot | Self::Preload => &[Place::Host, Place::Box],
+            Self::RunUnprivileged => &[Place::Host],
+            Self::Agent => &[Place::Box],
+        }
     }
 
-    /// The command that starts a program, in the host's partition or in the container with this endpoint.
-    pub fn command(self, world: &World, endpoint: Option<&Path>, words: &[String]) -> Command {
-        let run = match endpoint {
-            Some(endpoint) => {
-                let mut run = hvsock();
-                run.env("HVSOCK_ENDPOINT", endpoint);
-                run
-            }
-            None => world.command::<&str>([]),
-        };
+    /// The command that starts a program by `hvsock run`, whose own options and endpoint `run` has.
+    ///
+    /// # Panics
+    ///
+    /// If the way has no `hvsock run`.
+    pub fn wrap(self, run: Command, words: &[String]) -> Command {
         let mut command = match self {
             Self::RunUnprivileged => {
                 let mut other = Command::new("setpriv");
@@ -79,6 +96,7 @@ impl Way {
         let flag = match self {
             Self::Preload => "--preload",
             Self::RunAsRoot | Self::RunUnprivileged => "--seccomp",
+            Self::Agent => panic!("the container's runtime starts the program"),
         };
         if let (Self::Preload, Some(library)) = (self, library()) {
             command.env("HVSOCK_PRELOAD_LIB", library);

@@ -322,12 +322,17 @@ impl Container {
     /// # Errors
     /// If runc cannot be started, or `TimedOut` after [`RUN_TIMEOUT`].
     pub fn exec(&self, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
+        process::output(&mut self.exec_command(arguments), input, RUN_TIMEOUT)
+    }
+
+    /// The command that does what [`exec`](Self::exec) does. It relays signals, standard streams and the exit status.
+    pub fn exec_command(&self, arguments: &[&str]) -> Command {
         let mut command = self.instance.runc_command();
         command
             .args(["exec", &self.instance.id])
             .args(self.instance.program)
             .args(arguments);
-        process::output(&mut command, input, RUN_TIMEOUT)
+        command
     }
 
     /// Waits until the program exits.

@@ -91,6 +91,14 @@ impl Program {
         self.name == "go-mdlayher-vsock"
     }
 
+    /// The folders of its executable files, which a container must have.
+    pub fn folders(&self) -> Vec<&Path> {
+        let mut folders: Vec<_> = self.files.iter().filter_map(|file| file.parent()).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        folders
+    }
+
     /// The script of a program in Python.
     fn script(&self) -> Option<(&'static str, &'static str)> {
         match self.name {
