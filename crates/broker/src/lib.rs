@@ -27,6 +27,8 @@ mod folders;
 pub mod guest_link;
 mod guests;
 mod handle;
+#[allow(dead_code, reason = "for a live upgrade")]
+pub mod handover;
 mod hybrid;
 mod kernel_vsock;
 mod links;

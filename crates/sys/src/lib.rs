@@ -5,7 +5,7 @@
 //! - `seqpacket` and `message`: the broker's endpoint sockets, and messages with descriptors.
 //!   `peer`, `accounts` and `container_user` identify the process at the other end.
 //! - [`stream`]: the data sockets of connections. `shared_memory` and `doorbell`: rings between two
-//!   processes, and their wakeups.
+//!   processes, and their wakeups. `sealed`: values for another process that nobody can change.
 //! - `socket_folder`: Unix sockets in a folder that an untrusted user may write to.
 //! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker, and in a host whose kernel serves
@@ -51,8 +51,8 @@ pub use linux::{
     accounts, activation, bus_error, cgroup_freezer, child, clock, container_mount, container_user,
     doorbell, errno, event, foreign_socket, freeze, futex, identity, impersonation, inherit, init,
     journal, limits, locks, machine, message, netns, owner, peer, pidfd, poll, processor, remote,
-    seccomp, secure_exec, seqpacket, session, shared_memory, signals, socket_folder, splice,
-    standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
+    sealed, seccomp, secure_exec, seqpacket, session, shared_memory, signals, socket_folder,
+    splice, standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

@@ -2,7 +2,7 @@
 //!
 //! A registration from a file that clashes with a lease waits until the lease ends.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "for a live upgrade"))]
 pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;

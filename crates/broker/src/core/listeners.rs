@@ -1,6 +1,6 @@
 //! Listeners: the broker's part of each listener of the fabric.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "for a live upgrade"))]
 pub(super) mod snapshot;
 
 use std::collections::HashMap;

@@ -26,7 +26,7 @@
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
 //!   [`resources`] by the transport that [`preference`] selects; [`reports`]: what they report.
 //!
-//! Sessions, listeners and leases can be taken out as a [`snapshot`].
+//! The tables can be [handed over](hand_over) to another process, as [snapshots](crate::handover).
 //!
 //! [`state`] composes them to the `Core`, [`event_loop`] drives it. The methods of `Core` coordinate
 //! the owners:
@@ -91,6 +91,8 @@ mod guest_grants;
 mod guest_reports;
 mod guest_shares;
 mod guests;
+#[allow(dead_code, reason = "for a live upgrade")]
+mod hand_over;
 mod host_ports;
 mod hybrid_answers;
 mod hybrid_server;
@@ -127,8 +129,6 @@ mod resources;
 mod session_io;
 mod sessions;
 mod share_refusals;
-#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
-mod snapshot;
 #[cfg(test)]
 mod snapshot_tests;
 mod spare;
@@ -154,6 +154,7 @@ mod vms;
 pub(crate) use container_states::{BindFailure, ToBind, UnboundContainer};
 pub(crate) use containers::BindingNumber;
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
+pub(crate) use hand_over::CoreDocument;
 pub(crate) use partitions::AddError;
 pub(crate) use problem_reports::Watched;
 pub(crate) use problems::Wakeup;

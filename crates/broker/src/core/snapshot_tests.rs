@@ -21,8 +21,8 @@ use super::listeners::{ListenerRecord, Listeners};
 use super::preference::TransportPreference;
 use super::sessions::snapshot::SessionsSnapshot;
 use super::sessions::{self, Role, Session, SessionLimits, Sessions};
-use super::snapshot::{Descriptors, SnapshotError};
 use crate::callers::Caller;
+use crate::handover::snapshot::{Descriptors, SnapshotError};
 
 const LIMITS: SessionLimits = SessionLimits {
     idle_slots: 3,

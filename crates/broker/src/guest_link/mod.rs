@@ -93,6 +93,13 @@
 //! does not block. Bytes never pass through the trait's methods, so a call by dynamic dispatch costs
 //! once per connection and not per byte.
 //!
+//! # Handing over
+//!
+//! A broker can pass its state to another process ([`handover`](crate::handover)) while guests run. The core
+//! [freezes](GuestLink::freeze) all links, waits for them, and takes [their state](GuestLink::hand_over); in the other process
+//! [`LinkFactory::resume`] makes them again. A link that cannot do that is the default: then the broker cannot
+//! be handed over while it has one.
+//!
 //! A guest is untrusted. The link bounds what a guest can make it keep: requests without an answer,
 //! connections ([`LinkSettings::max_connections`]) and buffered bytes ([`LinkEnd::buffer`]).
 
@@ -105,7 +112,10 @@ mod peer;
 pub(crate) mod pipe;
 mod values;
 
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 pub use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionState, Refusal};
 
@@ -123,6 +133,8 @@ pub use values::{
 };
 
 use crate::StartError;
+use crate::data_path::ByteCounters;
+use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 
 /// How a VM's connections reach its guest. See the [module](self) for the order of calls.
 ///
@@ -230,6 +242,45 @@ pub trait GuestLink: Send {
     /// Ends an arena, and resets its connections with the reason. The link sends
     /// [`LinkEvent::ArenaEnded`] after the events of its connections.
     fn close_arena(&self, _arena: ConnectionId, _refusal: Refusal) {}
+
+    /// Asks the link to freeze, for a [handover](crate::handover) of the broker's state: its threads finish what
+    /// they are at, send the events of it, and from then on apply what the core asks, without touching the
+    /// guest's memory or any socket. Returns at once. After it the core calls [`frozen`](Self::frozen), and
+    /// [`thaw`](Self::thaw) if this broker goes on.
+    ///
+    /// # Errors
+    ///
+    /// If the link cannot be handed over, and so the broker cannot. Nothing has happened then.
+    fn freeze(&self) -> Result<(), HandoverError> {
+        Err(cannot_be_handed_over())
+    }
+
+    /// Waits until the link is frozen, and has applied everything that the core has asked so far.
+    ///
+    /// # Errors
+    ///
+    /// [`HandoverError::TimedOut`] if that takes until the deadline.
+    fn frozen(&self, _deadline: Instant) -> Result<(), HandoverError> {
+        Err(cannot_be_handed_over())
+    }
+
+    /// The state of a frozen link, for [`LinkFactory::resume`] in another process. It changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the state cannot leave this process.
+    fn hand_over(&self, _exports: &mut Exports) -> Result<LinkDocument, HandoverError> {
+        Err(cannot_be_handed_over())
+    }
+
+    /// Goes on after [`freeze`](Self::freeze) or [`LinkFactory::resume`]: what came meanwhile is handled now.
+    fn thaw(&self) {}
+}
+
+fn cannot_be_handed_over() -> HandoverError {
+    HandoverError::NotSupported {
+        what: "a link of this kind".into(),
+    }
 }
 
 /// The settings of a VM's link.
@@ -266,6 +317,53 @@ pub trait LinkFactory: Send {
         settings: LinkSettings,
         events: EventSender,
     ) -> Result<Box<dyn GuestLink>, StartError>;
+
+    /// Opens the link with the state of one of another process, frozen until [`GuestLink::thaw`]. It touches
+    /// neither the guest's memory nor a socket until then, and sends no event: the other process may go on after
+    /// all, and this one ends.
+    ///
+    /// # Errors
+    ///
+    /// If links of this kind cannot be taken over, or the state is damaged or of another kind.
+    fn resume(
+        self: Box<Self>,
+        _document: LinkDocument,
+        _imports: &mut Imports,
+        _resuming: Resuming<'_>,
+    ) -> Result<Box<dyn GuestLink>, HandoverError> {
+        Err(cannot_be_handed_over())
+    }
+}
+
+/// What a link that is taken over is told.
+#[derive(Debug)]
+#[allow(dead_code, reason = "for a live upgrade")]
+pub struct Resuming<'a> {
+    /// As for a new link.
+    pub settings: LinkSettings,
+    /// Where it reports to.
+    pub events: EventSender,
+    counters: &'a HashMap<ConnectionId, Arc<ByteCounters>>,
+}
+
+#[allow(dead_code, reason = "for a live upgrade")]
+impl<'a> Resuming<'a> {
+    pub(crate) fn new(
+        settings: LinkSettings,
+        events: EventSender,
+        counters: &'a HashMap<ConnectionId, Arc<ByteCounters>>,
+    ) -> Self {
+        Self {
+            settings,
+            events,
+            counters,
+        }
+    }
+
+    /// The counters of a connection that was established or has been asked for.
+    pub(crate) fn counters(&self, connection: ConnectionId) -> Option<Arc<ByteCounters>> {
+        self.counters.get(&connection).cloned()
+    }
 }
 
 impl<F> LinkFactory for F

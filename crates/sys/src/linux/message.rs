@@ -19,7 +19,11 @@ use rustix::net::{
 /// Maximum number of descriptors in one message.
 pub const MAX_DESCRIPTORS: usize = 5;
 
+/// Maximum number of descriptors in one message of [`send_batch`]. The kernel's own limit is 253 (`SCM_MAX_FD`).
+pub const MAX_BATCH: usize = 128;
+
 const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
+const BATCH_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_BATCH));
 
 /// A received message without descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ pub struct Received {
 pub struct ReceivedWithDescriptors {
     /// Its length in the buffer in bytes; 0 when the peer has closed the connection.
     pub len: usize,
-    /// At most [`MAX_DESCRIPTORS`], in the sender's order, owned by the caller.
+    /// At most [`MAX_DESCRIPTORS`], or [`MAX_BATCH`] in a batch, in the sender's order, owned by the caller.
     pub descriptors: Vec<OwnedFd>,
     /// Whether the sender attached more. They are closed.
     pub dropped_descriptors: bool,
@@ -56,11 +60,35 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
         super::retry(|| rustix::net::send(&socket, bytes, flags))?;
         return Ok(());
     }
-    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if descriptors.len() > MAX_DESCRIPTORS
-        || !control.push(SendAncillaryMessage::ScmRights(descriptors))
-    {
+    let space = &mut [MaybeUninit::uninit(); CONTROL_LEN];
+    send_rights(socket, bytes, descriptors, MAX_DESCRIPTORS, space)
+}
+
+/// Sends `bytes` as one message, with at most [`MAX_BATCH`] descriptors, to a process that this one trusts.
+/// On an error nothing is sent.
+///
+/// # Errors
+///
+/// As [`send`], and `ETOOMANYREFS` while the user has too many descriptors in flight (`unix(7)`).
+pub fn send_batch(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let space = &mut [MaybeUninit::uninit(); BATCH_LEN];
+    send_rights(socket, bytes, descriptors, MAX_BATCH, space)
+}
+
+fn send_rights(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    most: usize,
+    space: &mut [MaybeUninit<u8>],
+) -> io::Result<()> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let mut control = SendAncillaryBuffer::new(space);
+    if descriptors.len() > most || !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         let message = "too many descriptors for one message";
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
@@ -94,8 +122,29 @@ pub fn recv_with_descriptors(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<ReceivedWithDescriptors> {
-    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let space = &mut [MaybeUninit::uninit(); CONTROL_LEN];
+    recv_rights(socket, buffer, MAX_DESCRIPTORS, space)
+}
+
+/// Receives one message and at most [`MAX_BATCH`] descriptors, close-on-exec, from a process that this one
+/// trusts with that many.
+///
+/// # Errors
+///
+/// As [`recv_with_descriptors`]. Descriptors for which this process has no room are dropped, which the
+/// result says.
+pub fn recv_batch(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<ReceivedWithDescriptors> {
+    let space = &mut [MaybeUninit::uninit(); BATCH_LEN];
+    recv_rights(socket, buffer, MAX_BATCH, space)
+}
+
+fn recv_rights(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    most: usize,
+    space: &mut [MaybeUninit<u8>],
+) -> io::Result<ReceivedWithDescriptors> {
+    let mut control = RecvAncillaryBuffer::new(space);
     let message = receive(socket, buffer, &mut control)?;
     let mut descriptors = Vec::new();
     for ancillary in control.drain() {
@@ -105,8 +154,8 @@ pub fn recv_with_descriptors(
     }
     check_not_truncated(message.flags)?;
     // Alignment may make the control buffer larger than requested.
-    let extra = descriptors.len() > MAX_DESCRIPTORS;
-    descriptors.truncate(MAX_DESCRIPTORS);
+    let extra = descriptors.len() > most;
+    descriptors.truncate(most);
     Ok(ReceivedWithDescriptors {
         len: message.bytes,
         descriptors,
@@ -260,6 +309,26 @@ mod tests {
         drop((got, data));
         // If one of the eight were still open, this would block.
         assert_eq!(stream::recv(&other, &mut [0; 1]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_batch_has_up_to_128_descriptors_in_their_order() {
+        let (a, b) = seqpacket::pair().unwrap();
+        let memories: Vec<_> = (1..=MAX_BATCH as u64 + 1)
+            .map(|len| crate::shared_memory::create(len).unwrap())
+            .collect();
+        let all: Vec<_> = memories.iter().map(AsFd::as_fd).collect();
+        let too_many = send_batch(&a, b"x", &all).unwrap_err();
+        assert_eq!(too_many.kind(), io::ErrorKind::InvalidInput);
+        send_batch(&a, b"batch", &all[..MAX_BATCH]).unwrap();
+        let mut buffer = [0; 16];
+        let got = recv_batch(&b, &mut buffer).unwrap();
+        assert_eq!((got.len, got.dropped_descriptors), (5, false));
+        let lens = got
+            .descriptors
+            .iter()
+            .map(|one| rustix::fs::fstat(one).unwrap().st_size);
+        assert!(lens.eq(1..=MAX_BATCH as i64));
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod processor;
 pub mod remote;
+pub mod sealed;
 pub mod seccomp;
 pub mod secure_exec;
 pub mod seqpacket;

@@ -1,10 +1,10 @@
-//! The snapshot of the leases. [`crate::core::snapshot`] describes its format.
+//! The snapshot of the leases. [`crate::handover::snapshot`] describes its format.
 
 use hvsock_address::ServiceId;
 use serde::{Deserialize, Serialize};
 
 use super::Leases;
-use crate::core::snapshot::{SnapshotError, check_limit, check_version, ensure, read_version};
+use crate::handover::snapshot::{SnapshotError, check_limit, check_version, ensure, read_version};
 
 /// The version of [`LeasesSnapshot`] that this release writes.
 pub(in crate::core) const LEASES_SNAPSHOT_VERSION: u32 = 1;

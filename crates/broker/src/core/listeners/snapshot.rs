@@ -1,4 +1,4 @@
-//! The snapshot of the listeners. [`crate::core::snapshot`] describes its format.
+//! The snapshot of the listeners. [`crate::handover::snapshot`] describes its format.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ListenerRecord, Listeners};
 use crate::core::preference::TransportPreference;
-use crate::core::snapshot::{
+use crate::handover::snapshot::{
     CallerSnapshot, SnapshotError, check_limit, check_version, ensure, nanoseconds_until,
     read_version, time_at,
 };

@@ -15,7 +15,7 @@
 mod entry;
 mod idle;
 mod session;
-#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "for a live upgrade"))]
 pub(super) mod snapshot;
 mod table;
 #[cfg(test)]

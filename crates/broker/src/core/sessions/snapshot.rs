@@ -1,4 +1,4 @@
-//! The snapshot of the sessions. [`crate::core::snapshot`] describes its format.
+//! The snapshot of the sessions. [`crate::handover::snapshot`] describes its format.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Entry, HybridEntry, TextEntry};
 use super::session::{Role, Session};
 use super::table::{MAX_IDLE_TIMEOUT, SessionLimits, Sessions};
-use crate::core::snapshot::{
+use crate::handover::snapshot::{
     CallerSnapshot, Descriptors, SnapshotError, check_limit, check_version, ensure,
     nanoseconds_until, read_version, time_at,
 };

@@ -21,42 +21,68 @@ use crate::callers::Caller;
 
 /// Why a snapshot cannot be taken or restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SnapshotError {
+pub enum SnapshotError {
     /// The snapshot is from a release with another format.
     #[error("the snapshot has version {found}; this release reads version {supported}")]
-    UnsupportedVersion { found: u32, supported: u32 },
+    UnsupportedVersion {
+        /// The snapshot's version.
+        found: u32,
+        /// The newest version that this release reads.
+        supported: u32,
+    },
     /// A table of the snapshot is larger than the limit.
     #[error("the snapshot has {found} {which}; the limit is {limit}")]
     LimitExceeded {
+        /// What there is too much of.
         which: &'static str,
+        /// How many.
         found: usize,
+        /// How many are allowed.
         limit: usize,
     },
     /// No sequence of operations leads to the snapshot, or its descriptors are those of another one.
     #[error("the snapshot is inconsistent: {what}")]
-    Inconsistent { what: &'static str },
+    Inconsistent {
+        /// The condition that is not met.
+        what: &'static str,
+    },
     /// Sessions are taken out of their table, so a snapshot would lose them.
     #[error("{sessions} sessions are being served")]
-    Outstanding { sessions: usize },
+    Outstanding {
+        /// How many.
+        sessions: usize,
+    },
 }
 
 /// The descriptors that came with snapshots. Each belongs to one object.
 #[derive(Debug)]
-pub(super) struct Descriptors<D>(Vec<Option<D>>);
+pub struct Descriptors<D>(Vec<Option<D>>);
 
 impl<D> Descriptors<D> {
     /// The list in the order in which it was sent.
-    pub(super) fn new(all: impl IntoIterator<Item = D>) -> Self {
+    pub(crate) fn new(all: impl IntoIterator<Item = D>) -> Self {
         Self(all.into_iter().map(Some).collect())
     }
 
+    /// The list with each descriptor as another type.
+    pub(crate) fn map<T>(self, into: impl FnMut(D) -> T) -> Descriptors<T> {
+        let mut into = into;
+        let all = self.0.into_iter();
+        Descriptors(all.map(|one| one.map(&mut into)).collect())
+    }
+
     /// Number of descriptors, including those that have been taken.
-    pub(super) fn len(&self) -> usize {
+    #[allow(clippy::len_without_is_empty, reason = "an empty list is as any other")]
+    pub fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Takes the descriptor with an index.
-    pub(super) fn take(&mut self, index: u32) -> Result<D, SnapshotError> {
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Inconsistent`] if there is none, or it has been taken.
+    pub fn take(&mut self, index: u32) -> Result<D, SnapshotError> {
         let slot = usize::try_from(index)
             .ok()
             .and_then(|at| self.0.get_mut(at));
@@ -69,7 +95,7 @@ impl<D> Descriptors<D> {
 
 /// A process's credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct CallerSnapshot {
+pub(crate) struct CallerSnapshot {
     pid: u32,
     uid: u32,
     gid: u32,
@@ -90,7 +116,7 @@ impl From<CallerSnapshot> for Caller {
 }
 
 /// Checks the version of a snapshot.
-pub(super) fn check_version(found: u32, supported: u32) -> Result<(), SnapshotError> {
+pub(crate) fn check_version(found: u32, supported: u32) -> Result<(), SnapshotError> {
     match found == supported {
         true => Ok(()),
         false => Err(SnapshotError::UnsupportedVersion { found, supported }),
@@ -99,7 +125,7 @@ pub(super) fn check_version(found: u32, supported: u32) -> Result<(), SnapshotEr
 
 /// Reads the version of a snapshot. It is the first field, so a snapshot of another format gets this
 /// error and not one about its fields.
-pub(super) fn read_version<'de, D: Deserializer<'de>, const SUPPORTED: u32>(
+pub(crate) fn read_version<'de, D: Deserializer<'de>, const SUPPORTED: u32>(
     deserializer: D,
 ) -> Result<u32, D::Error> {
     let found = u32::deserialize(deserializer)?;
@@ -108,7 +134,7 @@ pub(super) fn read_version<'de, D: Deserializer<'de>, const SUPPORTED: u32>(
 }
 
 /// Checks the size of a table.
-pub(super) fn check_limit(
+pub(crate) fn check_limit(
     which: &'static str,
     found: usize,
     limit: usize,
@@ -124,7 +150,7 @@ pub(super) fn check_limit(
 }
 
 /// Checks a condition; `what` is what is wrong otherwise.
-pub(super) fn ensure(is_met: bool, what: &'static str) -> Result<(), SnapshotError> {
+pub(crate) fn ensure(is_met: bool, what: &'static str) -> Result<(), SnapshotError> {
     match is_met {
         true => Ok(()),
         false => Err(SnapshotError::Inconsistent { what }),
@@ -132,7 +158,7 @@ pub(super) fn ensure(is_met: bool, what: &'static str) -> Result<(), SnapshotErr
 }
 
 /// Nanoseconds from `now` to `at`, negative if `at` has passed. Saturates at 292 years.
-pub(super) fn nanoseconds_until(at: Instant, now: Instant) -> i64 {
+pub(crate) fn nanoseconds_until(at: Instant, now: Instant) -> i64 {
     let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
     match at.checked_duration_since(now) {
         Some(ahead) => nanoseconds(ahead),
@@ -141,7 +167,7 @@ pub(super) fn nanoseconds_until(at: Instant, now: Instant) -> i64 {
 }
 
 /// The time that many nanoseconds from `now`.
-pub(super) fn time_at(nanoseconds: i64, now: Instant) -> Result<Instant, SnapshotError> {
+pub(crate) fn time_at(nanoseconds: i64, now: Instant) -> Result<Instant, SnapshotError> {
     let distance = Duration::from_nanos(nanoseconds.unsigned_abs());
     let time = match nanoseconds >= 0 {
         true => now.checked_add(distance),

@@ -1,0 +1,19 @@
+//! Handing over the state of a running broker to another process, which goes on in its place: the *predecessor*
+//! and the *successor* of an upgrade.
+//!
+//! - [`bundle`]: descriptors and buffers of the state, and [`document`]: the rest of it, one JSON value;
+//! - [`link`]: the part of a VM's [link](crate::guest_link);
+//! - [`snapshot`]: what all tables' snapshots have in common, with the rules for their format.
+
+pub(crate) mod bundle;
+pub(crate) mod document;
+mod error;
+mod link;
+pub(crate) mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use bundle::{Blob, Exports, FdIndex, FdRange, Imports};
+pub use error::HandoverError;
+pub use link::LinkDocument;
+pub use snapshot::{Descriptors, SnapshotError};
