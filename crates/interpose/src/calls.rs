@@ -23,7 +23,7 @@ const fn notify(syscall: i64, args: &[ArgEq]) -> Rule<'_> {
 }
 
 /// The rules of all programs.
-pub(crate) const RULES: [Rule<'static>; 18] = [
+pub(crate) const RULES: [Rule<'static>; 19] = [
     notify(libc::SYS_socket, &[arg(0, Family::Vsock.number() as u32)]),
     notify(libc::SYS_socket, &[arg(0, Family::HyperV.number() as u32)]),
     notify(libc::SYS_ioctl, &[arg(1, IOCTL_GET_LOCAL_CID)]),
@@ -57,6 +57,8 @@ pub(crate) const RULES: [Rule<'static>; 18] = [
     notify(libc::SYS_accept4, &[]),
     notify(libc::SYS_getsockname, &[]),
     notify(libc::SYS_getpeername, &[]),
+    // On a Unix socket without a peer it would succeed, and end a listener.
+    notify(libc::SYS_shutdown, &[]),
     // Its calls do not pass the filter. Programs fall back to others where there is none.
     Rule {
         syscall: libc::SYS_io_uring_setup,
@@ -66,7 +68,7 @@ pub(crate) const RULES: [Rule<'static>; 18] = [
 ];
 
 /// The names of the calls with rules.
-pub(crate) const NAMES: [(i64, &str); 12] = [
+pub(crate) const NAMES: [(i64, &str); 13] = [
     (libc::SYS_socket, "socket"),
     (libc::SYS_ioctl, "ioctl"),
     (libc::SYS_setsockopt, "setsockopt"),
@@ -78,6 +80,7 @@ pub(crate) const NAMES: [(i64, &str); 12] = [
     (libc::SYS_accept4, "accept4"),
     (libc::SYS_getsockname, "getsockname"),
     (libc::SYS_getpeername, "getpeername"),
+    (libc::SYS_shutdown, "shutdown"),
     (libc::SYS_io_uring_setup, "io_uring_setup"),
 ];
 

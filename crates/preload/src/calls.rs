@@ -12,6 +12,7 @@ use hvsock_interpose::model::{
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use crate::claim::claim;
 use crate::endpoint::{self, Conversation, Failure};
 use crate::name::Name;
 use crate::partition::own;
@@ -55,7 +56,7 @@ pub fn bind(socket: &Socket<'_>, name: &Name) -> Result<(), Errno> {
         .socket
         .bind(name.bytes(), own, may_bind_privileged_ports)
         .map_err(errno)?;
-    let address = free_address(socket.table(), wanted, own)?;
+    let address = free_address(socket, wanted, own)?;
     socket.update(|record| match record.socket.local() {
         // Another thread was faster.
         Some(_) => Err(Errno::INVAL),
@@ -67,17 +68,22 @@ pub fn bind(socket: &Socket<'_>, name: &Name) -> Result<(), Errno> {
 }
 
 /// The address itself, or with a port that is free if it has none. Asks the broker what a listener there would get.
-fn free_address(table: Table, wanted: Address, own: OwnCid) -> Result<Address, Errno> {
+fn free_address(socket: &Socket<'_>, wanted: Address, own: OwnCid) -> Result<Address, Errno> {
+    let table = socket.table();
+    let take = |address| {
+        check_free(address, own)?;
+        claim(table, socket.fd, address, own)
+    };
     let Address::Vsock(SockAddrVm {
         port: SockAddrVm::PORT_ANY,
         ..
     }) = wanted
     else {
-        return check_free(wanted, own).map(|()| wanted);
+        return take(wanted).map(|()| wanted);
     };
     for _ in 0..MAX_PORT_RETRIES {
         let candidate = with_port(wanted, table.ephemeral_port());
-        match check_free(candidate, own) {
+        match take(candidate) {
             Err(Errno::ADDRINUSE) => {}
             result => return result.map(|()| candidate),
         }
@@ -408,11 +414,10 @@ pub fn set_option(
 }
 
 /// Answers `shutdown`. `None`: the kernel answers, for a connection.
-pub fn shutdown(socket: &Socket<'_>) -> Option<Result<(), Errno>> {
-    let socket = &socket.record.socket;
-    // The kernel's call would end the connection to the broker.
-    let has_no_peer = socket.is_listening() || !(socket.is_connecting() || socket.is_connected());
-    has_no_peer.then_some(Err(Errno::NOTCONN))
+pub fn shutdown(socket: &Socket<'_>, how: i32) -> Option<Result<(), Errno>> {
+    // The kernel's call on a listener would end the connection to the broker.
+    let refused = socket.record.socket.shutdown(how).err();
+    refused.map(|error| Err(errno(error)))
 }
 
 /// Notes that the program closes a descriptor.

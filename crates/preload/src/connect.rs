@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrUnix, sockopt};
 
 use crate::abi::descriptor;
+use crate::claim::claim;
 use crate::endpoint::{self, Conversation, Failure};
 use crate::name::Name;
 use crate::partition::own;
@@ -120,6 +121,11 @@ fn renew<'a>(socket: &Socket<'a>, nonblocking: bool) -> Result<Socket<'a>, Errno
     (record.is_spent, record.control) = (false, None);
     socket.table().insert(cookie, &record);
     replace::socket(socket.fd, &new)?;
+    if let Some(address) = record.socket.local() {
+        // The old socket had it until now.
+        let own = own(address.family())?;
+        let _ = claim(socket.table(), socket.fd, address, own);
+    }
     Socket::find(socket.table(), socket.fd).ok_or(Errno::BADF)
 }
 
@@ -169,7 +175,11 @@ fn connected(message: BrokerMessage) -> Result<Connected, Failure> {
 fn attach(socket: &Socket<'_>, listener: &OwnedFd) -> Result<(), Errno> {
     let path = format!("/proc/thread-self/fd/{}", descriptor::number(listener));
     let address = SocketAddrUnix::new(path.as_str())?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(socket.fd, &address))?;
+    match rustix::io::retry_on_intr(|| rustix::net::connect(socket.fd, &address)) {
+        // The peer has ended the connection meanwhile.
+        Err(Errno::CONNREFUSED) => return Err(Errno::CONNRESET),
+        result => result?,
+    }
     socket.update(|record| record.is_spent = true)
 }
 

@@ -7,6 +7,7 @@
 //! - [`abi`] has the C functions, and all unsafe code of this crate.
 //! - [`calls`] answers them, by the decisions of `hvsock-interpose`'s model.
 //! - [`table`] knows the sockets again after `dup`, `fork` and `exec`.
+//! - [`claim`] keeps the addresses that are bound.
 //! - [`endpoint`] speaks with the broker, within the program's call and without threads.
 //! - [`replace`] makes a listener of the program's descriptors.
 //! - [`device`] stands in for `/dev/vsock`.
@@ -22,6 +23,7 @@
 
 mod abi;
 mod calls;
+mod claim;
 mod connect;
 mod device;
 mod endpoint;

@@ -20,8 +20,8 @@ use crate::record::{Record, WORDS};
 
 /// The words of one slot: lock, cookie, stamp, then the record.
 const SLOT: usize = 3 + WORDS;
-/// The words before the first slot: layout, number of sockets so far, number of ports so far.
-const HEADER: usize = 3;
+/// The words before the first slot: layout, number of sockets so far, number of ports so far, a random number.
+const HEADER: usize = 4;
 /// The number of slots. The sockets of closed descriptors leave theirs to others.
 const SLOTS: usize = (LEN / size_of::<AtomicU64>() - HEADER) / SLOT;
 /// The slots that one cookie may be in.
@@ -29,7 +29,10 @@ const PROBES: usize = 16;
 /// The length of the table in bytes.
 pub const LEN: usize = TABLE_LEN as usize;
 /// Says that the memory is a table of this layout. A change of [`Record`] changes it.
-const LAYOUT: u64 = 0x6876_7072_656c_0001;
+const LAYOUT: u64 = 0x6876_7072_656c_0002;
+
+/// The word of the header with the random number.
+const RANDOM: usize = 3;
 
 const LOCK: usize = 0;
 const COOKIE: usize = 1;
@@ -59,7 +62,18 @@ impl Table {
         let layout = words.first()?;
         let found = layout.compare_exchange(0, LAYOUT, Ordering::AcqRel, Ordering::Acquire);
         let known = matches!(found, Ok(_) | Err(LAYOUT));
-        (known && size_of_val(words) >= LEN).then_some(Self { words })
+        if !known || size_of_val(words) < LEN {
+            return None;
+        }
+        // The first process decides.
+        let random = &words[RANDOM];
+        let _ = random.compare_exchange(0, some_number(), Ordering::Relaxed, Ordering::Relaxed);
+        Some(Self { words })
+    }
+
+    /// A number that no other table has.
+    pub fn random(self) -> u64 {
+        self.words[RANDOM].load(Ordering::Relaxed)
     }
 
     /// Whether there has been any socket. While there is none, each call is that of a foreign socket.
@@ -225,6 +239,11 @@ impl Slot {
         let lock = &self.words[LOCK];
         let _ = lock.compare_exchange(taken, free, Ordering::Release, Ordering::Relaxed);
     }
+}
+
+fn some_number() -> u64 {
+    let random = std::collections::hash_map::RandomState::new();
+    std::hash::BuildHasher::hash_one(&random, std::process::id())
 }
 
 /// Lets the holder of a lock run. Whether it has had the lock for too long, `since` being when that was first seen.

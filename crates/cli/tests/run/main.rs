@@ -10,6 +10,8 @@
 )]
 mod util;
 
+mod calls;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -223,6 +223,22 @@ impl Socket {
         }
     }
 
+    /// Checks a `shutdown`, which the kernel does on the Unix socket. Without a peer it must not: the Unix socket would
+    /// stay shut down, and a listening one would get no more connections.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for another `how` than `SHUT_RD`, `SHUT_WR` and `SHUT_RDWR`; `ENOTCONN` if it has no peer.
+    pub fn shutdown(&self, how: i32) -> Result<(), Errno> {
+        match (how, self.state) {
+            (libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR, State::Idle | State::Listening) => {
+                Err(Errno::ENOTCONN)
+            }
+            (libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR, _) => Ok(()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
     /// Answers `getsockname`.
     ///
     /// # Errors
@@ -337,6 +353,24 @@ mod tests {
         let connect = socket.connect(&vsock(2, 1).to_bytes(), false);
         assert_eq!(connect, Err(Errno::EINVAL));
         assert_eq!(socket.peer(), Err(Errno::ENOTCONN));
+    }
+
+    #[test]
+    fn a_socket_without_a_peer_is_not_shut_down() {
+        let mut socket = Socket::new(Family::Vsock);
+        let all = [libc::SHUT_RD, libc::SHUT_WR, libc::SHUT_RDWR];
+        let refused =
+            |socket: &Socket| all.map(|how| socket.shutdown(how)) == [Err(Errno::ENOTCONN); 3];
+        assert!(refused(&socket));
+        socket.listening();
+        assert!(refused(&socket));
+        let mut client = Socket::new(Family::HyperV);
+        client.connected(vsock(2, 1025), vsock(2, 99));
+        assert_eq!(all.map(|how| client.shutdown(how)), [Ok(()); 3]);
+        for how in [-1, 3, i32::MAX] {
+            assert_eq!(client.shutdown(how), Err(Errno::EINVAL));
+            assert_eq!(socket.shutdown(how), Err(Errno::EINVAL));
+        }
     }
 
     #[test]

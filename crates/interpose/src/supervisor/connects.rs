@@ -9,7 +9,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 use hvsock::{Refusal, SockAddrHv};
-use hvsock_address::SockAddrVm;
+use hvsock_address::{SockAddrVm, VmId};
 use hvsock_endpoint::{
     BrokerMessage, ClientMessage, Connect, Flags, LookupKind, SocketOption, Transports,
 };
@@ -149,6 +149,11 @@ impl Core {
             Address::HyperV(address) => Some(address.vm),
             Address::Vsock(address) => self.own.well_known(address.cid),
         };
+        if vm == Some(VmId::LOOPBACK) {
+            // A listener that the program has closed accepts nothing more.
+            let listeners = self.ports.conflicts(&address);
+            self.remove_closed(&listeners);
+        }
         let credentials = self.credentials(call)?;
         let filler = match nonblocking {
             true => FILLER.len() as u32,
@@ -231,7 +236,7 @@ impl Core {
         };
         match message.message {
             BrokerMessage::Found { guid } => {
-                connecting.vm = Some(hvsock_address::VmId::from_guid_bytes(guid));
+                connecting.vm = Some(VmId::from_guid_bytes(guid));
                 let can_ask = match connecting.phase {
                     Phase::Blocking { .. } => true,
                     Phase::InProgress { .. } => true,
@@ -429,7 +434,7 @@ fn begin(connecting: &mut Connecting) -> Result<(), Errno> {
     let attachable = connecting.attachable.take().ok_or(Errno::ECONNRESET)?;
     let filled =
         foreign_socket::connect_filled(connecting.data.as_fd(), attachable.as_fd(), &FILLER);
-    let send_buffer = filled.map_err(|error| Errno::of(&error))?;
+    let send_buffer = filled.map_err(|error| of_attach(&error))?;
     connecting.phase = Phase::InProgress { send_buffer };
     Ok(())
 }
@@ -441,7 +446,16 @@ fn complete(connecting: &mut Connecting) -> Result<(), Errno> {
     };
     let attachable = connecting.attachable.take().ok_or(Errno::ECONNRESET)?;
     let connected = foreign_socket::connect(connecting.data.as_fd(), attachable.as_fd());
-    connected.map_err(|error| Errno::of(&error))
+    connected.map_err(|error| of_attach(&error))
+}
+
+/// What a connect fails with if the program's socket cannot be connected to the broker's.
+fn of_attach(error: &std::io::Error) -> Errno {
+    match Errno::of(error) {
+        // The peer has ended the connection meanwhile.
+        Errno::ECONNREFUSED => Errno::ECONNRESET,
+        errno => errno,
+    }
 }
 
 /// How long a connect may take. `AF_HYPERV` also has the send timeout of the socket; the kernel's `AF_VSOCK` has not.

@@ -108,6 +108,7 @@ impl Core {
             libc::SYS_getsockname => self.name(call, inode),
             libc::SYS_getpeername => self.peer_name(call, inode),
             libc::SYS_getsockopt => self.option(call, inode),
+            libc::SYS_shutdown => self.shutdown(call, inode),
             libc::SYS_setsockopt => self.set_option(call, inode),
             _ => self.program.native(call),
         }

@@ -1,4 +1,4 @@
-//! `getsockname`, `getpeername`, `getsockopt` and `setsockopt`.
+//! `getsockname`, `getpeername`, `getsockopt`, `setsockopt` and `shutdown`.
 
 use std::os::fd::AsFd as _;
 
@@ -78,6 +78,16 @@ impl Core {
         self.program.write(call, call.args[3], value)?;
         let len = i32::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
         self.program.write(call, call.args[4], &len.to_ne_bytes())
+    }
+
+    /// Answers `shutdown`, which the kernel does on a connection.
+    pub(crate) fn shutdown(&self, call: &Notification, inode: u64) {
+        let how = call.args[1] as i32;
+        let entry = self.sockets.get(&inode).ok_or(Errno::EBADF);
+        match entry.and_then(|entry| entry.socket.shutdown(how)) {
+            Ok(()) => self.program.native(call),
+            Err(errno) => self.program.answer(call, Err(errno)),
+        }
     }
 
     /// Answers `setsockopt`.

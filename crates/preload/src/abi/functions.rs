@@ -307,7 +307,9 @@ pub unsafe extern "C" fn setsockopt(
 /// That of the C function.
 #[cfg_attr(not(test), unsafe(no_mangle))]
 pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
-    if let Some(result) = emulated(fd, |socket| Some(calls::shutdown(&socket)?.map(|()| 0))) {
+    if let Some(result) = emulated(fd, |socket| {
+        Some(calls::shutdown(&socket, how)?.map(|()| 0))
+    }) {
         return result;
     }
     // SAFETY: the type is that of `shutdown`; the arguments are the caller's.

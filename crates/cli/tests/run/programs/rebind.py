@@ -1,4 +1,4 @@
-"""A port is free again as soon as its socket is closed, by whichever process."""
+"""A port is free again, and connects to it fail, as soon as its socket is closed, by whichever process."""
 import os, socket, sys
 
 ANY, PORT = socket.VMADDR_CID_ANY, 26004
@@ -13,6 +13,13 @@ def listen():
 
 for _ in range(20):
     listen().close()
+for _ in range(50):
+    listen().close()
+    try:
+        socket.socket(socket.AF_VSOCK).connect((1, PORT))
+        sys.exit("a closed listener has a connection")
+    except ConnectionResetError:
+        pass
 for _ in range(5):
     child = os.fork()
     if child == 0:
