@@ -5,15 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use hvsock_testkit::programs::{Kind, PYTHON, Program};
+use hvsock_testkit::programs::{Kind, PYTHON, Peer, Program};
 
 use crate::stage::{BOX, ECHO, LINE, MUCH, OTHER, SERVER, Serving, Stage};
 use crate::util::{Completed, Running};
 use crate::way::{Place, Way};
-
-/// A program's own partition, and the host of a container.
-const LOCAL: u32 = 1;
-const HOST: u32 = 2;
 
 /// Asserts that a program works in one way, as far as the way reaches it.
 pub fn works(way: Way, name: &str) {
@@ -29,7 +25,7 @@ pub fn works(way: Way, name: &str) {
         return cell.is_refused();
     }
     match program.kind {
-        Kind::Echo => {
+        Kind::Echo | Kind::Text => {
             cell.echoes_as_a_client();
             cell.echoes_as_a_server();
         }
@@ -50,7 +46,7 @@ struct Cell<'a> {
 impl Cell<'_> {
     /// The way says that it cannot start the program.
     fn is_refused(&self) {
-        let words = self.program.client(LOCAL, ECHO, Path::new(""));
+        let words = self.program.client(&Peer::Own, ECHO, Path::new(""));
         let done = Completed::of(&mut self.stage.command(Place::Host, &words));
         assert_ne!(done.code, Some(0));
         let why = "is linked statically, so it loads no library";
@@ -58,16 +54,18 @@ impl Cell<'_> {
     }
 
     /// The context id of the container, which a program in it asks its `/dev/vsock` for.
-    fn asks_for_its_cid(&self) -> u32 {
+    fn asks_for_its_cid(&self) {
         let ask = "import fcntl,struct; f=open('/dev/vsock'); print(struct.unpack('I', fcntl.ioctl(f, 0x7b9, bytes(4)))[0])";
         let words = [PYTHON, "-S", "-E", "-c", ask].map(str::to_owned);
         let mut command = match self.stage.way.places().contains(&Place::Box) {
             true => self.stage.command(Place::Box, &words),
             false => self.stage.as_root(Place::Box, &words),
         };
-        let cid = Completed::of(&mut command).ok().trim().parse().unwrap();
-        assert_eq!(cid, self.stage.cid(BOX));
-        cid
+        let cid = Completed::of(&mut command).ok();
+        let Peer::Other { cid: shown, .. } = self.stage.container_peer(BOX) else {
+            panic!("another partition");
+        };
+        assert_eq!(cid.trim(), shown.to_string());
     }
 
     /// A listener in a partition that runs this command for each connection.
@@ -78,12 +76,9 @@ impl Cell<'_> {
         self.stage.serve(command.args(words))
     }
 
-    /// Runs the client of an echo with much input, and expects that back.
-    fn echo(&self, place: Place, cid: u32) {
-        let words = self.program.client(cid, ECHO, Path::new(""));
-        let mut command = self.stage.command(place, &words);
-        let got = Completed::bytes_with_input(&mut command, &self.stage.data);
-        assert!(got == self.stage.data, "{} bytes of {MUCH}", got.len());
+    /// Runs the client of an echo with its input, and expects that back.
+    fn echo(&self, place: Place, peer: &Peer) {
+        self.stage.echo(self.program, place, peer);
     }
 
     /// To the host and to a container, from each place.
@@ -93,18 +88,19 @@ impl Cell<'_> {
             let _host = self.peer(None, &["cat"]);
             for place in places {
                 match place {
-                    Place::Host => self.echo(Place::Host, LOCAL),
-                    Place::Box => self.echo(Place::Box, HOST),
+                    Place::Host => self.echo(Place::Host, &Peer::Own),
+                    Place::Box => self.echo(Place::Box, &Peer::Parent),
                 }
             }
         }
         if places.contains(&Place::Host) {
             let _container = self.peer(Some(BOX), &["cat"]);
-            self.echo(Place::Host, self.asks_for_its_cid());
+            self.asks_for_its_cid();
+            self.echo(Place::Host, &self.stage.container_peer(BOX));
         }
         if places.contains(&Place::Box) {
             let _other = self.peer(Some(OTHER), &["cat"]);
-            self.echo(Place::Box, self.stage.cid(OTHER));
+            self.echo(Place::Box, &self.stage.container_peer(OTHER));
         }
     }
 
@@ -170,12 +166,12 @@ impl Cell<'_> {
         let disk = self.stage.disk();
         let _host = self.peer(None, &["nbdkit", "-s", "file", disk.to_str().unwrap()]);
         for place in self.stage.way.places() {
-            let (name, cid) = match place {
-                Place::Host => ("host", LOCAL),
-                Place::Box => ("container", HOST),
+            let (name, peer) = match place {
+                Place::Host => ("host", Peer::Own),
+                Place::Box => ("container", Peer::Parent),
             };
             let copy = self.stage.folder.join(name);
-            let words = self.program.client(cid, ECHO, &copy);
+            let words = self.program.client(&peer, ECHO, &copy);
             Completed::of(&mut self.stage.command(*place, &words)).ok();
             assert!(fs::read(copy).unwrap() == self.stage.data);
         }
@@ -186,13 +182,13 @@ impl Cell<'_> {
         let place = self.stage.way.places()[0];
         let _server = self.server(place, &self.stage.disk());
         let copy = self.stage.folder.join("copied");
-        let client = |place, cid| {
-            let words = self.program.client(cid, SERVER, &copy);
+        let client = |place, peer| {
+            let words = self.program.client(&peer, SERVER, &copy);
             Completed::of(&mut self.stage.as_root(place, &words)).ok();
         };
         match place {
-            Place::Host => client(Place::Box, HOST),
-            Place::Box => client(Place::Host, self.stage.cid(BOX)),
+            Place::Host => client(Place::Box, Peer::Parent),
+            Place::Box => client(Place::Host, self.stage.container_peer(BOX)),
         }
         assert!(fs::read(copy).unwrap() == self.stage.data);
     }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hvsock_guests::{Config, File, Guest, Kit, Vmm, Vsock};
-use hvsock_testkit::programs::{self, Kind, Program};
+use hvsock_testkit::programs::{self, Kind, Peer, Program};
 use hvsock_testkit::require;
 
-use crate::stage::{BOX, ECHO, GROUP, LINE, MUCH, SERVER, Stage};
+use crate::stage::{BOX, ECHO, GROUP, LINE, SERVER, Stage};
 use crate::util::{Completed, World, eventually};
 use crate::way::{Place, Way};
 
@@ -72,7 +72,10 @@ pub fn works(way: Way) {
     let place = way.places()[0];
     let own = match place {
         Place::Host => HOST,
-        Place::Box => stage.cid(BOX),
+        Place::Box => match stage.container_peer(BOX) {
+            Peer::Other { cid, .. } => cid,
+            peer => panic!("{peer:?} is no other partition"),
+        },
     };
     for program in &programs {
         let case = Case {
@@ -84,7 +87,7 @@ pub fn works(way: Way) {
         };
         println!("{}", program.name);
         match program.kind {
-            Kind::Echo => {
+            Kind::Echo | Kind::Text => {
                 case.echoes_to_the_guest();
                 case.echoes_from_the_guest();
             }
@@ -139,15 +142,14 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn echoes_to_the_guest(&self) {
-        let words = self.program.client(CID, ECHO, Path::new(""));
-        let mut command = self.stage.command(self.place, &words);
-        let got = Completed::bytes_with_input(&mut command, &self.stage.data);
-        assert!(got == self.stage.data, "{} bytes of {MUCH}", got.len());
+        let peer = self.stage.machine_peer("web");
+        self.stage.echo(self.program, self.place, &peer);
     }
 
     fn copies_a_disk_of_the_guest(&self) {
         let copy = self.stage.folder.join("of-the-guest");
-        let words = self.program.client(CID, DISK, &copy);
+        let peer = self.stage.machine_peer("web");
+        let words = self.program.client(&peer, DISK, &copy);
         Completed::of(&mut self.stage.command(self.place, &words)).ok();
         assert!(fs::read(copy).unwrap() == self.stage.data);
     }

@@ -7,12 +7,12 @@ use std::process::Command;
 
 use hvsock_testkit::container::{Bundle, Container};
 use hvsock_testkit::process::CapturedOutput;
-use hvsock_testkit::programs::Program;
+use hvsock_testkit::programs::{Kind, Peer, Program};
 use hvsock_testkit::require;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::util::{Running, TIMEOUT, World, eventually, in_container};
+use crate::util::{Completed, Running, TIMEOUT, World, eventually, in_container};
 use crate::way::{Place, Way};
 
 /// How many bytes travel each way.
@@ -109,10 +109,35 @@ impl Stage {
         }
     }
 
-    /// The context id of a container.
-    pub fn cid(&self, container: &str) -> u32 {
-        let shown = self.world.json(["container", "show", container, "--json"]);
-        u32::try_from(shown["cid"].as_u64().unwrap()).unwrap()
+    /// A container, for a client that connects to it.
+    pub fn container_peer(&self, name: &str) -> Peer {
+        self.peer(["container", "show", name, "--json"])
+    }
+
+    /// A virtual machine, for a client that connects to it.
+    pub fn machine_peer(&self, name: &str) -> Peer {
+        self.peer(["vm", "show", name, "--json"])
+    }
+
+    fn peer(&self, show: [&str; 4]) -> Peer {
+        let shown = self.world.json(show);
+        Peer::Other {
+            cid: u32::try_from(shown["cid"].as_u64().unwrap()).unwrap(),
+            id: shown["id"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    /// Runs the client of an echo with as much input as it takes, and expects that back.
+    pub fn echo(&self, program: &Program, place: Place, peer: &Peer) {
+        let words = program.client(peer, ECHO, Path::new(""));
+        let mut command = self.command(place, &words);
+        let (sent, end) = match program.kind {
+            Kind::Text => (&self.data[..LINE], "\n"),
+            _ => (&self.data[..], ""),
+        };
+        let got = Completed::bytes_with_input(&mut command, sent);
+        let is_whole = got.strip_suffix(end.as_bytes()) == Some(sent);
+        assert!(is_whole, "{} bytes of {}", got.len(), sent.len());
     }
 
     /// Starts a command, and waits until it listens.

@@ -1,8 +1,10 @@
 //! The documents' server and client in C (`examples/c`), as programs of this machine.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::UNIX_EPOCH;
 
 use crate::require;
 
@@ -16,7 +18,7 @@ pub enum Calls {
 }
 
 /// The programs. `server [CONNECTIONS [PORT]]` prints `listening` and sends back what it receives; `client [TEXT|-
-/// [parent|loopback [PORT]]]` sends the text, or its standard input, and prints what comes back and a newline.
+/// [parent|loopback|GUID [PORT]]]` sends the text, or its standard input, and prints what comes back and a newline.
 #[derive(Clone, Debug)]
 pub struct Examples {
     /// The path of the server.
@@ -58,6 +60,46 @@ pub fn examples(calls: Calls, folder: &Path) -> Option<Examples> {
         server: build("server"),
         client: build("client"),
     })
+}
+
+/// As [`examples`], but built once for all test processes, beside their own programs: linking takes seconds.
+///
+/// # Panics
+///
+/// If a program does not build.
+pub fn shared_examples(calls: Calls) -> Option<Examples> {
+    let of_root = [
+        "crates/capi/include/hvsocket.h",
+        "crates/capi/include/winsock2.h",
+        "crates/testkit/programs/winsock_calls.c",
+        "examples/c/client.c",
+        "examples/c/server.c",
+    ];
+    let mut sources = of_root.map(|path| root().join(path)).to_vec();
+    if calls == Calls::Library {
+        sources.push(require::found(library())?);
+    }
+    let times = sources.iter().map(|path| fs::metadata(path)?.modified());
+    let times = times.collect::<io::Result<Vec<_>>>().expect("the sources");
+    let newest = times.into_iter().max().unwrap_or(UNIX_EPOCH);
+    let age = newest.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let test = std::env::current_exe().expect("the path of this program");
+    let folder = format!("c-examples-{calls:?}-{}", age.as_nanos());
+    let folder = test.with_file_name(folder);
+    fs::create_dir_all(&folder).expect("a folder for programs");
+    let lock = fs::File::create(folder.join("lock")).expect("a file");
+    lock.lock().expect("a lock");
+    let built = Examples {
+        server: folder.join("server"),
+        client: folder.join("client"),
+    };
+    // One that was stopped has not written this.
+    let mark = folder.join("built");
+    if !mark.exists() {
+        examples(calls, &folder)?;
+        fs::write(mark, "").expect("a file");
+    }
+    Some(built)
 }
 
 /// What the Rust standard library needs of the system.

@@ -9,7 +9,7 @@ mod scripts;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::go;
+use super::{c, go};
 use crate::require;
 
 /// A program that is installed here.
@@ -28,6 +28,9 @@ pub struct Program {
 pub enum Kind {
     /// Its client and its server are the ends of an echo.
     Echo,
+    /// As [`Echo`](Self::Echo), but the client sends all before it receives, at most 64 KiB, and prints a newline
+    /// after what came back.
+    Text,
     /// A network block device: the server has a disk, which the client copies.
     Disk,
     /// The server answers lines of JSON. There is no client.
@@ -46,10 +49,48 @@ pub const NAMES: &[&str] = &[
     "tokio-vsock-crate",
     "nbdkit",
     "qemu-ga",
+    "c-example",
+    "c-example-libhvsock",
 ];
 
 /// The path of Debian's Python.
 pub const PYTHON: &str = "/usr/bin/python3";
+
+/// Whom a client connects to.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// Its own partition.
+    Own,
+    /// The host of its partition.
+    Parent,
+    /// A virtual machine or container.
+    Other {
+        /// Its context id.
+        cid: u32,
+        /// Its GUID.
+        id: String,
+    },
+}
+
+impl Peer {
+    /// The context id for `AF_VSOCK`.
+    fn cid(&self) -> u32 {
+        match self {
+            Self::Own => 1,
+            Self::Parent => 2,
+            Self::Other { cid, .. } => *cid,
+        }
+    }
+
+    /// The name of the partition for the examples in C.
+    fn partition(&self) -> &str {
+        match self {
+            Self::Own => "loopback",
+            Self::Parent => "parent",
+            Self::Other { id, .. } => id,
+        }
+    }
+}
 
 impl Program {
     /// Finds the program of this name, and builds it where it must be. Skips (`None`) if it is not installed.
@@ -80,6 +121,8 @@ impl Program {
                 Kind::Agent,
                 vec![require::program("qemu-ga", &["--version"])?],
             ),
+            "c-example" => c_example(c::Calls::Kernel)?,
+            "c-example-libhvsock" => c_example(c::Calls::Library)?,
             // Debian's, which every user can run.
             _ => (Kind::Echo, vec![require::program(PYTHON, &["--version"])?]),
         };
@@ -109,10 +152,10 @@ impl Program {
         }
     }
 
-    /// The words of its client, which connects to a port of a context id. A [`Kind::Disk`] copies it to `file`.
-    pub fn client(&self, cid: u32, port: u32, file: &Path) -> Vec<String> {
+    /// The words of its client, which connects to a port of a partition. A [`Kind::Disk`] copies it to `file`.
+    pub fn client(&self, peer: &Peer, port: u32, file: &Path) -> Vec<String> {
         let program = text(self.files.last().expect("at least one file"));
-        let (cid, port) = (cid.to_string(), port.to_string());
+        let (cid, port) = (peer.cid().to_string(), port.to_string());
         if let Some((client, _)) = self.script() {
             return words(&[&program, "-S", "-E", "-c", client, &cid, &port]);
         }
@@ -128,6 +171,7 @@ impl Program {
             "ncat" => words(&[&program, "--vsock", &cid, &port]),
             "nbdkit" => words(&[&program, &format!("nbd+vsock://{cid}:{port}/"), &text(file)]),
             "go-mdlayher-vsock" => words(&[&program, "connect", &cid, &port]),
+            "c-example" | "c-example-libhvsock" => words(&[&program, "-", peer.partition(), &port]),
             _ => words(&[&program, "client", &cid, &port]),
         }
     }
@@ -175,9 +219,16 @@ impl Program {
                 ])
             }
             "go-mdlayher-vsock" => words(&[&program, "listen", &port]),
+            "c-example" | "c-example-libhvsock" => words(&[&program, "1000000", &port]),
             _ => words(&[&program, "server", &port]),
         }
     }
+}
+
+/// The documents' server and client in C.
+fn c_example(calls: c::Calls) -> Option<(Kind, Vec<PathBuf>)> {
+    let built = c::shared_examples(calls)?;
+    Some((Kind::Text, vec![built.server, built.client]))
 }
 
 /// A folder of this process beside its own program, which other users can read.

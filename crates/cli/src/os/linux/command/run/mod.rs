@@ -71,6 +71,7 @@ impl Run {
         let way = choice.resolve(&setting, &self.program[0])?;
         let mut command = Command::new(&self.program[0]);
         command.args(&self.program[1..]);
+        setting.name_endpoint(&mut command)?;
         let status = match way {
             Way::Seccomp => seccomp::run(&setting, &init, command, names)?,
             Way::Preload(library) => {

@@ -18,8 +18,6 @@ use crate::failure::Failure;
 
 /// The variable of the dynamic loader with the libraries to load first.
 const LD_PRELOAD: &str = "LD_PRELOAD";
-/// The endpoint for the library, which has no command line.
-const ENDPOINT: &str = "HVSOCK_ENDPOINT";
 
 /// What the library says to the user of a program that listens at an unregistered port.
 const REGISTER: &str = "hvsock service register NAME --port PORT";
@@ -91,11 +89,6 @@ pub fn run(
     preload.apply(&mut command, std::env::var_os(LD_PRELOAD));
     if !setting.context.quiet {
         command.env(HELP_VARIABLE, REGISTER);
-    }
-    // Of several paths the environment decides, as it did for this command.
-    if let [path] = setting.endpoint.paths() {
-        let path = std::path::absolute(path).context("cannot find the endpoint's path")?;
-        command.env(ENDPOINT, path);
     }
     init.prepare(&mut command);
     let program = command.get_program().to_owned();
