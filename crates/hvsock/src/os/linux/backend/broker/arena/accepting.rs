@@ -237,6 +237,10 @@ impl AcceptingArenas {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             shared.set.wait(&mut ready, left)?;
             if shared.handle(&ready) {
+                // This thread may have drained a doorbell, too, and need not accept there.
+                if shared.has_waiters(1) && !shared.arm() {
+                    shared.signal(true);
+                }
                 return Ok(Parked::AtEndpoint);
             }
             if shared.arenas().iter().any(Accepting::has_pending) {
@@ -281,9 +285,8 @@ impl Shared {
     /// The watcher has drained a doorbell, so that it wakes nobody else, or received a message.
     fn look_again(&self) {
         self.remove_dead();
-        if self.has_waiters(0) && self.arenas().iter().any(Accepting::has_pending) {
-            self.signal(true);
-        }
+        self.arenas().iter().for_each(Accepting::disarm);
+        self.hand_over();
     }
 
     /// Withdraws the signal and requests a notification of each queue. Returns false if there is a
@@ -330,6 +333,7 @@ impl Shared {
             let arenas = self.arenas();
             if let Some(found) = arenas.iter().find(|arena| arena.number == ready.number) {
                 found.arena.drain_notifications();
+                found.disarm();
                 if ready.hung_up && !found.state.has_hung_up.swap(true, Ordering::AcqRel) {
                     // It stays ready.
                     let _ = self.set.remove(found.arena.doorbell());
@@ -399,6 +403,12 @@ impl Accepting {
             self.state.is_armed.store(false, Ordering::SeqCst);
         }
         is_armed
+    }
+
+    /// The doorbell was drained. What rang it may have used up the last request: the other process looks for one
+    /// after it has published a connection, which may have been accepted and the queue armed again by then.
+    fn disarm(&self) {
+        self.state.is_armed.store(false, Ordering::SeqCst);
     }
 
     fn is_dead(&self) -> bool {
