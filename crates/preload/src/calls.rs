@@ -19,7 +19,7 @@ use crate::partition::own;
 use crate::record::Record;
 use crate::socket::{Socket, cookie, errno, note, unix_socket};
 use crate::table::Table;
-use crate::{connect, notice, replace, state};
+use crate::{connect, notice, registration, replace, state};
 
 /// How often `bind` looks for a free port, as the kernel does.
 const MAX_PORT_RETRIES: u32 = 24;
@@ -170,10 +170,17 @@ fn start_to_listen(socket: &Socket<'_>, address: Address, backlog: u32) -> Resul
     let own = own(record.socket.family())?;
     let mut target = model::listen_target(address, own);
     let mut first_refusal = None;
+    let mut may_register = true;
     let listener = loop {
         match start_listener(record, target, backlog) {
             Err(Failure::Refused(refused)) => {
                 let refusal = of_wire(&refused);
+                if refusal == Refusal::Unregistered
+                    && std::mem::take(&mut may_register)
+                    && registration::request(target.service)
+                {
+                    continue;
+                }
                 match model::narrower_target(address, own, target, &refusal) {
                     Some(narrower) => target = narrower,
                     None => break Err(Failure::Refused(refused)),

@@ -31,6 +31,7 @@ mod name;
 mod notice;
 mod partition;
 mod record;
+mod registration;
 mod replace;
 mod socket;
 mod state;

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::errno::{errno, set_errno};
 use super::{descriptor, real};
 use crate::socket::Socket;
-use crate::{notice, state};
+use crate::{notice, registration, state};
 
 /// Runs before the program's own code, with its environment and one thread.
 extern "C" fn constructor() {
@@ -18,6 +18,7 @@ extern "C" fn constructor() {
         real::prepare();
         state::prepare();
         notice::prepare();
+        registration::prepare();
     });
     set_errno(kept);
 }

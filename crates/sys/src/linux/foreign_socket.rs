@@ -6,7 +6,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +15,7 @@ use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::poll::{self, PollFd, PollFlags};
+use super::temporary;
 
 /// An unconnected stream socket, close-on-exec.
 ///
@@ -154,7 +155,7 @@ impl Name {
     ///
     /// `EINVAL` if it is bound; those of `bind`.
     pub fn bind(socket: impl AsFd) -> io::Result<Self> {
-        for folder in folders() {
+        for folder in temporary::folders() {
             match bind_in(&socket, &folder) {
                 Ok(file) => return Ok(Self(Kind::Unlinked(file))),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(error),
@@ -162,7 +163,7 @@ impl Name {
                 Err(_) => {}
             }
         }
-        let name = random_name()?;
+        let name = temporary::random_name()?;
         rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(&name)?)?;
         Ok(Self(Kind::Abstract(name)))
     }
@@ -257,40 +258,19 @@ fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Folders that may be writable.
-fn folders() -> impl Iterator<Item = PathBuf> {
-    let own = ["XDG_RUNTIME_DIR", "TMPDIR"];
-    let own = own.into_iter().filter_map(std::env::var_os);
-    let own = own.map(PathBuf::from).filter(|path| path.is_absolute());
-    own.chain(["/run", "/tmp", "/dev/shm", "/var/tmp"].map(PathBuf::from))
-}
-
 /// Binds a socket in a new folder, and removes both names again.
 fn bind_in(socket: impl AsFd, folder: &Path) -> io::Result<OwnedFd> {
-    let name = random_name()?;
-    let folder = folder.join(format!(".hvsock-{}", String::from_utf8_lossy(&name)));
-    rustix::fs::mkdir(&folder, Mode::RWXU)?;
-    let path = folder.join("s");
-    let bound = SocketAddrUnix::new(&path)
-        .and_then(|address| rustix::net::bind(socket, &address))
-        .and_then(|()| {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::open(&path, flags, Mode::empty())
-        });
-    let _ = fs::remove_file(&path);
-    let _ = fs::remove_dir(&folder);
-    Ok(bound?)
-}
-
-/// 32 hexadecimal digits.
-fn random_name() -> io::Result<Vec<u8>> {
-    let mut bytes = [0; 16];
-    let count = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    if count != bytes.len() {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    let digits = bytes.iter().map(|byte| format!("{byte:02x}"));
-    Ok(digits.collect::<String>().into_bytes())
+    temporary::with_folder(folder, |folder| {
+        let path = folder.join("s");
+        let bound = SocketAddrUnix::new(&path)
+            .and_then(|address| rustix::net::bind(socket, &address))
+            .and_then(|()| {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                rustix::fs::open(&path, flags, Mode::empty())
+            });
+        let _ = fs::remove_file(&path);
+        Ok(bound?)
+    })
 }
 
 #[cfg(test)]
@@ -354,7 +334,7 @@ mod tests {
     #[test]
     fn a_name_without_a_folder_serves_as_well() {
         let socket = create(true).unwrap();
-        let random = random_name().unwrap();
+        let random = temporary::random_name().unwrap();
         let address = SocketAddrUnix::new_abstract_name(&random).unwrap();
         rustix::net::bind(&socket, &address).unwrap();
         check_tokens(&Name(Kind::Abstract(random)), socket);

@@ -179,6 +179,14 @@ pub fn next_change() -> io::Result<Option<(u32, Change)>> {
         .map(|pid| (pid, change)))
 }
 
+/// Whether this process has children, also ended ones that [`next_change`] has not taken.
+pub fn has_children() -> bool {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    // SAFETY: a valid pointer for the result, which is not read.
+    unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) == 0 }
+}
+
 /// Sends a signal to a process. One that has ended gets none.
 pub fn send_signal(process: u32, signal: i32) {
     if let Ok(process) = libc::pid_t::try_from(process) {

@@ -10,6 +10,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::temporary;
+
 /// Listens at `path` with the file mode `mode` and, if given, the owner `owner`. Returns the
 /// non-blocking listener.
 ///
@@ -96,6 +98,18 @@ pub(super) fn listen_unnamed(
     fs::set_permissions(itself, fs::Permissions::from_mode(0o666))?;
     rustix::net::listen(&listener, 0)?;
     Ok((listener, opened))
+}
+
+/// As [`listen_unnamed`], in a new folder where this process may write.
+pub(super) fn listen_anywhere(kind: SocketType) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for folder in temporary::folders() {
+        result = temporary::with_folder(&folder, |folder| listen_unnamed(kind, folder, "s"));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// The socket at `path`, if it belongs to `owner`, as an `O_PATH` descriptor. Whether there is anything else

@@ -45,6 +45,7 @@ pub mod splice;
 pub mod standard_streams;
 pub mod stream;
 pub mod supervisor;
+mod temporary;
 pub mod vhost;
 pub mod vsock;
 pub mod vsock_diag;

@@ -27,6 +27,16 @@ pub fn listen(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
     listening::listen(SocketType::SEQPACKET, path, mode, None, backlog)
 }
 
+/// Listens at a path that is gone when this returns. Returns the non-blocking listener, and a descriptor (`O_PATH`) of
+/// its file: whoever may open that in `/proc/PID/fd` can connect there, one client after another.
+///
+/// # Errors
+///
+/// Those of `socket` and `bind`, if this process may write to no folder for temporary files.
+pub fn listen_unnamed() -> io::Result<(OwnedFd, OwnedFd)> {
+    listening::listen_anywhere(SocketType::SEQPACKET)
+}
+
 /// Accepts one waiting client as a non-blocking socket; `None` if none waits.
 ///
 /// # Errors

@@ -95,6 +95,79 @@ fn a_registration_that_clashes_says_with_which_one() {
     assert!(error.contains("already has the name"), "{error}");
 }
 
+/// Listens in a child that outlives its parent, twice at the same port, and then at another one.
+const SERVE: &str = "import os, socket, sys
+if os.fork() > 0:
+    os._exit(7)
+def listen(port):
+    sock = socket.socket(socket.AF_VSOCK)
+    sock.bind((0xffffffff, port))
+    sock.listen(1)
+    return sock
+for _ in range(3):
+    listen(6100).close()
+first = listen(6100)
+second = listen(6101)
+third = listen(6102)
+os.closerange(20, 1000)
+print('ready', flush=True)
+sys.stdin.read()";
+
+#[test]
+fn names_without_a_port_register_what_a_program_listens_for_until_its_last_process_ends() {
+    for way in BOTH {
+        let Some(emulated) = Emulated::new() else {
+            return;
+        };
+        let world = &emulated.world;
+        world.ok(["service", "register", "Known", "--port", "6102"]);
+        let mut command = emulated.run(["--register", "Web", "--register", "Known 2"]);
+        command.args([way.flag(), "--register", "Spare", "--"]);
+        command.arg(&emulated.python).args(["-c", SERVE]);
+        command.stdin(std::process::Stdio::piped());
+        command.stdout(std::process::Stdio::piped());
+        command.stderr(std::process::Stdio::piped());
+        let mut server = crate::util::Running::start(&mut command);
+        assert_eq!(server.line(), "ready");
+        let services = world.ok(["service", "list"]);
+        for name in ["Web", "Known 2"] {
+            assert!(services.contains(name), "{way:?} {services}");
+        }
+        assert!(!services.contains("Spare"), "{way:?} {services}");
+        world.ok(["why", "loopback", "6100"]);
+        server.end_input();
+        let said = server.rest_of_stderr();
+        assert_eq!(server.end().code(), Some(7), "{way:?}");
+        let notes = "note: registered vsock port 6100 as \"Web\"
+note: registered vsock port 6101 as \"Known 2\"
+";
+        assert_eq!(said, notes, "{way:?}");
+        eventually("the registrations end", || {
+            !world.ok(["service", "list"]).contains("Web")
+        });
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_registered_is_said_and_the_program_goes_on() {
+    for way in BOTH {
+        let Some(emulated) = Emulated::new() else {
+            return;
+        };
+        let world = &emulated.world;
+        world.ok(["service", "register", "Web", "--port", "6200"]);
+        let done = python(&emulated, way, &["--register", "Web"], LISTEN);
+        assert!(
+            done.stderr
+                .starts_with("warning: cannot register \"Web\": "),
+            "{way:?} {done:?}"
+        );
+        let outside = "nobody outside can connect to vsock port 6100";
+        assert!(done.stderr.contains(outside), "{way:?} {done:?}");
+        assert_eq!(done.ok(), "0\n", "{way:?}");
+    }
+}
+
 /// Numbers of errno.h.
 mod libc_errno {
     pub const EADDRINUSE: i32 = 98;

@@ -4,6 +4,7 @@ mod init;
 mod preload;
 mod probe;
 mod register;
+mod registering;
 mod report;
 mod seccomp;
 mod setting;
@@ -24,6 +25,7 @@ use crate::fix;
 use crate::hint::Help;
 use init::Init;
 use register::Registration;
+use registering::Names;
 use setting::Setting;
 use way::{Choice, Way};
 
@@ -75,8 +77,9 @@ impl Run {
         let status = match way {
             Way::Seccomp => seccomp::run(&setting, &init, command, names)?,
             Way::Preload(library) => {
-                register::check_ports(&names)?;
-                preload::run(&setting, &init, command, library)?
+                let keeps_leases = !(leases.is_empty() && names.is_empty());
+                let names = Names::new(&setting, names);
+                preload::run(&setting, &init, command, library, names, keeps_leases)?
             }
         };
         drop(leases);

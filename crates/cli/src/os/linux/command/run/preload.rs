@@ -4,14 +4,17 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use hvsock_interpose::preload::{
-    HELP_VARIABLE, LIBRARY_VARIABLE, NoLibrary, Preload, Unsuitable, check as check_program,
-    find_library,
+    HELP_VARIABLE, LIBRARY_VARIABLE, NoLibrary, Preload, Registrar, Unsuitable,
+    check as check_program, find_library,
 };
+use hvsock_sys::init::has_children;
 
 use super::init::Init;
+use super::registering::Names;
 use super::seccomp::not_started;
 use super::setting::Setting;
 use crate::failure::Failure;
@@ -78,21 +81,30 @@ pub fn check(program: &OsStr) -> Result<PathBuf, Obstacle> {
     Ok(library)
 }
 
-/// Runs the program. Returns its exit status.
+/// Runs the program. Returns its exit status, if there are registrations (`keeps_leases`) when all of its processes have
+/// ended: one of them may listen.
 pub fn run(
     setting: &Setting<'_>,
     init: &Init,
     mut command: Command,
     library: PathBuf,
+    mut names: Names,
+    keeps_leases: bool,
 ) -> Result<u8> {
     let preload = Preload::new(library).context("cannot preload the library")?;
     preload.apply(&mut command, std::env::var_os(LD_PRELOAD));
     if !setting.context.quiet {
         command.env(HELP_VARIABLE, REGISTER);
     }
+    if names.are_there() {
+        let registrar = Registrar::new().context("cannot offer to register services")?;
+        registrar.apply(&mut command);
+        let thread = thread::Builder::new().name("registrar".into());
+        thread.spawn(move || registrar.serve(|service| names.register(service)))?;
+    }
     init.prepare(&mut command);
     let program = command.get_program().to_owned();
     let child = command.spawn();
     let child = child.map_err(|error| not_started(Path::new(&program), &error))?;
-    init.wait(child.id(), || true)
+    init.wait(child.id(), || !(keeps_leases && has_children()))
 }

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result};
 use hvsock::{ElementName, Lease, ServiceId};
 
 use super::setting::Setting;
-use crate::failure::Failure;
 
 /// One `--register`.
 
@@ -52,16 +51,6 @@ pub fn take(
         }
     }
     Ok((leases, names))
-}
-
-/// Fails if there are names without a port: only a supervisor sees what the program listens for.
-pub fn check_ports(names: &VecDeque<ElementName>) -> Result<()> {
-    let Some(name) = names.front() else {
-        return Ok(());
-    };
-    let text = format!("with the preloaded library, the port of \"{name}\" is not known");
-    let help = format!("--register \"{name}=PORT\"");
-    Err(Failure::new(text).help(help).into())
 }
 
 #[cfg(test)]
