@@ -159,3 +159,17 @@ fn both_guest_programs_send_heartbeats() {
         "reply 1\ngoodbye\n"
     );
 }
+
+#[test]
+fn the_documents_programs_in_c_talk() {
+    let Some(host) = Host::new() else { return };
+    let (mut server, _printed) = host.serve("c_server", &["2"]);
+    for text in ["hello", "from a program of Windows"] {
+        let mut client = host.command("c_client");
+        let output = process::output(client.args([text, "loopback"]), b"", TIMEOUT);
+        let output = output.expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), text);
+    }
+    assert!(server.wait(TIMEOUT).expect("it ends").success());
+}

@@ -15,8 +15,29 @@ use crate::run;
 /// The full version of the shared library; its first number is that of the soname.
 const VERSION: &str = "1.0.0";
 
-/// What the Rust standard library needs of the system, as `rustc --print native-static-libs` says.
-const SYSTEM_LIBRARIES: &str = "-lgcc_s -lutil -lrt -lpthread -lm -ldl -lc";
+/// What the Rust standard library needs of the system, as `rustc --print native-static-libs` says, without `-lgcc_s`: the
+/// compiler links the unwinder that fits, and a program that is linked with `-static` has no shared one.
+const SYSTEM_LIBRARIES: &str = "-lutil -lrt -lpthread -lm -ldl -lc";
+
+/// The options, each with what it does.
+pub const OPTIONS: &[(&str, &str)] = &[
+    (
+        "--prefix FOLDER",
+        "install below this folder [default: target/capi, with --destdir /usr/local]",
+    ),
+    (
+        "--libdir FOLDER",
+        "the folder of the libraries below the prefix, as lib64 [default: lib]",
+    ),
+    (
+        "--destdir FOLDER",
+        "write the files below this folder, which hvsock.pc does not name, for a package",
+    ),
+    (
+        "--profile NAME",
+        "the profile of cargo to build with [default: release]",
+    ),
+];
 
 /// Where the files go.
 struct Folders {
@@ -71,23 +92,22 @@ impl Folders {
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
             let (name, value) = match argument.split_once('=') {
-                Some((name, value)) => (name, value.to_owned()),
-                None => {
-                    let value = rest
-                        .next()
-                        .with_context(|| format!("{argument} needs a value"))?;
-                    (argument.as_str(), value.clone())
-                }
+                Some((name, value)) => (name, Some(value)),
+                None => (argument.as_str(), None),
             };
+            let is_known = |(known, _): &(&str, _)| known.split(' ').next() == Some(name);
+            if !OPTIONS.iter().any(is_known) {
+                bail!("no option {name:?}\nhelp: cargo xtask capi --help");
+            }
+            let value = value.or_else(|| rest.next().map(String::as_str));
+            let value = value.filter(|value| !value.is_empty());
+            let value = value.with_context(|| format!("{name} needs a value"))?;
             match name {
                 "--prefix" => folders.prefix = value.into(),
                 "--destdir" => folders.destdir = value.into(),
-                "--libdir" => folders.libdir = value,
-                "--profile" => folders.profile = value,
-                _ => bail!(
-                    "no option {name:?}: cargo xtask capi [--prefix FOLDER] [--destdir FOLDER] [--libdir lib] \
-                     [--profile release]"
-                ),
+                "--libdir" => folders.libdir = value.to_owned(),
+                "--profile" => folders.profile = value.to_owned(),
+                _ => bail!("no option {name:?}"),
             }
         }
         let has_destdir = !folders.destdir.as_os_str().is_empty();
@@ -196,7 +216,11 @@ mod tests {
         let text = packaged.pkg_config();
         assert!(text.starts_with("prefix=/usr/local\n"), "{text}");
         assert!(text.contains("libdir=${prefix}/lib64\n"), "{text}");
+        assert!(!text.contains("gcc_s"), "{text}");
         assert!(folders(&["--prefix"]).is_err());
-        assert!(folders(&["--folder=/"]).is_err());
+        assert!(folders(&["--prefix="]).is_err());
+        assert!(folders(&["--libdir"]).is_err());
+        let error = folders(&["--folder"]).err().expect("no such option");
+        assert!(error.to_string().starts_with("no option \"--folder\"\n"));
     }
 }

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use super::folders;
 use crate::run;
 
-const COMPILER: &str = "x86_64-w64-mingw32-gcc";
+/// The compiler for C.
+pub const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 
 /// A DLL. Its sources are in `crates/testkit/windows`.
 struct Dll {

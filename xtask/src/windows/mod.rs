@@ -6,6 +6,7 @@
 //!
 //! With arguments it runs cargo for Windows: `cargo xtask windows test -p hvsock-sys NAME`.
 
+mod c_examples;
 mod cargo;
 mod dll;
 mod folders;
@@ -47,6 +48,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     if let Some((command, rest)) = arguments.split_first() {
         if tools::install_for_windows()? {
             dll::build()?;
+            c_examples::build()?;
             run::run(cargo::for_windows(command)?.args(rest))?;
         }
         return Ok(());
@@ -72,6 +74,7 @@ pub fn check(timings: &mut Timings) -> Result<Option<(&'static str, PathBuf)>> {
         return Ok(None);
     }
     timings.step("Windows: DLLs for Wine", dll::build)?;
+    timings.step("Windows: examples in C", c_examples::build)?;
     timings.step("Windows: clippy", || {
         let mut command = cargo::for_windows("clippy")?;
         command.args(["--locked", "--all-targets", "--quiet"]);

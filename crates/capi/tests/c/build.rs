@@ -87,16 +87,8 @@ impl Library {
             .arg("-Wl,--whole-archive")
             .arg(archive)
             .arg("-Wl,--no-whole-archive")
-            .args([
-                "-lgcc_s",
-                "-lutil",
-                "-lrt",
-                "-lpthread",
-                "-lm",
-                "-ldl",
-                "-lc",
-                "-o",
-            ])
+            .args(hvsock_testkit::c::SYSTEM_LIBRARIES)
+            .arg("-o")
             .arg(&shared));
         // A run that was killed may have left them.
         for (file, link) in [(shared.as_path(), "libhvsock.so"), (archive, "libhvsock.a")] {

@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use hvsock_testkit::require;
+use hvsock_testkit::wine::Wine;
 
 use crate::build::{Compiler, LIBRARY, compilers, examples, root, run, sources};
 
@@ -147,19 +148,25 @@ fn only_versioned_names_of_the_library_are_exported() {
 }
 
 #[test]
-fn the_same_programs_compile_for_windows() {
+fn the_same_programs_run_on_windows_and_say_where_there_are_no_hyperv_sockets() {
     let compiler = "x86_64-w64-mingw32-gcc";
     let Some(compiler) = require::program(compiler, &["--version"]) else {
         return;
     };
+    let Some(wine) = Wine::new() else { return };
     for program in ["server", "client"] {
-        let to = LIBRARY.programs().join(format!("{program}.exe"));
+        let to = wine.folder().join(format!("{program}.exe"));
         run(Command::new(&compiler)
             .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-I"])
             .arg(root().join("include"))
             .arg(examples().join(program).with_extension("c"))
             .args(["-lws2_32", "-o"])
             .arg(&to));
-        assert!(to.exists());
+        // Wine has no AF_HYPERV: WSAEAFNOSUPPORT. The target `shim` of the examples has it.
+        let output = wine.run(&format!("{program}.exe"), &[]).expect("an end");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let wanted = format!("{program}: socket failed: 10047");
+        assert!(errors.lines().any(|line| line == wanted), "{errors}");
     }
 }

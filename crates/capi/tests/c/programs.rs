@@ -150,6 +150,24 @@ fn the_static_library_alone_is_enough() {
 }
 
 #[test]
+fn a_program_may_be_linked_without_any_shared_library() {
+    let world = World::new();
+    let link = |name: &str| {
+        let program = LIBRARY.programs().join(format!("wholly-static-{name}"));
+        run(LIBRARY
+            .compiler(&crate::build::GCC)
+            .arg("-static")
+            .arg(examples().join(name).with_extension("c"))
+            .arg(LIBRARY.folder().join("libhvsock.a"))
+            .args(c::SYSTEM_LIBRARIES)
+            .arg("-o")
+            .arg(&program));
+        program
+    };
+    exchanges(&world, &link("server"), &link("client"), 1);
+}
+
+#[test]
 fn the_documents_client_sends_its_standard_input_to_a_port_of_its_own_partition() {
     let world = World::new();
     let folder = hvsock_testkit::TempFolder::new();

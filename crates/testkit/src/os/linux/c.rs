@@ -103,7 +103,7 @@ pub fn shared_examples(calls: Calls) -> Option<Examples> {
 }
 
 /// What the Rust standard library needs of the system.
-const SYSTEM_LIBRARIES: [&str; 4] = ["-lpthread", "-lm", "-ldl", "-lgcc_s"];
+pub const SYSTEM_LIBRARIES: [&str; 6] = ["-lutil", "-lrt", "-lpthread", "-lm", "-ldl", "-lc"];
 
 /// The static library that cargo built last for a test, which is in the folder of the dependencies only.
 ///
