@@ -14,6 +14,7 @@ use hvsock_guests::{Guest, Spawned};
 use serde_json::{Value, json};
 
 use crate::control;
+use crate::expected::Expected;
 use crate::kernels::Lacking;
 
 /// Maximum time without progress. The suite's own timeouts are 10 s each, in guest time.
@@ -65,6 +66,7 @@ pub struct Trial {
     pub verdict: Verdict,
 }
 
+#[derive(Debug)]
 pub enum Verdict {
     Passed,
     Failed(String),
@@ -73,6 +75,17 @@ pub enum Verdict {
     Kernel(&'static str),
     /// It cannot pass under `hvsock run`, for this reason.
     Impossible(&'static str),
+}
+
+impl Verdict {
+    /// What a line of progress begins with.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "ok  ",
+            Self::Failed(_) => "FAIL",
+            Self::Skipped | Self::Kernel(_) | Self::Impossible(_) => "no  ",
+        }
+    }
 }
 
 impl Trial {
@@ -104,19 +117,23 @@ pub fn list(program: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Runs all tests in one direction.
+/// Runs all tests in one direction, and those that a kernel cannot pass, too, unless they hang and not `all` are to be
+/// run.
 pub fn run(
     direction: &Direction<'_>,
     names: &[String],
     skip: &[usize],
     lacking: &Lacking,
+    all: bool,
 ) -> Result<Vec<Trial>> {
+    let expected = |id| lacking.get(&id).copied().unwrap_or(Expected::Pass);
     let mut verdicts: Vec<Option<Verdict>> = names
         .iter()
         .enumerate()
-        .map(|(id, _)| match lacking.get(&id) {
-            Some(version) => Some(Verdict::Kernel(version)),
-            None => skip.contains(&id).then_some(Verdict::Skipped),
+        .map(|(id, _)| match expected(id) {
+            _ if skip.contains(&id) => Some(Verdict::Skipped),
+            Expected::Hang(reason) if !all => Some(reason.verdict()),
+            _ => None,
         })
         .collect();
     while verdicts.iter().any(Option::is_none) {
@@ -125,13 +142,14 @@ pub fn run(
             .collect();
         let (passed, failure) = attempt(direction, names, &decided)?;
         for id in passed {
-            verdicts[id] = Some(Verdict::Passed);
+            verdicts[id] = Some(expected(id).verdict(None));
         }
         let Some((id, why)) = failure else {
             break;
         };
-        eprintln!("FAIL {id:>3} - {}", names[id]);
-        verdicts[id] = Some(Verdict::Failed(why));
+        let verdict = expected(id).verdict(Some(why));
+        eprintln!("{} {id:>3} - {}", verdict.word(), names[id]);
+        verdicts[id] = Some(verdict);
     }
     let trials = names.iter().zip(verdicts).enumerate();
     Ok(trials
