@@ -3,13 +3,15 @@
 
 #![cfg(target_os = "linux")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use hvsock_testkit::container::{Bundle, Container};
+use hvsock_testkit::podman::Podman;
 use hvsock_testkit::process::{self, CapturedOutput, Running};
-use hvsock_testkit::{TempFolder, require};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::{TempFolder, go, require};
 use serde_json::{Value, json};
 
 /// The bound on every wait; longer than any operation takes.
@@ -58,7 +60,7 @@ impl Host {
 
     /// Adds a container, and returns a bundle with the programs of this machine and the profile that merges
     /// `base`.
-    fn add(&self, runc: &std::path::Path, name: &str, base: &Value) -> Bundle {
+    fn add(&self, runc: &Path, name: &str, base: &Value) -> Bundle {
         let file = self.folder.join(format!("{name}-base.json"));
         std::fs::write(&file, base.to_string()).expect("written");
         let added = self.json(&["container", "add", name, "--group", "all", "--json"]);
@@ -332,4 +334,63 @@ fn signals_that_restart_calls_disturb_no_connect_of_a_container() {
     let bundle = host.add(&runc, "web", &open());
     let output = bundle.run(&["python3", "-c", INTERRUPTED], b"");
     assert_eq!(text(&output.expect("no timeout")), "{b'x': 100}\n");
+}
+
+/// Starts a container of podman by the profile and the options that `container add --unmodified` prints, with this one in
+/// place of the mount if given. Its program is static.
+fn podman_takes_what_is_printed(runtime: &Path, device: Option<&str>) {
+    let Some(podman) = require::podman() else {
+        return;
+    };
+    let Some(()) = require::root() else { return };
+    let host = Host::new();
+    let Some(program) = go::vsock_program(host.folder.path()) else {
+        return;
+    };
+    let _listen = host.echo();
+    let mut add = host.command();
+    add.args(["container", "add", "web", "--unmodified"]);
+    let added = process::output(&mut add, b"", TIMEOUT).expect("no timeout");
+    let profile = host.folder.join("web.json");
+    std::fs::write(&profile, text(&added)).expect("written");
+    let printed = String::from_utf8_lossy(&added.stderr);
+    let options = printed.lines().find(|line| line.contains("=FILE"));
+    let options = options.expect("a line of options");
+    let options = options.replace("=FILE", &format!("={}", profile.display()));
+    let mut options: Vec<_> = options.split(' ').collect();
+    assert_eq!(options.len(), 3, "{options:?}");
+    // That of a broker whose devices are where podman looks for them.
+    options[0] = device.unwrap_or(options[0]);
+
+    let devices = host.folder.join("cdi");
+    let podman = Podman::new(&podman, runtime, &program, &devices).expect("podman");
+    let listeners = || host.json(&["status", "--json"])["status"]["listeners"].as_u64();
+    let before = listeners();
+    let started = podman.start("one", &options, &["listen", "5001"]);
+    let id = text(&started.expect("no timeout")).trim().to_owned();
+    let id = device.map(|_| id);
+    eventually("the program listens", || listeners() > before);
+    let echoed = host.run_with(&["connect", "web", "5001"], b"from the host");
+    assert_eq!(echoed, "from the host");
+    let shown = host.json(&["container", "show", "web", "--json"]);
+    assert_eq!(shown["container"]["oci_id"], json!(id));
+    // What podman starts in it later asks the agent, too.
+    let inside = |words: &[&str]| {
+        let exec = podman.run([&["exec", "one", "/program"], words].concat());
+        text(&exec.expect("no timeout"))
+    };
+    assert_eq!(inside(&["cid"]).trim(), shown["cid"].to_string());
+    inside(&["dials", "2", "5000", "20"]);
+}
+
+#[test]
+fn unmodified_programs_run_in_a_container_of_podman_and_crun_by_the_options_that_are_printed() {
+    let Some(crun) = require::crun() else { return };
+    podman_takes_what_is_printed(&crun, Some("--device=hvsock.dev/endpoint=web"));
+}
+
+#[test]
+fn unmodified_programs_run_in_a_container_of_podman_and_runc_by_the_options_that_are_printed() {
+    let Some(runc) = require::runc() else { return };
+    podman_takes_what_is_printed(&runc, None);
 }

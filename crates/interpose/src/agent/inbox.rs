@@ -243,7 +243,7 @@ mod tests {
             runtime.write_all(rest).unwrap();
             let kept = (!closes).then_some(runtime);
             let (process, _listener) = inbox.receive(None).unwrap().unwrap().unwrap();
-            assert_eq!((process.container.as_str(), process.pid), ("c1", 7));
+            assert_eq!((process.container.as_str(), process.pid), ("c1", Some(7)));
             assert_eq!(process.metadata, "web");
             drop(kept);
         }

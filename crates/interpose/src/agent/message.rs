@@ -18,8 +18,8 @@ pub struct ContainerProcess {
     /// What the profile says for the agent (`listenerMetadata`).
     pub metadata: String,
     /// The process, as a number of the runtime's PID namespace: the container's first, or one that was started
-    /// in it later.
-    pub pid: u32,
+    /// in it later, of which crun 1.8 does not tell the number.
+    pub pid: Option<u32>,
     /// The container's id.
     pub container: String,
     /// The container's first process, if it exists.
@@ -67,9 +67,10 @@ impl ContainerProcess {
         if message.fds.first().is_none_or(|name| name != "seccompFd") {
             return Err(MessageError::NoListener);
         }
-        let pid = |pid: i64| {
-            let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0);
-            pid.map(i32::unsigned_abs)
+        let pid = |pid: i64| match i32::try_from(pid) {
+            Ok(0) => Ok(None),
+            Ok(pid @ 1..) => Ok(Some(pid.unsigned_abs())),
+            _ => Err(MessageError::OutOfRange("process id")),
         };
         let id = message.state.id;
         if id.is_empty() || id.len() > MAX_ID || id.contains(['/', '\0']) {
@@ -77,12 +78,9 @@ impl ContainerProcess {
         }
         Ok(Self {
             metadata: message.metadata,
-            pid: pid(message.pid).ok_or(MessageError::OutOfRange("process id"))?,
+            pid: pid(message.pid)?,
             container: id,
-            container_pid: match message.state.pid {
-                0 => None,
-                number => Some(pid(number).ok_or(MessageError::OutOfRange("process id"))?),
-            },
+            container_pid: pid(message.state.pid)?,
         })
     }
 }
@@ -99,11 +97,20 @@ mod tests {
         let message = ContainerProcess::parse(BY_RUNC.as_bytes()).unwrap();
         let expected = ContainerProcess {
             metadata: "web".to_owned(),
-            pid: 4711,
+            pid: Some(4711),
             container: "c1".to_owned(),
             container_pid: Some(4700),
         };
         assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn the_message_of_crun_for_a_process_that_is_started_later_names_the_container_only() {
+        const BY_CRUN: &str = r#"{"ociVersion": "0.2.0", "fds": ["seccompFd"], "pid": 0, "metadata": "web",
+            "state": {"ociVersion": "0.2.0", "id": "c1", "status": "running", "pid": 0, "bundle": "."}}"#;
+        let message = ContainerProcess::parse(BY_CRUN.as_bytes()).unwrap();
+        assert_eq!((message.pid, message.container_pid), (None, None));
+        assert_eq!((&*message.metadata, &*message.container), ("web", "c1"));
     }
 
     #[test]
@@ -120,7 +127,6 @@ mod tests {
                 "its first descriptor is not `seccompFd`",
             ),
             ("[\"seccompFd\"]", "7", "it is not a ContainerProcessState"),
-            ("4711", "0", "its process id is out of range"),
             ("4711", "-1", "its process id is out of range"),
             ("4711", "4294967296", "its process id is out of range"),
             ("4711", "1e99", "it is not a ContainerProcessState"),

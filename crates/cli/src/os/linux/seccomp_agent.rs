@@ -97,16 +97,18 @@ impl Agent {
                 return;
             }
         };
-        let (id, pid) = (printable(&process.container), process.pid);
+        let id = printable(&process.container);
+        let which = match process.pid {
+            Some(pid) => format!("process {pid}"),
+            None => "a process".to_owned(),
+        };
         match self.supervise(&process, listener.into()) {
             Ok(partition) => {
                 let name = partition.name;
-                tracing::info!(
-                    "answers socket calls of {name}: process {pid} of the container {id}"
-                );
+                tracing::info!("answers socket calls of {name}: {which} of the container {id}");
             }
             Err(error) => tracing::warn!(
-                "socket calls of process {pid} of the container {id} fail with ENOSYS: {error:#}"
+                "socket calls of {which} of the container {id} fail with ENOSYS: {error:#}"
             ),
         }
     }
