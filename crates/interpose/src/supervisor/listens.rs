@@ -8,6 +8,7 @@ use hvsock::Refusal;
 use hvsock_address::ServiceId;
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Flags, Listen, Register, Transports};
 use hvsock_sys::foreign_socket::{self, Name};
+use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
 
 use super::core::{Core, refusal_in, unreachable};
@@ -85,7 +86,7 @@ impl Core {
             BrokerMessage::Listening(_) => {
                 let connection = exchange.connection.take()?;
                 if let Purpose::Listen(opening) = exchange.purpose {
-                    self.opened(number, opening, connection);
+                    self.opened(number, opening, connection, exchange.credentials);
                 }
                 return None;
             }
@@ -141,7 +142,13 @@ impl Core {
     }
 
     /// The broker listens.
-    fn opened(&mut self, number: u64, opening: Opening, connection: Connection) {
+    fn opened(
+        &mut self,
+        number: u64,
+        opening: Opening,
+        connection: Connection,
+        credentials: Option<Credentials>,
+    ) {
         let Some(entry) = self.sockets.get_mut(&opening.inode) else {
             if let Some(call) = opening.call {
                 self.program.answer(&call, Err(Errno::EBADF));
@@ -166,6 +173,8 @@ impl Core {
             None => {
                 entry.listening = Some(Listening {
                     connection,
+                    credentials,
+                    backlog: opening.backlog,
                     number,
                     is_watched: true,
                     incoming: VecDeque::new(),
@@ -235,7 +244,8 @@ impl Core {
         Some(self.ask_again(exchange, request))
     }
 
-    /// A listener has ended. The program's socket stays, and the broker is asked again until it listens.
+    /// A listener has ended. The program's socket stays, and the broker is asked again until it listens, by the rights
+    /// of the thread that called `listen`: what this process may do itself is not the program's.
     pub(crate) fn listener_ended(&mut self, inode: u64, refusal: Option<Refusal>) {
         let Some(entry) = self.sockets.get_mut(&inode) else {
             return;
@@ -248,27 +258,28 @@ impl Core {
         if entry.is_closed() {
             return self.remove(inode);
         }
-        self.report(Event::ListenerEnded { address, refusal });
         let opening = Opening {
             call: None,
             inode,
             data: None,
             address,
             target: listen_target(address, self.own),
-            backlog: MAX_BACKLOG,
+            backlog: listening.backlog,
             since: Instant::now(),
             refused: None,
         };
+        let credentials = listening.credentials.clone();
         let (now, number) = (Instant::now(), self.number());
         let exchange = Exchange {
             connection: None,
             outbox: vec![request(&opening)],
-            credentials: None,
+            credentials,
             deadline: now + REOPEN + TIMEOUT,
             retry_at: Some(now + REOPEN),
             purpose: Purpose::Listen(opening),
         };
         self.exchanges.insert(number, exchange);
+        self.report(Event::ListenerEnded { address, refusal });
     }
 }
 

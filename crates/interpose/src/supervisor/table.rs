@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use hvsock_address::{SockAddrHv, VmId};
 use hvsock_sys::foreign_socket::Name;
+use hvsock_sys::remote::Credentials;
 
 use crate::broker::Connection;
 use crate::model::{Address, Socket};
@@ -31,6 +32,10 @@ pub(crate) struct Entry {
 pub(crate) struct Listening {
     /// The listener.
     pub(crate) connection: Connection,
+    /// By whose rights it listens, if not by this process's.
+    pub(crate) credentials: Option<Credentials>,
+    /// How many connections may wait for the program.
+    pub(crate) backlog: u32,
     /// Its number in the event set.
     pub(crate) number: u64,
     /// Whether it is in the event set.

@@ -6,5 +6,6 @@ mod denied;
 mod hostile;
 mod programs;
 mod restricted;
+mod rights;
 mod scenarios;
 mod world;
