@@ -102,6 +102,11 @@ impl<K: Copy + Eq + Hash> Ports<K> {
         }
     }
 
+    /// How many sockets have an address.
+    pub fn count(&self) -> usize {
+        self.bound.len()
+    }
+
     /// The sockets that have an address.
     pub fn bound(&self) -> impl Iterator<Item = K> {
         self.bound.keys().copied()
@@ -147,6 +152,7 @@ mod tests {
         ports.release(1);
         assert_eq!(ports.claim(5, at(2, 99)), Ok(at(2, 99)));
         assert_eq!((ports.of(1), ports.of(5)), (None, Some(at(2, 99))));
+        assert_eq!(ports.count(), 3);
     }
 
     #[test]

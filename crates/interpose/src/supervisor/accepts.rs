@@ -12,10 +12,11 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, Incoming};
 use hvsock_sys::foreign_socket;
 use hvsock_sys::seccomp::Notification;
 
-use super::core::{Core, WaitKind, inode_of, refusal_in};
+use super::core::{Core, inode_of, refusal_in};
 use super::exchange::Purpose;
 use super::program::Added;
 use super::table::{Entry, PeerAddress, Waiting};
+use super::waiting::WaitKind;
 use crate::broker::{Closed, Message};
 use crate::model::{Address, DescriptorFlags, Errno, Family, Socket, local_of};
 
@@ -50,7 +51,7 @@ impl Core {
             self.deliver(call, inode, flags);
             return Ok(());
         }
-        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let data = self.program.duplicate(call, inode)?;
         if foreign_socket::is_nonblocking(&data).map_err(|error| Errno::of(&error))? {
             return Err(Errno::EAGAIN);
         }
@@ -79,17 +80,21 @@ impl Core {
             listening.incoming.push_front(waiting);
             return false;
         };
+        self.incoming -= 1;
         let local = match (entry.socket.family(), entry.socket.local()) {
             (Family::Vsock, Some(Address::Vsock(bound))) => {
                 local_of(Family::Vsock, waiting.local, self.own, bound.port)
             }
             (family, _) => local_of(family, waiting.local, self.own, 0),
         };
-        let accepted = Entry::new(Socket::accepted(&entry.socket, local, peer));
+        let namespace = foreign_socket::namespace(&waiting.data);
+        let is_listed = namespace.is_some() && namespace == self.namespace;
+        let accepted = Socket::accepted(&entry.socket, local, peer);
+        let accepted = Entry::new(accepted, is_listed);
         // Before the call is answered: its number is that of no call afterwards, and the thread may be gone.
         let queue = match listening.tokens {
             0 => None,
-            _ => self.program.duplicate(call, call.args[0] as i32).ok(),
+            _ => self.program.duplicate(call, inode).ok(),
         };
         // Likewise: the program may poll as soon as it has the answer, and must not find the token of this connection.
         if let Some(queue) = &queue {
@@ -143,6 +148,7 @@ impl Core {
         } else {
             // The call is gone or failed; another one may accept it.
             listening.incoming.push_front(waiting);
+            self.incoming += 1;
             self.offer(inode);
         }
     }
@@ -171,7 +177,12 @@ impl Core {
             let Some(listening) = &mut entry.listening else {
                 return;
             };
-            if listening.incoming.len() >= MAX_INCOMING {
+            // With too many in all, each listener still gets one.
+            let most = match self.incoming < self.max_bound {
+                true => MAX_INCOMING,
+                false => 1,
+            };
+            if listening.incoming.len() >= most {
                 // Looked at again when one is accepted.
                 if listening.is_watched {
                     listening.is_watched = self.set.remove(&listening.connection).is_err();
@@ -233,6 +244,7 @@ impl Core {
         let entry = self.sockets.get_mut(&inode);
         if let Some(listening) = entry.and_then(|entry| entry.listening.as_mut()) {
             listening.incoming.push_back(waiting);
+            self.incoming += 1;
         }
     }
 

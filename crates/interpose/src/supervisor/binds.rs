@@ -43,7 +43,7 @@ impl Core {
         let privileged =
             || remote::has_capability(call.thread, CAP_NET_BIND_SERVICE).unwrap_or(false);
         let wanted = entry.socket.bind(&bytes, self.own, privileged)?;
-        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let data = self.program.duplicate(call, inode)?;
         let address = self.claim(inode, wanted)?;
         let is_ephemeral = matches!(wanted, Address::Vsock(it) if it.port == SockAddrVm::PORT_ANY);
         let target = listen_target(address, self.own);
@@ -69,7 +69,14 @@ impl Core {
     }
 
     /// Claims an address, after those sockets that have it were checked.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ports::claim`](crate::model::Ports::claim); `ENOBUFS` if too many sockets have one.
     pub(crate) fn claim(&mut self, inode: u64, address: Address) -> Result<Address, Errno> {
+        if self.ports.count() >= self.max_bound {
+            return Err(Errno::ENOBUFS);
+        }
         let conflicts = self.ports.conflicts(&address);
         self.remove_closed(&conflicts);
         self.ports.claim(inode, address)
@@ -81,7 +88,7 @@ impl Core {
         call: &Notification,
         address: Address,
     ) -> Result<(), Errno> {
-        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let data = self.program.duplicate(call, inode)?;
         let name = Name::bind(&data).map_err(|error| Errno::of(&error));
         self.set_name(inode, address, name)
     }

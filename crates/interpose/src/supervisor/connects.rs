@@ -16,8 +16,9 @@ use hvsock_endpoint::{
 use hvsock_sys::foreign_socket;
 use hvsock_sys::seccomp::Notification;
 
-use super::core::{Core, WaitKind, inode_of, refusal_in, unreachable};
+use super::core::{Core, inode_of, refusal_in, unreachable};
 use super::exchange::{Connecting, Exchange, Phase, Purpose};
+use super::waiting::WaitKind;
 use crate::broker::Message;
 use crate::model::{Address, ConnectStep, Errno, Family, local_of};
 
@@ -81,7 +82,7 @@ impl Core {
 
     fn begin_connect(&mut self, call: &Notification, inode: u64) -> Result<(), Errno> {
         let bytes = self.read_address(call)?;
-        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let data = self.program.duplicate(call, inode)?;
         let nonblocking = foreign_socket::is_nonblocking(&data);
         let nonblocking = nonblocking.map_err(|error| Errno::of(&error))?;
         let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;

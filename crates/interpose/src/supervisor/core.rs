@@ -1,6 +1,6 @@
 //! The state of a supervisor, and what all of its parts use.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use hvsock::Refusal;
@@ -10,6 +10,7 @@ use hvsock_sys::event::Set;
 use hvsock_sys::foreign_socket;
 use hvsock_sys::identity::Identity;
 use hvsock_sys::impersonation;
+use hvsock_sys::limits;
 use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
 
@@ -17,7 +18,9 @@ use super::exchange::{Exchange, Purpose};
 use super::probes::Probes;
 use super::program::Program;
 use super::settings::{Event, Settings};
+use super::sweeps::{MAX_SOCKETS, Sweep};
 use super::table::Entry;
+use super::waiting::{Wait, WaitKind, Waits};
 use crate::broker::{Connection, OpenError};
 use crate::model::{Errno, MAX_LEN, OwnCid, Ports};
 
@@ -30,10 +33,6 @@ pub(crate) const STOP: u64 = 1;
 const BUSY_RETRY: Duration = Duration::from_millis(2);
 /// How long the context id of a partition is remembered.
 const CID_LIFETIME: Duration = Duration::from_secs(10);
-/// When the thread of a call that begins to wait is looked at first.
-const FIRST_CHECK: Duration = Duration::from_millis(5);
-/// The sockets that a supervisor knows at most.
-const MAX_SOCKETS: usize = 1 << 20;
 
 /// The requests that wait for the broker at most. A program can close a socket while it connects and begin again.
 const MAX_EXCHANGES: usize = 4096;
@@ -50,7 +49,7 @@ pub(crate) struct Core {
     pub(crate) exchanges: HashMap<u64, Exchange>,
     /// The inodes of listening sockets by the numbers of their listeners in the set.
     pub(crate) listeners: HashMap<u64, u64>,
-    pub(crate) waits: BTreeMap<u64, Wait>,
+    pub(crate) waits: Waits,
     /// Calls to decide once more, since what they waited for has come.
     pub(crate) again: Vec<Notification>,
     /// Leases, which last as long as the supervisor.
@@ -58,31 +57,18 @@ pub(crate) struct Core {
     /// When a listener was last closed: the broker may still have it for a moment.
     pub(crate) listener_closed: Option<Instant>,
     pub(crate) probes: Probes,
+    pub(crate) sweep: Sweep,
+    /// How many sockets may be bound, and about how many connections are received ahead for all of them.
+    pub(crate) max_bound: usize,
+    /// How many connections wait to be accepted, of all listeners.
+    pub(crate) incoming: usize,
+    /// The network namespace of the sockets that are made here.
+    pub(crate) namespace: Option<u64>,
     cids: HashMap<VmId, (u32, Instant)>,
     next_number: u64,
     identity: Identity,
     own_credentials: Option<Credentials>,
     has_reported_access: bool,
-}
-
-/// A call that waits for something other than a short answer of the broker.
-#[derive(Debug)]
-pub(crate) struct Wait {
-    pub(crate) call: Notification,
-    pub(crate) since: Instant,
-    pub(crate) next_check: Instant,
-    pub(crate) kind: WaitKind,
-}
-
-/// What a call waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WaitKind {
-    /// A connection of the listening socket with this inode, until a time (`SO_RCVTIMEO`).
-    Accept { inode: u64, until: Option<Instant> },
-    /// The exchange with this number, which a signal cancels.
-    Connect { exchange: u64 },
-    /// The result of the exchange that another call began.
-    Joined { exchange: u64 },
 }
 
 impl Core {
@@ -98,11 +84,17 @@ impl Core {
             own,
             exchanges: HashMap::new(),
             listeners: HashMap::new(),
-            waits: BTreeMap::new(),
+            waits: Waits::default(),
             again: Vec::new(),
             leases: Vec::new(),
             listener_closed: None,
             probes: Probes::new(Instant::now()),
+            sweep: Sweep::new(Instant::now()),
+            max_bound: max_bound(limits::descriptors()),
+            incoming: 0,
+            namespace: foreign_socket::create(true)
+                .ok()
+                .and_then(foreign_socket::namespace),
             cids: HashMap::new(),
             next_number: STOP + 1,
             identity: Identity::now(),
@@ -138,7 +130,9 @@ impl Core {
     ///
     /// `ENFILE` if there are too many.
     pub(crate) fn insert(&mut self, inode: u64, entry: Entry) -> Result<(), Errno> {
-        self.check_space()?;
+        if self.sockets.len() >= MAX_SOCKETS {
+            return Err(Errno::ENFILE);
+        }
         // The system uses the number of a closed socket again.
         self.remove(inode);
         self.sockets.insert(inode, entry);
@@ -146,7 +140,8 @@ impl Core {
     }
 
     /// Whether there is space for another socket.
-    pub(crate) fn check_space(&self) -> Result<(), Errno> {
+    pub(crate) fn check_space(&mut self) -> Result<(), Errno> {
+        self.sweep(Instant::now());
         match self.sockets.len() < MAX_SOCKETS {
             true => Ok(()),
             false => Err(Errno::ENFILE),
@@ -164,6 +159,7 @@ impl Core {
         }
         if let Some(listening) = entry.listening {
             self.listeners.remove(&listening.number);
+            self.incoming -= listening.incoming.len();
             self.listener_closed = Some(Instant::now());
             for number in listening.calls {
                 if let Some(wait) = self.waits.remove(&number) {
@@ -263,20 +259,8 @@ impl Core {
     /// Keeps a call waiting.
     pub(crate) fn wait(&mut self, call: Notification, kind: WaitKind) -> u64 {
         let number = self.number();
-        let now = Instant::now();
-        let first = now + FIRST_CHECK;
-        let next_check = match kind {
-            WaitKind::Accept {
-                until: Some(until), ..
-            } => first.min(until),
-            _ => first,
-        };
-        let wait = Wait {
-            call,
-            since: now,
-            next_check,
-            kind,
-        };
+        let since = Instant::now();
+        let wait = Wait { call, since, kind };
         self.waits.insert(number, wait);
         number
     }
@@ -312,6 +296,13 @@ impl Core {
     }
 }
 
+/// How many sockets may be bound: each takes a descriptor here, and another one if it listens. The others are for
+/// connects and for connections that nobody has accepted, so a program that binds without end stops no other one.
+fn max_bound(descriptors: u64) -> usize {
+    let share = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    share.min(MAX_SOCKETS / 2)
+}
+
 /// The inode of a descriptor of this process.
 pub(crate) fn inode_of(fd: impl std::os::fd::AsFd) -> Result<u64, Errno> {
     foreign_socket::inode(fd).map_err(|error| Errno::of(&error))
@@ -327,5 +318,17 @@ pub(crate) fn unreachable(error: &OpenError) -> Errno {
     match error {
         OpenError::NoBroker | OpenError::Busy => Errno::ENODEV,
         OpenError::System(error) => Errno::of(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bound_sockets_leave_most_descriptors_to_others() {
+        assert_eq!(max_bound(1024), 256);
+        assert_eq!(max_bound(1 << 20), MAX_SOCKETS / 2);
+        assert_eq!(max_bound(u64::MAX), MAX_SOCKETS / 2);
     }
 }

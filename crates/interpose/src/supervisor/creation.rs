@@ -35,7 +35,8 @@ impl Core {
         family: Family,
         flags: DescriptorFlags,
     ) -> Result<(), Errno> {
-        if !self.program.is_accessible(call) {
+        // One without a number here is of a process outside of this one's PID namespace.
+        if call.thread.number() == 0 || !self.program.is_accessible(call) {
             self.report_no_access(call);
             return Err(Errno::EACCES);
         }
@@ -44,7 +45,7 @@ impl Core {
         let socket = socket.map_err(|error| Errno::of(&error))?;
         let inode = inode_of(&socket)?;
         if self.program.add(call, socket.as_fd(), flags.close_on_exec) == Added::Installed {
-            self.insert(inode, Entry::new(Socket::new(family)))?;
+            self.insert(inode, Entry::new(Socket::new(family), true))?;
         }
         Ok(())
     }

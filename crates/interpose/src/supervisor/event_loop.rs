@@ -23,7 +23,6 @@ impl Core {
     /// Serves the program until no process of it is left, or until the owner of the supervisor ends it.
     pub(crate) fn serve(&mut self) -> io::Result<()> {
         let mut ready = Vec::with_capacity(EVENTS);
-        let mut sweep_from = 0;
         loop {
             let timeout = self.timeout();
             self.set.wait(&mut ready, timeout)?;
@@ -48,10 +47,10 @@ impl Core {
             self.check_exchanges(now);
             self.check_waits(now);
             if now >= self.probes.next() {
-                self.probes.done(now);
-                self.probe_bound();
-                sweep_from = self.sweep(sweep_from);
+                let was_all = self.probe_bound();
+                self.probes.done(now, Instant::now(), was_all);
             }
+            self.sweep(now);
         }
     }
 
@@ -62,7 +61,9 @@ impl Core {
             .values()
             .map(|exchange| exchange.retry_at.unwrap_or(exchange.deadline));
         let probe = self.has_bound().then(|| self.probes.next());
-        let next = exchanges.chain(self.next_wait_check()).chain(probe).min()?;
+        let sweep = self.sweep.next(self.sockets.len());
+        let next = exchanges.chain(self.next_wait_check());
+        let next = next.chain(probe).chain(sweep).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 

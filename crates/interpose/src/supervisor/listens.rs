@@ -43,7 +43,7 @@ impl Core {
             ListenStep::Start(address) => address,
         };
         let has_name = entry.name.is_some();
-        let data = self.program.duplicate(call, call.args[0] as i32)?;
+        let data = self.program.duplicate(call, inode)?;
         if self.ports.of(inode).is_none() {
             // A connect that failed has bound it.
             self.claim(inode, address)?;

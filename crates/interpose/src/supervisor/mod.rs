@@ -21,7 +21,9 @@ mod probes;
 mod program;
 mod settings;
 mod sweep;
+mod sweeps;
 mod table;
+mod waiting;
 mod waits;
 
 use std::fmt;

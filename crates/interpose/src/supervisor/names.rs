@@ -29,12 +29,13 @@ impl Core {
 
     /// Writes an address where the second and third arguments of a call say.
     pub(crate) fn write_address(&self, call: &Notification, address: Address) -> Result<(), Errno> {
-        let space = self.program.read_int(call, call.args[2])?;
+        let memory = self.program.memory(call)?;
+        let space = memory.read_int(call.args[2])?;
         let space = usize::try_from(space).map_err(|_| Errno::EINVAL)?;
         let (bytes, len) = address.truncated(space);
-        self.program.write(call, call.args[1], &bytes)?;
+        memory.write(call.args[1], &bytes)?;
         let len = i32::try_from(len).map_err(|_| Errno::EINVAL)?;
-        self.program.write(call, call.args[2], &len.to_ne_bytes())
+        memory.write(call.args[2], &len.to_ne_bytes())
     }
 
     /// Answers `getsockopt`.
@@ -60,7 +61,7 @@ impl Core {
             OptionAnswer::Error(errno) => Err(errno),
             OptionAnswer::Value(value) => {
                 if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
-                    self.take_native_error(call);
+                    self.take_native_error(call, inode);
                 }
                 Ok(Some(value))
             }
@@ -68,16 +69,17 @@ impl Core {
     }
 
     /// Clears the error of the Unix socket, in place of which the emulated socket's is returned.
-    fn take_native_error(&self, call: &Notification) {
-        if let Ok(socket) = self.program.duplicate(call, call.args[0] as i32) {
+    fn take_native_error(&self, call: &Notification, inode: u64) {
+        if let Ok(socket) = self.program.duplicate(call, inode) {
             let _ = hvsock_sys::take_error(socket.as_fd());
         }
     }
 
     fn write_option(&self, call: &Notification, value: &[u8]) -> Result<(), Errno> {
-        self.program.write(call, call.args[3], value)?;
+        let memory = self.program.memory(call)?;
+        memory.write(call.args[3], value)?;
         let len = i32::try_from(value.len()).map_err(|_| Errno::EINVAL)?;
-        self.program.write(call, call.args[4], &len.to_ne_bytes())
+        memory.write(call.args[4], &len.to_ne_bytes())
     }
 
     /// Answers `shutdown`, which the kernel does on a connection.

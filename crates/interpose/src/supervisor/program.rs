@@ -2,13 +2,17 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use hvsock_sys::foreign_socket;
 use hvsock_sys::remote::{self, Credentials, CredentialsFile, ThreadId};
 use hvsock_sys::seccomp::{AddFd, Listener, Notification, Response};
 
 use crate::model::Errno;
+
+/// What is read of a file in `/proc/PID/fdinfo`.
+const MAX_INFO: u64 = 512;
 
 /// The programs under one filter.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ struct KnownThread {
     descriptor: OwnedFd,
     credentials: Option<CredentialsFile>,
 }
+
+/// The memory of the program that made a call.
+#[derive(Debug)]
+pub(crate) struct Memory(remote::Memory);
 
 /// What a new descriptor in the program is for.
 #[derive(Debug, PartialEq, Eq)]
@@ -114,8 +122,12 @@ impl Program {
         number: i32,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), Errno> {
-        let info = format!("/proc/{}/fdinfo/{number}", call.thread.number());
-        let info = fs::read_to_string(info).map_err(|error| Errno::of(&error))?;
+        let path = format!("/proc/{}/fdinfo/{number}", call.thread.number());
+        let mut info = String::new();
+        // The flags come first. What follows may be without end: another thread can have put any file there.
+        let read =
+            fs::File::open(path).and_then(|file| file.take(MAX_INFO).read_to_string(&mut info));
+        read.map_err(|error| Errno::of(&error))?;
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
         let close_on_exec = flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0);
@@ -155,6 +167,18 @@ impl Program {
         Ok(i32::from_ne_bytes(bytes))
     }
 
+    /// The program's memory, for what a call returns there.
+    ///
+    /// It is opened before the call is seen to wait, so it is that of the call, whoever has the number of the thread later.
+    /// A write by the number could reach another program.
+    pub(crate) fn memory(&self, call: &Notification) -> Result<Memory, Errno> {
+        let memory = remote::Memory::open(call.thread).map_err(|error| Errno::of(&error))?;
+        match self.is_valid(call) {
+            true => Ok(Memory(memory)),
+            false => Err(Errno::EFAULT),
+        }
+    }
+
     /// Writes the program's memory.
     pub(crate) fn write(
         &self,
@@ -162,13 +186,10 @@ impl Program {
         address: u64,
         bytes: &[u8],
     ) -> Result<(), Errno> {
-        if !self.is_valid(call) {
-            return Err(Errno::EFAULT);
+        match bytes.is_empty() {
+            true => Ok(()),
+            false => self.memory(call)?.write(address, bytes),
         }
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        remote::write_memory(call.thread, address, bytes).map_err(|error| Errno::of(&error))
     }
 
     /// The inode of a socket of the program; `None` if the descriptor is none or cannot be looked at.
@@ -193,12 +214,22 @@ impl Program {
         error != Some(io::ErrorKind::PermissionDenied)
     }
 
-    /// A duplicate of a descriptor of the program.
-    pub(crate) fn duplicate(&self, call: &Notification, fd: i32) -> Result<OwnedFd, Errno> {
+    /// A duplicate of the program's descriptor of a socket, which is the first argument of a call.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if it is not the socket with this inode: another thread can have put any file there since the socket was
+    /// looked up, and must not have it connected, or waited for.
+    pub(crate) fn duplicate(&self, call: &Notification, inode: u64) -> Result<OwnedFd, Errno> {
+        let number = call.args[0] as i32;
         let done = self.with_thread(call, |thread| {
-            remote::duplicate_fd(thread.descriptor.as_fd(), fd)
+            remote::duplicate_fd(thread.descriptor.as_fd(), number)
         });
-        done.map_err(|error| Errno::of(&error))
+        let socket = done.map_err(|error| Errno::of(&error))?;
+        match foreign_socket::inode(&socket) {
+            Ok(found) if found == inode => Ok(socket),
+            _ => Err(Errno::EBADF),
+        }
     }
 
     /// The rights of the thread of a call.
@@ -251,6 +282,25 @@ impl Program {
         let done = look(&mut thread);
         *known = is_one.then_some(thread);
         done
+    }
+}
+
+impl Memory {
+    /// Reads a number.
+    pub(crate) fn read_int(&self, address: u64) -> Result<i32, Errno> {
+        let mut bytes = [0; 4];
+        let read = self.0.read(address, &mut bytes);
+        read.map_err(|error| Errno::of(&error))?;
+        Ok(i32::from_ne_bytes(bytes))
+    }
+
+    /// Writes bytes.
+    pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let written = self.0.write(address, bytes);
+        written.map_err(|error| Errno::of(&error))
     }
 }
 

@@ -2,17 +2,27 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::time::Instant;
+
+use hvsock_sys::foreign_socket;
 
 use super::core::Core;
+use super::sweeps::FIRST;
 
-/// From how many sockets on all of them are looked at.
-const FIRST_SWEEP: usize = 4096;
+/// How many bound sockets are looked at at once: that takes a millisecond, in which no call is answered.
+const BOUND_AT_ONCE: usize = 128;
 
 impl Core {
-    /// Forgets bound sockets that are closed, so that their listeners end.
-    pub(crate) fn probe_bound(&mut self) {
-        let bound: Vec<u64> = self.ports.bound().collect();
-        self.remove_closed(&bound);
+    /// Forgets bound sockets that are closed, so that their listeners end. Looks at some of them, and at the others the
+    /// next time. Returns whether these were the last.
+    pub(crate) fn probe_bound(&mut self) -> bool {
+        if self.sweep.bound.is_empty() {
+            self.sweep.bound.extend(self.ports.bound());
+        }
+        let count = self.sweep.bound.len().min(BOUND_AT_ONCE);
+        let some: Vec<u64> = self.sweep.bound.drain(..count).collect();
+        self.remove_closed(&some);
+        self.sweep.bound.is_empty()
     }
 
     /// Whether there are bound sockets to look at.
@@ -20,24 +30,41 @@ impl Core {
         self.ports.bound().next().is_some()
     }
 
-    /// Forgets the sockets that no process has, if there are many. Returns from how many on to look again.
-    pub(crate) fn sweep(&mut self, from: usize) -> usize {
-        if self.sockets.len() < from.max(FIRST_SWEEP) {
-            return from;
+    /// Forgets the sockets that no process has, if there are many.
+    pub(crate) fn sweep(&mut self, now: Instant) {
+        if !self.sweep.is_due(now, self.sockets.len()) {
+            return;
         }
-        let open = open_sockets();
-        let closed: Vec<u64> = self
-            .sockets
-            .iter()
-            .filter(|(inode, entry)| {
-                entry.attempt.is_none() && entry.name.is_none() && !open.contains(inode)
-            })
-            .map(|(inode, _)| *inode)
-            .collect();
+        // What cannot be read tells nothing.
+        let listed = foreign_socket::open_inodes().unwrap_or_default();
+        if !listed.is_empty() {
+            self.forget_all_but(&listed);
+        }
+        self.sweep.done(now, self.sockets.len());
+    }
+
+    fn forget_all_but(&mut self, listed: &HashSet<u64>) {
+        let missing = self.sockets.iter().filter(|(inode, entry)| {
+            entry.attempt.is_none() && entry.name.is_none() && !listed.contains(inode)
+        });
+        let (mut closed, mut unknown) = (Vec::new(), Vec::new());
+        for (inode, entry) in missing {
+            match entry.is_listed {
+                true => closed.push(*inode),
+                false => unknown.push(*inode),
+            }
+        }
+        // The broker may be in another network namespace.
+        if !unknown.is_empty() {
+            let open = open_sockets();
+            closed.extend(unknown.into_iter().filter(|inode| !open.contains(inode)));
+        }
         for inode in closed {
             self.remove(inode);
         }
-        self.sockets.len() * 2
+        if self.sockets.len() < self.sockets.capacity() / 4 {
+            self.sockets.shrink_to(FIRST);
+        }
     }
 }
 
@@ -75,7 +102,7 @@ mod tests {
     #[test]
     fn open_sockets_are_those_of_all_processes_that_can_be_seen() {
         let (one, other) = hvsock_sys::stream::pair().unwrap();
-        let inode = |fd: &std::os::fd::OwnedFd| hvsock_sys::foreign_socket::inode(fd).unwrap();
+        let inode = |fd: &std::os::fd::OwnedFd| foreign_socket::inode(fd).unwrap();
         let (one_inode, other_inode) = (inode(&one), inode(&other));
         drop(other);
         let open = open_sockets();

@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) attempt: Option<u64>,
     /// Its Unix socket was connected for a connect that has failed, so it cannot be connected again.
     pub(crate) is_used_up: bool,
+    /// It is one of this process's network namespace, so the list of those has it until it is closed.
+    pub(crate) is_listed: bool,
     /// A signal has ended the call that connected it, after the supervisor had begun: the call may start again.
     pub(crate) is_unanswered: bool,
 }
@@ -71,9 +73,11 @@ pub(crate) enum PeerAddress {
 }
 
 impl Entry {
-    pub(crate) fn new(socket: Socket) -> Self {
+    /// A socket that has no other one yet. `is_listed` is that of the field.
+    pub(crate) fn new(socket: Socket, is_listed: bool) -> Self {
         Self {
             socket,
+            is_listed,
             name: None,
             listening: None,
             attempt: None,

@@ -3,8 +3,9 @@
 //! The supervisor works on a duplicate of the program's descriptor. Both share the open file and with it the
 //! blocking mode, which is the program's: no call here changes it or depends on it.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -50,6 +51,50 @@ pub fn inode(socket: impl AsFd) -> io::Result<u64> {
 /// Those of `getsockopt`.
 pub fn cookie(socket: impl AsFd) -> io::Result<u64> {
     Ok(sockopt::socket_cookie(socket)?)
+}
+
+/// A number of the network namespace that a socket was made in (`SO_NETNS_COOKIE`). `None` before Linux 5.14.
+pub fn namespace(socket: impl AsFd) -> Option<u64> {
+    /// Of asm-generic/socket.h, which most architectures have.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut value = 0_u64;
+    let mut length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the pointers are to a number of the length that is said, and to the length.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    (done == 0 && length as usize == size_of_val(&value)).then_some(value)
+}
+
+/// The inodes of all Unix sockets in this process's network namespace that some process has open, also in a message
+/// that nobody has received yet.
+///
+/// # Errors
+///
+/// Those of reading `/proc/net/unix`.
+pub fn open_inodes() -> io::Result<HashSet<u64>> {
+    let mut open = HashSet::new();
+    let mut lines = BufReader::with_capacity(1 << 16, fs::File::open("/proc/net/unix")?);
+    let mut line = Vec::new();
+    // A name is any bytes but 0, also an end of line: what looks like a line then makes more sockets open.
+    while lines.read_until(b'\n', &mut line)? > 0 {
+        let mut fields = line
+            .split(|byte| *byte == b' ')
+            .filter(|field| !field.is_empty());
+        // Num RefCount Protocol Flags Type St Inode Path
+        let inode = fields
+            .nth(6)
+            .and_then(|field| std::str::from_utf8(field.trim_ascii()).ok());
+        open.extend(inode.and_then(|inode| inode.parse::<u64>().ok()));
+        line.clear();
+    }
+    Ok(open)
 }
 
 /// Whether the open file is in non-blocking mode.
@@ -233,12 +278,17 @@ pub fn listen(socket: impl AsFd) -> io::Result<()> {
 ///
 /// Those of `accept`.
 pub fn take_token(socket: impl AsFd) -> io::Result<bool> {
-    // The socket may be in blocking mode.
     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
     if !poll::wait(&mut fds, Some(std::time::Instant::now()))? {
         return Ok(false);
     }
-    match rustix::net::accept_with(&socket, SocketFlags::CLOEXEC) {
+    // The socket may be in blocking mode, and another process that has it may take the connection first. Nobody else
+    // waits on it for longer meanwhile: that would be a call that its supervisor answers.
+    let timeout = sockopt::socket_timeout(&socket, Timeout::Recv)?;
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(SHORTEST))?;
+    let accepted = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC);
+    sockopt::set_socket_timeout(&socket, Timeout::Recv, timeout)?;
+    match accepted {
         Ok(token) => {
             drop(token);
             Ok(true)
@@ -247,6 +297,9 @@ pub fn take_token(socket: impl AsFd) -> io::Result<bool> {
         Err(error) => Err(error.into()),
     }
 }
+
+/// The shortest timeout of a socket; 0 is none. The kernel rounds it up to a tick.
+const SHORTEST: Duration = Duration::from_micros(1);
 
 fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -302,6 +355,43 @@ mod tests {
         assert!(!is_nonblocking(&socket).unwrap());
     }
 
+    #[test]
+    fn a_socket_is_listed_until_its_last_descriptor_is_closed_also_one_in_a_message() {
+        let socket = create(false).unwrap();
+        let number = inode(&socket).unwrap();
+        let is_open = || open_inodes().unwrap().contains(&number);
+        assert!(is_open());
+        let (sender, receiver) = stream::pair().unwrap();
+        stream::send_with_descriptor(&sender, b"x", socket.as_fd()).unwrap();
+        drop(socket);
+        assert!(is_open());
+        let (_, received) = stream::recv_with_descriptor(&receiver, &mut [0]).unwrap();
+        assert!(received.is_some() && is_open());
+        drop(received);
+        assert!(!is_open());
+    }
+
+    #[test]
+    fn sockets_of_one_network_namespace_have_its_number() {
+        let (one, other) = stream::pair().unwrap();
+        assert_eq!(namespace(&one), namespace(&other));
+        assert_eq!(namespace(fs::File::open("/dev/null").unwrap()), None);
+        let moved = std::thread::spawn(|| {
+            // SAFETY: it concerns this thread, which ends.
+            let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+            (done == 0).then(|| {
+                (
+                    namespace(create(false).unwrap()),
+                    open_inodes().unwrap().len(),
+                )
+            })
+        });
+        // Not as a user who may not make namespaces.
+        if let Some((number, _)) = moved.join().unwrap() {
+            assert_ne!(number, namespace(&one));
+        }
+    }
+
     fn check_tokens(name: &Name, socket: OwnedFd) {
         assert!(name.is_in_use().unwrap());
         let refused = name.queue_token().unwrap_err();
@@ -321,6 +411,47 @@ mod tests {
         assert!(!name.is_in_use().unwrap());
         let refused = name.queue_token().unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn a_connection_that_another_process_takes_first_is_not_waited_for() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let socket = create(false).unwrap();
+        let name = Name::bind(&socket).unwrap();
+        listen(&socket).unwrap();
+        let timeout = Some(Duration::from_secs(60));
+        sockopt::set_socket_timeout(&socket, Timeout::Recv, timeout).unwrap();
+        let is_done = AtomicBool::new(false);
+        let (ended, ends) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            // What a program could do by calls that no filter stops.
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    let mut fds = [PollFd::new(&socket, PollFlags::IN)];
+                    let deadline = std::time::Instant::now() + Duration::from_millis(1);
+                    if poll::wait(&mut fds, Some(deadline)).unwrap() {
+                        let _ = rustix::net::accept_with(&socket, SocketFlags::CLOEXEC);
+                    }
+                }
+            });
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    name.queue_token().unwrap();
+                    take_token(&socket).unwrap();
+                }
+                ended.send(()).unwrap();
+            });
+            let took_all = ends.recv_timeout(Duration::from_secs(15));
+            is_done.store(true, Ordering::Relaxed);
+            // Lets a thread that waits for a connection end.
+            for _ in 0..2000 {
+                let _ = name.queue_token();
+            }
+            took_all.expect("no call waits");
+        });
+        let now = sockopt::socket_timeout(&socket, Timeout::Recv).unwrap();
+        assert_eq!(now, timeout);
     }
 
     #[test]

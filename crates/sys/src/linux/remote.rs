@@ -87,22 +87,52 @@ pub fn read_memory(thread: ThreadId, address: u64, buffer: &mut [u8]) -> io::Res
     complete(count, buffer.len())
 }
 
-/// Writes `bytes` into the thread's memory at `address`.
-///
-/// # Errors
-///
-/// As [`read_memory`]. A part may have been written.
-pub fn write_memory(thread: ThreadId, address: u64, bytes: &[u8]) -> io::Result<()> {
-    let local = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let remote = remote_part(address, bytes.len())?;
-    let pid = thread.pid()?.as_raw_nonzero().get();
-    // SAFETY: the local part is memory that may be read, and the call does not write to it.
-    let count =
-        unsafe { libc::process_vm_writev(pid, &raw const local, 1, &raw const remote, 1, 0) };
-    complete(count, bytes.len())
+/// The memory of a thread. It never stands for that of another thread that gets the number later, so a supervisor
+/// opens it, then checks that the call still waits, and may write from then on.
+#[derive(Debug)]
+pub struct Memory(fs::File);
+
+impl Memory {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if the thread has ended; `EACCES` without the rights of ptrace.
+    pub fn open(thread: ThreadId) -> io::Result<Self> {
+        let path = format!("/proc/{}/mem", thread.number());
+        let opened = fs::OpenOptions::new().read(true).write(true).open(path);
+        opened.map(Self).map_err(|error| match is_gone(&error) {
+            true => io::Error::from_raw_os_error(libc::ESRCH),
+            false => error,
+        })
+    }
+
+    /// Fills `buffer` with the memory at `address`.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if not all of it is readable, or the thread has ended.
+    pub fn read(&self, address: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let read = self.0.read_at(buffer, address);
+        all_or_fault(&read, buffer.len())
+    }
+
+    /// Writes `bytes` at `address`. As for a debugger, memory that is private and read-only for the program can be written.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if not all of it is writable, or the thread has ended. A part may have been written.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        all_or_fault(&self.0.write_at(bytes, address), bytes.len())
+    }
+}
+
+fn all_or_fault(done: &io::Result<usize>, length: usize) -> io::Result<()> {
+    match done {
+        Ok(count) if *count == length => Ok(()),
+        // The file has no position for the upper half of the addresses, and fails in the gaps of the lower one.
+        _ => Err(io::Error::from_raw_os_error(libc::EFAULT)),
+    }
 }
 
 fn remote_part(address: u64, length: usize) -> io::Result<libc::iovec> {
@@ -364,7 +394,7 @@ mod tests {
             let thread = ThreadId::new(number);
             let gone = [
                 read_memory(thread, 0, &mut [0]).map(drop),
-                write_memory(thread, 0, &[0]).map(drop),
+                Memory::open(thread).map(drop),
                 open_thread(thread).map(drop),
                 thread_group(thread).map(drop),
                 credentials(thread).map(drop),

@@ -50,6 +50,40 @@ fn descriptors_that_change_during_calls_do_not_reach_foreign_sockets() {
     succeeds(&BOTH, "closes_while_others_wait");
 }
 
+/// Runs a scenario of `hostile.c`.
+fn disturbs_nobody(scenario: &str) {
+    let (Some(compiler), Some(emulated)) =
+        (require::program("cc", &["--version"]), Emulated::new())
+    else {
+        return;
+    };
+    let folder = crate::util::folder();
+    let program = folder.path().join("hostile");
+    let mut build = Command::new(compiler);
+    build.args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]);
+    build.arg(file("hostile.c")).arg("-o").arg(&program);
+    Completed::of(&mut build).ok();
+    let mut command = emulated.run(["--seccomp", "--"]);
+    // Names of sockets are made there, by many calls.
+    command.env_remove("TMPDIR").arg(program).arg(scenario);
+    assert_eq!(Completed::of(&mut command).ok(), "done\n");
+}
+
+#[test]
+fn a_process_that_binds_sockets_without_end_does_not_keep_others_from_connecting() {
+    disturbs_nobody("binds_without_end");
+}
+
+#[test]
+fn a_thread_that_executes_a_program_ends_the_calls_of_the_others() {
+    disturbs_nobody("executes_by_another_thread");
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_socket_during_a_call_is_left_alone() {
+    disturbs_nobody("replaced");
+}
+
 #[test]
 fn connects_to_a_program_that_accepts_nothing_end() {
     succeeds(&BOTH, "never_accepts");

@@ -397,18 +397,24 @@ fn memory_is_read_and_written_or_it_is_a_fault() {
     remote::read_memory(thread, header, &mut bytes).unwrap();
     assert_eq!(bytes, *b"\x7fELF");
     let stack = start(maps.lines().find(|line| line.ends_with("[stack]")).unwrap());
-    remote::write_memory(thread, stack, b"written").unwrap();
+    let memory = remote::Memory::open(thread).unwrap();
+    memory.write(stack, b"written").unwrap();
     let mut bytes = [0; 7];
     remote::read_memory(thread, stack, &mut bytes).unwrap();
     assert_eq!(bytes, *b"written");
+    memory.read(stack + 3, &mut bytes[..4]).unwrap();
+    assert_eq!(bytes, *b"ttenten");
     remote::read_memory(thread, 0, &mut []).unwrap();
     // The first page below it is not mapped: a part only.
     let faults = [
         remote::read_memory(thread, 0, &mut bytes),
         remote::read_memory(thread, u64::MAX, &mut bytes),
         remote::read_memory(thread, header - 4, &mut bytes),
-        remote::write_memory(thread, header, b"read-only"),
-        remote::write_memory(thread, 16, b"nothing"),
+        memory.read(header - 4, &mut bytes),
+        memory.read(u64::MAX, &mut bytes),
+        memory.write(16, b"nothing"),
+        memory.write(header - 4, b"a part only"),
+        memory.write(u64::MAX - 3, b"beyond"),
     ];
     for fault in faults {
         assert_eq!(fault.unwrap_err().raw_os_error(), Some(libc::EFAULT));
@@ -419,6 +425,7 @@ fn memory_is_read_and_written_or_it_is_a_fault() {
 fn the_calls_of_a_killed_program_are_gone() {
     let mut running = Running::role("socket 40");
     let notification = running.next();
+    let memory = remote::Memory::open(notification.thread).unwrap();
     running.child.kill().unwrap();
     // Not waited for yet.
     assert!(wait(&running.listener), "no hang-up");
@@ -446,7 +453,9 @@ fn the_calls_of_a_killed_program_are_gone() {
     assert!(gone(
         remote::read_memory(thread, 4096, &mut [0]).unwrap_err()
     ));
-    assert!(gone(remote::write_memory(thread, 4096, &[0]).unwrap_err()));
+    assert!(gone(remote::Memory::open(thread).unwrap_err()));
+    let fault = memory.write(4096, &[0]).unwrap_err();
+    assert_eq!(fault.raw_os_error(), Some(libc::EFAULT));
     assert!(gone(remote::credentials(thread).unwrap_err()));
     assert!(gone(remote::thread_group(thread).unwrap_err()));
     assert!(gone(remote::open_thread(thread).unwrap_err()));
