@@ -18,6 +18,8 @@
 //! one that of a process that does not speak the endpoint protocol ([`RelayEnd::plain`]).
 
 #[cfg(test)]
+mod closing_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io::{self, ErrorKind};
@@ -83,6 +85,8 @@ struct Flow {
     is_bulk: bool,
     /// Bytes were discarded because the sink is closed.
     lost: bool,
+    /// Its process closed the sink while they were on their way, and had not only stopped reading before.
+    unread: bool,
     /// The end of data has been signalled to the sink.
     finished: bool,
 }
@@ -171,6 +175,11 @@ impl RelayEnd {
         !self.raw_fd && self.control.as_ref().is_some_and(|control| control.closed)
     }
 
+    /// Whether the process has closed its end, by what shows it: control, or the socket of a raw fd.
+    fn is_gone(&self) -> bool {
+        self.is_closed() || self.raw_fd && stream::is_hung_up(&self.data)
+    }
+
     /// Whether there may be messages of the process to read.
     fn has_messages(&self) -> bool {
         self.control
@@ -238,16 +247,11 @@ impl Relay {
         self.flows.iter().map(|flow| flow.pending.capacity()).sum()
     }
 
-    /// Reads a side's control connection. Fails on a protocol violation, and if the process has closed
-    /// with unread data.
+    /// Reads a side's control connection. Fails on a protocol violation.
     fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
         let index = side & 1;
         if let Some(control) = &mut self.ends[index].control {
             control.read()?;
-        }
-        let unread = &self.flows[1 - index];
-        if self.ends[index].is_closed() && unread.lost {
-            return Err(unread_data());
         }
         Ok(())
     }
@@ -271,6 +275,10 @@ impl Relay {
                 Err(refusal) => return Turn::Closed(Some(refusal)),
             }
         }
+        // What a process has written before it closed arrives first, as far as its peer takes it.
+        if !again && (0..2).any(|side| self.has_left_unread(side)) {
+            return Turn::Closed(Some(unread_data()));
+        }
         if self.flows.iter().all(|flow| flow.finished) || self.is_abandoned() {
             return Turn::Closed(None);
         }
@@ -286,6 +294,24 @@ impl Relay {
             let is_written = flow.source == Source::Ended && flow.pending.is_empty();
             !sink.half_close && is_written && (source.is_closed() || source.hung_up)
         })
+    }
+
+    /// Whether a process has closed its end with bytes unread, as is known by now.
+    fn has_left_unread(&self, side: usize) -> bool {
+        let to_it = &self.flows[1 - side];
+        // Of one that stopped reading before, the end of its data is clean all the same.
+        to_it.unread || to_it.lost && self.flows[side].finished && self.ends[side].is_gone()
+    }
+
+    /// Whether a process has closed its end while bytes for it are on their way. The kernel tells only of those that
+    /// had arrived.
+    fn leaves_unread(&self, side: usize) -> bool {
+        let (to_it, peer) = (&self.flows[1 - side], &self.ends[1 - side]);
+        let is_on_its_way = || {
+            let may_come = !to_it.finished && !to_it.sink_closed;
+            may_come && (!to_it.pending.is_empty() || stream::has_unread(&peer.data))
+        };
+        to_it.unread || is_on_its_way() && stream::is_hung_up(&self.ends[side].data)
     }
 
     /// Runs one direction's turn. Returns whether there is more to move.
@@ -322,6 +348,11 @@ impl Relay {
                 // The end of data is passed on with the close of the connection.
                 Source::Ended if !sink.half_close => return Ok(false),
                 Source::Ended => {
+                    // A process that closes with bytes unread has no clean end.
+                    if self.leaves_unread(direction) {
+                        return Err(unread_data());
+                    }
+                    let (sink, flow) = (&self.ends[1 - direction], &mut self.flows[direction]);
                     if let Some(control) = &sink.control {
                         control.send(&BrokerMessage::Shutdown);
                     }
@@ -331,9 +362,11 @@ impl Relay {
                 }
                 Source::Broken => return Err(peer_died()),
             }
-            if !source.readable && sink.hung_up {
-                flow.sink_closed = true;
-                return close_to_source(source, buffers.scratch()).map(|()| true);
+            // What the source has written is left there: where a socket is closed with bytes unread, the kernel tells its
+            // peer, who may have no control connection.
+            if sink.hung_up && (!source.readable || stream::has_unread(&source.data)) {
+                self.sink_hung_up(direction);
+                return Ok(true);
             }
             if !source.readable || !sink.writable {
                 return Ok(false);
@@ -549,32 +582,44 @@ impl Relay {
     }
 
     /// Handles a sink that accepts no more bytes. Its process has closed it, or only shut down its
-    /// reading half; the control connection shows which.
+    /// reading half.
     fn sink_closed(&mut self, direction: usize) -> Result<(), Refusal> {
         let sink = 1 - direction;
         self.read_control(sink)?;
-        if self.ends[sink].raw_fd || self.ends[sink].is_closed() {
-            return Err(unread_data());
-        }
         self.flows[direction].sink_closed = true;
-        // Further writes of the source fail with EPIPE. A process that waits for free space before it writes
-        // is woken by free space only.
+        // Further writes of the source fail with EPIPE.
         let source = &self.ends[direction].data;
         let _ = stream::shutdown(source, Shutdown::Read);
+        let end = &self.ends[sink];
+        if end.is_closed() || stream::is_hung_up(&end.data) {
+            // The connection is reset, with what is there unread.
+            self.flows[direction].unread = true;
+            return Ok(());
+        }
+        // A process that waits for free space before it writes is woken by free space only.
         let mut discarded = [0; 4096];
         while stream::recv(source, &mut discarded).is_ok_and(|count| count > 0) {
             self.flows[direction].lost = true;
         }
         Ok(())
     }
+
+    /// Handles a sink that was closed while there was nothing to write to it, so that the source notices without
+    /// a write.
+    fn sink_hung_up(&mut self, direction: usize) {
+        let (source, sink) = (&self.ends[direction], &self.ends[1 - direction]);
+        let _ = stream::shutdown(&source.data, Shutdown::Read);
+        // Written since. What it closed with unread is an error of its socket, which the flow from it reports unless
+        // it has ended.
+        let lost = stream::has_unread(&source.data)
+            || self.flows[1 - direction].finished && has_failed(&sink.data);
+        let flow = &mut self.flows[direction];
+        flow.sink_closed = true;
+        flow.unread |= lost;
+    }
 }
 
-/// Shuts down reading from a source whose sink is closed, so that the source notices without a
-/// write. Fails if the source has written bytes since, which are lost.
-fn close_to_source(source: &RelayEnd, scratch: &mut [u8]) -> Result<(), Refusal> {
-    let _ = stream::shutdown(&source.data, Shutdown::Read);
-    match stream::recv(&source.data, scratch) {
-        Ok(length) if length > 0 => Err(unread_data()),
-        _ => Ok(()),
-    }
+/// Whether the process at the other end closed it with bytes unread. The kernel tells that once.
+fn has_failed(data: &OwnedFd) -> bool {
+    !matches!(hvsock_sys::take_error(data), Ok(None))
 }

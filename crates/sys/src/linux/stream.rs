@@ -303,6 +303,18 @@ pub fn unread(socket: impl AsFd) -> io::Result<u64> {
     rustix::io::ioctl_fionread(socket).map_err(Into::into)
 }
 
+/// Whether the socket has received bytes that nobody has read. Of a socket without `FIONREAD`, such as the kernel's
+/// `AF_VSOCK` before Linux 6.17, an error that is pending is taken.
+pub fn has_unread(socket: impl AsFd) -> bool {
+    match unread(&socket) {
+        Ok(count) => count > 0,
+        Err(_) => super::retry(|| {
+            rustix::net::recv(&socket, &mut [0], RecvFlags::PEEK | RecvFlags::DONTWAIT)
+        })
+        .is_ok_and(|(count, _)| count > 0),
+    }
+}
+
 /// Maximum number of slices in one call (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
 
