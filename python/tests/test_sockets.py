@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -255,6 +256,30 @@ class Sockets(unittest.TestCase):
         with self.assertRaises((BrokenPipeError, ConnectionResetError)):
             for _ in range(10_000):
                 one.sendall(bytes(4096))
+
+    def test_a_writer_that_waits_learns_that_its_peer_has_stopped_reading(self):
+        one, other = self.pair()
+        errors = []
+
+        def write():
+            try:
+                while True:
+                    one.sendall(bytes(65536))
+            except OSError as error:
+                errors.append(error)
+
+        one.settimeout(None)
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        # It is full when a short time passes without a byte that goes out.
+        poll = select.poll()
+        poll.register(one, select.POLLOUT)
+        while poll.poll(200):
+            pass
+        other.shutdown(hvsock.SHUT_RD)
+        writer.join(TIMEOUT)
+        self.assertEqual([type(error) for error in errors], [BrokenPipeError])
+        self.assertEqual(other.recv(10), b"")
 
     def test_a_raw_descriptor_outlives_the_socket_object(self):
         one, other = self.pair(raw_fd=True)

@@ -5,7 +5,7 @@
 //! A duplicate keeps its end open, so the broker follows the control connections:
 //!
 //! - A process that finishes announces it before it shuts its end down. The broker passes the announcement
-//!   on, so the peer finds it at the end of the data.
+//!   on once it sees the end, or when the peer that has found the end asks.
 //! - When control closes without an announcement, the process was killed: the peer gets the reason, and then
 //!   the broker shuts the end down. With one, the broker only checks that no bytes are left unread.
 //! - A program with the raw fd announces nothing, and its end of file is a clean end. Its peer asks the
@@ -112,11 +112,12 @@ impl Direct {
             }
         }
         for side in 0..2 {
-            if self.ends[side].control.announced {
-                self.pass_end_on(side);
-            }
             if self.ends[side].control.closed && self.ends[side].data.is_some() {
                 self.process_gone(side)?;
+            } else if self.ends[side].control.announced && self.ends[1 - side].is_at_end() {
+                // Not before the end itself: a process that closes may leave bytes unread. The peer that finds the
+                // end without this asks.
+                self.pass_end_on(side);
             }
         }
         for side in 0..2 {
@@ -144,14 +145,19 @@ impl Direct {
                 return Err(peer_died());
             }
             if let Some(data) = &end.data {
-                // Makes later writes of the peer fail, so none is missed below.
-                let _ = stream::shutdown(data, Shutdown::Both);
+                // Makes later writes of the peer fail, so none is missed below. The end that it finds comes after what
+                // it means.
+                let _ = stream::shutdown(data, Shutdown::Read);
                 if peer_is_there && stream::unread(data).is_ok_and(|unread| unread > 0) {
                     return Err(unread_data());
                 }
             }
+            self.pass_end_on(side);
+            if let Some(data) = &self.ends[side].data {
+                let _ = stream::shutdown(data, Shutdown::Both);
+            }
         }
-        end.data = None;
+        self.ends[side].data = None;
         Ok(())
     }
 
@@ -163,12 +169,17 @@ impl Direct {
             return Ok(());
         }
         self.ends[side].control.asked_for_end = false;
+        let is_at_end = self.ends[side].is_at_end();
+        if is_at_end && self.ends[peer].control.announced {
+            self.pass_end_on(peer);
+            return Ok(());
+        }
         if self.ends[peer].is_passed_on {
             // The first message may not have fitted.
             self.ends[side].control.send(&BrokerMessage::Shutdown);
             return Ok(());
         }
-        if !self.ends[side].is_at_end() {
+        if !is_at_end {
             return Ok(());
         }
         if !self.ends[peer].raw_fd {

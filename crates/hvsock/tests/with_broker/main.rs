@@ -303,3 +303,86 @@ fn a_relay_that_resets_is_not_a_clean_end() {
         assert_eq!(got, b"half of it");
     }
 }
+
+/// Writes until the peer and all between hold no more.
+fn fill(mut writer: &HvStream) {
+    writer.set_nonblocking(true).unwrap();
+    while writer
+        .poll(Interest::WRITABLE, Some(SHORT))
+        .unwrap()
+        .is_writable()
+    {
+        let _ = writer.write(&[1; 65536]);
+    }
+}
+
+#[test]
+fn a_writer_that_waits_learns_that_its_peer_has_stopped_reading() {
+    let world = World::new();
+    let with = |shared_memory| world.at_web().shared_memory(shared_memory);
+    for (options, how) in [
+        (with(true), Shutdown::Read),
+        (with(false), Shutdown::Read),
+        (with(false), Shutdown::Both),
+        (with(false).raw_fd(true), Shutdown::Read),
+    ] {
+        for blocks in [false, true] {
+            let (reader, mut writer) = world.pair(&options);
+            fill(&writer);
+            writer.set_nonblocking(!blocks).unwrap();
+            std::thread::scope(|scope| {
+                let writes = scope.spawn(|| {
+                    loop {
+                        if !blocks {
+                            let ready = writer.poll(Interest::WRITABLE, Some(TIMEOUT)).unwrap();
+                            assert!(ready.is_writable(), "nothing wakes the writer");
+                        }
+                        match writer.write(&[2; 65536]) {
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            Err(error) => break error,
+                            Ok(_) => {}
+                        }
+                    }
+                });
+                reader.shutdown(how).unwrap();
+                let error = writes.join().unwrap();
+                assert!(
+                    matches!(
+                        error.kind(),
+                        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+                    ),
+                    "{error:?}"
+                );
+            });
+            // Nothing of what was there is read any more.
+            assert_eq!((&reader).read(&mut [0; 8]).unwrap(), 0);
+        }
+    }
+}
+
+#[test]
+fn a_close_with_bytes_unread_is_a_reset_and_no_clean_end_first() {
+    let world = World::new();
+    for (shared_memory, raw_fd) in [(true, false), (false, false), (false, true)] {
+        let options = world.at_web().shared_memory(shared_memory).raw_fd(raw_fd);
+        for round in 0..60 {
+            let (connector, acceptor) = world.pair(&options);
+            let (mut stays, mut closes) = match round % 2 {
+                0 => (connector, acceptor),
+                _ => (acceptor, connector),
+            };
+            stays.write_all(&[1; 1000]).unwrap();
+            // Every second time some of them have arrived.
+            if round % 4 < 2 {
+                closes.poll(Interest::READABLE, Some(TIMEOUT)).unwrap();
+            }
+            closes.write_all(b"last").unwrap();
+            drop(closes);
+            let mut last = Vec::new();
+            let end = stays.read_to_end(&mut last);
+            let kind = end.map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::ConnectionReset), "{options:?} {round}");
+            assert!(b"last".starts_with(&last));
+        }
+    }
+}

@@ -315,6 +315,30 @@ pub fn has_unread(socket: impl AsFd) -> bool {
     }
 }
 
+/// Discards what has been received, all but one byte, without waiting: for a socket that was shut down for reading. A
+/// writer that waits for free space is woken by free space only. The byte that stays makes a later close a reset for it.
+pub fn discard_all_but_one(socket: impl AsFd) {
+    let mut discarded = [0; 4096];
+    while let Ok(count @ 2..) = unread(&socket) {
+        let most =
+            usize::try_from(count - 1).map_or(discarded.len(), |most| most.min(discarded.len()));
+        let received = super::retry(|| {
+            rustix::net::recv(&socket, &mut discarded[..most], RecvFlags::DONTWAIT)
+        });
+        if !received.is_ok_and(|(count, _)| count > 0) {
+            return;
+        }
+    }
+}
+
+/// Discards everything that has been received, without waiting, as [`discard_all_but_one`].
+pub fn discard_all(socket: impl AsFd) {
+    let mut discarded = [0; 4096];
+    let mut receive =
+        || super::retry(|| rustix::net::recv(&socket, &mut discarded, RecvFlags::DONTWAIT));
+    while receive().is_ok_and(|(count, _)| count > 0) {}
+}
+
 /// Maximum number of slices in one call (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
 

@@ -377,7 +377,7 @@ impl Peer {
     pub fn leaves_unread(&mut self, sent: u64) -> bool {
         match &self.end {
             End::Ring(_) => self.consumed() != sent,
-            End::Socket(socket) => !socket.pending.is_empty(),
+            End::Socket(socket) => socket.leaves_unread(),
             End::Sibling(_) => false,
         }
     }

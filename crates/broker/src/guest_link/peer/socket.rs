@@ -28,8 +28,10 @@ pub(super) struct Socket {
     writable: bool,
     /// The guest's half-close, passed on once `pending` is empty.
     finished: Finish,
-    /// The process has closed its end.
+    /// The process has closed its end, or stopped reading.
     sink_closed: bool,
+    /// Bytes of the guest were lost because of that.
+    lost: bool,
     /// The end of the process's data was read.
     ended: bool,
     /// The guest reads no more.
@@ -90,6 +92,7 @@ impl Socket {
             writable: true,
             finished: Finish::No,
             sink_closed: false,
+            lost: false,
             ended: false,
             read_closed: false,
             hung_up: false,
@@ -193,6 +196,28 @@ impl Socket {
         self.read_closed = true;
         if let Some(data) = &self.data {
             let _ = stream::shutdown(data, Shutdown::Read);
+            if self.finished == Finish::No {
+                stream::discard_all_but_one(data);
+            }
+        }
+    }
+
+    /// Whether the process, which has closed its end, left bytes unread: some that it never had, or, of an end whose data
+    /// had ended before, by what the kernel says once. Otherwise the next read says that.
+    pub(super) fn leaves_unread(&self) -> bool {
+        let data = self.data.as_ref().filter(|_| self.ended);
+        let has_failed = |data| !matches!(hvsock_sys::take_error(data), Ok(None));
+        self.lost || !self.pending.is_empty() || data.is_some_and(has_failed)
+    }
+
+    /// Fails if the process has closed its end while bytes were on their way to it, and not only shut it down for writing.
+    fn check_unread(&self, ended: FillOutcome) -> FillOutcome {
+        let is_lost = self.lost || !self.pending.is_empty();
+        match &self.data {
+            Some(data) if is_lost && !self.read_closed && stream::is_hung_up(data) => {
+                FillOutcome::Failed(unread_data())
+            }
+            _ => ended,
         }
     }
 
@@ -247,7 +272,7 @@ impl Socket {
                 0
             }
             Err(_) => {
-                self.sink_closed = true;
+                (self.sink_closed, self.lost) = (true, true);
                 0
             }
         }
@@ -300,7 +325,7 @@ impl Socket {
         if self.protocol != Protocol::Announces {
             self.ended = true;
             self.check_hang_up();
-            return FillOutcome::Ended;
+            return self.check_unread(FillOutcome::Ended);
         }
         if self.read_closed {
             // This end has shut the socket down, so the process has had no part in it. It may be there still; if it
@@ -312,7 +337,10 @@ impl Socket {
         };
         match control.read() {
             Err(refusal) => FillOutcome::Failed(refusal),
-            Ok(()) if control.announced => FillOutcome::Ended,
+            Ok(()) if control.announced => {
+                self.ended = true;
+                self.check_unread(FillOutcome::Ended)
+            }
             // The SHUTDOWN is behind more messages than one read handles: try again.
             Ok(()) if control.readable => FillOutcome::Bytes(0, MessageEnd::default(), true),
             Ok(()) => FillOutcome::Failed(peer_died()),

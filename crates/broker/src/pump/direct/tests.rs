@@ -216,6 +216,23 @@ fn closing_with_unread_data_resets_the_writer() {
 }
 
 #[test]
+fn a_close_with_bytes_unread_is_no_clean_end_first() {
+    for looks_between in [false, true] {
+        let mut world = World::new([false; 2]);
+        world.process(1).write(&[1; 4096]);
+        // The library announces the end, and closes the data and then control.
+        world.process(0).send(&ClientMessage::Shutdown);
+        if looks_between {
+            assert!(matches!(world.run(), Turn::Waiting));
+        }
+        world.exit(0);
+        assert!(!world.process(1).is_at_end());
+        assert!(world.run_to_reset().contains("without reading all data"));
+        assert_eq!(world.process(1).receive(), None);
+    }
+}
+
+#[test]
 fn the_broker_closes_a_connection_while_it_has_either_end() {
     for early in [None, Some(0), Some(1)] {
         let mut world = World::new([true; 2]);

@@ -6,6 +6,7 @@ use hvsock::{AF_HYPERV, HV_PROTOCOL_RAW, SockAddrHv};
 use libc::sockaddr;
 
 use super::{address, call, checked, store_address};
+use crate::abi::system;
 use crate::last_error::fail;
 use crate::winsock::socket::{SOCKETS, Socket};
 
@@ -150,14 +151,21 @@ pub unsafe extern "C" fn hvsock_ws_getpeername(
 #[unsafe(no_mangle)]
 pub extern "C" fn hvsock_ws_shutdown(s: c_int, how: c_int) -> c_int {
     call(|| {
-        if let Some(socket) = SOCKETS.find(s) {
+        let socket = SOCKETS.find(s);
+        let is_ours = socket.is_some();
+        if let Some(socket) = socket {
             let connection = socket.connection(s)?;
             if how == libc::SHUT_WR || how == libc::SHUT_RDWR {
                 connection.end();
             }
         }
         // SAFETY: no pointer is passed.
-        checked(unsafe { libc::shutdown(s, how) })
+        let result = checked(unsafe { libc::shutdown(s, how) })?;
+        if is_ours && how != libc::SHUT_WR {
+            // A peer that waits for free space is woken by free space only.
+            let _ = system::lend(s, |fd| hvsock_sys::stream::discard_all(fd));
+        }
+        Ok(result)
     })
 }
 

@@ -1,9 +1,12 @@
 """Connections and listeners of a broker, with the descriptor transport."""
 
+import array
 import errno
+import fcntl
 import select
 import socket
 import sys
+import termios
 import time
 from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar
 
@@ -120,6 +123,8 @@ class Socket(SocketBase):
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:
         """Receives up to ``bufsize`` bytes. ``b""`` is a clean end."""
+        if self._read_closed:
+            return b""
         try:
             data = self._run(lambda: self._data.recv(bufsize, flags), select.POLLIN, self._deadline())
         except (ConnectionResetError, BrokenPipeError) as error:
@@ -130,6 +135,8 @@ class Socket(SocketBase):
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         """Receives into a buffer. Returns the number of bytes; 0 is a clean end."""
+        if self._read_closed:
+            return 0
         try:
             count = self._run(lambda: self._data.recv_into(buffer, nbytes, flags), select.POLLIN, self._deadline())
         except (ConnectionResetError, BrokenPipeError) as error:
@@ -194,6 +201,20 @@ class Socket(SocketBase):
         except OSError as error:
             if error.errno != errno.ENOTCONN:
                 raise
+        if how != socket.SHUT_WR:
+            self._discard_all_but_one()
+
+    def _discard_all_but_one(self) -> None:
+        """A writer that waits for free space is woken by free space only. The byte that stays makes a later close a
+        reset for it."""
+        unread = array.array("i", [0])
+        while True:
+            try:
+                fcntl.ioctl(self._data, termios.FIONREAD, unread)
+                if unread[0] < 2 or not self._data.recv(min(unread[0] - 1, 65536), socket.MSG_DONTWAIT):
+                    return
+            except OSError:
+                return
 
     # State and options
 

@@ -34,6 +34,10 @@ pub(super) struct Descriptor {
     carrier: Carrier,
     /// The broker has been asked for the meaning of the data's end.
     has_asked: AtomicBool,
+    /// Nothing is read any more.
+    read_shut: AtomicBool,
+    /// The kernel has said that the peer closed with bytes unread, which it says once.
+    was_reset: AtomicBool,
 }
 
 /// Who moves the bytes.
@@ -67,6 +71,8 @@ impl Descriptor {
             raw_fd,
             carrier,
             has_asked: AtomicBool::new(false),
+            read_shut: AtomicBool::new(false),
+            was_reset: AtomicBool::new(false),
         }
     }
 
@@ -142,12 +148,21 @@ impl Descriptor {
 
     fn received(&self, link: &Link, result: io::Result<usize>) -> io::Result<Received> {
         let error = match result {
+            // A byte that is left for the kernel.
+            Ok(_) if self.read_shut.load(Ordering::Relaxed) => return Ok(Received::Bytes(0)),
+            Ok(0) if self.was_reset.load(Ordering::Relaxed) => {
+                Some(io::ErrorKind::ConnectionReset.into())
+            }
             Ok(0) => None,
             // What the kernel says after this end has shut down and the guest has closed.
             Err(error) if error.kind() == io::ErrorKind::NotConnected && self.is_over(&error) => {
                 None
             }
-            Err(error) if self.is_over(&error) => Some(error),
+            Err(error) if self.is_over(&error) => {
+                let is_reset = error.kind() == io::ErrorKind::ConnectionReset;
+                self.was_reset.fetch_or(is_reset, Ordering::Relaxed);
+                Some(error)
+            }
             result => return result.map(Received::Bytes),
         };
         let end = link.read_end(&link.control.drain())?;
@@ -202,8 +217,12 @@ impl Descriptor {
         self.shutdown(Shutdown::Write)
     }
 
+    /// Stops reading. What has arrived is discarded, for a peer that waits for free space.
     pub(super) fn shutdown_read(&self) -> io::Result<()> {
-        self.shutdown(Shutdown::Read)
+        self.read_shut.store(true, Ordering::Relaxed);
+        self.shutdown(Shutdown::Read)?;
+        stream::discard_all_but_one(&self.data);
+        Ok(())
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
