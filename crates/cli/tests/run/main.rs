@@ -132,6 +132,43 @@ fn orphans_are_waited_for_and_served() {
     assert_eq!((done.code, &*done.stdout), (Some(3), "orphan\n"));
 }
 
+/// Runs a program that starts this script in the background, which prints `up`, and that has ended with status 3.
+fn in_background(world: &World, script: &str) -> Running {
+    let script = format!("echo $$; setsid sh -c '{script}' & exit 3");
+    let mut command = world.command(["run", "sh", "-c", &script]);
+    let mut running = Running::start(command.stdout(Stdio::piped()));
+    let program = PathBuf::from("/proc").join(running.line());
+    assert_eq!(running.line(), "up");
+    util::eventually("the program has ended", || !program.exists());
+    running
+}
+
+#[test]
+fn signals_reach_what_the_program_has_left_in_the_background() {
+    let world = World::without_host();
+    let traps = "trap \"echo again\" HUP; trap \"echo ended; exit\" TERM";
+    let waits = "while :; do sleep 0.01; done";
+    let mut running = in_background(&world, &format!("{traps}; echo up; {waits}"));
+    for _ in 0..2 {
+        running.signal(Signal::HUP);
+        assert_eq!(running.line(), "again");
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.line(), "ended");
+    assert_eq!(running.end().code(), Some(3));
+}
+
+#[test]
+fn what_does_not_end_by_a_signal_is_left_alone_with_the_second_one() {
+    let world = World::without_host();
+    let mut running = in_background(&world, "trap \"\" TERM; echo up; exec sleep 5");
+    util::eventually("the command ends", || {
+        running.signal(Signal::TERM);
+        running.child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(running.end().code(), Some(3));
+}
+
 #[test]
 fn signals_are_forwarded_to_the_program() {
     let world = World::without_host();
