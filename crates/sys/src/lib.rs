@@ -10,6 +10,7 @@
 //! - [`poll`], `event` and `futex`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker, and in a host whose kernel serves
 //!   virtual machines. `vsock_diag` lists its sockets, `netns` enters other network namespaces.
+//! - `unix_diag`: whether a Unix socket at a path can be connected to.
 //! - `machine`: whether this is a virtual machine.
 //! - `vhost`: the kernel's device for virtual machines, as a VMM uses it.
 //! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
@@ -52,7 +53,7 @@ pub use linux::{
     doorbell, errno, event, foreign_socket, freeze, futex, identity, impersonation, inherit, init,
     journal, limits, locks, machine, message, netns, owner, peer, pidfd, poll, processor, remote,
     sealed, seccomp, secure_exec, seqpacket, session, shared_memory, signals, socket_folder,
-    splice, standard_streams, stream, supervisor, vhost, vsock, vsock_diag,
+    splice, standard_streams, stream, supervisor, unix_diag, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

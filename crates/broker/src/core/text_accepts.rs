@@ -8,6 +8,7 @@ use hvsock_endpoint::{
     TextListen, TextReply, Transports,
 };
 use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_sys::unix_diag::{self, Fault};
 use hvsock_sys::{message, peer, seqpacket, set_nonblocking, stream};
 use mio::Interest;
 use mio::unix::SourceFd;
@@ -98,11 +99,22 @@ impl Core {
         }
         let uid = session.caller.uid;
         // The same error whatever is there: the broker may see what the user may not.
-        stream::find_owned(path, uid).ok_or_else(|| {
+        let found = stream::find_owned(path, uid).ok_or_else(|| {
             let path = path.display();
             let reason = format!("there is no Unix socket of the user {uid} at {path}");
             ("denied", reason)
-        })
+        })?;
+        // Now, and not when the first connection is lost.
+        let Some(fault) = unix_diag::fault(&found) else {
+            return Ok(found);
+        };
+        let path = path.display();
+        let reason = match fault {
+            Fault::Left => format!("no process has the Unix socket at {path}"),
+            Fault::NotListening => format!("the Unix socket at {path} does not listen"),
+            Fault::NotStream => format!("the Unix socket at {path} is no stream socket"),
+        };
+        Err((Refusal::NoListener.label(), reason))
     }
 
     /// Adds a listener, whose request is not made yet. Returns its index, and the core's end of its channel.

@@ -319,19 +319,43 @@ fn only_a_stream_socket_of_the_user_itself_is_called_back() {
     assert_eq!(reasons.len(), 1, "{reasons:?}");
     // A container's path means nothing here.
     assert_eq!(label_at(&web, own.to_str().unwrap()).0, "not_supported");
-    // Another kind of socket shows when it is called.
-    let datagram = folder.path().join("datagram");
-    let _datagram = UnixDatagram::bind(&datagram).unwrap();
-    let (listener, _) = listen(
-        &host,
-        &format!("LISTEN at={} loopback {PORT}", datagram.display()),
+}
+
+#[test]
+fn a_socket_that_accepts_nothing_is_refused_when_the_listener_is_made() {
+    let world = World::new();
+    let host = world.host();
+    let folder = TempFolder::new();
+    let refused_at = |name: &str| {
+        let path = folder.path().join(name);
+        let path = path.display();
+        let (label, reason) = refused(&host, &format!("LISTEN at={path} loopback {PORT}"));
+        assert_eq!(label, "no_listener");
+        reason.replace(&path.to_string(), "PATH")
+    };
+    let _datagram = UnixDatagram::bind(folder.path().join("datagram")).unwrap();
+    let no_stream = "the Unix socket at PATH is no stream socket";
+    assert_eq!(refused_at("datagram"), no_stream);
+    drop(UnixListener::bind(folder.path().join("left")).unwrap());
+    assert_eq!(refused_at("left"), "no process has the Unix socket at PATH");
+    let bound = rustix::net::socket(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::STREAM,
+        None,
     );
-    let mut peer = host.connect(VmId::LOOPBACK, PORT).unwrap();
-    assert_eq!(
-        peer.read(&mut [0]).unwrap_err().kind(),
-        ErrorKind::ConnectionReset
-    );
-    assert!(line(&listener).starts_with("RESET connection="));
+    let bound = bound.unwrap();
+    let address = rustix::net::SocketAddrUnix::new(folder.path().join("bound")).unwrap();
+    rustix::net::bind(&bound, &address).unwrap();
+    let not_listening = "the Unix socket at PATH does not listen";
+    assert_eq!(refused_at("bound"), not_listening);
+    rustix::net::listen(&bound, 1).unwrap();
+    let at = folder.path().join("bound");
+    let request = format!("LISTEN at={} loopback {PORT}", at.display());
+    let (_listener, _) = listen(&host, &request);
+    // The server has seen nothing of this.
+    hvsock_sys::set_nonblocking(&bound, true).unwrap();
+    let client = hvsock_sys::stream::accept(&bound).unwrap();
+    assert!(client.is_none());
 }
 
 #[test]

@@ -3,23 +3,14 @@
 //! user is found by root only.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
-
 use super::locks::{Holder, process};
+use super::sock_diag::{self, number};
 
-// From linux/sock_diag.h, linux/netlink.h and linux/vm_sockets_diag.h.
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+// From linux/vm_sockets_diag.h.
 /// `AF_VSOCK`.
 const FAMILY: u8 = 40;
-/// `struct nlmsghdr`.
-const HEADER: usize = 16;
 /// `struct vsock_diag_req`.
 const REQUEST: usize = 24;
 /// `struct vsock_diag_msg`.
@@ -31,8 +22,6 @@ const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 7 | 1 << 10 | 1 << 11;
 
 /// The most sockets that are read.
 const MAX_SOCKETS: usize = 65_536;
-/// How long the kernel may take for the next part of the list.
-const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long [`holder`] searches.
 const SEARCH: Duration = Duration::from_millis(500);
 
@@ -72,15 +61,10 @@ pub struct Socket {
 ///
 /// `ENOENT` if the kernel has no module `vsock_diag`; `WouldBlock` if it does not answer within a second.
 pub fn sockets() -> io::Result<Vec<Socket>> {
-    let flags = SocketFlags::CLOEXEC;
-    let (family, protocol) = (AddressFamily::NETLINK, Some(netlink::SOCK_DIAG));
-    let kernel = rustix::net::socket_with(family, SocketType::RAW, flags, protocol)?;
-    super::stream::set_recv_timeout(&kernel, Some(TIMEOUT))?;
-    super::retry(|| rustix::net::send(&kernel, &request(), SendFlags::empty()))?;
-    let mut found = Vec::new();
-    while receive(&kernel, &mut found)? && found.len() < MAX_SOCKETS {}
-    found.truncate(MAX_SOCKETS);
-    Ok(found)
+    let mut request = [0; REQUEST];
+    request[0] = FAMILY;
+    request[4..8].copy_from_slice(&STATES.to_ne_bytes());
+    sock_diag::list(&request, MAX_SOCKETS, socket)
 }
 
 /// The process that holds the socket with this inode. `None` if none is found within half a second.
@@ -109,48 +93,6 @@ pub fn holder(inode: u32) -> Option<Holder> {
     None
 }
 
-fn request() -> [u8; HEADER + REQUEST] {
-    let mut bytes = [0; HEADER + REQUEST];
-    let len = u32::try_from(bytes.len()).unwrap_or(0);
-    bytes[..4].copy_from_slice(&len.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
-    bytes[HEADER] = FAMILY;
-    bytes[HEADER + 4..HEADER + 8].copy_from_slice(&STATES.to_ne_bytes());
-    bytes
-}
-
-/// Receives a part of the list. Returns whether there is more.
-fn receive(kernel: &OwnedFd, into: &mut Vec<Socket>) -> io::Result<bool> {
-    let mut bytes = vec![0; 32 * 1024];
-    let (len, _) =
-        super::retry(|| rustix::net::recv(kernel.as_fd(), &mut bytes[..], RecvFlags::empty()))?;
-    parse(bytes.get(..len).unwrap_or_default(), into)
-}
-
-/// Adds the sockets in messages of the kernel. Returns whether there are more messages.
-fn parse(mut bytes: &[u8], into: &mut Vec<Socket>) -> io::Result<bool> {
-    while let (Some(len), Some(kind)) = (number(bytes, 0), half(bytes, 4)) {
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        let Some(message) = bytes.get(..len).filter(|message| message.len() >= HEADER) else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        let body = &message[HEADER..];
-        match kind {
-            NLMSG_DONE => return Ok(false),
-            NLMSG_ERROR => {
-                let error = number(body, 0).map_or(0, u32::cast_signed).wrapping_neg();
-                return Err(io::Error::from_raw_os_error(error));
-            }
-            SOCK_DIAG_BY_FAMILY => into.extend(socket(body)),
-            _ => {}
-        }
-        // Messages start at multiples of 4 bytes.
-        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(true)
-}
-
 fn socket(body: &[u8]) -> Option<Socket> {
     let body = body.get(..SOCKET)?;
     Some(Socket {
@@ -168,35 +110,20 @@ fn socket(body: &[u8]) -> Option<Socket> {
     })
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
-    Some(u32::from_ne_bytes(bytes))
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?.try_into().ok()?;
-    Some(u16::from_ne_bytes(bytes))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::sock_diag::messages;
     use super::*;
 
-    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-        let len = u32::try_from(HEADER + body.len()).unwrap();
-        let mut bytes = len.to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.resize(HEADER, 0);
-        bytes.extend(body);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
+    fn parse(bytes: &[u8], into: &mut Vec<Socket>) -> io::Result<bool> {
+        sock_diag::parse(bytes, into, socket)
     }
 
     fn entry(state: u8, numbers: [u32; 5]) -> Vec<u8> {
         let mut body = vec![40, 1, state, 0];
         body.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
         body.resize(SOCKET, 0);
-        message(SOCK_DIAG_BY_FAMILY, &body)
+        messages::socket(&body)
     }
 
     #[test]
@@ -218,8 +145,8 @@ mod tests {
                 (5000, 42, State::Connected, 79),
             ]
         );
-        assert!(!parse(&message(NLMSG_DONE, &[0; 4]), &mut found).unwrap());
-        let missing = message(NLMSG_ERROR, &(-libc::ENOENT).to_ne_bytes());
+        assert!(!parse(&messages::done(), &mut found).unwrap());
+        let missing = messages::error(libc::ENOENT);
         let error = parse(&missing, &mut found).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOENT));
     }
@@ -248,14 +175,5 @@ mod tests {
         assert_eq!(holder.pid, std::process::id());
         assert!(holder.program.is_some());
         assert_eq!(super::holder(u32::MAX), None);
-    }
-
-    #[test]
-    fn the_request_has_the_layout_of_the_kernel() {
-        let bytes = request();
-        assert_eq!(number(&bytes, 0), Some(40));
-        assert_eq!(half(&bytes, 4), Some(20));
-        assert_eq!(half(&bytes, 6), Some(0x301));
-        assert_eq!(bytes[HEADER], 40, "AF_VSOCK");
     }
 }
