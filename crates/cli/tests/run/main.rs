@@ -298,3 +298,36 @@ fn without_a_broker_the_command_says_so_and_runs_nothing() {
     assert_eq!(first, "error: no broker listens at /nonexistent/endpoint");
     assert!(help.starts_with("help: hvsock broker"), "{help}");
 }
+
+/// The beginning of a static i386 program, as far as anyone looks at it before it is executed.
+#[cfg(target_arch = "x86_64")]
+fn i386_program() -> Vec<u8> {
+    let mut bytes = vec![0; 64];
+    bytes[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+    (bytes[16], bytes[18]) = (2, 3);
+    bytes
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_32_bit_program_is_refused_before_it_starts_by_every_way() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::without_host();
+    let folder = hvsock_testkit::TempFolder::new();
+    let (program, script) = (folder.join("program"), folder.join("script"));
+    std::fs::write(&program, i386_program()).unwrap();
+    std::fs::write(&script, format!("#!{}\n", program.display())).unwrap();
+    for file in [&program, &script] {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let file = file.to_str().unwrap();
+        for way in [&[][..], &["--seccomp"], &["--preload"]] {
+            let error = run(&world, &[way, &["--", file]].concat()).failed();
+            let text = format!(
+                "error: cannot serve the program's sockets: {} is a 32-bit program, whose calls are not seen\n\
+                 help: run a 64-bit build of the program\n",
+                program.display()
+            );
+            assert_eq!(error, text, "{way:?}");
+        }
+    }
+}

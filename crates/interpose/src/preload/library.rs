@@ -9,6 +9,9 @@ pub const LIBRARY_VARIABLE: &str = "HVSOCK_PRELOAD_LIB";
 /// The file names of the library: as it is installed, and as cargo builds it.
 pub const LIBRARY_NAMES: [&str; 2] = ["libhvsock-preload.so", "libhvsock_preload.so"];
 
+/// The file name of the library for programs of musl. A library is linked with one C library, as a program is.
+pub const MUSL_LIBRARY_NAME: &str = "libhvsock-preload-musl.so";
+
 /// The folders with the library, as seen from the folder of the command: beside it, where packages install it, and
 /// for examples and tests in cargo's target folder.
 const FOLDERS: [&str; 5] = [".", "../lib/hvsock", "../lib", "..", "examples"];
@@ -32,27 +35,36 @@ fn list(searched: &[PathBuf]) -> String {
 }
 
 /// Looks for the library: the value of [`LIBRARY_VARIABLE`], if there is one, and no other; else the usual places
-/// relative to the command's file.
+/// relative to the command's file. The one for programs of musl comes last.
 ///
 /// # Errors
 ///
-/// [`NoLibrary`] if it is in none of them.
-pub fn find_library(named: Option<OsString>, command: &Path) -> Result<PathBuf, NoLibrary> {
+/// [`NoLibrary`] if there is none in any of them.
+pub fn find_libraries(named: Option<OsString>, command: &Path) -> Result<Vec<PathBuf>, NoLibrary> {
     let folder = command.parent().unwrap_or(Path::new("/"));
-    let candidates: Vec<PathBuf> = match named.filter(|named| !named.is_empty()) {
-        Some(named) => vec![PathBuf::from(named)],
-        None => {
-            let folders = FOLDERS.iter().map(|place| folder.join(place));
-            let files = |folder: PathBuf| LIBRARY_NAMES.map(|name| folder.join(name));
-            folders.flat_map(files).collect()
-        }
+    let in_folders = |names: &[&str]| -> Vec<PathBuf> {
+        let folders = FOLDERS.iter().map(|place| folder.join(place));
+        let files = |folder: PathBuf| -> Vec<PathBuf> {
+            names.iter().map(|name| folder.join(name)).collect()
+        };
+        folders.flat_map(files).collect()
     };
-    // The loader takes a relative path for that of the program's working folder.
-    let found = candidates.iter().find(|path| path.is_file());
-    let found = found.and_then(|path| path.canonicalize().ok());
-    found.ok_or(NoLibrary {
-        searched: candidates,
-    })
+    let kinds = match named.filter(|named| !named.is_empty()) {
+        Some(named) => vec![vec![PathBuf::from(named)]],
+        None => vec![in_folders(&LIBRARY_NAMES), in_folders(&[MUSL_LIBRARY_NAME])],
+    };
+    let first = |candidates: &Vec<PathBuf>| {
+        let found = candidates.iter().find(|path| path.is_file());
+        // The loader takes a relative path for that of the program's working folder.
+        found.and_then(|path| path.canonicalize().ok())
+    };
+    let found: Vec<_> = kinds.iter().filter_map(first).collect();
+    match found.is_empty() {
+        true => Err(NoLibrary {
+            searched: kinds.into_iter().next().unwrap_or_default(),
+        }),
+        false => Ok(found),
+    }
 }
 
 #[cfg(test)]
@@ -68,17 +80,21 @@ mod tests {
         let command = root.join("bin/hvsock");
         fs::create_dir_all(root.join("bin")).unwrap();
         fs::create_dir_all(root.join("lib/hvsock")).unwrap();
-        let missing = find_library(None, &command).unwrap_err();
+        let missing = find_libraries(None, &command).unwrap_err();
         assert!(
             missing.to_string().contains("bin/../lib/hvsock"),
             "{missing}"
         );
         let packaged = root.join("lib/hvsock/libhvsock-preload.so");
         fs::write(&packaged, "").unwrap();
-        assert_eq!(find_library(None, &command), Ok(packaged));
+        assert_eq!(find_libraries(None, &command), Ok(vec![packaged.clone()]));
+        let musl = root.join("lib/hvsock").join(MUSL_LIBRARY_NAME);
+        fs::write(&musl, "").unwrap();
+        let both = vec![packaged, musl.clone()];
+        assert_eq!(find_libraries(None, &command), Ok(both));
         let beside = root.join("bin/libhvsock_preload.so");
         fs::write(&beside, "").unwrap();
-        assert_eq!(find_library(None, &command), Ok(beside));
+        assert_eq!(find_libraries(None, &command), Ok(vec![beside, musl]));
     }
 
     #[test]
@@ -88,10 +104,10 @@ mod tests {
         fs::write(dir.path().join(LIBRARY_NAMES[0]), "").unwrap();
         let other = dir.path().canonicalize().unwrap().join("other.so");
         let named = || Some(OsString::from(&other));
-        let missing = find_library(named(), &command).unwrap_err();
+        let missing = find_libraries(named(), &command).unwrap_err();
         assert_eq!(missing.searched, std::slice::from_ref(&other));
         fs::write(&other, "").unwrap();
-        assert_eq!(find_library(named(), &command), Ok(other));
-        assert!(find_library(Some(OsString::new()), &command).is_ok());
+        assert_eq!(find_libraries(named(), &command), Ok(vec![other]));
+        assert!(find_libraries(Some(OsString::new()), &command).is_ok());
     }
 }

@@ -20,12 +20,23 @@ pub enum Unsuitable {
     /// It gets other rights when it starts, so the loader ignores the library.
     #[error("{} gets the rights of another user or group, so the loader ignores preloaded libraries", .0.display())]
     GainsRights(PathBuf),
-    /// It is for another processor than the library, or for another width of addresses.
+    /// Its addresses have 32 bits, on a system with 64.
+    #[error("{} is a 32-bit program, whose calls are not seen", .0.display())]
+    Narrow(PathBuf),
+    /// It is for another processor than the library.
     #[error("{} is for another kind of processor than the library", .0.display())]
     OtherProcessor(PathBuf),
-    /// It uses another C library than the library does.
-    #[error("{} uses another C library ({loader}) than the library does", .program.display())]
-    OtherLibrary {
+    /// It is linked against musl, and the library against the GNU C library.
+    #[error("{} is linked against musl ({loader}), and the library against the GNU C library", .program.display())]
+    OfMusl {
+        /// The program.
+        program: PathBuf,
+        /// The program's loader.
+        loader: String,
+    },
+    /// It is linked against another C library than musl, and the library against musl.
+    #[error("the library is linked against musl, and {} is not ({loader})", .program.display())]
+    NotOfMusl {
         /// The program.
         program: PathBuf,
         /// The program's loader.
@@ -47,47 +58,68 @@ const MAX_SCRIPTS: usize = 4;
 ///
 /// [`Unsuitable`] if the library has no effect on it.
 pub fn check(name: &OsStr, path: Option<&OsStr>, library: &Path) -> Result<(), Unsuitable> {
-    let Some(program) = find(name, path) else {
+    let Some((program, elf)) = find_elf(name, path, MAX_SCRIPTS) else {
         return Ok(());
     };
-    check_file(&program, path, library, MAX_SCRIPTS)
-}
-
-fn check_file(
-    program: &Path,
-    path: Option<&OsStr>,
-    library: &Path,
-    scripts: usize,
-) -> Result<(), Unsuitable> {
-    let Ok(bytes) = beginning(program) else {
-        return Ok(());
-    };
-    if let Some(interpreter) = interpreter(&bytes) {
-        let found = interpreter.and_then(|interpreter| find(&interpreter, path));
-        return match (found, scripts) {
-            (Some(found), 1..) => check_file(&found, path, library, scripts - 1),
-            _ => Ok(()),
-        };
+    let library = std::fs::read(library).ok();
+    let own = library.as_deref().and_then(Elf::parse);
+    if let Some(own) = own.filter(|own| own.processor != elf.processor) {
+        return Err(match is_narrow(elf.processor, own.processor) {
+            true => Unsuitable::Narrow(program),
+            false => Unsuitable::OtherProcessor(program),
+        });
     }
-    let Some(elf) = Elf::parse(&bytes) else {
-        return Ok(());
-    };
-    let program = program.to_owned();
     let Loader::Dynamic(loader) = elf.loader else {
         return Err(Unsuitable::Static(program));
     };
     if secure_exec::gains_rights(&program).unwrap_or(false) {
         return Err(Unsuitable::GainsRights(program));
     }
-    let Ok(library) = std::fs::read(library) else {
-        return Ok(());
-    };
-    match Elf::parse(&library) {
-        Some(own) if own.processor != elf.processor => Err(Unsuitable::OtherProcessor(program)),
-        _ if is_of_musl(&library) != loader.contains("ld-musl") => {
-            Err(Unsuitable::OtherLibrary { program, loader })
+    let library_is_of_musl = library.as_deref().map(is_of_musl);
+    match (loader.contains("ld-musl"), library_is_of_musl) {
+        (true, Some(false)) => Err(Unsuitable::OfMusl { program, loader }),
+        (false, Some(true)) => Err(Unsuitable::NotOfMusl { program, loader }),
+        _ => Ok(()),
+    }
+}
+
+/// Says whether the calls of the program that `name` stands for can be seen at all. The kernel runs 32-bit programs
+/// as well, whose calls have other numbers.
+///
+/// # Errors
+///
+/// [`Unsuitable::Narrow`].
+pub fn check_width(name: &OsStr, path: Option<&OsStr>) -> Result<(), Unsuitable> {
+    let own = beginning(Path::new("/proc/self/exe")).ok();
+    let own = own.as_deref().and_then(Elf::parse);
+    match (own, find_elf(name, path, MAX_SCRIPTS)) {
+        (Some(own), Some((program, elf))) if is_narrow(elf.processor, own.processor) => {
+            Err(Unsuitable::Narrow(program))
         }
         _ => Ok(()),
+    }
+}
+
+/// Whether the kernel of one kind of processor runs programs of another one in its 32-bit mode.
+fn is_narrow(program: (u8, u16), own: (u8, u16)) -> bool {
+    // From elf.h.
+    const I386: u16 = 3;
+    const ARM: u16 = 40;
+    const X86_64: u16 = 62;
+    const AARCH64: u16 = 183;
+    matches!(
+        (own, program),
+        ((64, X86_64), (32, I386 | X86_64)) | ((64, AARCH64), (32, ARM | AARCH64))
+    )
+}
+
+/// The program that is executed in the end, and what its file says. `None` if that cannot be read or found.
+fn find_elf(name: &OsStr, path: Option<&OsStr>, scripts: usize) -> Option<(PathBuf, Elf)> {
+    let program = find(name, path)?;
+    let bytes = beginning(&program).ok()?;
+    match interpreter(&bytes) {
+        Some(interpreter) => find_elf(&interpreter?, path, scripts.checked_sub(1)?),
+        None => Some((program, Elf::parse(&bytes)?)),
     }
 }
 
@@ -219,7 +251,48 @@ mod tests {
         let error = check_in(dir.path(), "other").unwrap_err();
         assert!(matches!(error, Unsuitable::OtherProcessor(_)), "{error}");
         let error = check_in(dir.path(), "musl").unwrap_err();
-        assert!(matches!(error, Unsuitable::OtherLibrary { .. }), "{error}");
+        assert!(matches!(error, Unsuitable::OfMusl { .. }), "{error}");
+        // A library without symbols of the GNU C library.
+        let library = dir.path().join("library");
+        fs::write(&library, static_program()).unwrap();
+        let check_with = |name: &str| check(name.as_ref(), Some(dir.path().as_os_str()), &library);
+        check_with("musl").unwrap();
+        let gnu = dir.path().join("gnu");
+        fs::write(&gnu, &own).unwrap();
+        let error = check(gnu.as_os_str(), None, &library).unwrap_err();
+        assert!(matches!(error, Unsuitable::NotOfMusl { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_32_bit_program_is_unsuitable_for_both_ways_static_or_not() {
+        let mut program = static_program();
+        // The class, and the places of the table of program headers.
+        program[4] = 1;
+        program[28..32].fill(0);
+        program[42..46].fill(0);
+        let dir = folder(&[
+            ("narrow", &program),
+            ("script", b"#! /usr/bin/env narrow\n"),
+        ]);
+        for name in ["narrow", "script"] {
+            let error = check_in(dir.path(), name).unwrap_err();
+            assert!(matches!(error, Unsuitable::Narrow(_)), "{error}");
+            let error = check_width(name.as_ref(), Some(dir.path().as_os_str())).unwrap_err();
+            assert!(
+                error.to_string().contains("narrow is a 32-bit program"),
+                "{error}"
+            );
+        }
+        check_width("/proc/self/exe".as_ref(), None).unwrap();
+        let x86_64 = (64, 62);
+        for (program, narrow) in [
+            ((32, 3), true),
+            ((32, 62), true),
+            ((32, 40), false),
+            (x86_64, false),
+        ] {
+            assert_eq!(is_narrow(program, x86_64), narrow, "{program:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::{Context as _, Result};
 use hvsock_interpose::preload::{
     HELP_VARIABLE, LIBRARY_VARIABLE, NoLibrary, Preload, Registrar, Unsuitable,
-    check as check_program, find_library,
+    check as check_program, check_width as check_program_width, find_libraries,
 };
 use hvsock_sys::init::has_children;
 
@@ -24,6 +24,9 @@ const LD_PRELOAD: &str = "LD_PRELOAD";
 
 /// What the library says to the user of a program that listens at an unregistered port.
 const REGISTER: &str = "hvsock service register NAME --port PORT";
+
+/// What helps with a 32-bit program.
+const NARROW: &str = "run a 64-bit build of the program";
 
 /// What stands in the way of this way.
 #[derive(Debug)]
@@ -51,11 +54,7 @@ impl Obstacle {
             Self::Program(Unsuitable::GainsRights(_)) => {
                 "run it as the user that it changes to, or by `hvsock run --seccomp`".into()
             }
-            Self::Program(Unsuitable::OtherLibrary { .. }) => {
-                format!(
-                    "set {LIBRARY_VARIABLE} to a library that is built for it, or use `hvsock run --seccomp`"
-                )
-            }
+            Self::Program(Unsuitable::Narrow(_)) => NARROW.into(),
             Self::Program(_) => "hvsock run --seccomp".into(),
         }
     }
@@ -75,10 +74,30 @@ impl Obstacle {
 pub fn check(program: &OsStr) -> Result<PathBuf, Obstacle> {
     let command = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/usr/bin/hvsock"));
     let named = std::env::var_os(LIBRARY_VARIABLE);
-    let library = find_library(named, &command).map_err(Obstacle::Library)?;
+    let libraries = find_libraries(named, &command).map_err(Obstacle::Library)?;
     let path = std::env::var_os("PATH");
-    check_program(program, path.as_deref(), &library).map_err(Obstacle::Program)?;
-    Ok(library)
+    let mut first = None;
+    for library in libraries {
+        match check_program(program, path.as_deref(), &library) {
+            Ok(()) => return Ok(library),
+            Err(unsuitable) => drop(first.get_or_insert(unsuitable)),
+        }
+    }
+    Err(match first {
+        Some(unsuitable) => Obstacle::Program(unsuitable),
+        None => Obstacle::Library(NoLibrary {
+            searched: Vec::new(),
+        }),
+    })
+}
+
+/// Fails if no way sees the program's calls.
+pub fn check_width(program: &OsStr) -> Result<()> {
+    let path = std::env::var_os("PATH");
+    check_program_width(program, path.as_deref()).map_err(|unsuitable| {
+        let text = format!("cannot serve the program's sockets: {unsuitable}");
+        Failure::new(text).help(NARROW).into()
+    })
 }
 
 /// Runs the program. Returns its exit status, if there are registrations (`keeps_leases`) when all of its processes have

@@ -37,6 +37,7 @@ impl Choice {
     ///
     /// What stands in the way, and what helps.
     pub fn resolve(self, setting: &Setting<'_>, program: &OsStr) -> Result<Way> {
+        preload::check_width(program)?;
         if self == Self::Preload {
             let library = preload::check(program).map_err(preload::Obstacle::into_failure)?;
             return Ok(Way::Preload(library));
