@@ -58,11 +58,15 @@ const MAX_SCRIPTS: usize = 4;
 ///
 /// [`Unsuitable`] if the library has no effect on it.
 pub fn check(name: &OsStr, path: Option<&OsStr>, library: &Path) -> Result<(), Unsuitable> {
-    let Some((program, elf)) = find_elf(name, path, MAX_SCRIPTS) else {
-        return Ok(());
-    };
     let library = std::fs::read(library).ok();
-    let own = library.as_deref().and_then(Elf::parse);
+    for (program, elf) in find_elves(name, path, MAX_SCRIPTS) {
+        check_elf(program, elf, library.as_deref())?;
+    }
+    Ok(())
+}
+
+fn check_elf(program: PathBuf, elf: Elf, library: Option<&[u8]>) -> Result<(), Unsuitable> {
+    let own = library.and_then(Elf::parse);
     if let Some(own) = own.filter(|own| own.processor != elf.processor) {
         return Err(match is_narrow(elf.processor, own.processor) {
             true => Unsuitable::Narrow(program),
@@ -75,8 +79,7 @@ pub fn check(name: &OsStr, path: Option<&OsStr>, library: &Path) -> Result<(), U
     if secure_exec::gains_rights(&program).unwrap_or(false) {
         return Err(Unsuitable::GainsRights(program));
     }
-    let library_is_of_musl = library.as_deref().map(is_of_musl);
-    match (loader.contains("ld-musl"), library_is_of_musl) {
+    match (loader.contains("ld-musl"), library.map(is_of_musl)) {
         (true, Some(false)) => Err(Unsuitable::OfMusl { program, loader }),
         (false, Some(true)) => Err(Unsuitable::NotOfMusl { program, loader }),
         _ => Ok(()),
@@ -92,11 +95,13 @@ pub fn check(name: &OsStr, path: Option<&OsStr>, library: &Path) -> Result<(), U
 pub fn check_width(name: &OsStr, path: Option<&OsStr>) -> Result<(), Unsuitable> {
     let own = beginning(Path::new("/proc/self/exe")).ok();
     let own = own.as_deref().and_then(Elf::parse);
-    match (own, find_elf(name, path, MAX_SCRIPTS)) {
-        (Some(own), Some((program, elf))) if is_narrow(elf.processor, own.processor) => {
-            Err(Unsuitable::Narrow(program))
-        }
-        _ => Ok(()),
+    let Some(own) = own else {
+        return Ok(());
+    };
+    let mut elves = find_elves(name, path, MAX_SCRIPTS).into_iter();
+    match elves.find(|(_, elf)| is_narrow(elf.processor, own.processor)) {
+        Some((program, _)) => Err(Unsuitable::Narrow(program)),
+        None => Ok(()),
     }
 }
 
@@ -113,13 +118,25 @@ fn is_narrow(program: (u8, u16), own: (u8, u16)) -> bool {
     )
 }
 
-/// The program that is executed in the end, and what its file says. `None` if that cannot be read or found.
-fn find_elf(name: &OsStr, path: Option<&OsStr>, scripts: usize) -> Option<(PathBuf, Elf)> {
-    let program = find(name, path)?;
-    let bytes = beginning(&program).ok()?;
-    match interpreter(&bytes) {
-        Some(interpreter) => find_elf(&interpreter?, path, scripts.checked_sub(1)?),
-        None => Some((program, Elf::parse(&bytes)?)),
+/// The programs that are executed, and what their files say: one, and for a script of `env` also the one that that looks
+/// for. Empty if they cannot be read or found.
+fn find_elves(name: &OsStr, path: Option<&OsStr>, scripts: usize) -> Vec<(PathBuf, Elf)> {
+    let Some(program) = find(name, path) else {
+        return Vec::new();
+    };
+    let bytes = beginning(&program).unwrap_or_default();
+    match (interpreters(&bytes), scripts.checked_sub(1)) {
+        (Some(interpreters), Some(scripts)) => {
+            let elves = interpreters
+                .iter()
+                .map(|name| find_elves(name, path, scripts));
+            elves.flatten().collect()
+        }
+        (Some(_), None) => Vec::new(),
+        (None, _) => Elf::parse(&bytes)
+            .map(|elf| (program, elf))
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -137,8 +154,9 @@ fn beginning(program: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The interpreter of a script, or the program that `env` is to look for; `Some(None)` if the line names none.
-fn interpreter(bytes: &[u8]) -> Option<Option<OsString>> {
+/// The interpreter of a script, and the program that it looks for if it is `env`. Empty if the line names none. `None` for
+/// another kind of file.
+fn interpreters(bytes: &[u8]) -> Option<Vec<OsString>> {
     let line = bytes
         .strip_prefix(b"#!")?
         .split(|byte| *byte == b'\n')
@@ -151,11 +169,14 @@ fn interpreter(bytes: &[u8]) -> Option<Option<OsString>> {
         let bytes = word.as_bytes();
         bytes.starts_with(b"-") || bytes.contains(&b'=')
     };
-    let interpreter = match is_env {
-        true => words.find(|word| !is_option(word)).or(first),
-        false => first,
-    };
-    Some(interpreter.map(OsStr::to_owned))
+    let sought = words.find(|word| is_env && !is_option(word));
+    Some(
+        first
+            .into_iter()
+            .chain(sought)
+            .map(OsStr::to_owned)
+            .collect(),
+    )
 }
 
 /// The file that `execvp` takes for a name.
@@ -257,6 +278,15 @@ mod tests {
         fs::write(&library, static_program()).unwrap();
         let check_with = |name: &str| check(name.as_ref(), Some(dir.path().as_os_str()), &library);
         check_with("musl").unwrap();
+        // `env` itself is of the GNU C library, as this program is.
+        let by_env = dir.path().join("by-env");
+        let env = dir.path().join("env");
+        fs::write(&env, &own).unwrap();
+        fs::write(&by_env, format!("#!{} musl\n", env.display())).unwrap();
+        let error = check_with(by_env.to_str().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("/env is not"), "{error}");
+        let error = check_in(dir.path(), by_env.to_str().unwrap()).unwrap_err();
+        assert!(matches!(error, Unsuitable::OfMusl { .. }), "{error}");
         let gnu = dir.path().join("gnu");
         fs::write(&gnu, &own).unwrap();
         let error = check(gnu.as_os_str(), None, &library).unwrap_err();
