@@ -188,9 +188,8 @@ func parsePartition(text string) (id GUID, name string, err error) {
 }
 
 func parseService(text string) (id GUID, name string, err error) {
-	// 32 digits are a GUID without hyphens.
-	if text != "" && strings.Trim(text, "0123456789") == "" && len(text) != 32 {
-		port, err := strconv.ParseUint(text, 10, 32)
+	if digits, ok := portDigits(text); ok {
+		port, err := strconv.ParseUint(digits, 10, 32)
 		if err != nil {
 			return GUID{}, "", invalidName("port_too_large", text, "a vsock port is a number up to 4294967295")
 		}
@@ -203,6 +202,14 @@ func parseService(text string) (id GUID, name string, err error) {
 		return GUID{}, "", fmt.Errorf("not a service: %w", err)
 	}
 	return GUID{}, text, nil
+}
+
+// portDigits returns the digits of a vsock port, "2761" or "port:2761". 32 digits alone are a GUID without hyphens.
+func portDigits(text string) (digits string, ok bool) {
+	prefixed := strings.HasPrefix(text, "port:")
+	digits = strings.TrimPrefix(text, "port:")
+	ok = digits != "" && strings.Trim(digits, "0123456789") == "" && (prefixed || len(digits) != 32)
+	return digits, ok
 }
 
 // check checks an address that may not come from [NewAddress].

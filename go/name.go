@@ -61,7 +61,11 @@ func checkServiceName(text string) error {
 	if _, err := FromString(text); err == nil {
 		return invalidName("taken", text, "it already means a service's GUID")
 	}
-	if _, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 10, 32); err == nil {
+	digits, ok := portDigits(text)
+	if !ok {
+		digits = strings.TrimPrefix(text, "+")
+	}
+	if _, err := strconv.ParseUint(digits, 10, 32); err == nil {
 		return invalidName("taken", text, "it already means a vsock port")
 	}
 	return nil

@@ -19,6 +19,7 @@
 mod constants;
 mod guid;
 mod name;
+mod port;
 mod reference;
 #[cfg(feature = "serde")]
 mod serde_text;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
+use crate::port::port_digits;
 use crate::{ServiceId, VmId};
 
 /// A service's friendly name: the `ElementName` of the Windows registry.
@@ -108,7 +109,8 @@ impl ElementName {
                 meaning: "a service's GUID",
             });
         }
-        if text.parse::<u32>().is_ok() {
+        let is_port = port_digits(&text).is_some_and(|digits| digits.parse::<u32>().is_ok());
+        if is_port || text.parse::<u32>().is_ok() {
             return Err(InvalidName::Taken {
                 text,
                 meaning: "a vsock port",

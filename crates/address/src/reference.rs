@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::port::port_digits;
 use crate::{ElementName, InvalidName, PartitionName, ServiceId, VmId};
 
 /// A partition in user input: a well-known word, a GUID, or a name to look up. `web/box` is the container
@@ -15,7 +16,7 @@ pub enum PartitionRef {
     Name(PartitionName),
 }
 
-/// A service in user input: a GUID, a vsock port, or a friendly name to look up.
+/// A service in user input: a GUID, a vsock port (`2761` or `port:2761`), or a friendly name to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceRef {
     /// A GUID, or a vsock port by the template.
@@ -64,10 +65,10 @@ impl FromStr for ServiceRef {
     type Err = ParseRefError;
 
     fn from_str(text: &str) -> Result<Self, ParseRefError> {
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.len() != 32 {
-            let port = text
+        if let Some(digits) = port_digits(text) {
+            let port = digits
                 .parse()
-                .map_err(|_| ParseRefError::PortTooLarge(text.to_owned()))?;
+                .map_err(|_| ParseRefError::PortTooLarge(digits.to_owned()))?;
             return Ok(Self::Id(ServiceId::from_port(port)));
         }
         if let Ok(id) = text.parse() {
@@ -118,6 +119,36 @@ impl From<ServiceId> for ServiceRef {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_a_number_with_or_without_the_word_port() {
+        let port = |number| Ok(ServiceRef::Id(ServiceId::from_port(number)));
+        for (text, number) in [
+            ("7", 7),
+            ("port:7", 7),
+            ("port:007", 7),
+            ("port:4294967295", u32::MAX),
+        ] {
+            assert_eq!(text.parse(), port(number), "{text}");
+            assert!(ElementName::new(text).is_err(), "{text}");
+        }
+        for large in [
+            "4294967296",
+            "port:4294967296",
+            "port:12345678901234567890123456789012",
+        ] {
+            let error = large.parse::<ServiceRef>().unwrap_err();
+            assert!(matches!(error, ParseRefError::PortTooLarge(_)), "{error}");
+        }
+        for name in [
+            "port:", "port:x", "port:7 b", "Port:7", "port: 7", "port:-7", "port:+7",
+        ] {
+            assert_eq!(
+                name.parse(),
+                Ok(ServiceRef::Name(ElementName::new(name).unwrap()))
+            );
+        }
+    }
 
     #[test]
     fn words_ids_and_names_are_distinguished() {

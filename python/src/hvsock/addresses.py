@@ -174,7 +174,7 @@ def check_service_name(text: str) -> str:
             raise InvalidAddress("character", f"{character!r} is not allowed in a service's name")
     if text != text.strip(" "):
         raise InvalidAddress("character", "a service's name cannot start or end with white space")
-    digits = text[1:] if text.startswith("+") else text
+    digits = text[1:] if text.startswith("+") else _port_digits(text)
     if _is_guid(text) or (re.fullmatch("[0-9]+", digits) and int(digits) <= 0xFFFFFFFF):
         raise InvalidAddress("taken", f"{text!r} already means a service's GUID or a vsock port")
     return text
@@ -217,15 +217,22 @@ def parse_partition(value: PartitionLike) -> Union[UUID, str]:
     return check_partition_name(value)
 
 
+def _port_digits(text: str) -> str:
+    """The digits of a vsock port, ``2761`` or ``port:2761``, or nothing. 32 digits alone are a GUID."""
+    match = re.fullmatch("(port:)?([0-9]+)", text, re.ASCII)
+    return match[2] if match and (match[1] or len(text) != 32) else ""
+
+
 def parse_service(value: ServiceLike) -> Union[UUID, str]:
     """A service: a vsock port, a GUID, or else a friendly name, which only a broker can resolve."""
     if isinstance(value, UUID):
         return value
     if isinstance(value, int):
         return service_of_port(value)
-    if re.fullmatch("[0-9]+", value, re.ASCII) and len(value) != 32:
+    digits = _port_digits(value)
+    if digits:
         # A longer number is too large in any case, and `int` refuses very long ones.
-        return service_of_port(int(value[:4000]))
+        return service_of_port(int(digits[:4000]))
     if _is_guid(value):
         return parse_guid(value)
     return check_service_name(value)

@@ -11,8 +11,6 @@ use crate::IdOrName;
 
 /// The word before a CID.
 const CID: &str = "cid:";
-/// The word before a port.
-const PORT: &str = "port:";
 /// The name of the host of this virtual machine, for a container in it.
 const HOST: &str = "host";
 
@@ -312,9 +310,7 @@ fn partition(word: &str) -> Result<TextPartition, InvalidTextRequest> {
 }
 
 fn service(text: &str) -> Result<IdOrName<ServiceId>, InvalidTextRequest> {
-    let port = text.strip_prefix(PORT);
-    let port = port.filter(|port| port.bytes().all(|byte| byte.is_ascii_digit()));
-    Ok(match ServiceRef::from_str(port.unwrap_or(text))? {
+    Ok(match ServiceRef::from_str(text)? {
         ServiceRef::Id(id) => IdOrName::Id(id),
         ServiceRef::Name(name) => IdOrName::Name(name.to_string()),
     })
