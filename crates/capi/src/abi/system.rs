@@ -88,6 +88,38 @@ pub(crate) fn copy_options(from: RawFd, to: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Whether a descriptor is a socket of messages.
+pub(crate) fn is_seqpacket(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_type(fd) == Ok(rustix::net::SocketType::SEQPACKET)
+}
+
+/// Waits until a message can be received, or the connection has ended.
+///
+/// # Errors
+///
+/// `Interrupted` after a signal, unless its handler has `SA_RESTART`; `WouldBlock` after the time of `SO_RCVTIMEO`, and in
+/// non-blocking mode.
+pub(crate) fn wait_for_message(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut byte = [0_u8];
+    match rustix::net::recv(fd, &mut byte, rustix::net::RecvFlags::PEEK) {
+        Err(error @ (rustix::io::Errno::INTR | rustix::io::Errno::AGAIN)) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Shuts down both directions of a socket, which ends every call that waits for it.
+pub(crate) fn shutdown(fd: BorrowedFd<'_>) {
+    let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+}
+
+/// Has the process call functions before it forks, and after that in itself and in the child.
+pub(crate) fn at_fork(before: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    // SAFETY: functions that live as long as this library, which is not unloaded: it has threads.
+    unsafe {
+        libc::pthread_atfork(Some(before), Some(parent), Some(child));
+    }
+}
+
 /// The error of the system call that has just failed.
 pub(crate) fn of_system() -> LastError {
     LastError::of_errno(

@@ -12,9 +12,10 @@
 //! | listening | the endpoint connection of the listener, readable when there is a connection |
 //!
 //! Sending and receiving are one system call. What the kernel cannot say (whether an end of file is a reset, and why)
-//! is asked of the broker's messages ([`control`]) after it.
+//! is asked of the broker's messages ([`control`]) after it. [`calls`] ends those of other threads at a close.
 
 pub(crate) mod attach;
+pub(crate) mod calls;
 pub(crate) mod connection;
 pub(crate) mod control;
 pub(crate) mod listening;

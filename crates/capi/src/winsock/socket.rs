@@ -1,19 +1,23 @@
 //! A socket of the program: its state, and what each call does in it.
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock, Mutex, Once};
 
 use hvsock::{Endpoint, HvListener, ListenOptions, Refusal, SockAddrHv, refusal_of};
 use hvsock_sys::sync::lock;
 
 use super::attach::{Attach, Attempt};
+use super::calls;
 use super::connection::{Connection, HvOptions};
 use super::listening::Listening;
 use super::table::{self, Table};
 use crate::abi::system;
 use crate::last_error::{LastError, Result, fail};
+use crate::numbers;
 
 /// The sockets of this process.
 pub(crate) static SOCKETS: LazyLock<Table<Socket>> = LazyLock::new(Table::default);
@@ -23,7 +27,7 @@ pub(crate) static SOCKETS: LazyLock<Table<Socket>> = LazyLock::new(Table::defaul
 pub(crate) struct Socket {
     state: Mutex<State>,
     options: Mutex<HvOptions>,
-    /// Non-blocking mode of a listener, whose descriptor is always in it. Other sockets have it in the kernel.
+    /// Non-blocking mode of a listener whose descriptor is always in it. Other sockets have it in the kernel.
     nonblocking: AtomicBool,
 }
 
@@ -58,6 +62,8 @@ impl Socket {
 
     /// Creates a socket and returns its descriptor.
     pub(crate) fn create(nonblocking: bool) -> Result<RawFd> {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| system::at_fork(hold, release, release_in_child));
         let fd = system::unix_socket(nonblocking)?;
         Ok(Self::hand_over(
             fd,
@@ -149,6 +155,9 @@ impl Socket {
         let listener = retried(|| options.listen(address)).map_err(|e| LastError::of(&e))?;
         let listening = Arc::new(Listening::new(listener)?);
         let nonblocking = system::is_nonblocking(number)?;
+        if listening.keeps_options() {
+            system::copy_options(number, listening.descriptor()?.as_fd())?;
+        }
         self.replace(number, &listening.descriptor()?)?;
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
         Ok(listening)
@@ -163,25 +172,34 @@ impl Socket {
     }
 
     /// Accepts a connection and returns its descriptor and the peer's address.
-    pub(crate) fn accept(&self) -> Result<(RawFd, SockAddrHv)> {
+    pub(crate) fn accept(&self, number: RawFd) -> Result<(RawFd, SockAddrHv)> {
         let listening = match &*lock(&self.state) {
             State::Listening(listening) => Arc::clone(listening),
             _ => return fail(libc::EINVAL),
         };
-        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        let keeps_options = listening.keeps_options();
+        let nonblocking = match keeps_options {
+            true => system::is_nonblocking(number)?,
+            false => self.nonblocking.load(Ordering::Relaxed),
+        };
         let stream = listening.accept(!nonblocking).map_err(|error| {
-            let ended = error.kind() == io::ErrorKind::ConnectionReset;
+            let kind = error.kind();
             let error = LastError::from(error);
-            // For Windows a reset of accept concerns one connection, and programs try again.
-            match ended {
-                true => error.with_errno(libc::ENETDOWN),
-                false => error,
+            match kind {
+                // For Windows a reset of accept concerns one connection, and programs try again.
+                io::ErrorKind::ConnectionReset => error.with_errno(libc::ENETDOWN),
+                // It has waited for the time of SO_RCVTIMEO.
+                io::ErrorKind::WouldBlock if !nonblocking => error.with_wsa(numbers::WSAETIMEDOUT),
+                _ => error,
             }
         })?;
         let (fd, connection) = Connection::of(stream)?;
         let peer = connection.peer;
         // As on Windows, an accepted socket has the mode and the options of the listening one.
-        system::set_nonblocking(fd.as_raw_fd(), nonblocking)?;
+        match keeps_options {
+            true => system::copy_options(number, fd.as_fd())?,
+            false => system::set_nonblocking(fd.as_raw_fd(), nonblocking)?,
+        }
         let socket = Self::in_state(State::Connected(Arc::new(connection)));
         *lock(&socket.options) = self.options();
         Ok((Self::hand_over(fd, socket), peer))
@@ -357,7 +375,15 @@ impl Socket {
     /// Sets non-blocking mode. Returns false if the kernel keeps it.
     pub(crate) fn set_nonblocking(&self, on: bool) -> bool {
         self.nonblocking.store(on, Ordering::Relaxed);
-        self.is_listening()
+        !self.keeps_options()
+    }
+
+    /// Whether the kernel has the mode and the timeouts of the descriptor.
+    pub(crate) fn keeps_options(&self) -> bool {
+        match &*lock(&self.state) {
+            State::Listening(listening) => listening.keeps_options(),
+            _ => true,
+        }
     }
 
     /// Changes an option at the level `HV_PROTOCOL_RAW`.
@@ -403,4 +429,23 @@ fn sweep() {
     for socket in SOCKETS.sweep() {
         socket.close();
     }
+}
+
+thread_local! {
+    /// What a thread that forks holds meanwhile, so that no lock of another thread is left in the child.
+    static HELD: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+extern "C" fn hold() {
+    let held = SOCKETS.hold();
+    let _ = HELD.try_with(|to| to.replace(Some(held)));
+}
+
+extern "C" fn release() {
+    let _ = HELD.try_with(|held| held.replace(None));
+}
+
+extern "C" fn release_in_child() {
+    calls::forked();
+    release();
 }

@@ -2,11 +2,15 @@
 
 use std::collections::HashMap;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::Ordering;
+use std::sync::{
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
+use hvsock_sys::sync::lock;
 use rustix::fs::{FileType, fstat};
 
+use super::calls::{Call, Slot};
 use crate::abi::system::lend;
 
 /// A socket of the kernel: the device of its file system, and its inode.
@@ -15,9 +19,10 @@ pub(crate) type Key = (u64, u64);
 /// The sockets of this library by what the kernel calls them.
 pub(crate) struct Table<T> {
     sockets: RwLock<Sockets<T>>,
-    /// Numbers whose sockets need more than a system call for sending and receiving. It may be out of date: a set
-    /// byte means that the table has to be asked.
-    special: Box<[AtomicU8]>,
+    /// What is known of each number, in chunks that are made when they are needed.
+    slots: Box<[OnceLock<Box<[Slot]>>]>,
+    /// Held while a number is closed.
+    closing: Mutex<()>,
 }
 
 struct Sockets<T> {
@@ -29,8 +34,12 @@ struct Sockets<T> {
 /// The number of sockets at which a sweep is worth it.
 const FIRST_SWEEP: usize = 64;
 
-/// The numbers of which it is known whether they are special; the others always are.
-const KNOWN_NUMBERS: usize = 1 << 16;
+/// The numbers with a slot: as many as Linux lets a process have by default. Others are always special, and `closesocket`
+/// ends no call with them.
+const KNOWN_NUMBERS: usize = 1 << 20;
+
+/// The numbers of one chunk.
+const CHUNK: usize = 1 << 10;
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
@@ -39,7 +48,10 @@ impl<T> Default for Table<T> {
                 by_key: HashMap::new(),
                 sweep_at: FIRST_SWEEP,
             }),
-            special: (0..KNOWN_NUMBERS).map(|_| AtomicU8::new(0)).collect(),
+            slots: (0..KNOWN_NUMBERS / CHUNK)
+                .map(|_| OnceLock::new())
+                .collect(),
+            closing: Mutex::default(),
         }
     }
 }
@@ -76,21 +88,59 @@ impl<T> Table<T> {
         Some(Arc::clone(socket))
     }
 
+    fn slot(&self, number: RawFd) -> Option<&Slot> {
+        let number = usize::try_from(number).ok()?;
+        let chunk = self.slots.get(number / CHUNK)?;
+        let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| Slot::default()).collect());
+        chunk.get(number % CHUNK)
+    }
+
     /// The same, where only a socket that sends and receives by more than a system call is wanted.
     pub(crate) fn find_special(&self, number: RawFd) -> Option<Arc<T>> {
-        let slot = usize::try_from(number).ok()?;
-        match self.special.get(slot) {
-            Some(special) if special.load(Ordering::Relaxed) == 0 => None,
+        match self.slot(number) {
+            Some(slot) if slot.special.load(Ordering::Relaxed) == 0 => None,
             _ => self.find(number),
         }
     }
 
     /// Says whether sending to and receiving from a number takes more than a system call.
     pub(crate) fn set_special(&self, number: RawFd, special: bool) {
-        let slot = usize::try_from(number).ok();
-        if let Some(slot) = slot.and_then(|slot| self.special.get(slot)) {
-            slot.store(special.into(), Ordering::Relaxed);
+        if let Some(slot) = self.slot(number) {
+            slot.special.store(special.into(), Ordering::Relaxed);
         }
+    }
+
+    /// A call that may block begins.
+    pub(crate) fn begin_call(&self, number: RawFd) -> Option<Call<'_>> {
+        let slot = self.slot(number)?;
+        loop {
+            if let Some(call) = slot.begin() {
+                return Some(call);
+            }
+            // The number is closed, or another file's, when the close is over.
+            drop(lock(&self.closing));
+        }
+    }
+
+    /// Removes a descriptor and closes it. `wake` ends calls of other threads, which are there. Returns the socket, too.
+    pub(crate) fn close<R>(
+        &self,
+        number: RawFd,
+        wake: impl FnOnce(),
+        close: impl FnOnce() -> R,
+    ) -> (Option<Arc<T>>, R) {
+        if self.read().by_key.is_empty() {
+            return (None, close());
+        }
+        let _closing = lock(&self.closing);
+        let Some(socket) = self.remove(number) else {
+            return (None, close());
+        };
+        let result = match self.slot(number) {
+            Some(slot) => slot.close(wake, close),
+            None => close(),
+        };
+        (Some(socket), result)
     }
 
     /// Adds a descriptor. Returns sockets that the program has closed by `close`.
@@ -125,12 +175,8 @@ impl<T> Table<T> {
     }
 
     /// Removes a descriptor, and returns its socket.
-    pub(crate) fn remove(&self, number: RawFd) -> Option<Arc<T>> {
-        if self.read().by_key.is_empty() {
-            return None;
-        }
+    fn remove(&self, number: RawFd) -> Option<Arc<T>> {
         let key = key_of_number(number)?;
-        self.set_special(number, false);
         let (_, socket) = self.write().by_key.remove(&key)?;
         Some(socket)
     }
@@ -149,6 +195,20 @@ impl<T> Table<T> {
             .iter()
             .filter_map(|(key, _)| sockets.by_key.remove(key));
         removed.map(|(_, socket)| socket).collect()
+    }
+}
+
+/// The locks of the table.
+type Held<T> = (
+    MutexGuard<'static, ()>,
+    RwLockWriteGuard<'static, Sockets<T>>,
+);
+
+impl<T: 'static> Table<T> {
+    /// Holds the locks of the table until the result is dropped.
+    pub(super) fn hold(&'static self) -> Box<dyn std::any::Any> {
+        let held: Held<T> = (lock(&self.closing), self.write());
+        Box::new(held)
     }
 }
 
@@ -174,7 +234,8 @@ mod tests {
         assert_eq!(table.find(number), None);
         let swept = table.sweep();
         assert_eq!(swept.iter().map(|it| **it).collect::<Vec<_>>(), [1]);
-        assert_eq!(table.remove(b.as_raw_fd()).as_deref(), Some(&2));
+        let (removed, ()) = table.close(b.as_raw_fd(), || panic!("no call"), || ());
+        assert_eq!(removed.as_deref(), Some(&2));
         assert_eq!(table.find(b.as_raw_fd()), None);
         assert_eq!(table.find(-1), None);
     }
@@ -197,6 +258,24 @@ mod tests {
         assert!(table.find_special(number).is_none());
         table.set_special(number, true);
         assert!(table.find_special(number).is_some());
-        assert!(table.remove(number).is_some() && table.find_special(number).is_none());
+        let (removed, ()) = table.close(number, || (), || ());
+        assert!(removed.is_some() && table.find_special(number).is_none());
+    }
+
+    #[test]
+    fn a_close_wakes_the_calls_of_other_threads_and_only_if_there_are_any() {
+        let table = Table::default();
+        let (a, _b) = UnixStream::pair().unwrap();
+        let number = a.as_raw_fd();
+        table.insert(number, Arc::new(()));
+        drop(table.begin_call(number).unwrap());
+        let call = table.begin_call(number).unwrap();
+        let mut woken = false;
+        table.close(number, || woken = true, || ());
+        assert!(woken && call.was_closed());
+        drop(call);
+        // A number may be used again, and other files have no calls that are woken.
+        assert!(!table.begin_call(number).unwrap().was_closed());
+        table.close(number, || panic!("no socket"), || ());
     }
 }

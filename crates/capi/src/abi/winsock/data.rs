@@ -17,10 +17,11 @@ pub unsafe extern "C" fn hvsock_ws_send(
     flags: c_int,
 ) -> ssize_t {
     call(|| {
-        before_data(s)?;
         // SAFETY: the program passes that many bytes.
-        let sent = unsafe { libc::send(s, data, length, flags | libc::MSG_NOSIGNAL) };
-        checked(sent).map_err(|error| send_error(s, flags, error))
+        let sent = data_call(s, || unsafe {
+            libc::send(s, data, length, flags | libc::MSG_NOSIGNAL)
+        });
+        sent?.map_err(|error| send_error(s, flags, error))
     })
 }
 
@@ -35,7 +36,6 @@ pub unsafe extern "C" fn hvsock_ws_sendto(
     to_length: c_int,
 ) -> ssize_t {
     call(|| {
-        before_data(s)?;
         // A Hyper-V socket is connected: the address has no meaning, as with every stream socket on Windows.
         let (to, to_length) = match SOCKETS.find(s) {
             Some(_) => (std::ptr::null(), 0),
@@ -43,9 +43,10 @@ pub unsafe extern "C" fn hvsock_ws_sendto(
         };
         let to_length = to_length as libc::socklen_t;
         // SAFETY: the program passes that many bytes, and an address of that length.
-        let sent =
-            unsafe { libc::sendto(s, data, length, flags | libc::MSG_NOSIGNAL, to, to_length) };
-        checked(sent).map_err(|error| send_error(s, flags, error))
+        let sent = data_call(s, || unsafe {
+            libc::sendto(s, data, length, flags | libc::MSG_NOSIGNAL, to, to_length)
+        });
+        sent?.map_err(|error| send_error(s, flags, error))
     })
 }
 
@@ -58,9 +59,8 @@ pub unsafe extern "C" fn hvsock_ws_recv(
     flags: c_int,
 ) -> ssize_t {
     call(|| {
-        before_data(s)?;
         // SAFETY: the program passes memory for that many bytes.
-        let received = checked(unsafe { libc::recv(s, data, length, flags) });
+        let received = data_call(s, || unsafe { libc::recv(s, data, length, flags) })?;
         received_by(s, length, flags, received)
     })
 }
@@ -76,10 +76,11 @@ pub unsafe extern "C" fn hvsock_ws_recvfrom(
     from_length: *mut c_int,
 ) -> ssize_t {
     call(|| {
-        before_data(s)?;
         // SAFETY: the program passes memory for that many bytes, and for an address and its length.
-        let received = unsafe { libc::recvfrom(s, data, length, flags, from, from_length.cast()) };
-        received_by(s, length, flags, checked(received))
+        let received = data_call(s, || unsafe {
+            libc::recvfrom(s, data, length, flags, from, from_length.cast())
+        })?;
+        received_by(s, length, flags, received)
     })
 }
 
@@ -89,6 +90,20 @@ fn before_data(s: c_int) -> Result<()> {
     match SOCKETS.find_special(s) {
         Some(socket) => socket.check_data(s),
         None => Ok(()),
+    }
+}
+
+/// Runs a system call that sends or receives, which `closesocket` in another thread ends. The outer result is that of
+/// this library, the inner one the kernel's.
+fn data_call(s: c_int, body: impl FnOnce() -> ssize_t) -> Result<Result<ssize_t>> {
+    before_data(s)?;
+    let call = SOCKETS.begin_call(s);
+    let result = checked(body());
+    let was_closed = call.is_some_and(|call| call.was_closed());
+    match result {
+        Ok(count) if count > 0 => Ok(result),
+        _ if was_closed => fail(libc::EINTR),
+        _ => Ok(result),
     }
 }
 
@@ -167,16 +182,15 @@ pub unsafe extern "C" fn hvsock_ws_WSASend(
     call(|| {
         // SAFETY: the program passes that many buffers.
         let vectors = unsafe { vectors(buffers, count, overlapped, routine) }?;
-        before_data(s)?;
         let flags = flags as c_int;
         // SAFETY: a header of zeros is valid, and has the vectors for the length of the call.
-        let result = unsafe {
+        let result = data_call(s, || unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_iov = vectors.as_ptr().cast_mut();
             header.msg_iovlen = vectors.len() as _;
             libc::sendmsg(s, &header, flags | libc::MSG_NOSIGNAL)
-        };
-        let count = checked(result).map_err(|error| send_error(s, flags, error))?;
+        });
+        let count = result?.map_err(|error| send_error(s, flags, error))?;
         // SAFETY: the program passes NULL or memory for the number.
         unsafe { store_number(sent, count) };
         Ok(0)
@@ -197,21 +211,20 @@ pub unsafe extern "C" fn hvsock_ws_WSARecv(
     call(|| {
         // SAFETY: the program passes that many buffers.
         let vectors = unsafe { vectors(buffers, count, overlapped, routine) }?;
-        before_data(s)?;
         let total = vectors.iter().map(|vector| vector.iov_len).sum();
-        // SAFETY: the program passes NULL or the flags; a header of zeros is valid, and has the vectors.
-        let (flags, result) = unsafe {
-            let flags = if flags.is_null() {
-                0
-            } else {
-                flags.read_unaligned() as c_int
-            };
+        let flags = match flags.is_null() {
+            true => 0,
+            // SAFETY: the program passes NULL or the flags.
+            false => unsafe { flags.read_unaligned() as c_int },
+        };
+        // SAFETY: a header of zeros is valid, and has the vectors for the length of the call.
+        let result = data_call(s, || unsafe {
             let mut header: libc::msghdr = std::mem::zeroed();
             header.msg_iov = vectors.as_ptr().cast_mut();
             header.msg_iovlen = vectors.len() as _;
-            (flags, libc::recvmsg(s, &mut header, flags))
-        };
-        let count = received_by(s, total, flags, checked(result))?;
+            libc::recvmsg(s, &mut header, flags)
+        })?;
+        let count = received_by(s, total, flags, result)?;
         // SAFETY: the program passes NULL or memory for the number.
         unsafe { store_number(received, count) };
         Ok(0)

@@ -95,11 +95,12 @@ pub unsafe extern "C" fn hvsock_ws_setsockopt(
         // SAFETY: the program passes that many bytes.
         let number = || unsafe { value.cast::<u32>().read_unaligned() };
         let socket = SOCKETS.find(s);
+        let is_timeout = matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO);
         if level == libc::SOL_SOCKET && socket.is_some() && !is_number && name <= option::HIGH_VTL {
             return fail(libc::EFAULT);
         }
         match (&socket, level, name) {
-            (_, libc::SOL_SOCKET, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) if is_number => {
+            (_, libc::SOL_SOCKET, _) if is_timeout && is_number => {
                 let limit = Duration::from_millis(number().into());
                 let limit = timeval {
                     tv_sec: limit.as_secs() as libc::time_t,
@@ -126,7 +127,11 @@ pub unsafe extern "C" fn hvsock_ws_setsockopt(
             // Either meaning has no effect here: SO_REUSEADDR and HVSOCKET_CONTAINER_PASSTHRU, SO_RCVBUF and
             // HVSOCKET_HIGH_VTL.
             (Some(_), libc::SOL_SOCKET, option::CONTAINER_PASSTHRU | option::HIGH_VTL) => Ok(0),
-            (Some(socket), libc::SOL_SOCKET, _) if socket.is_listening() => Ok(0),
+            (Some(socket), libc::SOL_SOCKET, _)
+                if socket.is_listening() && !(is_timeout && socket.keeps_options()) =>
+            {
+                Ok(0)
+            }
             // SAFETY: the program passes that many bytes.
             _ => checked(unsafe {
                 libc::setsockopt(s, level, name, value, length as libc::socklen_t)

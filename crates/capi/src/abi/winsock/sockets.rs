@@ -6,7 +6,7 @@ use hvsock::{AF_HYPERV, HV_PROTOCOL_RAW, SockAddrHv};
 use libc::sockaddr;
 
 use super::{address, call, checked, store_address};
-use crate::abi::system;
+use crate::abi::system::{lend, shutdown};
 use crate::last_error::fail;
 use crate::winsock::socket::{SOCKETS, Socket};
 
@@ -93,7 +93,7 @@ pub unsafe extern "C" fn hvsock_ws_accept(
                 return fail(libc::EFAULT);
             }
         }
-        let (number, peer) = socket.accept()?;
+        let (number, peer) = socket.accept(s)?;
         // SAFETY: as above.
         unsafe { store_address(peer, to, length, false) }?;
         Ok(number)
@@ -163,23 +163,26 @@ pub extern "C" fn hvsock_ws_shutdown(s: c_int, how: c_int) -> c_int {
         let result = checked(unsafe { libc::shutdown(s, how) })?;
         if is_ours && how != libc::SHUT_WR {
             // A peer that waits for free space is woken by free space only.
-            let _ = system::lend(s, |fd| hvsock_sys::stream::discard_all(fd));
+            let _ = lend(s, |fd| hvsock_sys::stream::discard_all(fd));
         }
         Ok(result)
     })
 }
 
-/// `closesocket`.
+/// `closesocket`. It ends calls that other threads of this process wait in, with `WSAEINTR`.
 #[unsafe(no_mangle)]
 pub extern "C" fn hvsock_ws_closesocket(s: c_int) -> c_int {
     call(|| {
-        let socket = SOCKETS.remove(s);
+        let wake = || {
+            let _ = lend(s, shutdown);
+        };
+        // SAFETY: no pointer is passed. The number is the program's, which closes it.
+        let close = || checked(unsafe { libc::close(s) });
+        let (socket, closed) = SOCKETS.close(s, wake, close);
+        // After the data: the broker keeps the control connection until then.
         if let Some(socket) = &socket {
             socket.close();
         }
-        // SAFETY: no pointer is passed. The number is the program's, which closes it.
-        let closed = checked(unsafe { libc::close(s) });
-        // After the data: the broker keeps the control connection until then.
         drop(socket);
         closed
     })

@@ -12,8 +12,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <fcntl.h>
+#include <sched.h>
 
 #define CHECK(condition)                                                                                            \
     do {                                                                                                            \
@@ -358,27 +362,344 @@ static void a_nonblocking_connect_that_fails_is_an_exception_with_its_error(void
 
 struct accepting {
     SOCKET listener;
+    volatile pid_t tid;
     int error;
 };
 
 static void *accept_one(void *argument)
 {
     struct accepting *accepting = (struct accepting *)argument;
-    SOCKET s = accept(accepting->listener, NULL, NULL);
+    SOCKET s;
+    accepting->tid = (pid_t)syscall(SYS_gettid);
+    s = accept(accepting->listener, NULL, NULL);
     accepting->error = s == INVALID_SOCKET ? WSAGetLastError() : 0;
+    if (s != INVALID_SOCKET) {
+        closesocket(s);
+    }
     return NULL;
+}
+
+/* Waits until a thread sleeps in a system call of sockets. */
+static void until_blocked(volatile pid_t *tid)
+{
+    for (;;) {
+        char path[64], text[256] = "";
+        long number = -1;
+        FILE *file;
+        snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)*tid);
+        file = fopen(path, "r");
+        if (file != NULL) {
+            if (fgets(text, sizeof text, file) != NULL && sscanf(text, "%ld", &number) != 1) {
+                number = -1;
+            }
+            fclose(file);
+        }
+        if (number == SYS_recvfrom || number == SYS_sendto) {
+            return;
+        }
+        sched_yield();
+    }
 }
 
 static void closing_a_listener_ends_the_accept_of_another_thread(void)
 {
     struct accepting accepting;
     pthread_t thread;
-    accepting.listener = listening(2761);
-    accepting.error = -1;
-    CHECK(pthread_create(&thread, NULL, accept_one, &accepting) == 0);
-    CHECK(closesocket(accepting.listener) == 0);
-    CHECK(pthread_join(thread, NULL) == 0);
-    CHECK(accepting.error == WSAEINTR || accepting.error == WSAENOTSOCK || accepting.error == WSAEINVAL);
+    int at;
+    for (at = 0; at < 2; at++) {
+        accepting.listener = listening(2761);
+        accepting.error = -1;
+        accepting.tid = 0;
+        CHECK(pthread_create(&thread, NULL, accept_one, &accepting) == 0);
+        if (at == 1) {
+            until_blocked(&accepting.tid);
+        }
+        CHECK(closesocket(accepting.listener) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        CHECK(accepting.error == WSAEINTR || (at == 0 && (accepting.error == WSAENOTSOCK || accepting.error == WSAEINVAL)));
+    }
+}
+
+/* A thread that makes one call. */
+struct calling {
+    SOCKET s;
+    int is_send;
+    volatile pid_t tid;
+    int error;
+};
+
+static void *call_once(void *argument)
+{
+    struct calling *calling = (struct calling *)argument;
+    static char bytes[1 << 16];
+    ssize_t count = 0;
+    calling->tid = (pid_t)syscall(SYS_gettid);
+    if (calling->is_send) {
+        while ((count = send(calling->s, bytes, sizeof bytes, 0)) > 0) {
+        }
+    } else {
+        count = recv(calling->s, bytes, 1, 0);
+    }
+    calling->error = count < 0 ? WSAGetLastError() : 0;
+    return NULL;
+}
+
+static void closing_a_socket_ends_the_calls_of_other_threads(void)
+{
+    int at;
+    for (at = 0; at < 2; at++) {
+        struct calling calling;
+        pthread_t thread;
+        SOCKET client, server;
+        char bytes[65536];
+        pair(&client, &server);
+        memset(&calling, 0, sizeof calling);
+        calling.s = client;
+        calling.is_send = at;
+        CHECK(pthread_create(&thread, NULL, call_once, &calling) == 0);
+        until_blocked(&calling.tid);
+        CHECK(closesocket(client) == 0);
+        CHECK(pthread_join(thread, NULL) == 0);
+        /* The thread that sends may have been between two calls. */
+        CHECK(calling.error == WSAEINTR || (at == 1 && calling.error == WSAENOTSOCK));
+        while (recv(server, bytes, sizeof bytes, 0) > 0) {
+        }
+        CHECK(closesocket(server) == 0);
+    }
+}
+
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number)
+{
+    (void)number;
+    signals++;
+}
+
+static void a_signal_ends_a_blocking_call_unless_its_handler_restarts_it(void)
+{
+    struct sigaction action, before;
+    int restarts, accepts;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = count_signal;
+    for (restarts = 0; restarts < 2; restarts++) {
+        for (accepts = 0; accepts < 2; accepts++) {
+            struct accepting accepting;
+            struct calling calling;
+            pthread_t thread;
+            SOCKET client, server = INVALID_SOCKET;
+            memset(&calling, 0, sizeof calling);
+            action.sa_flags = restarts ? SA_RESTART : 0;
+            CHECK(sigaction(SIGUSR1, &action, &before) == 0);
+            signals = 0;
+            if (accepts) {
+                accepting.listener = listening(2761);
+                accepting.error = -1;
+                accepting.tid = 0;
+                CHECK(pthread_create(&thread, NULL, accept_one, &accepting) == 0);
+                until_blocked(&accepting.tid);
+            } else {
+                pair(&client, &server);
+                calling.s = server;
+                CHECK(pthread_create(&thread, NULL, call_once, &calling) == 0);
+                until_blocked(&calling.tid);
+            }
+            CHECK(pthread_kill(thread, SIGUSR1) == 0);
+            while (signals == 0) {
+                sched_yield();
+            }
+            if (restarts) {
+                until_blocked(accepts ? &accepting.tid : &calling.tid);
+                if (accepts) {
+                    client = new_socket();
+                    CHECK(connect_to(client, 2761) == 0);
+                    CHECK(closesocket(client) == 0);
+                } else {
+                    CHECK(send(client, "x", 1, 0) == 1);
+                }
+            }
+            CHECK(pthread_join(thread, NULL) == 0);
+            CHECK((accepts ? accepting.error : calling.error) == (restarts ? 0 : WSAEINTR));
+            if (accepts) {
+                CHECK(closesocket(accepting.listener) == 0);
+            } else {
+                CHECK(closesocket(client) == 0 && closesocket(server) == 0);
+            }
+            CHECK(sigaction(SIGUSR1, &before, NULL) == 0);
+        }
+    }
+}
+
+static void an_accept_ends_after_the_time_of_its_option(void)
+{
+    SOCKET listener = listening(2761);
+    SOCKET client, server;
+    struct timeval limit = { 0, 30000 };
+    DWORD value = 0;
+    int length = sizeof value;
+    char byte;
+    CHECK(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
+    CHECK(accept(listener, NULL, NULL) == INVALID_SOCKET && WSAGetLastError() == WSAETIMEDOUT);
+    CHECK(getsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, (char *)&value, &length) == 0 && value >= 30 && value <= 40);
+    /* The mode of the kernel is that of the listener. */
+    CHECK(fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK) == 0);
+    CHECK(accept(listener, NULL, NULL) == INVALID_SOCKET && WSAGetLastError() == WSAEWOULDBLOCK);
+    set_nonblocking(listener, 0);
+    client = new_socket();
+    CHECK(connect_to(client, 2761) == 0);
+    server = accept(listener, NULL, NULL);
+    CHECK(server != INVALID_SOCKET);
+    /* As on Windows, the accepted socket has the options of the listening one. */
+    CHECK(recv(server, &byte, 1, 0) == -1 && WSAGetLastError() == WSAETIMEDOUT);
+    CHECK(closesocket(server) == 0 && closesocket(client) == 0 && closesocket(listener) == 0);
+    /* And the listening one those from before listen. */
+    listener = new_socket();
+    value = 20;
+    CHECK(setsockopt(listener, SOL_SOCKET, SO_RCVTIMEO, (const char *)&value, sizeof value) == 0);
+    {
+        SOCKADDR_HV address = address_of(HV_GUID_WILDCARD, 2761);
+        CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 1) == 0);
+    }
+    CHECK(accept(listener, NULL, NULL) == INVALID_SOCKET && WSAGetLastError() == WSAETIMEDOUT);
+    CHECK(closesocket(listener) == 0);
+}
+
+static void ends_well(pid_t child)
+{
+    int status;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static void a_child_process_serves_a_connection_that_its_parent_closes(void)
+{
+    SOCKET client, server;
+    struct calling calling;
+    pthread_t thread;
+    char bytes[64];
+    pid_t child;
+    pair(&client, &server);
+    child = fork();
+    if (child == 0) {
+        ssize_t count;
+        CHECK(closesocket(client) == 0);
+        while ((count = recv(server, bytes, sizeof bytes, 0)) > 0) {
+            CHECK(send(server, bytes, (size_t)count, 0) == count);
+        }
+        CHECK(count == 0 && closesocket(server) == 0);
+        _exit(0);
+    }
+    CHECK(closesocket(server) == 0);
+    CHECK(send(client, "child", 5, 0) == 5 && recv(client, bytes, 5, MSG_WAITALL) == 5);
+    CHECK(shutdown(client, SD_SEND) == 0 && recv(client, bytes, 1, 0) == 0);
+    ends_well(child);
+    CHECK(closesocket(client) == 0);
+
+    /* A child that closes the sockets it has no use for does not end the calls of its parent's threads. */
+    pair(&client, &server);
+    memset(&calling, 0, sizeof calling);
+    calling.s = client;
+    CHECK(pthread_create(&thread, NULL, call_once, &calling) == 0);
+    until_blocked(&calling.tid);
+    child = fork();
+    if (child == 0) {
+        CHECK(closesocket(client) == 0 && closesocket(server) == 0);
+        client = new_socket();
+        CHECK(closesocket(client) == 0);
+        _exit(0);
+    }
+    ends_well(child);
+    CHECK(send(server, "x", 1, 0) == 1);
+    CHECK(pthread_join(thread, NULL) == 0 && calling.error == 0);
+    CHECK(closesocket(client) == 0 && closesocket(server) == 0);
+}
+
+static void arguments_that_point_nowhere_are_errors(void)
+{
+    SOCKET client, server;
+    int number, length = 0;
+    struct timeval now = { 0, 0 };
+    WSABUF buffer = { 4, NULL };
+    DWORD count = 0;
+    static const int numbers[] = { -1, 1000000, 2147483647, -2147483647 };
+    size_t at;
+    char byte, four[4];
+    pair(&client, &server);
+    CHECK(send(server, "abcd", 4, 0) == 4);
+    CHECK(recv(client, NULL, 4, 0) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(recv(client, NULL, 0, 0) == 0);
+    CHECK(send(client, NULL, 4, 0) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(send(client, NULL, 0, 0) == 0);
+    CHECK(WSARecv(client, &buffer, 1, &count, NULL, NULL, NULL) == -1);
+    CHECK(WSARecv(client, NULL, 1, &count, NULL, NULL, NULL) == -1 && WSAGetLastError() == WSAEINVAL);
+    CHECK(WSASend(client, &buffer, 4000000000u, &count, 0, NULL, NULL) == -1);
+    CHECK(WSAGetLastError() == WSAEINVAL);
+    CHECK(accept(client, NULL, NULL) == INVALID_SOCKET && WSAGetLastError() == WSAEINVAL);
+    CHECK(getsockname(client, NULL, NULL) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(getpeername(client, NULL, &length) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(setsockopt(client, HV_PROTOCOL_RAW, HVSOCKET_CONNECT_TIMEOUT, NULL, 4) == -1);
+    CHECK(setsockopt(client, HV_PROTOCOL_RAW, HVSOCKET_CONNECT_TIMEOUT, (const char *)&byte, 1) == -1);
+    CHECK(getsockopt(client, HV_PROTOCOL_RAW, HVSOCKET_CONNECT_TIMEOUT, NULL, NULL) == -1);
+    CHECK(ioctlsocket(client, FIONREAD, (u_long *)NULL) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(WSAPoll(NULL, 1, 0) == -1 && WSAGetLastError() == WSAEFAULT);
+    CHECK(WSAPoll(NULL, 0, 0) == 0 && select(0, NULL, NULL, NULL, &now) == 0);
+    for (at = 0; at < sizeof numbers / sizeof numbers[0]; at++) {
+        SOCKET s = numbers[at];
+        SOCKADDR_HV address = address_of(HV_GUID_LOOPBACK, 2761);
+        CHECK(send(s, "x", 1, 0) == -1 && WSAGetLastError() == WSAENOTSOCK);
+        CHECK(recv(s, &byte, 1, 0) == -1 && WSAGetLastError() == WSAENOTSOCK);
+        CHECK(bind(s, (struct sockaddr *)&address, sizeof address) == -1 && WSAGetLastError() == WSAENOTSOCK);
+        CHECK(connect(s, (struct sockaddr *)&address, sizeof address) == -1 && WSAGetLastError() == WSAENOTSOCK);
+        CHECK(listen(s, 1) == -1 && accept(s, NULL, NULL) == INVALID_SOCKET && shutdown(s, SD_BOTH) == -1);
+        length = sizeof number;
+        CHECK(getsockopt(s, SOL_SOCKET, SO_ERROR, (char *)&number, &length) == -1);
+        CHECK(closesocket(s) == -1 && WSAGetLastError() == WSAENOTSOCK);
+    }
+    /* There is nothing to receive into memory that is not there. */
+    CHECK(recv(client, four, sizeof four, MSG_WAITALL) == sizeof four);
+    CHECK(recv(client, &byte, (size_t)-1, MSG_DONTWAIT) == -1);
+    CHECK(closesocket(client) == 0 && closesocket(server) == 0);
+}
+
+enum { MANY = 2000, PAIRS = 50 };
+
+static void thousands_of_sockets_are_polled(void)
+{
+    struct rlimit limit;
+    WSAPOLLFD *all = (WSAPOLLFD *)calloc(MANY, sizeof *all);
+    SOCKET ends[PAIRS];
+    SOCKADDR_HV address = address_of(HV_GUID_WILDCARD, 2761);
+    SOCKET listener = new_socket();
+    int at;
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (limit.rlim_cur < 4096) {
+        limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096;
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    }
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, SOMAXCONN) == 0);
+    for (at = 0; at < MANY; at++) {
+        all[at].events = POLLRDNORM;
+        all[at].fd = new_socket();
+        if (at < PAIRS) {
+            CHECK(connect_to(all[at].fd, 2761) == 0);
+            ends[at] = accept(listener, NULL, NULL);
+            CHECK(ends[at] != INVALID_SOCKET);
+        }
+    }
+    CHECK(send(ends[0], "a", 1, 0) == 1 && closesocket(ends[PAIRS - 1]) == 0);
+    CHECK(WSAPoll(all, PAIRS, 20000) >= 1);
+    while (!(all[PAIRS - 1].revents & POLLRDNORM)) {
+        CHECK(WSAPoll(&all[PAIRS - 1], 1, 20000) == 1);
+    }
+    CHECK(WSAPoll(all, MANY, 0) >= 2 && (all[0].revents & POLLRDNORM) && !(all[1].revents & POLLRDNORM));
+    for (at = 0; at < MANY; at++) {
+        CHECK(closesocket(all[at].fd) == 0);
+        if (at < PAIRS - 1) {
+            CHECK(closesocket(ends[at]) == 0);
+        }
+    }
+    CHECK(closesocket(listener) == 0);
+    free(all);
 }
 
 enum { THREADS = 8, ROUNDS = 20 };
@@ -536,7 +857,8 @@ static void versions_are_negotiated(void)
     CHECK(WSACleanup() == 0);
 }
 
-int main(void)
+/* Runs all tests but the one that is named. */
+int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
@@ -552,6 +874,12 @@ int main(void)
         { "failing connect", a_nonblocking_connect_that_fails_is_an_exception_with_its_error },
         { "epoll", a_socket_stays_in_an_epoll_set_from_before_its_connect },
         { "closing a listener", closing_a_listener_ends_the_accept_of_another_thread },
+        { "closing a socket", closing_a_socket_ends_the_calls_of_other_threads },
+        { "signals", a_signal_ends_a_blocking_call_unless_its_handler_restarts_it },
+        { "deadline of accept", an_accept_ends_after_the_time_of_its_option },
+        { "fork", a_child_process_serves_a_connection_that_its_parent_closes },
+        { "arguments", arguments_that_point_nowhere_are_errors },
+        { "many", thousands_of_sockets_are_polled },
         { "threads", many_threads_connect_and_accept_at_a_time },
         { "others", other_sockets_and_files_are_untouched },
         { "close", a_number_that_was_closed_by_close_is_no_socket_any_more },
@@ -561,6 +889,9 @@ int main(void)
     signal(SIGPIPE, SIG_DFL);
     alarm(100);
     for (at = 0; at < sizeof tests / sizeof tests[0]; at++) {
+        if (argc > 1 && strcmp(argv[1], tests[at].name) == 0) {
+            continue;
+        }
         fprintf(stderr, "%s\n", tests[at].name);
         tests[at].run();
     }
