@@ -86,6 +86,11 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests of the tutorial's page",
     },
     Tool {
+        package: "python3-docker",
+        probe: &["/usr/bin/python3", "-c", "import docker"],
+        needed_by: "the test of docker's clients",
+    },
+    Tool {
         package: "wine64",
         probe: &["/usr/lib/wine/wine64", "--version"],
         needed_by: "the tests of .reg files against a registry editor",
