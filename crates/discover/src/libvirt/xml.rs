@@ -1,17 +1,21 @@
 //! The start tags of an XML document with their attributes: as much as the description of a domain needs. It
 //! follows no entity but the predefined and numeric ones, and opens no file.
 
+use std::rc::Rc;
+
 /// A start tag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag<'a> {
     pub name: &'a str,
     /// The names of the elements around it, outermost first.
-    pub parents: Vec<&'a str>,
+    pub parents: Rc<[&'a str]>,
     attributes: Vec<(&'a str, String)>,
 }
 
 /// The greatest depth of elements.
 const MAX_DEPTH: usize = 64;
+/// The most elements. A domain with hundreds of devices has some thousand.
+const MAX_TAGS: usize = 16_384;
 
 impl Tag<'_> {
     pub fn attribute(&self, name: &str) -> Option<&str> {
@@ -20,10 +24,15 @@ impl Tag<'_> {
     }
 }
 
-/// The start tags in their order, up to the first thing that is malformed.
+/// The longest entity between `&` and `;`: a character's number.
+const MAX_ENTITY: usize = 10;
+
+/// The start tags in their order, up to the first thing that is malformed, or one too many.
 pub fn tags(text: &str) -> Vec<Tag<'_>> {
     let mut tags = Vec::new();
     let mut parents: Vec<&str> = Vec::new();
+    // Siblings share their parents: otherwise each element would take the memory of all of them.
+    let mut shared: Rc<[&str]> = Rc::from([]);
     let mut rest = text;
     while let Some(start) = rest.find('<') {
         rest = &rest[start + 1..];
@@ -37,19 +46,22 @@ pub fn tags(text: &str) -> Vec<Tag<'_>> {
         }
         if let Some(inner) = rest.strip_prefix('/') {
             let Some(end) = inner.find('>') else { break };
-            parents.pop();
+            if parents.pop().is_some() {
+                shared = parents.as_slice().into();
+            }
             rest = &inner[end + 1..];
             continue;
         }
-        let Some((tag, is_empty, after)) = start_tag(rest, &parents) else {
+        let Some((tag, is_empty, after)) = start_tag(rest, &shared) else {
             break;
         };
         rest = after;
         if !is_empty {
             parents.push(tag.name);
+            shared = parents.as_slice().into();
         }
         tags.push(tag);
-        if parents.len() > MAX_DEPTH {
+        if parents.len() > MAX_DEPTH || tags.len() == MAX_TAGS {
             break;
         }
     }
@@ -57,7 +69,7 @@ pub fn tags(text: &str) -> Vec<Tag<'_>> {
 }
 
 /// A start tag after its `<`, whether its element is empty, and the text after it.
-fn start_tag<'a>(text: &'a str, parents: &[&'a str]) -> Option<(Tag<'a>, bool, &'a str)> {
+fn start_tag<'a>(text: &'a str, parents: &Rc<[&'a str]>) -> Option<(Tag<'a>, bool, &'a str)> {
     let ends = |c: char| c.is_whitespace() || "/>=".contains(c);
     let end = text.find(ends)?;
     let (name, mut rest) = text.split_at(end);
@@ -66,7 +78,7 @@ fn start_tag<'a>(text: &'a str, parents: &[&'a str]) -> Option<(Tag<'a>, bool, &
         rest = rest.trim_start();
         let is_empty = rest.starts_with("/>");
         if let Some(after) = rest.strip_prefix("/>").or_else(|| rest.strip_prefix('>')) {
-            let parents = parents.to_vec();
+            let parents = Rc::clone(parents);
             let tag = Tag {
                 name,
                 parents,
@@ -92,7 +104,10 @@ fn unescaped(text: &str) -> String {
     while let Some(start) = rest.find('&') {
         plain.push_str(&rest[..start]);
         rest = &rest[start + 1..];
-        let entity = rest.find(';').map(|end| (&rest[..end], &rest[end + 1..]));
+        // A text of many `&` is not searched to its end for each of them.
+        let near = rest.as_bytes().iter().take(MAX_ENTITY + 1);
+        let end = near.copied().position(|byte| byte == b';');
+        let entity = end.map(|end| (&rest[..end], &rest[end + 1..]));
         let decoded = entity.and_then(|(name, after)| Some((character(name)?, after)));
         match decoded {
             Some((character, after)) => {
@@ -135,9 +150,33 @@ mod tests {
         let tags = tags(text);
         let names: Vec<_> = tags.iter().map(|tag| tag.name).collect();
         assert_eq!(names, ["a", "vsock", "cid"]);
-        assert_eq!(tags[2].parents, ["a", "vsock"]);
+        assert_eq!(*tags[2].parents, ["a", "vsock"]);
         assert_eq!(tags[2].attribute("address"), Some("3&"));
         assert_eq!(tags[1].attribute("model"), Some("virtio"));
+    }
+
+    #[test]
+    fn a_long_description_takes_time_and_memory_in_proportion_to_its_length() {
+        let entities = "&".repeat(1 << 18);
+        let text = format!("<a b='{entities}'/>");
+        assert_eq!(tags(&text)[0].attribute("b"), Some(entities.as_str()));
+        let nested = "<a>".repeat(MAX_DEPTH);
+        let siblings = nested.clone() + &"<b/>".repeat(4 << 20);
+        let found = tags(&siblings);
+        assert_eq!(found.len(), MAX_TAGS);
+        let shared = &found[MAX_DEPTH].parents;
+        assert!(
+            found[MAX_DEPTH..]
+                .iter()
+                .all(|tag| Rc::ptr_eq(&tag.parents, shared))
+        );
+    }
+
+    #[test]
+    fn the_longest_entity_is_decoded() {
+        let found = tags("<a b='&#x10FFFF;&#1114111;&#x0010FFFF;'/>");
+        let value = found[0].attribute("b");
+        assert_eq!(value, Some("\u{10ffff}\u{10ffff}\u{10ffff}"));
     }
 
     proptest! {

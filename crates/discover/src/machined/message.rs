@@ -5,6 +5,9 @@
 /// The longest message that is read, and the greatest depth of containers in one.
 pub const MAX_MESSAGE: usize = 8 << 20;
 const MAX_DEPTH: u32 = 16;
+/// The most values in a message. One takes 1 byte on the bus and 32 in memory; the longest list of machines that is
+/// accepted has some 20,000.
+const MAX_VALUES: usize = 1 << 18;
 
 const METHOD_CALL: u8 = 1;
 pub const METHOD_RETURN: u8 = 2;
@@ -188,13 +191,19 @@ impl Message {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// How many values were read.
+    values: usize,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of a message, whose byte order must be that of our own calls.
     fn new(bytes: &'a [u8]) -> Result<Self, &'static str> {
         match bytes.first() {
-            Some(b'l') if bytes.len() >= 16 => Ok(Self { bytes, at: 0 }),
+            Some(b'l') if bytes.len() >= 16 => Ok(Self {
+                bytes,
+                at: 0,
+                values: 0,
+            }),
             Some(b'B') => Err("it answers in big-endian order"),
             _ => Err("a message is malformed"),
         }
@@ -247,6 +256,10 @@ impl<'a> Reader<'a> {
     ) -> Result<Value, &'static str> {
         if depth > MAX_DEPTH {
             return Err("a message is nested too deeply");
+        }
+        self.values += 1;
+        if self.values > MAX_VALUES {
+            return Err("a message has too many values");
         }
         let kind = kind_at(signature, *at)?;
         *at += 1;
@@ -385,6 +398,18 @@ mod tests {
         assert_eq!(number, Some(42));
         let class = message.body[0].get("Class").and_then(Value::text);
         assert_eq!(class, Some("vm"));
+    }
+
+    #[test]
+    fn a_message_of_many_small_values_is_refused_before_it_takes_memory() {
+        let bytes = |count: u32| {
+            let mut body = count.to_le_bytes().to_vec();
+            body.resize(4 + count as usize, 1);
+            Message::parse(&reply("ay", &body))
+        };
+        assert_eq!(bytes(16_384).unwrap().body[0].list().len(), 16_384);
+        let error = bytes(4 << 20).unwrap_err();
+        assert_eq!(error, "a message has too many values");
     }
 
     #[test]
