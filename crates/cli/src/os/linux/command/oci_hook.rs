@@ -3,14 +3,17 @@
 //! A runtime calls them with the container's state on standard input, and waits. So each has a time limit for
 //! all that it does, and a broker that is restarting is waited for as long as that allows.
 
-use std::collections::BTreeMap;
+mod state;
+
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::context::Context;
+use crate::failure::Failure;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use hvsock_address::{PartitionName, PartitionRef};
@@ -20,10 +23,7 @@ use hvsock_sys::container_mount;
 use hvsock_sys::pidfd::Process;
 use hvsock_text::printable_path;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde::Deserialize;
-
-use crate::context::Context;
-use crate::failure::Failure;
+use state::State;
 
 /// The time limit of a hook. A runtime waits for it.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -88,33 +88,6 @@ pub enum IfBrokerDown {
     Fail,
     /// It is started, and its state is unknown
     Start,
-}
-
-/// The state of a container, as a runtime gives it to hooks (OCI runtime specification, "State").
-#[derive(Debug, Deserialize)]
-struct State {
-    id: String,
-    /// The first process, in the PID namespace of the runtime and so of this process.
-    #[serde(default)]
-    pid: Option<u32>,
-    #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
-    /// The root filesystem; not every runtime says where it is.
-    #[serde(default)]
-    root: Option<PathBuf>,
-    #[serde(default)]
-    bundle: PathBuf,
-}
-
-/// The part of a container's configuration that says where its root filesystem is.
-#[derive(Debug, Deserialize)]
-struct Configuration {
-    root: Root,
-}
-
-#[derive(Debug, Deserialize)]
-struct Root {
-    path: PathBuf,
 }
 
 impl OciHook {
@@ -283,7 +256,10 @@ fn mount(state: &State, process: &Process, partition: &Partition) -> Result<()> 
     let endpoint = partition.endpoint.as_ref();
     let folder = endpoint.and_then(|endpoint| endpoint.parent());
     let folder = folder.with_context(|| format!("{name} has no endpoint"))?;
-    let root = state.root()?;
+    let root = state.root(|path| fs::read(path)).with_context(|| {
+        let path = state.configuration();
+        format!("cannot read the configuration {}", printable_path(&path))
+    })?;
     container_mount::mount(process, folder, &root, Path::new(INSIDE)).with_context(|| {
         let (folder, root) = (printable_path(folder), printable_path(&root));
         format!("cannot mount {folder} as {INSIDE} in {id}, whose root is {root}")
@@ -303,26 +279,6 @@ impl Which {
         let name =
             name.with_context(|| format!("the annotation {NAME_ANNOTATION} of {}", state.id));
         name.map(Some)
-    }
-}
-
-impl State {
-    /// The path of the root filesystem.
-    fn root(&self) -> Result<PathBuf> {
-        if let Some(root) = &self.root {
-            return Ok(root.clone());
-        }
-        let path = self.bundle.join("config.json");
-        let read = || -> Result<PathBuf> {
-            let configuration: Configuration = serde_json::from_slice(&fs::read(&path)?)?;
-            // It is relative to the bundle.
-            Ok(self.bundle.join(configuration.root.path))
-        };
-        read().with_context(|| format!("cannot read the configuration {}", printable_path(&path)))
-    }
-
-    fn annotation(&self, name: &str) -> Option<&str> {
-        self.annotations.as_ref()?.get(name).map(String::as_str)
     }
 }
 
@@ -398,7 +354,7 @@ pub fn is_down(error: &ClientError) -> bool {
 
 fn read_state(deadline: Instant) -> Result<State> {
     let bytes = read_input(deadline).context("cannot read the container's state from stdin")?;
-    serde_json::from_slice(&bytes).context("the state on stdin is none of an OCI container")
+    State::parse(&bytes).context("the state on stdin is none of an OCI container")
 }
 
 /// Reads standard input to its end, or fails at `deadline`.
