@@ -25,18 +25,6 @@ pub fn run(_: &[String]) -> Result<()> {
             "--deny=warnings",
         ]))
     })?;
-    // The fuzz targets have a lock file of their own.
-    timings.step("lock file of the fuzz targets", || {
-        run::run(&mut run::cargo(&[
-            "tree",
-            "--locked",
-            "--manifest-path",
-            "fuzz/Cargo.toml",
-            "--depth",
-            "0",
-            "--quiet",
-        ]))
-    })?;
     // Each half of the services alone, as the agent and programs on a host build it.
     timings.step("features", || {
         ["guest", "host"].iter().try_for_each(|half| {

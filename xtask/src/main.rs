@@ -9,6 +9,7 @@ mod bench;
 mod capi;
 mod ci;
 mod deny;
+mod fuzz;
 mod kernel_link;
 mod loom;
 mod openapi;
@@ -24,6 +25,9 @@ mod windows;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if fuzz::is_rustc() {
+        return fuzz::as_rustc();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match tasks::dispatch(&arguments) {
         Ok(()) => ExitCode::SUCCESS,

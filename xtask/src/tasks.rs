@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    bench, capi, ci, deny, kernel_link, loom, openapi, python, statically, test, vsock_test,
+    bench, capi, ci, deny, fuzz, kernel_link, loom, openapi, python, statically, test, vsock_test,
     windows,
 };
 
@@ -60,6 +60,34 @@ const TASKS: &[Task] = &[
         )],
         rest: Rest::Program,
         run: loom::run,
+    },
+    Task {
+        name: "fuzz",
+        arguments: "[OPTIONS] [TARGET…]",
+        about: "Run the fuzz targets with LLVM's fuzzer and AddressSanitizer, then print a table",
+        options: &[
+            (
+                "TARGET",
+                "only these targets; `cargo run -p hvsock-fuzz -- list` says what each is",
+            ),
+            (
+                "--minutes N",
+                "how long each target runs, in minutes [default: 1]",
+            ),
+            ("--seconds N", "the same in seconds"),
+            ("--json", "print the table as JSON"),
+            (
+                "--seed",
+                "run nothing: write the seeds of all targets to fuzz/corpus",
+            ),
+            (
+                "--minimize",
+                "run nothing: put the fewest inputs that reach what all known inputs reach into \
+                 fuzz/corpus",
+            ),
+        ],
+        rest: Rest::Own,
+        run: fuzz::run,
     },
     Task {
         name: "bench",
@@ -354,6 +382,7 @@ mod tests {
     fn every_option_of_a_help_is_one_that_the_task_knows() {
         let sources = [
             ("capi", include_str!("capi.rs")),
+            ("fuzz", include_str!("fuzz/mod.rs")),
             ("kernel-link", include_str!("kernel_link.rs")),
             ("wine", include_str!("windows/wine.rs")),
             (

@@ -24,6 +24,9 @@ mod core;
 mod data_path;
 mod events;
 mod folders;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guest_link;
 mod guests;
 mod handle;

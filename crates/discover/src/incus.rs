@@ -81,6 +81,12 @@ fn machines(socket: &Path, document: &Value) -> Result<Vec<Machine>, Unavailable
         .collect()
 }
 
+/// Reads an answer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(document: &Value) {
+    let _ = machines(Path::new("/socket"), document);
+}
+
 fn machine(instance: &Value) -> Option<Machine> {
     let name = instance["name"].as_str()?;
     let name = match instance["project"].as_str() {

@@ -21,6 +21,9 @@
 
 mod error;
 mod found;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod incus;
 mod kind;

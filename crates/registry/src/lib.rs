@@ -20,6 +20,9 @@
 #![forbid(unsafe_code)]
 
 mod entry;
+#[cfg(all(feature = "fuzzing", target_os = "linux"))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "store")]
 pub mod keys;
 #[cfg(all(feature = "store", target_os = "linux"))]

@@ -22,6 +22,9 @@ pub mod agent;
 pub mod catalog;
 pub mod copy;
 pub mod forward;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod getent;
 #[cfg(feature = "guest")]
 pub mod guest;

@@ -15,6 +15,8 @@ mod attachment;
 mod body;
 mod error;
 mod extract;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod json;
 mod limits;
 mod metrics;

@@ -8,6 +8,8 @@ mod partitions;
 mod services;
 mod vm;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use partition_entry::PartitionKinds;
 pub(crate) use partition_entry::{PartitionClash, PartitionEntry};
 pub(crate) use partitions::{PartitionFiles, PartitionStep, PartitionStore, PutResult};
 pub(crate) use services::{ServiceStore, ServiceStoreGuard};

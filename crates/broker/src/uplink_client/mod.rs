@@ -16,6 +16,8 @@
 
 mod client;
 mod event;
+#[cfg(feature = "fuzzing")]
+mod fuzzing;
 mod lookups;
 mod mirror;
 mod refusal;
@@ -41,6 +43,8 @@ use crate::guest_link::{
 };
 use client::Client;
 pub(crate) use event::{Incoming, UplinkEvent, UplinkState, WhyDown};
+#[cfg(feature = "fuzzing")]
+pub(crate) use fuzzing::host_frames as fuzz;
 pub(crate) use mirror::registration;
 pub(crate) use transport::KernelTransport;
 pub use transport::UplinkTransport;

@@ -11,6 +11,8 @@ mod arenas;
 mod command;
 mod device;
 mod device_state;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod life_cycle;
 mod lingering;
 mod links;

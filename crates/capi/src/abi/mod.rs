@@ -16,6 +16,10 @@
 mod borrowed;
 pub mod connection;
 pub mod error;
+/// cbindgen:ignore
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod in_place;
 pub mod listener;
 pub mod options;

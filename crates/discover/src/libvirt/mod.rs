@@ -4,6 +4,8 @@
 
 mod client;
 mod domain;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod xdr;
 mod xml;
 

@@ -52,6 +52,12 @@ pub fn list(socket: &Path, deadline: Instant) -> Result<Vec<Machine>, Unavailabl
     Ok(found)
 }
 
+/// Reads a machine's properties.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(properties: &Value) {
+    let _ = machine("web", properties);
+}
+
 fn machine(name: &str, properties: &Value) -> Machine {
     let number = |key: &str| {
         let number = properties.get(key).and_then(Value::number);

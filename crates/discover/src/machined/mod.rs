@@ -2,6 +2,8 @@
 //! later has the context id). It lists what runs; it does not see whether a VMM has paused its guest.
 
 mod dbus;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod message;
 mod varlink;
 

@@ -47,6 +47,12 @@ pub fn list(socket: &Path, deadline: Instant) -> Result<Option<Vec<Machine>>, Un
     }
 }
 
+/// Reads a message.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(reply: &Value) {
+    let _ = machine(&reply["parameters"]);
+}
+
 /// A virtual machine, unless it is a container or the host.
 fn machine(parameters: &Value) -> Option<Machine> {
     let name = parameters["name"].as_str()?;

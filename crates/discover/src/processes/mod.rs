@@ -7,6 +7,8 @@ mod cloud_hypervisor;
 mod crosvm;
 mod description;
 mod firecracker;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod openvmm;
 mod options;
 mod process;

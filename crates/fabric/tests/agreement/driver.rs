@@ -9,10 +9,10 @@ use hvsock_fabric::{
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
-use crate::coverage::{Coverage, Row, Verb};
-use crate::model::{Model, ModelEffect, ModelListener, ModelPartition};
-use crate::ops::{BROKER_UID, Case, Op, Pick, Request, partition_name, vm_id};
-use crate::resolve;
+use super::coverage::{Coverage, Row, Verb};
+use super::model::{Model, ModelEffect, ModelListener, ModelPartition};
+use super::ops::{BROKER_UID, Case, Op, Pick, Request, partition_name, vm_id};
+use super::resolve;
 
 /// The fabric and the model. The vectors map the model's indexes to the fabric's keys and ids.
 struct Comparison<'t> {

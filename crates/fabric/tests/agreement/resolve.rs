@@ -5,9 +5,9 @@ use hvsock_address::{ServiceId, VmId};
 use hvsock_fabric::PartitionKind;
 use hvsock_registry::Principal;
 
-use crate::coverage::Row;
-use crate::model::{Model, ModelPartition};
-use crate::ops::{Pick, Request, Vm};
+use super::coverage::Row;
+use super::model::{Model, ModelPartition};
+use super::ops::{Pick, Request, Vm};
 
 /// The id that a request of a partition addresses.
 pub fn vm_id(model: &Model, from: usize, vm: Vm) -> VmId {

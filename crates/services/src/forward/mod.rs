@@ -6,6 +6,8 @@
 //! peer of a Unix socket, which cannot report one. `proto/hvsock/forward.proto` defines the format.
 
 mod address;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub(crate) mod message;
 mod records;
 mod relay;

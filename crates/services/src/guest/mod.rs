@@ -7,6 +7,8 @@ pub mod copy;
 mod folder;
 mod forward;
 pub mod freeze;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod heartbeat;
 pub mod kvp;
 mod os_release;

@@ -4,8 +4,8 @@ use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_fabric::{PartitionKind, PartitionState, Refusal};
 use hvsock_registry::{Defaults, Registration};
 
+use super::super::ops::{AddPartition, partition_name};
 use super::{Model, ModelEffect, ModelPartition, same};
-use crate::ops::{AddPartition, partition_name};
 
 impl Model {
     pub fn add_partition(&mut self, new: AddPartition, parent: usize) -> Result<(), &'static str> {

@@ -4,8 +4,8 @@ use hvsock_address::{PartitionName, ServiceId};
 use hvsock_fabric::{PartitionKind, Refusal};
 use hvsock_registry::{AccessRule, Override, Principal, Registration};
 
+use super::super::ops::BROKER_UID;
 use super::{Model, ModelPartition};
-use crate::ops::BROKER_UID;
 
 /// The requester.
 #[derive(Clone, Copy)]

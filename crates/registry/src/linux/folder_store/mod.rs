@@ -53,6 +53,12 @@ pub struct FolderStore {
     health: WatchHealth,
 }
 
+/// Decodes `defaults.toml`.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Problem> {
+    format::decode_defaults(path, bytes)
+}
+
 /// Limits of a store, and its built-in registrations.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -91,11 +97,11 @@ pub struct LoadReport {
 
 /// Registrations as the entries of a folder.
 #[derive(Debug)]
-struct ServiceFiles;
+pub(crate) struct ServiceFiles;
 
 /// A value that only one registration may have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Claim {
+pub(crate) enum Claim {
     /// A port for guests. Two GUIDs may have the same alias port.
     Port(u32),
     /// A case-folded name.

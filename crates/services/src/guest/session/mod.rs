@@ -51,6 +51,12 @@ pub(super) fn server() -> ServiceServer {
     ServiceServer::calls(&SESSION, Routes::new(server))
 }
 
+/// Validates a request, as [`Session::run`] does first.
+#[cfg(feature = "fuzzing")]
+pub(super) fn validate(start: crate::wire::session::Start) {
+    let _ = plan::Plan::new(start);
+}
+
 struct Service {
     limit: Arc<Semaphore>,
 }

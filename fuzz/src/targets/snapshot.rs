@@ -4,30 +4,27 @@
 //! The first byte chooses which of the four, the second whether the rest is the text of the snapshot or a list
 //! of edits of a valid one.
 
-#![no_main]
-
-#[path = "../../crates/testkit/src/json_edits.rs"]
-mod json_edits;
-
 use std::cell::RefCell;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::{Fabric, FabricSnapshot, Limits, Operators, PartitionKey, PartitionState};
 use hvsock_ring::{Monitor, Parts, RingSide, RingSize};
+use hvsock_testkit::json_edits::Edit;
 use hvsock_virtio::queue::{Chain, GuestMemory, Queue};
 use hvsock_virtio::{Config, GuestCid, MessageEnd, Muxer, Transmit};
-use json_edits::Edit;
-use libfuzzer_sys::fuzz_target;
 use serde::de::DeserializeOwned;
 
-/// The valid snapshots that the crates' tests read.
-const FABRIC: &str = include_str!("../../crates/fabric/tests/snapshots/fabric-1.json");
-const MONITOR: &str = include_str!("../../crates/ring/tests/snapshots/monitor-1.json");
-const MUXER: &str = include_str!("../../crates/virtio/tests/snapshots/muxer-1.json");
-const QUEUE: &str = include_str!("../../crates/virtio/tests/snapshots/queue-1.json");
+use crate::target::Seed;
 
-fuzz_target!(|bytes: &[u8]| {
+/// The valid snapshots that the crates' tests read.
+const FABRIC: &str = include_str!("../../../crates/fabric/tests/snapshots/fabric-1.json");
+const MONITOR: &str = include_str!("../../../crates/ring/tests/snapshots/monitor-1.json");
+const MUXER: &str = include_str!("../../../crates/virtio/tests/snapshots/muxer-1.json");
+const QUEUE: &str = include_str!("../../../crates/virtio/tests/snapshots/queue-1.json");
+
+/// Restores one snapshot.
+pub(crate) fn run(bytes: &[u8]) {
     let [which, is_text, rest @ ..] = bytes else {
         return;
     };
@@ -38,9 +35,29 @@ fuzz_target!(|bytes: &[u8]| {
         2 => read(QUEUE, is_text, rest)
             .into_iter()
             .for_each(|snapshot| queue(snapshot, rest)),
-        _ => read(MONITOR, is_text, rest).into_iter().for_each(monitor),
+        _ => read(MONITOR, is_text, rest).iter().for_each(monitor),
     }
-});
+}
+
+/// The valid snapshots without an edit, and with one; and a short one as text.
+pub(crate) fn seeds() -> Vec<Seed> {
+    let edited = |which: u8| [&[which, 1][..], &[7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 1, 0]].concat();
+    let queue: serde_json::Value = serde_json::from_str(QUEUE).unwrap_or_default();
+    super::named([
+        ("fabric", vec![0, 1]),
+        ("muxer", vec![1, 1]),
+        ("queue", vec![2, 1]),
+        ("monitor", vec![3, 1]),
+        ("fabric-edited", edited(0)),
+        ("muxer-edited", edited(1)),
+        ("queue-edited", edited(2)),
+        ("monitor-edited", edited(3)),
+        (
+            "queue-text",
+            [&[2, 0], queue.to_string().as_bytes()].concat(),
+        ),
+    ])
+}
 
 /// A snapshot from its text, or from edits of 13 bytes each.
 fn read<T: DeserializeOwned>(valid: &str, is_text: bool, bytes: &[u8]) -> Option<T> {
@@ -171,12 +188,12 @@ fn queue(snapshot: hvsock_virtio::queue::QueueSnapshot, bytes: &[u8]) {
     }
 }
 
-fn monitor(snapshot: hvsock_ring::MonitorSnapshot) {
+fn monitor(snapshot: &hvsock_ring::MonitorSnapshot) {
     let Ok(parts) = Parts::new(RingSize::MIN) else {
         return;
     };
     let monitor = Monitor::restore(snapshot.clone(), &parts.memory).expect("sealed memory");
-    assert_eq!(monitor.snapshot(), snapshot);
+    assert_eq!(monitor.snapshot(), *snapshot);
     for side in RingSide::BOTH {
         let written = monitor.written(side);
         monitor.close(side);
