@@ -15,6 +15,9 @@ const CHECK_OLD_EVERY: Duration = Duration::from_millis(50);
 const YOUNG: Duration = Duration::from_secs(1);
 /// With more calls than this, each is looked at less often: a look takes some 10 microseconds of processor time.
 const OFTEN: u32 = 256;
+/// For how many times as long as a look at some calls took others get answers before the next one.
+const REST: u32 = 4;
+
 /// A call that waits for something other than a short answer of the broker.
 #[derive(Debug)]
 pub(crate) struct Wait {
@@ -40,6 +43,8 @@ pub(crate) struct Waits {
     waits: BTreeMap<u64, Wait>,
     /// When to look at which one. Those that wait no more stay until then.
     checks: BTreeSet<(Instant, u64)>,
+    /// Not to look at any before.
+    rest_until: Option<Instant>,
 }
 
 impl Waits {
@@ -52,11 +57,21 @@ impl Waits {
 
     /// When the next call is to be looked at.
     pub(crate) fn next_check(&self) -> Option<Instant> {
-        self.checks.first().map(|(at, _)| *at)
+        let first = self.checks.first().map(|(at, _)| *at)?;
+        Some(self.rest_until.map_or(first, |rest| rest.max(first)))
+    }
+
+    /// Some were looked at from `since` until `now`. Others get answers for several times as long.
+    pub(crate) fn looked(&mut self, since: Instant, now: Instant) {
+        let took = now.saturating_duration_since(since);
+        self.rest_until = Some(now + took * REST);
     }
 
     /// Takes the next call that is to be looked at now, if there is one.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<u64> {
+        if self.rest_until.is_some_and(|rest| rest > now) {
+            return None;
+        }
         loop {
             let first = *self.checks.first().filter(|(at, _)| *at <= now)?;
             self.checks.remove(&first);
@@ -168,6 +183,25 @@ mod tests {
             assert_eq!(waits.pop_due(now + Duration::from_secs(60)), None);
             assert!(waits.checks.is_empty());
         }
+    }
+
+    #[test]
+    fn others_get_answers_for_most_of_the_time_however_many_calls_wait() {
+        let (call, start) = (call(), Instant::now());
+        let mut waits = Waits::default();
+        for number in 0..2 {
+            let (since, kind) = (start, WaitKind::Connect { exchange: 0 });
+            waits.insert(number, Wait { call, since, kind });
+        }
+        let first = start + FIRST_CHECK;
+        assert_eq!(waits.next_check(), Some(first));
+        assert_eq!(waits.pop_due(first), Some(0));
+        let looked = first + Duration::from_millis(3);
+        waits.looked(first, looked);
+        let next = looked + Duration::from_millis(12);
+        assert_eq!(waits.next_check(), Some(next));
+        assert_eq!(waits.pop_due(next - Duration::from_millis(1)), None);
+        assert_eq!(waits.pop_due(next), Some(1));
     }
 
     #[test]

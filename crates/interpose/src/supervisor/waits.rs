@@ -12,7 +12,7 @@ use super::waiting::WaitKind;
 use crate::model::Errno;
 
 /// How many calls are looked at before others get answers.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 16;
 
 /// Why a call stops waiting.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,14 +30,18 @@ impl Core {
 
     /// Ends waits whose thread has a signal, whose time is over, or that are gone.
     pub(crate) fn check_waits(&mut self, now: Instant) {
-        for _ in 0..AT_ONCE {
-            let Some(number) = self.waits.pop_due(now) else {
-                return;
-            };
+        let mut looked = 0;
+        while looked < AT_ONCE
+            && let Some(number) = self.waits.pop_due(now)
+        {
+            looked += 1;
             match self.end_of(number, now) {
                 Some(end) => self.end_wait(number, end),
                 None => self.waits.check_later(number, now),
             }
+        }
+        if looked > 0 {
+            self.waits.looked(now, Instant::now());
         }
     }
 
