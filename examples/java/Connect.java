@@ -16,7 +16,7 @@ public class Connect {
             var request = "CONNECT " + String.join(" ", arguments) + "\n";
             send(channel, StandardCharsets.UTF_8.encode(request));
             var answer = line(channel);
-            if (!answer.startsWith("OK")) {
+            if (!answer.equals("OK") && !answer.startsWith("OK ")) {
                 System.err.println("Connect: " + answer.replaceFirst("^ERR ", ""));
                 System.exit(1);
             }
@@ -52,10 +52,13 @@ public class Connect {
     private static String line(SocketChannel channel) throws IOException {
         var line = new ByteArrayOutputStream();
         var one = ByteBuffer.allocate(1);
-        while (channel.read(one) > 0 && one.get(0) != '\n') {
+        while (channel.read(one) > 0) {
+            if (one.get(0) == '\n') {
+                return line.toString(StandardCharsets.UTF_8);
+            }
             line.write(one.get(0));
             one.clear();
         }
-        return line.toString(StandardCharsets.UTF_8);
+        return "ERR reset the broker ended the connection";
     }
 }

@@ -46,11 +46,12 @@ function answer(socket) {
       for (let chunk; (chunk = socket.read()) !== null;) {
         const end = chunk.indexOf('\n')
         line = Buffer.concat([line, end < 0 ? chunk : chunk.subarray(0, end)])
-        if (line.length > LONGEST_LINE) return done(new Error('the answer is no line of the text protocol'))
+        if (line.length >= LONGEST_LINE) return done(new Error('the answer is no line of the text protocol'))
         if (end < 0) continue
         if (end + 1 < chunk.length) socket.unshift(chunk.subarray(end + 1))
         const [, label, reason] = /^ERR (\S+) ?(.*)$/.exec(line.toString()) ?? []
-        return done(label && Object.assign(new Error(reason), { code: label }))
+        if (label) return done(Object.assign(new Error(reason), { code: label }))
+        return done(/^OK( |$)/.test(line) ? undefined : new Error('the answer is no line of the text protocol'))
       }
     }
     socket.on('readable', read).on('error', done).on('end', ended)

@@ -11,8 +11,9 @@ if [ -z "$HVSOCK_REQUEST" ]; then
 fi
 printf '%s\n' "$HVSOCK_REQUEST"
 IFS= read -r answer || answer='ERR reset the broker ended the connection'
+[ ${#answer} -lt 4096 ] || answer='ERR invalid_answer the answer is longer than a line of the text protocol'
 case $answer in
-OK*) ;;
+OK | OK\ *) ;;
 *) echo "connect.sh: ${answer#ERR }" >&2; exit 1 ;;
 esac
 # The end of standard input is a half-close.

@@ -16,7 +16,7 @@ listen)
     printf '%s\n' "$HVSOCK_REQUEST"
     IFS= read -r answer || answer='ERR reset the broker ended the connection'
     case $answer in
-    OK*token=*) token=${answer##*token=} ;;
+    OK\ *token=*) token=${answer##*token=} ;;
     *) echo "listen.sh: ${answer#ERR }" >&2; exit 1 ;;
     esac
     export HVSOCK_STEP=accept HVSOCK_REQUEST="ACCEPT ${token%% *}"
@@ -33,7 +33,7 @@ accept)
     printf '%s\n' "$HVSOCK_REQUEST"
     IFS= read -r answer
     case $answer in
-    OK*) ;;
+    OK | OK\ *) ;;
     *) exit 1 ;;
     esac
     # The status of the command is none of the next connection's business.

@@ -51,7 +51,7 @@ fn run_tests_with(python3: &Path, modules: &[&str], implementation: &str, paths:
 
 #[test]
 fn the_python_package_passes_the_test_vectors() {
-    run_tests(&["tests.test_vectors"]);
+    run_tests(&["tests.test_vectors", "tests.test_text"]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -310,4 +311,79 @@ fn a_shell_with_socat_runs_a_command_for_each_connection() {
         stderr.contains("listen.sh: unregistered the service"),
         "{stderr}"
     );
+}
+
+/// A broker that gives one client this answer and then data. Returns what the client comes to.
+fn answered(mut client: Command, answer: &str) -> Output {
+    let folder = TempFolder::new();
+    let listener = UnixListener::bind(folder.join("text")).expect("a socket");
+    let answer = answer.to_owned();
+    let broker = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
+        let mut request = Vec::new();
+        while !request.ends_with(b"\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            request.push(byte[0]);
+        }
+        // A client that has seen too much may be gone.
+        let _ = stream.write_all(answer.as_bytes());
+        if answer.ends_with('\n') {
+            let _ = stream.write_all(b"data");
+        }
+        request
+    });
+    client
+        .env_remove("HVSOCK_ENDPOINT")
+        .env("HVSOCK_DIR", folder.path());
+    let output = process::output(&mut client, b"", TIMEOUT).expect("it ends");
+    let request = broker.join().expect("no panic");
+    assert_eq!(request, b"CONNECT parent HV Socket Demo\n");
+    output
+}
+
+#[test]
+fn clients_read_the_answers_of_the_test_vectors() {
+    let arguments = ["parent", "HV Socket Demo"];
+    let file = include_str!("../../docs/vectors/text.json");
+    let file: serde_json::Value = serde_json::from_str(file).expect("JSON");
+    let rows = |section: &str| file[section].as_array().expect("rows").clone();
+    let node = node();
+    let node = || {
+        let connect = [&["connect"], arguments.as_slice()].concat();
+        node.as_ref().map(|node| echo_mjs(node, &connect))
+    };
+    let shell = || script("connect.sh", &arguments);
+    let clients: [&dyn Fn() -> Option<Command>; 2] = [&node, &shell];
+    for client in clients {
+        for row in rows("answers") {
+            let Some(command) = client() else { continue };
+            let output = answered(command, row["line"].as_str().expect("a line"));
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            match row["label"].as_str() {
+                None => assert_is(&output, b"data"),
+                Some(label) => {
+                    assert_eq!(output.status.code(), Some(1), "{row}: {stderr}");
+                    assert!(output.stdout.is_empty(), "{row}");
+                    let reason = row["reason"].as_str().expect("a reason");
+                    assert!(
+                        stderr.contains(label) && stderr.contains(reason),
+                        "{stderr}"
+                    );
+                }
+            }
+        }
+        for row in rows("invalid_answers") {
+            let line = row["line"].as_str().expect("a line");
+            // In a stream what follows the first line is data.
+            if line.trim_end_matches('\n').contains('\n') {
+                continue;
+            }
+            let Some(command) = client() else { continue };
+            let output = answered(command, line);
+            assert_eq!(output.status.code(), Some(1), "{row}: {output:?}");
+            assert!(output.stdout.is_empty(), "{row}");
+        }
+    }
 }
