@@ -20,6 +20,10 @@ impl Core {
         partition: PartitionKey,
         service: ServiceId,
     ) -> bool {
+        // The socket of such a listener's session is the broker's own. It is closed with that of its program.
+        for index in self.text_listeners.gone(partition) {
+            self.text_listener_event(index);
+        }
         let listeners = self.fabric.partition(partition).map(Partition::listeners);
         let sessions: Vec<_> = listeners
             .into_iter()

@@ -97,6 +97,14 @@ impl TextListeners {
         self.listeners.try_remove(index)
     }
 
+    /// A partition's listeners whose programs have closed them.
+    pub(super) fn gone(&self, partition: PartitionKey) -> Vec<usize> {
+        let all = self.listeners.iter();
+        let gone =
+            all.filter(|(_, one)| one.partition == partition && stream::is_hung_up(&one.client));
+        gone.map(|(index, _)| index).collect()
+    }
+
     /// The listener with this token in a partition.
     pub(super) fn find(&self, partition: PartitionKey, token: ListenerToken) -> Option<usize> {
         let mut all = self.listeners.iter();

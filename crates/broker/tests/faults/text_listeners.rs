@@ -4,8 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use hvsock::VmId;
+use hvsock::{HvListener, ServiceId, VmId};
 use hvsock_endpoint::TextReply;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::wait::{TIMEOUT, eventually};
@@ -38,6 +39,37 @@ fn accepting(at: &PartitionEndpoint, token: &str) -> UnixStream {
 #[track_caller]
 fn accepted(client: &UnixStream) -> TextReply {
     TextReply::parse(line(client).as_bytes()).expect("an answer")
+}
+
+#[test]
+fn a_program_takes_its_address_again_right_after_it_closed_its_listener() {
+    let world = World::new();
+    world.register(PORT);
+    let request = format!("LISTEN loopback {PORT}");
+    let options = HvListener::options().endpoint(world.host().endpoint());
+    let address = (VmId::LOOPBACK, ServiceId::from_port(PORT));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // With other clients the broker accepts connections that came after the events that it handles.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                drop(ask(&world.host(), &format!("LOOKUP Service {PORT}")));
+            }
+        });
+        let refused = (0..600).find_map(|round| {
+            let (listener, answer) = ask(&world.host(), &request);
+            drop(listener);
+            if answer.value("token").is_none() {
+                return Some(format!("{round}: {answer}"));
+            }
+            // By each protocol after the other one.
+            let by_library = (round % 4 == 0).then(|| options.listen(address));
+            let error = by_library.and_then(Result::err)?;
+            Some(format!("{round}: {error}"))
+        });
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(refused, None);
+    });
 }
 
 #[track_caller]
