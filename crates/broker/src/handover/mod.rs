@@ -3,13 +3,19 @@
 //!
 //! - [`bundle`]: descriptors and buffers of the state, and [`document`]: the rest of it, one JSON value;
 //! - [`link`]: the part of a VM's [link](crate::guest_link);
+//! - [`protocol`]: the messages between both; [`predecessor`], [`successor`]: the two sides, without I/O;
 //! - [`snapshot`]: what all tables' snapshots have in common, with the rules for their format.
 
 pub(crate) mod bundle;
 pub(crate) mod document;
 mod error;
 mod link;
+mod predecessor;
+mod protocol;
+#[cfg(test)]
+mod protocol_tests;
 pub(crate) mod snapshot;
+mod successor;
 #[cfg(test)]
 mod tests;
 
