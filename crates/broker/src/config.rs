@@ -1,5 +1,6 @@
 //! The broker's configuration, and the errors of starting it.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +56,43 @@ pub struct BrokerConfig {
     pub soft_descriptors: Option<u64>,
     /// Whether this machine is a guest of a host whose broker it has an uplink to. Off by default.
     pub uplink: Uplink,
+    /// How to start the program that takes this broker over in an upgrade ([`Handle::upgrade`](crate::Handle::upgrade)).
+    /// None by default; then another process can still ask to take over.
+    pub successor: Option<Successor>,
+    /// Told of handovers of this broker. None by default.
+    pub on_handover: Option<OnHandover>,
+}
+
+/// A function that is told of handovers of a broker, on a thread of the broker. It must not block.
+#[derive(Clone)]
+pub struct OnHandover(pub Arc<dyn Fn(HandoverStage) + Send + Sync>);
+
+/// How far a handover is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandoverStage {
+    /// Another process is prepared to take over.
+    Begun,
+    /// This broker goes on.
+    GivenUp,
+    /// The process with this number goes on.
+    Done(u32),
+}
+
+impl std::fmt::Debug for OnHandover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnHandover")
+    }
+}
+
+/// The program that takes a broker over: as a rule the one that runs it, in a newer version by then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Successor {
+    /// The path of the program, which is read at each upgrade.
+    pub program: PathBuf,
+    /// Its arguments, with which it calls [`Broker::take_over`](crate::Broker::take_over).
+    pub args: Vec<OsString>,
+    /// More arguments, for a dry run.
+    pub dry_run: Vec<OsString>,
 }
 
 /// Whether the broker has an uplink to the host of the virtual machine that it runs in.
@@ -121,6 +159,8 @@ impl BrokerConfig {
             operator_group: None,
             soft_descriptors: None,
             uplink: Uplink::default(),
+            successor: None,
+            on_handover: None,
         }
     }
 }

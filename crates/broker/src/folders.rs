@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,12 +30,46 @@ const LOCK_WAIT: Duration = Duration::from_millis(500);
 /// The exclusive lock on the folders, released when dropped.
 #[derive(Debug)]
 pub(crate) struct FolderLock {
-    _lock: Lock,
+    lock: Lock,
+}
+
+impl FolderLock {
+    /// The lock, for another process that goes on in place of this one.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.lock.duplicate()
+    }
+}
+
+/// Checks the folders of a broker that runs, before they are taken over.
+pub(crate) fn check(dirs: &Dirs) -> Result<(), StartError> {
+    Folder::open(&dirs.config)?;
+    Folder::open(&dirs.run)?;
+    Ok(())
+}
+
+/// The lock, of which the broker that held it has passed its duplicate.
+pub(crate) fn adopt_lock(dirs: &Dirs, duplicate: OwnedFd) -> Result<FolderLock, StartError> {
+    let run = Folder::open(&dirs.run)?;
+    let path = dirs.lock();
+    let name = path.file_name().unwrap_or_default();
+    let lock = LockFile::open(&run, name).and_then(|file| file.adopt(duplicate));
+    match lock {
+        Ok(lock) => Ok(FolderLock { lock }),
+        Err(error) => {
+            let what = format!("take over the lock of {}", dirs.run.display());
+            Err(StartError::io(what)(io::Error::other(error)))
+        }
+    }
 }
 
 /// Creates missing folders, checks existing ones, and takes the lock.
 pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
-    for socket in [dirs.endpoint(), dirs.text(), dirs.control()] {
+    for socket in [
+        dirs.endpoint(),
+        dirs.text(),
+        dirs.control(),
+        dirs.handover(),
+    ] {
         check_socket(&socket)?;
     }
     Folder::open_or_create(&dirs.config)?;
@@ -167,7 +202,13 @@ pub(crate) fn check_socket(socket: &Path) -> Result<(), StartError> {
 /// of all of them may be a symbolic link.
 pub(crate) fn is_own(dirs: &Dirs, path: &Path) -> bool {
     let is_in = |dirs: &Dirs| {
-        let files = [dirs.endpoint(), dirs.text(), dirs.control(), dirs.lock()];
+        let files = [
+            dirs.endpoint(),
+            dirs.text(),
+            dirs.control(),
+            dirs.handover(),
+            dirs.lock(),
+        ];
         files.iter().any(|file| path == file)
             || path.starts_with(dirs.vms())
             || path.starts_with(dirs.containers())
@@ -195,7 +236,7 @@ fn take_lock(dirs: &Dirs, run: &Folder) -> Result<FolderLock, StartError> {
     let name = path.file_name().unwrap_or_default();
     let locked = LockFile::open(run, name).and_then(|file| file.lock(LOCK_WAIT));
     match locked {
-        Ok(lock) => Ok(FolderLock { _lock: lock }),
+        Ok(lock) => Ok(FolderLock { lock }),
         Err(LockError::Held { holder, .. }) => {
             let (holder, run) = (holder.map(Box::new), dirs.run.clone());
             Err(StartError::Held { holder, run })

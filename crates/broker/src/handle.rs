@@ -8,6 +8,7 @@ mod partitions;
 mod services;
 #[cfg(test)]
 mod tests;
+mod upgrades;
 mod vms;
 
 use std::sync::Arc;
@@ -24,12 +25,13 @@ use hvsock_virtio::InvalidCid;
 
 use crate::callers::Caller;
 use crate::containers::{BindingFiles, Orders};
-use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink, GUEST_TIMEOUT};
+use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink, GUEST_TIMEOUT, HandOver};
 use crate::events::{EventStream, RecordScope};
 use crate::model::{
     AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
 };
 use crate::stores::{PartitionStore, ServiceStore};
+use crate::upgrade::Upgrades;
 use crate::uplink::{Silence, add_guest};
 
 use error::CALL_TIMEOUT;
@@ -58,6 +60,7 @@ pub struct Handle {
     /// Who observes the containers of runtimes.
     observer: Orders,
     about: Arc<About>,
+    pub(crate) upgrades: Arc<Upgrades>,
 }
 
 struct About {
@@ -78,6 +81,7 @@ impl Handle {
         observer: Orders,
         dirs: Dirs,
         partition: PartitionName,
+        upgrades: Arc<Upgrades>,
     ) -> Self {
         let bindings = Arc::new(BindingFiles::new(&dirs));
         let (started, started_at) = (Instant::now(), SystemTime::now());
@@ -96,6 +100,7 @@ impl Handle {
             bindings,
             observer,
             about,
+            upgrades,
         }
     }
 
@@ -370,6 +375,12 @@ impl Handle {
     /// Queues `work` for the core thread without waiting. Does nothing if the broker has stopped.
     pub(crate) fn post(&self, work: impl FnOnce(&mut Core) + Send + 'static) {
         let _ = self.link.send(CoreCall::Run(Box::new(work)));
+    }
+
+    /// Has the core thread hand the broker over.
+    pub(crate) fn hand_over(&self, hand_over: HandOver) -> Result<(), ControlError> {
+        let sent = self.link.send(CoreCall::HandOver(Box::new(hand_over)));
+        sent.map_err(|_gone| ControlError::Stopped)
     }
 
     /// Has the core thread end, after the calls that are queued.

@@ -30,31 +30,33 @@ pub mod fuzzing;
 pub mod guest_link;
 mod guests;
 mod handle;
-#[allow(dead_code, reason = "for a live upgrade")]
 pub mod handover;
 mod hybrid;
 mod kernel_vsock;
 mod links;
 mod loop_waker;
 mod mounts;
+mod parts;
 mod process;
 mod pump;
 mod reply;
 mod retry;
 mod stores;
+mod take_over;
+mod upgrade;
 mod uplink;
 mod uplink_client;
 mod vhost_user;
 mod watch;
 
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use hvsock_registry::entry_folder::FolderWatch;
 use hvsock_registry::store::{self, FolderStore};
 
 pub use audit::AuditOutput;
 pub use cdi::{CdiConfig, CdiHook};
-pub use config::{BrokerConfig, StartError, Uplink};
+pub use config::{BrokerConfig, HandoverStage, OnHandover, StartError, Successor, Uplink};
 pub use events::{EventStream, RecordScope};
 pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
@@ -63,29 +65,22 @@ pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, PARENT, Registration};
 pub use uplink_client::UplinkTransport;
 
+pub use take_over::{Predecessor, TakeOverError, TakenOver};
+
 use api::ControlServer;
-use containers::ContainerObserver;
-use retry::Retries;
-use stores::{PartitionStore, ServiceStore};
+use core::Loop;
+use parts::{Parts, Prepared};
+use upgrade::Upgrades;
 
 /// A running broker.
 ///
 /// Dropping it resets every connection with a reason, removes the endpoint sockets, and joins its
-/// threads.
+/// threads; unless it was [handed over](Self::successor): then dropping it does nothing.
 pub struct Broker {
+    /// `None` only while it is dropped.
+    parts: Option<Parts>,
     handle: Handle,
-    /// Stopped first, so that no request reaches a core that is stopping.
-    control: Option<ControlServer>,
-    _core: CoreThread,
-    /// Stop watching the stores when dropped.
-    _watch: store::Watch,
-    _partition_watch: FolderWatch,
-    /// Waits for the ends of containers.
-    _observer: ContainerObserver,
-    /// Ends after the core.
-    _retries: Retries,
-    /// Released last: the lock covers everything else.
-    _lock: folders::FolderLock,
+    upgrades: Arc<Upgrades>,
 }
 
 impl Broker {
@@ -126,33 +121,14 @@ impl Broker {
         lock: folders::FolderLock,
         mut store: Box<dyn RegistrationStore>,
     ) -> Result<Self, StartError> {
-        let unnested = config.partition.check_unnested();
-        unnested.map_err(StartError::PartitionName)?;
-        let soft = hvsock_sys::limits::descriptors();
-        config.soft_descriptors.get_or_insert(soft);
-        // Each connection needs at least two descriptors.
-        let descriptors = hvsock_sys::limits::raise_descriptors();
-        let partitions = PartitionStore::open(&config.dirs, config.cdi.take())?;
-        let (dirs, own) = (config.dirs.clone(), config.partition.clone());
-        let control = config.control;
         let operators = config.operators();
-        let (core_loop, link) = core::Loop::open(config, store.load()?)?;
-        let thread = std::thread::Builder::new()
-            .name("hvsock-core".into())
-            .spawn(move || core_loop.run())
-            .map_err(StartError::io("start the core thread"))?;
-        let services = Arc::new(ServiceStore::new(store));
-        let partitions = Arc::new(partitions);
-        let (observer, orders) =
-            ContainerObserver::prepare().map_err(StartError::io("create an epoll descriptor"))?;
-        let handle = Handle::new(link, services, partitions, orders, dirs.clone(), own);
+        let control = config.control;
+        let loaded = store.load()?;
+        let prepared = Prepared::new(&mut config, store, |config| Loop::open(config, loaded))?;
+        let (handle, dirs) = (prepared.handle.clone(), prepared.dirs.clone());
         // Ends the core if anything below fails.
-        let core = CoreThread {
-            handle: handle.clone(),
-            thread: Some(thread),
-        };
-        let observer = ContainerObserver::start(observer, handle.clone())
-            .map_err(StartError::io("start a thread"))?;
+        let mut parts = Parts::run(prepared, None);
+        parts.lock = Some(lock);
         handle.restore_partitions();
         // Also a container whose file has a problem now may be running.
         folders::remove_unknown_containers(&dirs, |name| {
@@ -161,29 +137,43 @@ impl Broker {
         handle.remove_unknown_bindings();
         // The folders may have been removed while no broker ran.
         handle.check_mounts(true);
-        handle.check_descriptors(descriptors);
         handle.check_run_folder();
-        let watch = watch::services(&handle).map_err(StartError::io("watch registrations"))?;
-        let partition_watch =
-            watch::partitions(&dirs, &handle).map_err(StartError::io("watch partition files"))?;
-        let (retries, wakeup) =
-            Retries::start(handle.clone()).map_err(StartError::io("start a thread"))?;
-        handle.post(move |core| core.wake_on_problems(wakeup));
-        let mut broker = Self {
-            handle,
-            control: None,
-            _core: core,
-            _watch: watch,
-            _partition_watch: partition_watch,
-            _observer: observer,
-            _retries: retries,
-            _lock: lock,
-        };
+        parts.try_follow()?;
         if control {
-            let server = ControlServer::start(&dirs.control(), broker.handle(), operators);
-            broker.control = Some(server.map_err(StartError::io("serve the control API"))?);
+            let server = ControlServer::start(&dirs.control(), handle, operators);
+            parts.control = Some(server.map_err(StartError::io("serve the control API"))?);
         }
-        Ok(broker)
+        let served = parts.serve_successors();
+        served.map_err(StartError::io("serve the socket for upgrades"))?;
+        Ok(Self::of(parts))
+    }
+
+    fn of(parts: Parts) -> Self {
+        Self {
+            handle: parts.handle.clone(),
+            upgrades: Arc::clone(&parts.upgrades),
+            parts: Some(parts),
+        }
+    }
+
+    /// The process that this broker was handed over to, if it was. Then this process has to end, and soon: until then
+    /// it has duplicates of all descriptors, so the ends of connections are not seen. The descriptor of
+    /// [`handed_over`](Self::handed_over) says when to ask.
+    pub fn successor(&self) -> Option<u32> {
+        self.upgrades.left_to()
+    }
+
+    /// A descriptor that is readable once this broker was handed over.
+    pub fn handed_over(&self) -> BorrowedFd<'_> {
+        self.upgrades.left().as_fd()
+    }
+
+    /// Waits until who asked for the upgrade by the control API has the answer, for up to a second.
+    pub fn wait_for_last_answer(&self) {
+        let control = self.parts.as_ref().and_then(|parts| parts.control.as_ref());
+        if let Some(control) = control {
+            upgrade::answer_last(&control.gate());
+        }
     }
 
     /// A handle to query and control this broker. Handles are cheap to clone.
@@ -210,17 +200,22 @@ const _: () = {
     assert_send::<guest_link::GuestConnect>();
 };
 
-/// The core thread. Dropping it ends the core.
-struct CoreThread {
-    handle: Handle,
-    thread: Option<std::thread::JoinHandle<()>>,
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let Some(mut parts) = self.parts.take() else {
+            return;
+        };
+        // A handover that is under way ends first.
+        drop(parts.handover.take());
+        if self.upgrades.left_to().is_some() {
+            // All that it has is its successor's.
+            std::mem::forget(parts);
+        }
+    }
 }
 
-impl Drop for CoreThread {
-    fn drop(&mut self) {
-        self.handle.stop();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").finish_non_exhaustive()
     }
 }

@@ -47,8 +47,8 @@ use http::{Call, Socket, parse};
 use model::{
     AccessChange, AccessChanged, AuditFilter, AuditRecord, Connection, ConnectionResult,
     ExplanationReport, GuestCommand, Imported, Listener, NewBinding, NewContainer, NewGuestCommand,
-    NewService, NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
-    TransportChange,
+    NewService, NewUpgrade, NewVm, Partition, PartitionChange, PartitionState, Service,
+    ServiceChange, Status, TransportChange, Upgrade,
 };
 
 /// The content types of requests.
@@ -515,6 +515,15 @@ impl Client {
             result: result.to_owned(),
         };
         self.change(post(&path), &result)
+    }
+
+    /// Starts the broker's program, as it is on disk now, and hands the running broker over to it, with all that it
+    /// has. Waits for the end of that.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 500 if the running broker goes on instead, with the reason.
+    pub fn upgrade(&self, upgrade: &NewUpgrade) -> Result<Upgrade> {
+        self.change(post(&["v1", "upgrade"]).with_import_timeout(), upgrade)
     }
 
     fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T> {

@@ -21,6 +21,7 @@ mod registration;
 mod service;
 mod share;
 mod status;
+mod upgrade;
 
 pub use audit::{
     AuditActor, AuditCategory, AuditEnd, AuditFilter, AuditMetrics, AuditOutcome, AuditRecord,
@@ -48,6 +49,7 @@ pub use service::{
 };
 pub use share::{Share, SharedResource};
 pub use status::{ErrorBody, Status};
+pub use upgrade::{NewUpgrade, Upgrade};
 
 /// The errors of the [`Import`] constructors and of [`NewService::registration`].
 pub use hvsock_address::InvalidName;

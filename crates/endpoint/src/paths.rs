@@ -98,6 +98,11 @@ impl Dirs {
         self.run.join("seccomp-agent")
     }
 
+    /// The socket at which the next broker takes the running one over. Only root and the broker's user can connect.
+    pub fn handover(&self) -> PathBuf {
+        self.run.join("handover")
+    }
+
     /// The lock file that the running broker holds. It contains the process id.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")

@@ -76,7 +76,7 @@ impl From<ControlError> for ApiError {
             | E::NotNow { .. }
             | E::Partition(_)
             | E::Store(StoreError::Unstorable(_)) => StatusCode::BAD_REQUEST,
-            E::Store(_) | E::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            E::Store(_) | E::System(_) | E::Upgrade(_) => StatusCode::INTERNAL_SERVER_ERROR,
             E::Busy | E::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string()).fix(error.fix())

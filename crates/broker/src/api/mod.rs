@@ -17,6 +17,7 @@ mod error;
 mod extract;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+pub(crate) mod gate;
 mod json;
 mod limits;
 mod metrics;

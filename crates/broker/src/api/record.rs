@@ -117,6 +117,10 @@ pub(super) async fn record(
             _ => record.target = Some(visible(&value, MAX_TEXT)),
         }
     }
+    if recorder.handle.upgrades.left_to().is_some() {
+        // An upgrade, which is recorded before it begins: this broker records nothing any more.
+        return response;
+    }
     let (caller, operator) = (peer.caller(), peer.privileged());
     let recorded = super::state::blocking(move || {
         let named = |text: &mut Option<String>, name: &dyn Fn(&str) -> Option<String>| {

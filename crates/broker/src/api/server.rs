@@ -6,9 +6,13 @@
 //! response may stay unread.
 
 use std::fs;
+use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::task::Context;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -24,6 +28,7 @@ use tokio::sync::oneshot;
 use super::admission::{ConnectionLimit, Permit};
 use super::attachment::{Attachment, WithAttachment};
 use super::extract::Peer;
+use super::gate::{Busy, Gate};
 use super::limits::Limits;
 use super::routes;
 use super::stall::StallLimit;
@@ -41,6 +46,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
+    /// The socket, as another process can have it.
+    socket: Arc<OwnedFd>,
+    gate: Arc<Gate>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -58,13 +66,45 @@ impl ControlServer {
         Self::with_limits(path, handle, operators, Limits::of_process())
     }
 
+    /// As [`start`](Self::start), with the socket that another process listened on at `path`.
+    pub(crate) fn resume(
+        path: &Path,
+        socket: OwnedFd,
+        handle: Handle,
+        operators: Operators,
+    ) -> io::Result<Self> {
+        Self::serve(path, socket, handle, operators, Limits::of_process())
+    }
+
+    /// The listening socket.
+    pub(crate) fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
+    }
+
+    /// Holds clients back.
+    pub(crate) fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
+    }
+
     pub(crate) fn with_limits(
         path: &Path,
         handle: Handle,
         operators: Operators,
         limits: Limits,
     ) -> io::Result<Self> {
-        let listener = stream::listen(path, 0o666, None, BACKLOG).map(StdListener::from)?;
+        let socket = stream::listen(path, 0o666, None, BACKLOG)?;
+        Self::serve(path, socket, handle, operators, limits)
+    }
+
+    fn serve(
+        path: &Path,
+        socket: OwnedFd,
+        handle: Handle,
+        operators: Operators,
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let listener = StdListener::from(socket.try_clone()?);
+        let gate = Arc::new(Gate::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -78,10 +118,11 @@ impl ControlServer {
             UnixListener::from_std(listener)?
         };
         let (stop, stopped) = oneshot::channel();
+        let of_server = Arc::clone(&gate);
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, handle, operators, limits) => {}
+                    () = serve(listener, handle, operators, limits, of_server) => {}
                     _ = stopped => {}
                 }
             });
@@ -92,6 +133,8 @@ impl ControlServer {
             .spawn(run)?;
         Ok(Self {
             path: path.to_owned(),
+            socket: Arc::new(socket),
+            gate,
             stop: Some(stop),
             thread: Some(thread),
         })
@@ -101,7 +144,9 @@ impl ControlServer {
 impl Drop for ControlServer {
     fn drop(&mut self) {
         // First, so that a new client sees that no broker runs.
-        let _ = fs::remove_file(&self.path);
+        if !self.gate.has_left() {
+            let _ = fs::remove_file(&self.path);
+        }
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -109,14 +154,25 @@ impl Drop for ControlServer {
     }
 }
 
-async fn serve(listener: UnixListener, handle: Handle, operators: Operators, limits: Limits) {
+async fn serve(
+    listener: UnixListener,
+    handle: Handle,
+    operators: Operators,
+    limits: Limits,
+    gate: Arc<Gate>,
+) {
     let limit = ConnectionLimit::new(limits.connections);
     let mut callers = Callers::new();
     let router = routes::router(handle.clone(), &limits);
     let mut is_failing = false;
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        gate.wait_open().await;
+        let accept = |cx: &mut Context<'_>| gate.poll_accept(|| listener.poll_accept(cx));
+        let Some(accepted) = poll_fn(accept).await else {
+            continue;
+        };
+        let (stream, busy) = match accepted {
+            Ok(((stream, _), busy)) => (stream, busy),
             Err(error) => {
                 // The client stays in the queue, and is served when what is short is free again.
                 if !std::mem::replace(&mut is_failing, true) {
@@ -139,18 +195,25 @@ async fn serve(listener: UnixListener, handle: Handle, operators: Operators, lim
             Some(permit) => {
                 let attachment = peer.privileged().then(Attachment::default);
                 let mut router = router.clone().layer(Extension(peer));
+                router = router.layer(Extension(busy.clone()));
                 if let Some(attachment) = attachment.clone() {
                     router = router.layer(Extension(attachment));
                 }
                 let stream = WithAttachment::new(stream, attachment);
-                tokio::spawn(connection(stream, router, limits, permit));
+                tokio::spawn(connection(stream, router, limits, permit, busy));
             }
             None => reject(&stream),
         }
     }
 }
 
-async fn connection(stream: WithAttachment, router: axum::Router, limits: Limits, permit: Permit) {
+async fn connection(
+    stream: WithAttachment,
+    router: axum::Router,
+    limits: Limits,
+    permit: Permit,
+    busy: Busy,
+) {
     let io = TokioIo::new(StallLimit::new(stream, limits.stall));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -161,6 +224,7 @@ async fn connection(stream: WithAttachment, router: axum::Router, limits: Limits
     if let Err(error) = served {
         tracing::debug!(%error, "control connection failed");
     }
+    busy.release();
     drop(permit);
 }
 

@@ -43,6 +43,11 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
+    /// Waits until all records are written, until `deadline`. None is written afterwards.
+    pub(crate) fn finish(&mut self, deadline: Instant) {
+        self.writer.finish(deadline);
+    }
+
     /// Starts the thread that writes to `output`. `guest_services` are those whose use has a category
     /// of its own.
     pub(crate) fn new(

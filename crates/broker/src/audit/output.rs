@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use hvsock_control::{AuditCategory, AuditOutcome, AuditRecord};
 use hvsock_sys::journal::{Entry, Journal};
 
 /// Records that wait to be written.
 const QUEUE: usize = 1024;
+
+/// How often to look whether all records are written.
+const FINISH_POLL: Duration = Duration::from_millis(1);
 
 /// `MESSAGE_ID` of the records in the journal.
 const MESSAGE_ID: &str = "5c1e0d3b8f3f4b6e9a54b0d5c3a2f7e1";
@@ -73,6 +77,18 @@ impl Writer {
     /// The number of records that found the queue full.
     pub(super) fn not_written(&self) -> u64 {
         self.not_written.load(Ordering::Relaxed)
+    }
+}
+
+impl Writer {
+    /// Waits until all records are written, until `deadline`. It writes none afterwards.
+    pub(super) fn finish(&mut self, deadline: Instant) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(FINISH_POLL);
+            }
+        }
     }
 }
 

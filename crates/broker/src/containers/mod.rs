@@ -7,5 +7,5 @@ mod observer;
 mod orders;
 
 pub(crate) use bindings::{BindingFiles, Found, Kept};
-pub(crate) use observer::ContainerObserver;
+pub(crate) use observer::{ContainerObserver, Unstarted as UnstartedObserver};
 pub(crate) use orders::{Observed, Orders};

@@ -6,6 +6,7 @@
 //! accept and refuse the next client. If that fails too (`ENFILE`), the endpoints are retried after
 //! a delay.
 
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -120,24 +121,34 @@ impl Endpoints {
             EndpointKind::Text | EndpointKind::Hybrid => stream::listen(&path, mode, None, backlog),
         };
         let socket = socket.map_err(StartError::io(format!("listen at {}", path.display())))?;
-        let entry = self.endpoints.vacant_entry();
-        let watched = self.registry.register(
-            &mut SourceFd(&socket.as_raw_fd()),
-            endpoint_token(entry.key()),
-            Interest::READABLE,
-        );
-        if let Err(error) = watched {
-            let _ = std::fs::remove_file(&path);
-            return Err(StartError::io("watch an endpoint")(error));
-        }
-        entry.insert(Endpoint {
+        let endpoint = Endpoint {
             socket,
             kind,
             partition,
             path,
             busy: false,
-        });
-        Ok(())
+        };
+        self.add(endpoint).map_err(|(endpoint, error)| {
+            let _ = std::fs::remove_file(&endpoint.path);
+            StartError::io("watch an endpoint")(error)
+        })
+    }
+
+    /// Adds a socket, and watches it. Waiting clients cause an event.
+    fn add(&mut self, endpoint: Endpoint) -> Result<(), (Endpoint, io::Error)> {
+        let entry = self.endpoints.vacant_entry();
+        let watched = self.registry.register(
+            &mut SourceFd(&endpoint.socket.as_raw_fd()),
+            endpoint_token(entry.key()),
+            Interest::READABLE,
+        );
+        match watched {
+            Ok(()) => {
+                entry.insert(endpoint);
+                Ok(())
+            }
+            Err(error) => Err((endpoint, error)),
+        }
     }
 
     /// Opens a socket of `partition` again if its path leads to no socket. Clients that have one stay.

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{Operators, Refusal};
 use hvsock_registry::store::Loaded;
 use hvsock_sys::limits::is_shortage;
 use mio::{Events, Poll};
 
 use super::endpoints::EndpointKind;
+use super::freeze::HandOver;
+use super::hand_over::CoreDocument;
 use super::reports::{ReportQueue, ThreadReport};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
+use crate::config::HostLink;
+use crate::handover::{HandoverError, Imports};
 use crate::loop_waker::LoopWaker;
 use crate::{BrokerConfig, StartError};
 
@@ -28,7 +32,16 @@ const RETRY_DELAY: Duration = Duration::from_millis(100);
 pub(crate) enum CoreCall {
     /// A closure to run.
     Run(Box<dyn FnOnce(&mut Core) + Send>),
+    /// Hands the broker over to another process.
+    HandOver(Box<HandOver>),
     /// Ends the loop.
+    Stop,
+}
+
+/// What follows after the queued calls.
+enum Next {
+    Turn,
+    HandOver(Box<HandOver>),
     Stop,
 }
 
@@ -59,6 +72,8 @@ pub(crate) struct Loop {
     waker: Arc<LoopWaker>,
     calls: Receiver<CoreCall>,
     reports: Receiver<ThreadReport>,
+    /// It has been taken over from another process, and has not begun.
+    is_taken_over: bool,
 }
 
 impl Loop {
@@ -67,6 +82,49 @@ impl Loop {
         config: BrokerConfig,
         loaded: Loaded,
     ) -> Result<(Self, CoreLink), StartError> {
+        let (mut event_loop, link, host) = Self::make(config, loaded)?;
+        let core = &mut event_loop.core;
+        let own = core.fabric.root();
+        core.endpoints
+            .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
+        core.endpoints
+            .open(EndpointKind::Text, own, core.dirs.text())?;
+        if let Some(host) = host {
+            core.open_outer(host)?;
+        }
+        Ok((event_loop, link))
+    }
+
+    /// Creates a core that takes over the state of another process ([`resume`](Self::resume)). Nobody can see it.
+    pub(crate) fn prepare(
+        config: BrokerConfig,
+        loaded: Loaded,
+    ) -> Result<(Self, CoreLink), StartError> {
+        let (event_loop, link, _host) = Self::make(config, loaded)?;
+        Ok((event_loop, link))
+    }
+
+    /// Restores the state of another process. Nobody can see that until [`run`](Self::run).
+    ///
+    /// # Errors
+    ///
+    /// If the state is damaged, or exceeds a limit. This core is useless then, and must not be dropped while the
+    /// other process goes on.
+    pub(crate) fn resume(
+        &mut self,
+        document: CoreDocument,
+        imports: &mut Imports,
+        operators: Operators,
+    ) -> Result<(), HandoverError> {
+        self.is_taken_over = true;
+        self.core
+            .resume(document, imports, operators, Instant::now())
+    }
+
+    fn make(
+        config: BrokerConfig,
+        loaded: Loaded,
+    ) -> Result<(Self, CoreLink, Option<HostLink>), StartError> {
         let poll = Poll::new().map_err(StartError::io("create an epoll descriptor"))?;
         let waker = LoopWaker::new(poll.registry(), WAKE)
             .map(Arc::new)
@@ -77,15 +135,7 @@ impl Loop {
             .map_err(StartError::io("duplicate a descriptor"))?;
         let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
         let host = config.uplink.open()?;
-        let mut core = Core::new(config, loaded, registry, queue, host.is_some())?;
-        let own = core.fabric.root();
-        core.endpoints
-            .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
-        core.endpoints
-            .open(EndpointKind::Text, own, core.dirs.text())?;
-        if let Some(host) = host {
-            core.open_outer(host)?;
-        }
+        let core = Core::new(config, loaded, registry, queue, host.is_some())?;
         let (calls, queue) = std::sync::mpsc::channel();
         let event_loop = Self {
             core,
@@ -93,15 +143,18 @@ impl Loop {
             waker: Arc::clone(&waker),
             calls: queue,
             reports,
+            is_taken_over: false,
         };
-        Ok((event_loop, CoreLink { calls, waker }))
+        Ok((event_loop, CoreLink { calls, waker }, host))
     }
 
     /// Runs until [`CoreCall::Stop`], or until all [`CoreLink`]s are dropped.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
-        let mut stopping = false;
-        while !stopping {
+        if self.is_taken_over {
+            self.core.begin();
+        }
+        loop {
             self.core.data_threads.spare().work(Instant::now());
             let timeout = match self.waker.prepare_park() {
                 true => self.timeout(),
@@ -151,10 +204,23 @@ impl Loop {
             self.core.scan_due_arenas(now);
             self.core.in_flight.sweep(now);
             self.core.judge_arenas();
-            stopping = self.run_calls();
+            let next = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
                 self.core.handle_report(report);
+            }
+            match next {
+                Next::Turn => {}
+                Next::HandOver(hand_over) => {
+                    let reports = &self.reports;
+                    let mut apply = |core: &mut Core| apply_reports(core, reports);
+                    if hand_over.run(&mut self.core, &mut apply) {
+                        // Callers learn that this broker has stopped.
+                        drop(self.calls);
+                        return self.core.leave();
+                    }
+                }
+                Next::Stop => break,
             }
         }
         self.core.data_threads.reset_all(&Refusal::Reset {
@@ -166,27 +232,25 @@ impl Loop {
     /// Handles queued reports, at most [`MAX_REPORTS`].
     fn drain_reports(&mut self) {
         for _ in 0..MAX_REPORTS {
-            match self.reports.try_recv() {
-                Ok(ThreadReport::Data(report)) => self.core.handle_report(report),
-                Ok(ThreadReport::Link(vm, event)) => self.core.handle_link_event(vm, event),
-                Ok(ThreadReport::Uplink(event)) => self.core.handle_uplink_event(event),
-                Err(_) => return,
+            if !apply_report(&mut self.core, &self.reports) {
+                return;
             }
         }
         // The rest is for the next turn.
         self.waker.wake();
     }
 
-    /// Runs the queued calls. Returns whether the loop ends.
-    fn run_calls(&mut self) -> bool {
+    /// Runs the queued calls, until one has another consequence.
+    fn run_calls(&mut self) -> Next {
         loop {
             match self.calls.try_recv() {
                 Ok(CoreCall::Run(call)) => {
                     call(&mut self.core);
                     self.core.judge_arenas();
                 }
-                Err(TryRecvError::Empty) => return false,
-                Ok(CoreCall::Stop) | Err(TryRecvError::Disconnected) => return true,
+                Ok(CoreCall::HandOver(hand_over)) => return Next::HandOver(hand_over),
+                Err(TryRecvError::Empty) => return Next::Turn,
+                Ok(CoreCall::Stop) | Err(TryRecvError::Disconnected) => return Next::Stop,
             }
         }
     }
@@ -216,4 +280,31 @@ impl Loop {
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
+}
+
+/// Handles all queued reports, and those of the core's own connections. Returns whether there were any.
+fn apply_reports(core: &mut Core, reports: &Receiver<ThreadReport>) -> bool {
+    let mut any = false;
+    loop {
+        let mut more = apply_report(core, reports);
+        while let Some(report) = core.data_threads.next_report() {
+            core.handle_report(report);
+            more = true;
+        }
+        if !more {
+            return any;
+        }
+        any = true;
+    }
+}
+
+/// Handles the oldest queued report. Returns whether there was one.
+fn apply_report(core: &mut Core, reports: &Receiver<ThreadReport>) -> bool {
+    match reports.try_recv() {
+        Ok(ThreadReport::Data(report)) => core.handle_report(report),
+        Ok(ThreadReport::Link(vm, event)) => core.handle_link_event(vm, event),
+        Ok(ThreadReport::Uplink(event)) => core.handle_uplink_event(event),
+        Err(_) => return false,
+    }
+    true
 }

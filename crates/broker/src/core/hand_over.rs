@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use hvsock_fabric::{Fabric, FabricSnapshot, Limits, Operators};
+use hvsock_fabric::{Fabric, FabricSnapshot, Operators, PartitionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::endpoints::snapshot::EndpointsSnapshot;
 use super::leases::Leases;
 use super::leases::snapshot::LeasesSnapshot;
 use super::listeners::Listeners;
@@ -25,8 +26,7 @@ pub(crate) struct CoreDocument {
     session_descriptors: FdRange,
     listeners: ListenersSnapshot,
     leases: LeasesSnapshot,
-    #[serde(default)]
-    endpoints: Option<Value>,
+    endpoints: EndpointsSnapshot,
     #[serde(default)]
     connections: Option<Value>,
     #[serde(default)]
@@ -62,6 +62,7 @@ impl Core {
         exports: &mut Exports,
         now: Instant,
     ) -> Result<CoreDocument, HandoverError> {
+        self.check_tables()?;
         let mut sockets = Vec::new();
         let sessions = self.sessions.snapshot(now, &mut sockets);
         Ok(CoreDocument {
@@ -70,7 +71,7 @@ impl Core {
             session_descriptors: exports.fds(sockets)?,
             listeners: self.listeners.snapshot(now),
             leases: self.leases.snapshot(),
-            endpoints: None,
+            endpoints: self.endpoints.snapshot(exports)?,
             connections: None,
             arenas: None,
             guest_arenas: None,
@@ -85,6 +86,21 @@ impl Core {
         })
     }
 
+    /// Fails for what has no place in the document.
+    fn check_tables(&self) -> Result<(), HandoverError> {
+        let not = |what: &str| Err(HandoverError::NotSupported { what: what.into() });
+        if self.connections.len() > 0 {
+            return not("an established connection");
+        }
+        if self.vms.keys().next().is_some() {
+            return not("a virtual machine");
+        }
+        if self.outer.is_some() {
+            return not("an uplink");
+        }
+        Ok(())
+    }
+
     /// Puts the tables of a document in the place of this core's, which has served nobody yet. Watches
     /// descriptors, but reads none.
     ///
@@ -95,7 +111,6 @@ impl Core {
         &mut self,
         document: CoreDocument,
         imports: &mut Imports,
-        limits: Limits,
         operators: Operators,
         now: Instant,
     ) -> Result<(), HandoverError> {
@@ -105,7 +120,7 @@ impl Core {
             session_descriptors,
             listeners,
             leases,
-            endpoints: _,
+            endpoints,
             connections: _,
             arenas: _,
             guest_arenas: _,
@@ -118,7 +133,20 @@ impl Core {
             counters: _,
             uplinks: _,
         } = document;
+        let (name, kind) = self.own();
+        let limits = *self.fabric.limits();
         self.fabric = Fabric::restore(fabric, limits, operators)?;
+        let (found, found_kind) = self.own();
+        if (&name, kind) != (&found, found_kind) {
+            let what =
+                format!("it is of the {found_kind} {found}, and this is to be the {kind} {name}");
+            return Err(HandoverError::Damaged { what });
+        }
+        let fabric = &self.fabric;
+        let endpoints = self
+            .endpoints
+            .restore(endpoints, imports, |key| fabric.partition(key).is_some());
+        endpoints.map_err(|error| error.of("the endpoint sockets"))?;
         let most = session_descriptors.count() as usize;
         let listeners = Listeners::restore(listeners, most, now);
         self.listeners = listeners.map_err(|error| of("the listeners", error))?;
@@ -128,6 +156,13 @@ impl Core {
         let sessions = Sessions::restore(sessions, self.sessions.limits(), &mut sockets, now);
         self.sessions = sessions.map_err(|error| of("the sessions", error))?;
         self.join_sessions()
+    }
+
+    /// The broker's own partition.
+    fn own(&self) -> (String, PartitionKind) {
+        let own = self.fabric.partition(self.fabric.root());
+        let none = || (String::new(), PartitionKind::Host);
+        own.map_or_else(none, |own| (own.name().to_string(), own.kind()))
     }
 
     /// Tells listeners and leases which sessions they are of, and watches these.

@@ -26,7 +26,7 @@
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
 //!   [`resources`] by the transport that [`preference`] selects; [`reports`]: what they report.
 //!
-//! The tables can be [handed over](hand_over) to another process, as [snapshots](crate::handover).
+//! The tables can be [handed over](hand_over) to another process while everything is [frozen](freeze).
 //!
 //! [`state`] composes them to the `Core`, [`event_loop`] drives it. The methods of `Core` coordinate
 //! the owners:
@@ -83,6 +83,7 @@ mod devices;
 mod effects;
 mod endpoints;
 mod event_loop;
+mod freeze;
 mod gone_sessions;
 mod guest_arenas;
 mod guest_connects;
@@ -91,7 +92,6 @@ mod guest_grants;
 mod guest_reports;
 mod guest_shares;
 mod guests;
-#[allow(dead_code, reason = "for a live upgrade")]
 mod hand_over;
 mod host_ports;
 mod hybrid_answers;
@@ -154,6 +154,7 @@ mod vms;
 pub(crate) use container_states::{BindFailure, ToBind, UnboundContainer};
 pub(crate) use containers::BindingNumber;
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
+pub(crate) use freeze::HandOver;
 pub(crate) use hand_over::CoreDocument;
 pub(crate) use partitions::AddError;
 pub(crate) use problem_reports::Watched;

@@ -1,7 +1,9 @@
 //! Partitions from files: applies what an operator or a configuration manager wrote.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use hvsock_address::PartitionName;
 use hvsock_fabric::{PartitionKey, PartitionSpec};
 use hvsock_registry::store::Problem;
 
@@ -16,6 +18,13 @@ struct Settings {
 }
 
 impl Core {
+    /// The containers and VMs of this broker.
+    pub(crate) fn names_of_own_children(&mut self) -> BTreeSet<PartitionName> {
+        let all = self.fabric.partitions();
+        let own = all.filter(|(key, _)| self.containers.contains(*key) || self.vms.contains(*key));
+        own.map(|(_, partition)| partition.name().clone()).collect()
+    }
+
     /// Applies changes of the partition files in order. A partition that cannot be added or changed is
     /// reported as a problem of its file: a container's processes may be able to write to the folder of
     /// its endpoint, so that must not stop anything else.

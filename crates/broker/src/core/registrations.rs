@@ -1,10 +1,11 @@
 //! Registrations of the broker's own partition: of operators, files and leases.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::{Refusal, RegisterError};
-use hvsock_registry::store::{Change, Entry, Problem};
+use hvsock_registry::store::{Change, Entry, Loaded, Problem};
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
@@ -114,6 +115,39 @@ impl Core {
             wanted.insert(new)?;
         }
         Ok(wanted.iter().cloned().collect())
+    }
+
+    /// Brings the registry of another process in line with what this one has read: files that changed meanwhile, and
+    /// built-in registrations of another release.
+    pub(crate) fn reconcile(&mut self, loaded: Loaded) {
+        let Loaded {
+            entries,
+            defaults,
+            problems: _,
+        } = loaded;
+        let Some(registry) = self.registry() else {
+            return;
+        };
+        let (mut changes, mut same) = (Vec::new(), Vec::new());
+        if *registry.defaults() != defaults {
+            changes.push(Change::Defaults(defaults));
+        }
+        let wanted: HashSet<ServiceId> =
+            entries.iter().map(|entry| entry.registration.id).collect();
+        let known = registry.iter().filter(|known| !known.lease);
+        let gone = known.filter(|known| !wanted.contains(&known.id));
+        changes.extend(gone.map(|gone| Change::Removed(gone.id)));
+        for entry in entries {
+            match registry.get(entry.registration.id) {
+                Some(known) if *known == entry.registration => same.push(entry),
+                Some(_) => changes.push(Change::Updated(Box::new(entry))),
+                None => changes.push(Change::Added(Box::new(entry))),
+            }
+        }
+        same.iter().for_each(|entry| self.stored.set_origin(entry));
+        for change in changes {
+            self.apply(change);
+        }
     }
 
     /// Applies one change of the store.

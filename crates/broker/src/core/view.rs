@@ -181,6 +181,20 @@ impl Core {
         }
     }
 
+    /// How many listeners, connections, VMs and containers there are.
+    pub(crate) fn handed_over_counts(&mut self) -> (usize, usize, usize, usize) {
+        let summary = self.summary();
+        let of_kind = |kind| {
+            let own = self.fabric.root();
+            let all = self.fabric.partitions();
+            all.filter(|(key, one)| *key != own && one.kind() == kind)
+                .count()
+        };
+        let vms = of_kind(hvsock_fabric::PartitionKind::Vm);
+        let containers = of_kind(hvsock_fabric::PartitionKind::Container);
+        (summary.listeners, summary.connections, vms, containers)
+    }
+
     /// The broker's descriptors, and the messages with descriptors that are unread.
     pub(crate) fn shared_resources(&mut self) -> [SharedResource; 2] {
         let shares = [&self.descriptors, self.in_flight.budget()].map(Budget::shares);

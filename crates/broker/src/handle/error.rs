@@ -71,6 +71,9 @@ pub enum ControlError {
     /// A system call failed. Nothing has changed.
     #[error("{0}")]
     System(String),
+    /// The broker was not handed over, and goes on.
+    #[error("the running broker was not handed over, and goes on: {0}")]
+    Upgrade(String),
     /// A table is full.
     #[error("limit reached: no more {0}")]
     Limit(&'static str),

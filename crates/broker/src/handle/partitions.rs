@@ -262,6 +262,19 @@ impl Handle {
         self.update_devices(&mut files, true);
     }
 
+    /// Brings the partition files into force in a core that was taken over.
+    pub(crate) fn resume_partitions(&self) {
+        let known = self.call(Core::names_of_own_children);
+        let known = known.unwrap_or_else(|error| {
+            tracing::error!("cannot compare the partition files: {error}");
+            Default::default()
+        });
+        let mut files = self.partitions.lock();
+        let steps = files.first_steps_with(known);
+        self.apply_steps(&mut files, steps, false);
+        self.update_devices(&mut files, true);
+    }
+
     /// Reads changed partition files, and applies what changed.
     pub(crate) fn follow_partitions(&self, changed: &Changed, fault: Option<WatchFault>) {
         let mut files = self.partitions.lock();

@@ -52,6 +52,17 @@ pub(crate) enum GivenUp {
     Failed(String),
 }
 
+/// How long a successor may take to end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grace {
+    /// It has nothing of the broker.
+    Long,
+    /// The broker waits for it, but it is as it should be.
+    Short,
+    /// It has descriptors of connections, and might do anything.
+    None,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -82,9 +93,8 @@ pub(crate) enum Action {
     Export,
     /// Shut the socket down for receiving, and receive what there is, then [`Event::Drained`].
     StopReceiving,
-    /// Send a message if that is possible at once. End the successor, then [`Event::SuccessorGone`]. With
-    /// `has_state` at once: it has descriptors that would keep connections open. Otherwise it may end by itself first.
-    Kill { abort: Message, has_state: bool },
+    /// Send a message if that is possible at once. End the successor, then [`Event::SuccessorGone`].
+    Kill { abort: Message, grace: Grace },
     /// Thaw what is frozen: this broker goes on. The last action.
     Resume(GivenUp),
     /// The successor goes on: leave without another act. The last action.
@@ -128,9 +138,13 @@ impl Predecessor {
                     GivenUp::Failed(reason) => reason,
                 };
                 let abort = Message::abort(said);
+                let grace = match (self.has_state, &reason) {
+                    (false, _) => Grace::Long,
+                    (true, GivenUp::DryRun) => Grace::Short,
+                    (true, GivenUp::Failed(_)) => Grace::None,
+                };
                 self.state = State::Killing { reason };
-                let has_state = self.has_state;
-                vec![Action::Kill { abort, has_state }]
+                vec![Action::Kill { abort, grace }]
             }
             (State::Draining { .. }, _) => Vec::new(),
             (State::Killing { reason }, Event::SuccessorGone) => {

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::predecessor::{self, GivenUp, Predecessor};
+use super::predecessor::{self, GivenUp, Grace, Predecessor};
 use super::protocol::{Known, Message, Versions};
 use super::successor::{self, Successor};
 
@@ -189,10 +189,10 @@ impl World {
                 }
                 None => self.p_handle(Event::Drained),
             },
-            OfPredecessor::Action(Action::Kill { abort, has_state }) => {
+            OfPredecessor::Action(Action::Kill { abort, grace }) => {
                 self.to_successor(abort);
                 self.has_sent_abort = true;
-                if has_state {
+                if grace != Grace::Long {
                     self.p_todo.push_back(OfPredecessor::Kill);
                 }
                 self.p_todo.push_back(OfPredecessor::Gone);
@@ -248,7 +248,7 @@ impl World {
                 }
                 false => self.s_handle(Event::Closed),
             },
-            Action::CheckPredecessor => {
+            Action::CheckPredecessor { .. } => {
                 let has_ended = self.p.is_dead;
                 // It ends after it has sent its last message.
                 while let Some(message) = self.s.inbox.pop_front() {
@@ -265,6 +265,7 @@ impl World {
                 self.s_exit = Some(reason);
                 self.s.is_dead = true;
             }
+            Action::EndDryRun => self.s.is_dead = true,
         }
         true
     }
@@ -274,10 +275,12 @@ impl World {
             self.p.is_dead = true;
             // It served, or the successor had decided to leave that to it.
             let s_is_over = self.s.is_dead
-                || self
-                    .s_todo
-                    .iter()
-                    .any(|todo| matches!(todo, successor::Action::Exit(_)));
+                || self.s_todo.iter().any(|todo| {
+                    matches!(
+                        todo,
+                        successor::Action::Exit(_) | successor::Action::EndDryRun
+                    )
+                });
             self.is_crash |= self.has_sent_abort || s_is_over;
         }
     }

@@ -7,6 +7,7 @@ use super::protocol::{Known, Message};
 pub(crate) struct Successor {
     known: Known,
     dry_run: bool,
+    is_dry_run_done: bool,
     state: State,
     predecessor: Option<String>,
     /// Everything is received and restored.
@@ -67,9 +68,9 @@ pub(crate) enum Action {
     Restore,
     /// Send [`Message::Started`]: [`Event::Committed`] or [`Event::Closed`].
     Commit,
-    /// Find out whether the predecessor has ended, which takes a moment after it has closed its socket. Then receive
-    /// what it has sent, and at last [`Event::PredecessorEnded`] or [`Event::PredecessorLives`].
-    CheckPredecessor,
+    /// Find out whether the predecessor has ended; with `wait`, since it has closed its socket, that takes a moment. Then
+    /// receive what it has sent, and at last [`Event::PredecessorEnded`] or [`Event::PredecessorLives`].
+    CheckPredecessor { wait: bool },
     /// This broker goes on. The last action.
     Run,
     /// The predecessor has ended without handing over: this broker starts as if there had been none. The last
@@ -77,6 +78,8 @@ pub(crate) enum Action {
     StartFresh,
     /// The predecessor goes on, for this reason. The last action.
     Exit(String),
+    /// It was a dry run, and everything went well. The last action.
+    EndDryRun,
 }
 
 impl Successor {
@@ -84,6 +87,7 @@ impl Successor {
         Self {
             known,
             dry_run,
+            is_dry_run_done: false,
             state: State::AwaitWelcome,
             predecessor: None,
             is_complete: false,
@@ -126,7 +130,7 @@ impl Successor {
                 }
                 match self.state {
                     State::Checking => Vec::new(),
-                    _ => self.check(),
+                    _ => self.check(false),
                 }
             }
             (State::Checking, _) => Vec::new(),
@@ -134,9 +138,9 @@ impl Successor {
                 if self.reason.is_empty() {
                     self.reason = "the running broker has given the upgrade up".into();
                 }
-                self.check()
+                self.check(true)
             }
-            (State::AwaitAbort, Event::Expired(_)) => self.check(),
+            (State::AwaitAbort, Event::Expired(_)) => self.check(false),
             (State::AwaitAbort, _) => Vec::new(),
             (
                 State::AwaitWelcome,
@@ -173,6 +177,7 @@ impl Successor {
             }
             (State::Restoring, Event::Restored) if self.dry_run => {
                 self.state = State::AwaitAbort;
+                self.is_dry_run_done = true;
                 vec![Action::Send(Message::Restored)]
             }
             (State::Restoring, Event::Restored) => {
@@ -214,13 +219,16 @@ impl Successor {
         vec![Action::Send(failed)]
     }
 
-    fn check(&mut self) -> Vec<Action> {
+    fn check(&mut self, wait: bool) -> Vec<Action> {
         self.state = State::Checking;
-        vec![Action::CheckPredecessor]
+        vec![Action::CheckPredecessor { wait }]
     }
 
     fn exit(&mut self) -> Vec<Action> {
         self.state = State::Over;
-        vec![Action::Exit(std::mem::take(&mut self.reason))]
+        match self.is_dry_run_done && self.is_aborted {
+            true => vec![Action::EndDryRun],
+            false => vec![Action::Exit(std::mem::take(&mut self.reason))],
+        }
     }
 }

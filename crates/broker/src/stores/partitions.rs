@@ -116,6 +116,30 @@ impl PartitionFiles {
         problems.chain(puts).collect()
     }
 
+    /// The steps that bring all files into force in a core that has these partitions already.
+    pub(crate) fn first_steps_with(
+        &mut self,
+        known: BTreeSet<PartitionName>,
+    ) -> Vec<PartitionStep> {
+        self.folder.reload(&Changed::Everything);
+        self.folder.take_changes();
+        for name in known {
+            self.in_force.insert(name.to_string(), name);
+        }
+        let mut steps = self.first_steps();
+        let gone: Vec<_> = (self.in_force.keys())
+            .filter(|key| self.folder.get(key).is_none())
+            .cloned()
+            .collect();
+        for key in gone {
+            steps.push(PartitionStep::Remove {
+                path: self.folder.path_of(&key),
+                name: self.in_force.remove(&key),
+            });
+        }
+        steps
+    }
+
     /// The steps for what changed since the last call. `own` is an entry that the core has already.
     pub(crate) fn take_steps(&mut self, own: Option<&PartitionEntry>) -> Vec<PartitionStep> {
         let (mut steps, mut tried) = (Vec::new(), BTreeSet::new());

@@ -336,6 +336,43 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// The descriptor of the lock. Another process that receives a duplicate holds the lock as well, until both have
+    /// closed theirs, or one has released the lock.
+    ///
+    /// # Errors
+    /// Those of duplicating it.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.file.file.as_fd().try_clone_to_owned()
+    }
+
+    /// Keeps the lock for those who have a duplicate: this process does not release it.
+    pub fn leave(self) {
+        // Closing the file releases the lock only if nobody else has it open.
+        std::mem::forget(self);
+    }
+}
+
+impl LockFile {
+    /// The lock of which another process has passed its [duplicate](Lock::duplicate).
+    ///
+    /// # Errors
+    /// [`LockError::Io`] if it is not that of this file; [`LockError::Held`] if it is not locked by it.
+    pub fn adopt(&self, duplicate: OwnedFd) -> Result<Lock, LockError> {
+        let path = self.place.path.clone();
+        let file = File::from(duplicate);
+        let file = Arc::new(OpenFile { file, path });
+        if !self.place.is_at(&file) {
+            let error = io::Error::other("the descriptor is that of another file");
+            return Err(self.place.failed(error));
+        }
+        // It has the lock already, or nobody has.
+        file.acquire(Instant::now(), Duration::ZERO)?;
+        let generation = file.generation();
+        Ok(Lock { file, generation })
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // Ignore a failure: closing the file releases the lock too.

@@ -76,6 +76,16 @@ impl Process {
         Ok(ready > 0)
     }
 
+    /// Ends it (`SIGKILL`). It may take a moment.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has ended; `EPERM` if this process may not.
+    pub fn kill(&self) -> io::Result<()> {
+        let kill = rustix::process::Signal::KILL;
+        Ok(rustix::process::pidfd_send_signal(&self.0, kill)?)
+    }
+
     /// Which process it is. `None` if it has ended, or has no number in this process's PID namespace.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ mod partitions;
 mod registry;
 mod services;
 mod status;
+mod upgrade;
 
 use std::sync::Arc;
 
@@ -94,6 +95,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .routes(routes!(audit::list))
         .routes(routes!(audit::state_result))
         .routes(routes!(status::metrics))
+        .routes(routes!(upgrade::upgrade))
         .layer(Extension(BodyLimit(limits.body_bytes)))
         .merge(import)
 }
@@ -129,8 +131,8 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
 }
 
 async fn with_timeout(limits: Limits, request: Request, next: Next) -> Response {
-    let import = request.uri().path() == registry::PATH && request.method() == Method::POST;
-    let limit = if import {
+    let long = [registry::PATH, upgrade::PATH].contains(&request.uri().path());
+    let limit = if long && request.method() == Method::POST {
         limits.import
     } else {
         limits.request

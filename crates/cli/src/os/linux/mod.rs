@@ -18,6 +18,7 @@ mod rules;
 mod seccomp_agent;
 mod signals;
 pub mod stdio;
+mod successor;
 mod time;
 
 pub use crate::output::json as json_of_services;

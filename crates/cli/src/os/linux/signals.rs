@@ -38,14 +38,7 @@ impl Termination {
 
     /// Waits for a signal or a change of the lease. Returns whether it was a signal.
     pub fn wait_or_lease_end(&mut self, lease: &Lease) -> io::Result<bool> {
-        let fd = lease.as_fd().try_clone_to_owned()?;
-        let (changed, change) = oneshot::channel();
-        // The thread ends with the process, which is soon after.
-        thread::Builder::new().name("lease".into()).spawn(move || {
-            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-            while poll(&mut fds, None) == Err(Errno::INTR) {}
-            let _ = changed.send(());
-        })?;
+        let change = readable(lease, "lease")?;
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
         Ok(self.runtime.block_on(async {
             tokio::select! {
@@ -68,6 +61,28 @@ impl Termination {
         })
     }
 
+    /// Waits for a signal, and calls `hang_up` for each SIGHUP, which ends nothing from now on. Returns whether a
+    /// signal came before the descriptor was readable.
+    pub fn wait_or_readable(
+        &mut self,
+        fd: impl AsFd,
+        mut hang_up: impl FnMut(),
+    ) -> io::Result<bool> {
+        let mut changed = readable(fd, "handed-over")?;
+        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
+        self.runtime.block_on(async {
+            let mut hangup = signal(SignalKind::hangup())?;
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => return Ok(true),
+                    _ = terminate.recv() => return Ok(true),
+                    _ = hangup.recv() => hang_up(),
+                    _ = &mut changed => return Ok(false),
+                }
+            }
+        })
+    }
+
     /// Waits for a signal.
     pub fn wait(&mut self) {
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
@@ -78,4 +93,17 @@ impl Termination {
             }
         });
     }
+}
+
+/// Receives when a descriptor is readable.
+fn readable(fd: impl AsFd, name: &str) -> io::Result<oneshot::Receiver<()>> {
+    let fd = fd.as_fd().try_clone_to_owned()?;
+    let (changed, change) = oneshot::channel();
+    // The thread ends with the process, which is soon after.
+    thread::Builder::new().name(name.into()).spawn(move || {
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        while poll(&mut fds, None) == Err(Errno::INTR) {}
+        let _ = changed.send(());
+    })?;
+    Ok(change)
 }

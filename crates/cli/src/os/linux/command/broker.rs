@@ -5,12 +5,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
-use hvsock_broker::{AuditOutput, BrokerConfig, CdiConfig, CdiHook, Uplink};
+use hvsock_broker::{
+    AuditOutput, BrokerConfig, CdiConfig, CdiHook, HandoverStage, OnHandover, TakeOverError,
+    TakenOver, Uplink,
+};
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
 use hvsock_sys::machine::Machine;
@@ -26,6 +31,7 @@ use crate::format::shell_word;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::seccomp_agent::Agent;
 use crate::os::linux::signals::Termination;
+use crate::os::linux::successor;
 use crate::output;
 
 /// Run the broker until Ctrl-C or SIGTERM
@@ -65,6 +71,13 @@ pub struct Broker {
         hide_env_values = true
     )]
     uplink: UplinkWhen,
+    /// Take over the broker that runs with the same folders: all that it has goes on here, and that one ends. If
+    /// anything fails, it goes on
+    #[arg(long)]
+    take_over: bool,
+    /// Do everything but the last step: the running broker goes on, after a moment's standstill
+    #[arg(long, requires = "take_over")]
+    dry_run: bool,
     /// Where the audit is written [default: the journal if the system has one, else the log]
     #[arg(long, value_name = "WHERE")]
     audit: Option<AuditTo>,
@@ -134,6 +147,9 @@ impl AuditTo {
 /// After how many seconds a runtime ends a hook that has not ended by itself.
 const HOOK_TIMEOUT: u32 = 10;
 
+/// How long the process of a broker that was taken over may take to end.
+const PREDECESSOR: Duration = Duration::from_secs(10);
+
 /// The group of operators that packages create, as docker's and libvirt's do.
 const OPERATOR_GROUP: &str = "hvsock";
 
@@ -159,22 +175,89 @@ impl Broker {
         }
         let dirs = config.dirs.clone();
         let endpoint = dirs.endpoint();
-        let broker = hvsock_broker::Broker::start(config)?;
+        config.successor = successor::find();
+        config.on_handover = Some(OnHandover(Arc::new(notify_handover)));
+        let (broker, how) = match self.take_over {
+            false => (hvsock_broker::Broker::start(config)?, String::new()),
+            true => match take_over(config, self.dry_run)? {
+                Some(taken) => taken,
+                None => return Ok(()),
+            },
+        };
         let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));
         let services = services.context("cannot offer the integration services")?;
         if !self.no_seccomp_agent {
             start_agent(&dirs);
         }
         output::line(format_args!(
-            "hvsock broker ready: endpoint {}",
+            "hvsock broker ready{how}: endpoint {}",
             printable_path(&endpoint)
         ))?;
         notify("READY=1");
-        termination.wait();
+        let handle = broker.handle();
+        let signalled = termination.wait_or_readable(broker.handed_over(), || handle.reload());
+        if !signalled.context("cannot wait for signals")? {
+            broker.wait_for_last_answer();
+            // Its sockets are those of the new broker now. It ends with the process.
+            std::mem::forget(services);
+            return Ok(());
+        }
         notify("STOPPING=1");
         drop(services);
         drop(broker);
         Ok(())
+    }
+}
+
+/// Takes the running broker over. Returns how, for the first line; `None` after a dry run.
+fn take_over(
+    config: BrokerConfig,
+    dry_run: bool,
+) -> Result<Option<(hvsock_broker::Broker, String)>> {
+    let taken = hvsock_broker::Broker::take_over(config, dry_run).map_err(|error| {
+        let help = match &error {
+            TakeOverError::NotRunning { .. } => Some("hvsock broker"),
+            _ => None,
+        };
+        let failure = Failure::new(error.to_string());
+        match help {
+            Some(help) => failure.help(help),
+            None => failure,
+        }
+    })?;
+    match taken {
+        TakenOver::Broker {
+            broker,
+            from,
+            predecessor,
+        } => {
+            // Two of them would be in each other's way.
+            if !predecessor.wait_for_end(PREDECESSOR) {
+                tracing::warn!("the process of the broker before does not end; stop it");
+            }
+            Ok(Some((broker, format!(", in place of hvsock {from}"))))
+        }
+        TakenOver::Fresh(broker) => {
+            let how = ", without the state of the one before, which had ended".to_owned();
+            Ok(Some((broker, how)))
+        }
+        TakenOver::DryRun => {
+            output::line("the running broker could be taken over, and goes on")?;
+            Ok(None)
+        }
+    }
+}
+
+/// Tells the service manager of an upgrade, for which this process may speak until it has ended.
+fn notify_handover(stage: HandoverStage) {
+    match stage {
+        HandoverStage::Begun => {
+            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+            let micros = now.tv_sec.saturating_mul(1_000_000) + now.tv_nsec / 1000;
+            notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
+        }
+        HandoverStage::GivenUp => notify("READY=1"),
+        HandoverStage::Done(pid) => notify(&format!("MAINPID={pid}\nREADY=1")),
     }
 }
 

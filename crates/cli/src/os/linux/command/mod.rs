@@ -28,6 +28,7 @@ mod session;
 mod ssh;
 mod status;
 mod time;
+mod upgrade;
 mod vm;
 mod wait;
 
@@ -50,6 +51,8 @@ pub enum Command {
     Broker(broker::Broker),
     #[command(display_order = 3)]
     Status(status::Status),
+    #[command(display_order = 4)]
+    Upgrade(upgrade::Upgrade),
     #[command(subcommand, display_order = 6)]
     Container(container::Container),
     #[command(display_order = 12)]
@@ -90,6 +93,7 @@ impl Command {
             Self::Demo(command) => command.run(context),
             Self::Broker(command) => command.run(context),
             Self::Status(command) => command.run(context),
+            Self::Upgrade(command) => command.run(context),
             Self::Container(command) => command.run(context),
             Self::Cp(command) => command.run(context),
             Self::Forward(command) => command.run(context),

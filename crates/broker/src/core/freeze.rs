@@ -1,0 +1,172 @@
+//! Stops the whole broker between two turns of its event loop, so that its state can be handed over, and lets it
+//! go on if it stays.
+//!
+//! While the core thread is here it reads no socket and accepts no client, and its epoll reports what came meanwhile
+//! afterwards. What the other threads have reported is applied first.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::PartitionKey;
+
+use super::state::Core;
+use crate::handover::document::{DOCUMENT_VERSION, Document};
+use crate::handover::serve::{Figures, Outcome, Serving, Source};
+use crate::handover::{Exports, HandoverError};
+
+/// Rounds of applying reports, each of which may ask links for something, which may report again.
+const MAX_ROUNDS: usize = 1000;
+
+/// How long the last records of the audit may take to be written.
+const AUDIT: Duration = Duration::from_millis(500);
+
+/// Hands the broker over to a successor that is prepared.
+pub(crate) struct HandOver {
+    pub(crate) serving: Serving,
+    /// The listener of the control API.
+    pub(crate) control: Option<Arc<OwnedFd>>,
+    /// The lock of the folders.
+    pub(crate) lock: OwnedFd,
+    /// Called with the end of it, on the core's thread.
+    pub(crate) done: Box<dyn FnOnce(Outcome, Figures) + Send>,
+}
+
+/// The broker while it is handed over.
+struct Frozen<'a> {
+    core: &'a mut Core,
+    apply_reports: &'a mut dyn FnMut(&mut Core) -> bool,
+    control: Option<&'a OwnedFd>,
+    lock: &'a OwnedFd,
+    /// The VMs whose links have been asked to freeze.
+    links: Vec<PartitionKey>,
+}
+
+impl HandOver {
+    /// Hands the broker over. `apply_reports` applies what the other threads have reported, and returns whether there
+    /// was anything. Returns whether the successor runs.
+    pub(super) fn run(
+        self,
+        core: &mut Core,
+        apply_reports: &mut dyn FnMut(&mut Core) -> bool,
+    ) -> bool {
+        let Self {
+            serving,
+            control,
+            lock,
+            done,
+        } = self;
+        let mut frozen = Frozen {
+            core,
+            apply_reports,
+            control: control.as_deref(),
+            lock: &lock,
+            links: Vec::new(),
+        };
+        let (outcome, figures) = serving.hand_over(&mut frozen);
+        let has_left = outcome == Outcome::Left;
+        if !has_left {
+            frozen.thaw();
+        }
+        done(outcome, figures);
+        has_left
+    }
+}
+
+impl Source for Frozen<'_> {
+    fn freeze(&mut self, deadline: Instant) -> Result<(), HandoverError> {
+        for vm in self.core.vms.keys().collect::<Vec<_>>() {
+            let core = &self.core;
+            if let Some(link) = core.vms.link(vm) {
+                link.freeze().map_err(|error| error.of(core.vm_label(vm)))?;
+                self.links.push(vm);
+            }
+        }
+        self.settle(deadline)
+    }
+
+    fn export(&mut self, exports: &mut Exports, version: u32) -> Result<Document, HandoverError> {
+        if version != DOCUMENT_VERSION {
+            return Err(HandoverError::UnsupportedVersion {
+                found: version,
+                supported: DOCUMENT_VERSION,
+            });
+        }
+        let core = &self.core;
+        let mut links = std::collections::BTreeMap::new();
+        for vm in &self.links {
+            if let Some(link) = core.vms.link(*vm) {
+                let link = link.hand_over(exports);
+                let link = link.map_err(|error| error.of(core.vm_label(*vm)))?;
+                links.insert(vm.as_u64(), link);
+            }
+        }
+        Ok(Document {
+            version,
+            release: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            core: core.hand_over_state(exports, Instant::now())?,
+            set: None,
+            links,
+            control: self
+                .control
+                .map(|control| exports.fd(control))
+                .transpose()?,
+            lock: Some(exports.fd(self.lock)?),
+        })
+    }
+}
+
+impl Frozen<'_> {
+    /// Applies what the other threads report until nothing is left.
+    fn settle(&mut self, deadline: Instant) -> Result<(), HandoverError> {
+        for _ in 0..MAX_ROUNDS {
+            for vm in &self.links {
+                let core = &self.core;
+                if let Some(link) = core.vms.link(*vm) {
+                    let frozen = link.frozen(deadline);
+                    frozen.map_err(|error| error.of(core.vm_label(*vm)))?;
+                }
+            }
+            if !(self.apply_reports)(self.core) {
+                return Ok(());
+            }
+        }
+        Err(HandoverError::TimedOut {
+            what: "applying what the links report".into(),
+            limit: deadline.saturating_duration_since(Instant::now()),
+        })
+    }
+
+    fn thaw(self) {
+        let core = &self.core;
+        for vm in self.links {
+            if let Some(link) = core.vms.link(vm) {
+                link.thaw();
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Ends without an act that anybody could see: all that this core has is its successor's now.
+    pub(super) fn leave(mut self) {
+        self.audit.finish(Instant::now() + AUDIT);
+        std::mem::forget(self);
+    }
+
+    fn vm_label(&self, vm: PartitionKey) -> String {
+        let partition = self.fabric.partition(vm);
+        partition.map_or_else(String::new, |vm| format!("the VM \"{}\"", vm.name()))
+    }
+
+    /// Lets a core that was taken over begin: it judges by this release's rules what it has, and its links go on.
+    pub(super) fn begin(&mut self) {
+        self.apply_effects();
+        for vm in self.vms.keys().collect::<Vec<_>>() {
+            if let Some(link) = self.vms.link(vm) {
+                link.thaw();
+            }
+        }
+    }
+}
