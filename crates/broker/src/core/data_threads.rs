@@ -107,6 +107,11 @@ impl DataThreads {
         &mut self.spare
     }
 
+    /// Whether what connects leave behind can be closed as soon as there is nothing else to do.
+    pub(super) fn has_closing(&self) -> bool {
+        self.spare.has_closing()
+    }
+
     /// When the work that connects leave behind is due.
     pub(super) fn spare_due(&self) -> Option<Instant> {
         self.spare.due()

@@ -155,7 +155,8 @@ impl Loop {
             self.core.begin();
         }
         loop {
-            self.core.data_threads.spare().work(Instant::now());
+            let is_idle = events.is_empty();
+            self.core.data_threads.spare().work(Instant::now(), is_idle);
             let timeout = match self.waker.prepare_park() {
                 true => self.timeout(),
                 false => Some(Duration::ZERO),
@@ -259,7 +260,9 @@ impl Loop {
     fn timeout(&self) -> Option<Duration> {
         let core = &self.core;
         let busy = core.endpoints.has_busy() || core.sessions.has_unfinished();
-        if busy || core.uplink_clients.has_turns() || core.data_threads.has_ready() {
+        let threads = &core.data_threads;
+        let turns = core.uplink_clients.has_turns() || threads.has_ready();
+        if busy || turns || threads.has_closing() {
             return Some(Duration::ZERO);
         }
         let deadlines = [

@@ -27,6 +27,9 @@ pub(super) struct Spare {
     /// The transport of the preallocated resources.
     transport: ChosenTransport,
     ready: Vec<ConnectionResources>,
+    /// Those of connections of processes with their own sockets, once one was made.
+    attached: Vec<ConnectionResources>,
+    has_attached: bool,
     unnamed: Unnamed,
     /// Copies of descriptors that processes have received.
     closing: Vec<OwnedFd>,
@@ -40,6 +43,8 @@ impl Spare {
         Self {
             transport,
             ready: Vec::new(),
+            attached: Vec::new(),
+            has_attached: false,
             unnamed: Unnamed::default(),
             closing: Vec::new(),
             due: Some(Instant::now()),
@@ -51,10 +56,14 @@ impl Spare {
         &mut self,
         transport: ChosenTransport,
     ) -> Result<ConnectionResources, Refusal> {
-        if transport != self.transport {
-            return ConnectionResources::new(transport);
-        }
-        let spare = self.ready.pop();
+        let spare = match transport {
+            ChosenTransport::Attached => {
+                self.has_attached = true;
+                self.attached.pop()
+            }
+            transport if transport == self.transport => self.ready.pop(),
+            transport => return ConnectionResources::new(transport),
+        };
         self.delay();
         match spare {
             Some(spare) => Ok(spare),
@@ -86,24 +95,40 @@ impl Spare {
         self.closing.clear();
     }
 
+    /// Whether there are descriptors to close.
+    pub(super) fn has_closing(&self) -> bool {
+        !self.closing.is_empty()
+    }
+
     /// When [`work`](Self::work) is due; `None` if there is none.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Does what is due. A connect that found no other preallocated resources is followed by their
-    /// allocation at once.
-    pub(super) fn work(&mut self, now: Instant) {
+    /// Does a part of what is due, and the rest when nothing else is to be done: [`due`](Self::due) is past until then.
+    /// A connect that found no other preallocated resources is followed by their allocation at once. `is_idle`: nothing
+    /// else was to be done just now, so descriptors are closed already, whose other copies processes may close.
+    pub(super) fn work(&mut self, now: Instant, is_idle: bool) {
+        if is_idle {
+            self.closing.clear();
+        }
         if self.ready.is_empty() {
             self.allocate_one();
         }
-        self.unnamed.fill(1);
+        self.unnamed.fill_to(1);
         if self.due.is_some_and(|due| due <= now) {
             self.closing.clear();
-            self.due = None;
-            while self.ready.len() < SPARES && self.allocate_one() {}
-            self.unnamed.fill(SPARES);
+            if !self.allocate_next() {
+                self.due = None;
+            }
         }
+    }
+
+    /// Allocates one of what is missing. Returns whether something was.
+    fn allocate_next(&mut self) -> bool {
+        (self.ready.len() < SPARES && self.allocate_one())
+            || (self.has_attached && self.attached.len() < SPARES && self.allocate_attached())
+            || self.unnamed.fill_to(SPARES)
     }
 
     /// Returns whether there was a descriptor left for it.
@@ -111,6 +136,13 @@ impl Spare {
         let spare = ConnectionResources::ahead(self.transport);
         let is_ok = spare.is_ok();
         self.ready.extend(spare);
+        is_ok
+    }
+
+    fn allocate_attached(&mut self) -> bool {
+        let spare = ConnectionResources::ahead(ChosenTransport::Attached);
+        let is_ok = spare.is_ok();
+        self.attached.extend(spare);
         is_ok
     }
 
@@ -140,17 +172,18 @@ impl Unnamed {
         }
     }
 
-    /// Makes more until there are `count`, or no descriptor is left.
-    fn fill(&mut self, count: usize) {
+    /// Makes one more if there are fewer than `count`. Returns whether it did, which takes descriptors that are left.
+    fn fill_to(&mut self, count: usize) -> bool {
         let Some(folder) = self.folder.take() else {
-            return;
+            return false;
         };
-        while self.ready.len() < count
-            && let Ok(made) = self.make(&folder)
-        {
-            self.ready.push(made);
-        }
+        let made = (self.ready.len() < count)
+            .then(|| self.make(&folder).ok())
+            .flatten();
+        let has_made = made.is_some();
+        self.ready.extend(made);
         self.folder = Some(folder);
+        has_made
     }
 
     fn make(&mut self, folder: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
@@ -165,11 +198,23 @@ mod tests {
 
     const RING: ChosenTransport = ChosenTransport::DEFAULT;
 
+    /// Works until nothing is due at that time.
+    fn finish(spare: &mut Spare, now: Instant) {
+        spare.work(now, false);
+        for _ in 0..100 {
+            if spare.due().is_none_or(|due| due > now) {
+                return;
+            }
+            spare.work(now, false);
+        }
+        panic!("the work has no end");
+    }
+
     #[test]
     fn what_connects_take_is_made_again_once_there_is_nothing_else_to_do() {
         let mut spare = Spare::new(RING);
         let start = Instant::now();
-        spare.work(start);
+        finish(&mut spare, start);
         assert_eq!((spare.ready.len(), spare.due()), (SPARES, None));
 
         // Another transport has its own resources, and leaves nothing to do.
@@ -179,7 +224,7 @@ mod tests {
         spare.take(RING).ok().unwrap();
         let due = spare.due().unwrap();
         assert!(due >= start + DELAY);
-        spare.work(due - Duration::from_nanos(1));
+        spare.work(due - Duration::from_nanos(1), false);
         assert_eq!(spare.ready.len(), SPARES - 1);
         // One that follows at once does not put the work off.
         for _ in 1..SPARES {
@@ -187,27 +232,28 @@ mod tests {
         }
         assert_eq!(spare.due(), Some(due));
         // The next connect would find none, so it does not wait.
-        spare.work(due - Duration::from_nanos(1));
+        spare.work(due - Duration::from_nanos(1), false);
         assert_eq!(spare.ready.len(), 1);
-        spare.work(due);
+        finish(&mut spare, due);
         assert_eq!((spare.ready.len(), spare.due()), (SPARES, None));
     }
 
     #[test]
-    fn descriptors_that_were_sent_are_closed_when_accepted_within_a_moment_or_when_there_are_many()
-    {
+    fn descriptors_that_were_sent_are_closed_when_accepted_or_idle_within_a_moment_or_when_there_are_many()
+     {
         let mut spare = Spare::new(RING);
-        spare.work(Instant::now());
+        finish(&mut spare, Instant::now());
         let pair = || stream::pair().unwrap();
-        let is_closed = |end| stream::recv(end, &mut [0; 1]).is_ok_and(|count| count == 0);
+        let is_closed =
+            |end: &OwnedFd| stream::recv(end, &mut [0; 1]).is_ok_and(|count| count == 0);
 
         let (kept, sent) = pair();
         hvsock_sys::set_nonblocking(&kept, true).unwrap();
         spare.close_later([sent]);
         let due = spare.due().unwrap();
-        spare.work(due - Duration::from_nanos(1));
+        spare.work(due - Duration::from_nanos(1), false);
         assert!(!is_closed(&kept));
-        spare.work(due);
+        finish(&mut spare, due);
         assert!(is_closed(&kept));
         assert_eq!(spare.due(), None);
 
@@ -219,30 +265,54 @@ mod tests {
         spare.close_later([pair().0]);
         assert!(is_closed(&kept));
 
-        let (kept, sent) = pair();
-        hvsock_sys::set_nonblocking(&kept, true).unwrap();
-        spare.close_later([sent]);
-        assert!(!is_closed(&kept));
-        spare.close_now();
-        assert!(is_closed(&kept));
+        for close in [Spare::close_now, |spare: &mut Spare| {
+            spare.work(Instant::now(), true);
+        }] {
+            let (kept, sent) = pair();
+            hvsock_sys::set_nonblocking(&kept, true).unwrap();
+            spare.close_later([sent]);
+            assert!(spare.has_closing() && !is_closed(&kept));
+            close(&mut spare);
+            assert!(!spare.has_closing() && is_closed(&kept));
+        }
     }
 
     #[test]
     fn sockets_for_processes_exist_ahead_once_one_was_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let mut spare = Spare::new(RING);
-        spare.work(Instant::now());
+        finish(&mut spare, Instant::now());
         assert_eq!(spare.unnamed.ready.len(), 0);
         spare.take_unnamed(dir.path()).unwrap();
         let due = spare.due().unwrap();
-        spare.work(due - Duration::from_nanos(1));
+        spare.work(due - Duration::from_nanos(1), false);
         assert_eq!(spare.unnamed.ready.len(), 1);
-        spare.work(due);
-        assert_eq!((spare.unnamed.ready.len(), spare.due()), (SPARES, None));
+        finish(&mut spare, due);
+        let ready = (spare.unnamed.ready.len(), spare.due());
+        assert_eq!(ready, (SPARES, None));
         spare.take_unnamed(dir.path()).unwrap();
         assert_eq!(spare.unnamed.ready.len(), SPARES - 1);
         assert!(spare.due().is_some());
         // None is left behind as a file.
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn connections_of_processes_with_their_own_sockets_exist_ahead_once_there_was_one() {
+        let mut spare = Spare::new(RING);
+        finish(&mut spare, Instant::now());
+        assert_eq!(spare.attached.len(), 0);
+        spare.take(ChosenTransport::Attached).ok().unwrap();
+        let due = spare.due().unwrap();
+        spare.work(due - Duration::from_nanos(1), false);
+        assert_eq!(spare.attached.len(), 0);
+        finish(&mut spare, due);
+        assert_eq!((spare.attached.len(), spare.due()), (SPARES, None));
+        for left in (0..SPARES).rev() {
+            spare.take(ChosenTransport::Attached).ok().unwrap();
+            assert_eq!(spare.attached.len(), left);
+        }
+        // None is left, and the next one is made when it is needed.
+        spare.take(ChosenTransport::Attached).ok().unwrap();
     }
 }
