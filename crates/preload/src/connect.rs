@@ -81,14 +81,17 @@ fn start(socket: &Socket<'_>, target: Address, nonblocking: bool) -> Result<(), 
     broker.set_options(&socket.record.socket)?;
     let request = request(&socket.record, address);
     if !nonblocking {
-        let listener = broker.attach(0)?;
+        // Both at once: the answers come together, and this thread is woken for them once.
+        broker.send_attach(0)?;
         broker.send(&request)?;
+        let listener = broker.attachable()?;
         let connected = connected(broker.answer_of_peer()?.message)?;
         attach(socket, &listener)?;
         return Ok(establish(socket, target, connected.local)?);
     }
     let filler = filler(socket.fd)?;
-    let listener = broker.attach(filler)?;
+    broker.send_attach(filler)?;
+    let listener = broker.attachable()?;
     attach(socket, &listener)?;
     fill(socket.fd, filler)?;
     // The answer may come while this call is still under way, and another thread asks for it.

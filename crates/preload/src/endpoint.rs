@@ -158,10 +158,13 @@ impl Conversation {
         }
     }
 
-    /// Announces a socket of the program's own, to which `filler` bytes are written before the request. Returns the
-    /// socket to connect it to.
-    pub fn attach(&self, filler: u32) -> Result<OwnedFd, Failure> {
-        self.send(&ClientMessage::Attach { filler })?;
+    /// Announces a socket of the program's own, to which `filler` bytes are written before the request.
+    pub fn send_attach(&self, filler: u32) -> Result<(), Failure> {
+        self.send(&ClientMessage::Attach { filler })
+    }
+
+    /// The answer to that: the socket to connect it to.
+    pub fn attachable(&self) -> Result<OwnedFd, Failure> {
         let answer = self.answer()?;
         match (answer.message, answer.descriptors.into_iter().next()) {
             (BrokerMessage::Attachable, Some(listener)) => Ok(listener),
