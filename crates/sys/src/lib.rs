@@ -22,7 +22,7 @@
 //! - `identity`: what the kernel tells a peer of this process. `signals`: threads without signals.
 //!   `secure_exec`: programs that ignore preloaded libraries. `bus_error`: mappings whose memory another process can take away.
 //! - `init`: signals and children of the first process of a group.
-//! - `foreign_socket`: Unix sockets of another program. `impersonation`: acting as another user for a moment.
+//! - `foreign_socket`: Unix sockets of another program. `closed_sockets`: their end. `impersonation`: acting as another user for a moment.
 //! - `seccomp`: system calls of a program that this process answers. `remote`: the memory, descriptors and
 //!   state of such a program.
 //! - `clock`, `freeze`, `limits`, `processor`: for the agent and the broker.
@@ -49,11 +49,12 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, bus_error, cgroup_freezer, child, clock, container_mount, container_user,
-    doorbell, errno, event, foreign_socket, freeze, futex, identity, impersonation, inherit, init,
-    journal, limits, locks, machine, message, netns, owner, peer, pidfd, poll, processor, remote,
-    sealed, seccomp, secure_exec, seqpacket, session, shared_memory, signals, socket_folder,
-    splice, standard_streams, stream, supervisor, unix_diag, vhost, vsock, vsock_diag,
+    accounts, activation, bus_error, cgroup_freezer, child, clock, closed_sockets, container_mount,
+    container_user, doorbell, errno, event, foreign_socket, freeze, futex, identity, impersonation,
+    inherit, init, journal, limits, locks, machine, message, netns, owner, peer, pidfd, poll,
+    processor, remote, sealed, seccomp, secure_exec, seqpacket, session, shared_memory, signals,
+    socket_folder, splice, standard_streams, stream, supervisor, unix_diag, vhost, vsock,
+    vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

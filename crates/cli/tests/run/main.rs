@@ -49,6 +49,11 @@ fn connects_of_all_modes_reach_a_listener_and_end_cleanly() {
 }
 
 #[test]
+fn connects_of_all_modes_that_follow_one_another_each_reach_the_listener_or_its_refusal() {
+    check("repeated");
+}
+
+#[test]
 fn calls_fail_with_the_numbers_of_the_kernel() {
     check("errors");
 }
@@ -104,6 +109,37 @@ fn a_program_whose_supervisor_is_killed_gets_errors_and_keeps_its_connections() 
         return;
     };
     let mut running = Running::start(command.stdout(Stdio::piped()));
+    assert_eq!(running.line(), "done");
+}
+
+#[test]
+fn a_supervisor_sleeps_while_its_program_polls_a_listener() {
+    let world = World::without_host();
+    let Some(mut command) = python(&world, "idle") else {
+        return;
+    };
+    let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    assert_eq!(running.line(), "listens");
+    let process = running.pid().as_raw_nonzero().get();
+    let woken = || {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")));
+        let count = |status: String| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.unwrap().trim().parse::<u64>().unwrap()
+        };
+        status.map(|status| count(status.unwrap())).sum::<u64>()
+    };
+    // One that looks whether the socket is still open does so ten times a second at first.
+    let sleeps = |_| {
+        let before = woken();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        woken() <= before + 1
+    };
+    assert!((0..4).any(sleeps), "it was woken all the time");
+    running.end_input();
     assert_eq!(running.line(), "done");
 }
 

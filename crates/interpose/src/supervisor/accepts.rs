@@ -30,14 +30,20 @@ const NO_CID: u32 = SockAddrVm::CID_ANY;
 
 impl Core {
     /// Answers `accept` and `accept4`.
-    pub(crate) fn accept(&mut self, call: &Notification, inode: u64, flags: i32) {
-        match self.begin_accept(call, inode, flags) {
+    pub(crate) fn accept(&mut self, call: &Notification, inode: u64, data: OwnedFd, flags: i32) {
+        match self.begin_accept(call, inode, &data, flags) {
             Ok(()) => {}
             Err(errno) => self.program.answer(call, Err(errno)),
         }
     }
 
-    fn begin_accept(&mut self, call: &Notification, inode: u64, flags: i32) -> Result<(), Errno> {
+    fn begin_accept(
+        &mut self,
+        call: &Notification,
+        inode: u64,
+        data: &OwnedFd,
+        flags: i32,
+    ) -> Result<(), Errno> {
         let flags = DescriptorFlags::parse(flags)?;
         let entry = self.sockets.get(&inode).ok_or(Errno::EBADF)?;
         entry.socket.accept()?;
@@ -51,11 +57,10 @@ impl Core {
             self.deliver(call, inode, flags);
             return Ok(());
         }
-        let data = self.program.duplicate(call, inode)?;
-        if foreign_socket::is_nonblocking(&data).map_err(|error| Errno::of(&error))? {
+        if foreign_socket::is_nonblocking(data).map_err(|error| Errno::of(&error))? {
             return Err(Errno::EAGAIN);
         }
-        let timeout = foreign_socket::receive_timeout(&data).ok().flatten();
+        let timeout = foreign_socket::receive_timeout(data).ok().flatten();
         let until = timeout.map(|timeout| Instant::now() + timeout);
         let number = self.wait(*call, WaitKind::Accept { inode, until });
         let entry = self.sockets.get_mut(&inode);
@@ -200,7 +205,10 @@ impl Core {
                 Ok(Some(Message {
                     message: BrokerMessage::Incoming(incoming),
                     descriptors,
-                })) => self.arrived(inode, &incoming, descriptors),
+                })) => {
+                    self.arrived(inode, &incoming, descriptors);
+                    self.serve_calls(inode);
+                }
                 Ok(Some(Message {
                     message: BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused),
                     ..

@@ -104,12 +104,11 @@ impl Core {
         address: Address,
         name: Result<Name, Errno>,
     ) -> Result<(), Errno> {
-        let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
         match name {
             Ok(name) => {
-                entry.name = Some(name);
+                self.named(inode, name)?;
+                let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
                 entry.socket.bound(address);
-                self.probes.changed(Instant::now());
                 Ok(())
             }
             Err(errno) => {

@@ -6,7 +6,7 @@
 //! hangs up. So `poll` and epoll need no help, also if the program watched the socket before.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock::{Refusal, SockAddrHv};
 use hvsock_address::{SockAddrVm, VmId};
@@ -18,6 +18,7 @@ use hvsock_sys::seccomp::Notification;
 
 use super::core::{Core, inode_of, refusal_in, unreachable};
 use super::exchange::{Connecting, Exchange, Phase, Purpose};
+use super::prepared::Attached;
 use super::waiting::WaitKind;
 use crate::broker::Message;
 use crate::model::{Address, ConnectStep, Errno, Family, local_of};
@@ -33,8 +34,8 @@ const MAX_TIMEOUT_MS: u32 = 300_000;
 
 impl Core {
     /// Answers `connect`.
-    pub(crate) fn connect(&mut self, call: &Notification, inode: u64) {
-        let answer = match self.begin_connect(call, inode) {
+    pub(crate) fn connect(&mut self, call: &Notification, inode: u64, data: OwnedFd) {
+        let answer = match self.begin_connect(call, inode, data) {
             Ok(()) => return,
             Err(errno @ (Errno::EALREADY | Errno::EISCONN)) => {
                 match self.begin_again(call, inode, errno) {
@@ -80,9 +81,13 @@ impl Core {
         }
     }
 
-    fn begin_connect(&mut self, call: &Notification, inode: u64) -> Result<(), Errno> {
+    fn begin_connect(
+        &mut self,
+        call: &Notification,
+        inode: u64,
+        data: OwnedFd,
+    ) -> Result<(), Errno> {
         let bytes = self.read_address(call)?;
-        let data = self.program.duplicate(call, inode)?;
         let nonblocking = foreign_socket::is_nonblocking(&data);
         let nonblocking = nonblocking.map_err(|error| Errno::of(&error))?;
         let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
@@ -127,6 +132,7 @@ impl Core {
         let mut entry = self.sockets.remove(&inode).ok_or(Errno::EBADF)?;
         let bound = self.ports.of(inode);
         self.ports.release(inode);
+        self.ends.forget(entry.watch.take());
         (entry.is_used_up, entry.name) = (false, None);
         self.insert(new, entry)?;
         if let Some(address) = bound {
@@ -170,6 +176,9 @@ impl Core {
             attachable: None,
             deferred: Vec::new(),
         };
+        let prepared = self
+            .prepared
+            .take(credentials.as_ref(), filler, Instant::now());
         let mut messages = Vec::with_capacity(4);
         if let (Address::Vsock(address), None) = (address, vm) {
             messages.push(ClientMessage::Lookup {
@@ -192,30 +201,48 @@ impl Core {
             // The Unix socket is connected afterwards, so both can be asked for at once.
             messages.extend(request(&connecting));
         }
+        let wait = match nonblocking {
+            true => None,
+            false => Some(self.wait(*call, WaitKind::Connect { exchange: 0 })),
+        };
+        if let Some(wait) = wait {
+            connecting.phase = Phase::Blocking { wait };
+        }
         let time = timeout.unwrap_or(DEFAULT) + GRACE;
-        if nonblocking {
-            let purpose = Purpose::Connect(connecting);
-            let started = self.start(purpose, messages, credentials, time);
-            let number = started.map_err(|error| unreachable(&error))?;
-            self.set_attempt(inode, number);
-            return Ok(());
-        }
-        let wait = self.wait(*call, WaitKind::Connect { exchange: 0 });
-        connecting.phase = Phase::Blocking { wait };
         let purpose = Purpose::Connect(connecting);
-        match self.start(purpose, messages, credentials, time) {
-            Ok(number) => {
-                if let Some(wait) = self.waits.get_mut(&wait) {
-                    wait.kind = WaitKind::Connect { exchange: number };
-                }
-                self.set_attempt(inode, number);
-                Ok(())
+        let (started, attachable) = match prepared {
+            Some(Attached {
+                connection,
+                attachable,
+            }) => {
+                let started =
+                    self.start_on(connection, purpose, messages, credentials.clone(), time);
+                (started, attachable)
             }
+            None => {
+                let started = self.start(purpose, messages, credentials.clone(), time);
+                (started, None)
+            }
+        };
+        let number = match started {
+            Ok(number) => number,
             Err(error) => {
-                self.waits.remove(&wait);
-                Err(unreachable(&error))
+                self.waits.remove(&wait.unwrap_or_default());
+                return Err(unreachable(&error));
             }
+        };
+        if let Some(wait) = wait.and_then(|wait| self.waits.get_mut(&wait)) {
+            wait.kind = WaitKind::Connect { exchange: number };
         }
+        self.set_attempt(inode, number);
+        if attachable.is_some()
+            && let Some(exchange) = self.exchanges.remove(&number)
+            && let Some(exchange) = self.attachable(exchange, attachable)
+        {
+            self.exchanges.insert(number, exchange);
+        }
+        self.prepare_next(credentials, filler);
+        Ok(())
     }
 
     fn set_attempt(&mut self, inode: u64, number: u64) {
@@ -248,23 +275,7 @@ impl Core {
                 }
             }
             BrokerMessage::Attachable => {
-                connecting.attachable = message.descriptors.into_iter().next();
-                if let Phase::Beginning { call } = connecting.phase {
-                    let answered = match begin(connecting) {
-                        Ok(()) => self.program.try_answer(&call, Err(Errno::EINPROGRESS)),
-                        Err(errno) => {
-                            self.finish_connect(exchange, Err(errno));
-                            return None;
-                        }
-                    };
-                    if let Some(entry) = self.sockets.get_mut(&connecting.inode) {
-                        entry.is_used_up = true;
-                        entry.is_unanswered = !answered;
-                    }
-                    if let Some(request) = request(connecting) {
-                        connection.send(&request);
-                    }
-                }
+                return self.attachable(exchange, message.descriptors.into_iter().next());
             }
             BrokerMessage::Connected(connected) => {
                 let result = complete(connecting).map(|()| (connected.local, connected.peer));
@@ -273,11 +284,48 @@ impl Core {
             }
             BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused) => {
                 let refusal = refusal_in(&refused);
+                if matches!(refusal, Refusal::LimitReached { .. }) && begin_anew(&mut exchange) {
+                    return Some(exchange);
+                }
+                let Purpose::Connect(connecting) = &exchange.purpose else {
+                    return None;
+                };
                 let family = connecting.address.family();
                 self.finish_connect(exchange, Err(Errno::of_connect(family, &refusal)));
                 return None;
             }
             _ => {}
+        }
+        Some(exchange)
+    }
+
+    /// The broker has sent what the socket is connected to. A non-blocking connect begins. Returns the exchange if it
+    /// goes on.
+    fn attachable(
+        &mut self,
+        mut exchange: Exchange,
+        listener: Option<OwnedFd>,
+    ) -> Option<Exchange> {
+        let Purpose::Connect(connecting) = &mut exchange.purpose else {
+            return None;
+        };
+        connecting.attachable = listener;
+        let Phase::Beginning { call } = connecting.phase else {
+            return Some(exchange);
+        };
+        let answered = match begin(connecting) {
+            Ok(()) => self.program.try_answer(&call, Err(Errno::EINPROGRESS)),
+            Err(errno) => {
+                self.finish_connect(exchange, Err(errno));
+                return None;
+            }
+        };
+        if let Some(entry) = self.sockets.get_mut(&connecting.inode) {
+            entry.is_used_up = true;
+            entry.is_unanswered = !answered;
+        }
+        if let (Some(connection), Some(request)) = (&exchange.connection, request(connecting)) {
+            connection.send(&request);
         }
         Some(exchange)
     }
@@ -417,6 +465,25 @@ impl Core {
     }
 }
 
+/// Has an exchange begin anew whose connection was prepared, and was closed before the broker had the request.
+/// Returns whether it does: not if the program's socket is connected by now.
+pub(crate) fn begin_anew(exchange: &mut Exchange) -> bool {
+    let Purpose::Connect(connecting) = &mut exchange.purpose else {
+        return false;
+    };
+    if matches!(connecting.phase, Phase::InProgress { .. }) {
+        return false;
+    }
+    let Some(messages) = exchange.again.take() else {
+        return false;
+    };
+    connecting.attachable = None;
+    exchange.connection = None;
+    exchange.outbox = messages;
+    exchange.retry_at = Some(Instant::now());
+    true
+}
+
 /// The request for the connection, once the partition is known.
 fn request(connecting: &Connecting) -> Option<ClientMessage> {
     Some(ClientMessage::Connect(Connect {
@@ -441,11 +508,12 @@ fn begin(connecting: &mut Connecting) -> Result<(), Errno> {
 }
 
 /// The broker has established the connection. Blocking: connects the Unix socket to it.
-fn complete(connecting: &mut Connecting) -> Result<(), Errno> {
+fn complete(connecting: &Connecting) -> Result<(), Errno> {
     let Phase::Blocking { .. } = connecting.phase else {
         return Ok(());
     };
-    let attachable = connecting.attachable.take().ok_or(Errno::ECONNRESET)?;
+    // It is closed once the program has its answer.
+    let attachable = connecting.attachable.as_ref().ok_or(Errno::ECONNRESET)?;
     let connected = foreign_socket::connect(connecting.data.as_fd(), attachable.as_fd());
     connected.map_err(|error| of_attach(&error))
 }

@@ -14,7 +14,9 @@ use hvsock_sys::limits;
 use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
 
+use super::ends::Ends;
 use super::exchange::{Exchange, Purpose};
+use super::prepared::Prepared;
 use super::probes::Probes;
 use super::program::Program;
 use super::settings::{Event, Settings};
@@ -24,10 +26,10 @@ use super::waiting::{Wait, WaitKind, Waits};
 use crate::broker::{Connection, OpenError};
 use crate::model::{Errno, MAX_LEN, OwnCid, Ports};
 
-/// The number of the program's calls in the event set. The others follow it.
-pub(crate) const CALLS: u64 = 0;
-/// The number of the event that ends the supervisor.
-pub(crate) const STOP: u64 = 1;
+/// The number of the event that ends the supervisor. The others follow it.
+pub(crate) const STOP: u64 = 0;
+/// The number of the end of bound sockets.
+pub(crate) const CLOSED: u64 = STOP + 1;
 
 /// How often a client whose broker is busy tries again.
 const BUSY_RETRY: Duration = Duration::from_millis(2);
@@ -41,6 +43,7 @@ const MAX_EXCHANGES: usize = 4096;
 pub(crate) struct Core {
     pub(crate) program: Program,
     pub(crate) settings: Settings,
+    /// What the supervisor waits for besides the program's calls.
     pub(crate) set: Set,
     /// By the inode of the Unix socket.
     pub(crate) sockets: HashMap<u64, Entry>,
@@ -56,6 +59,7 @@ pub(crate) struct Core {
     pub(crate) leases: Vec<Connection>,
     /// When a listener was last closed: the broker may still have it for a moment.
     pub(crate) listener_closed: Option<Instant>,
+    pub(crate) ends: Ends,
     pub(crate) probes: Probes,
     pub(crate) sweep: Sweep,
     /// How many sockets may be bound, and about how many connections are received ahead for all of them.
@@ -64,6 +68,9 @@ pub(crate) struct Core {
     pub(crate) incoming: usize,
     /// The network namespace of the sockets that are made here.
     pub(crate) namespace: Option<u64>,
+    pub(crate) prepared: Prepared,
+    /// The device number of all sockets.
+    pub(crate) device: Option<u64>,
     cids: HashMap<VmId, (u32, Instant)>,
     next_number: u64,
     identity: Identity,
@@ -88,6 +95,7 @@ impl Core {
             again: Vec::new(),
             leases: Vec::new(),
             listener_closed: None,
+            ends: Ends::default(),
             probes: Probes::new(Instant::now()),
             sweep: Sweep::new(Instant::now()),
             max_bound: max_bound(limits::descriptors()),
@@ -95,8 +103,10 @@ impl Core {
             namespace: foreign_socket::create(true)
                 .ok()
                 .and_then(foreign_socket::namespace),
+            prepared: Prepared::default(),
+            device: None,
             cids: HashMap::new(),
-            next_number: STOP + 1,
+            next_number: CLOSED + 1,
             identity: Identity::now(),
             own_credentials: impersonation::own().ok(),
             has_reported_access: false,
@@ -157,6 +167,7 @@ impl Core {
         if entry.name.is_some() {
             self.probes.changed(Instant::now());
         }
+        self.ends.forget(entry.watch);
         if let Some(listening) = entry.listening {
             self.listeners.remove(&listening.number);
             self.incoming -= listening.incoming.len();
@@ -206,15 +217,13 @@ impl Core {
         credentials: Option<Credentials>,
         timeout: Duration,
     ) -> Result<u64, OpenError> {
-        if self.exchanges.len() >= MAX_EXCHANGES {
-            let full = std::io::Error::from_raw_os_error(libc::ENOBUFS);
-            return Err(OpenError::System(full));
-        }
+        self.check_exchange_space()?;
         let number = self.number();
         let now = Instant::now();
         let mut exchange = Exchange {
             connection: None,
             outbox: messages,
+            again: None,
             credentials,
             deadline: now + timeout,
             retry_at: None,
@@ -223,6 +232,53 @@ impl Core {
         self.open(number, &mut exchange, now)?;
         self.exchanges.insert(number, exchange);
         Ok(number)
+    }
+
+    /// As [`start`](Self::start), on a prepared connection, where ATTACH was sent before. If the broker closes that without
+    /// an answer, the exchange begins anew.
+    ///
+    /// # Errors
+    ///
+    /// Those of epoll.
+    pub(crate) fn start_on(
+        &mut self,
+        connection: Connection,
+        purpose: Purpose,
+        messages: Vec<ClientMessage>,
+        credentials: Option<Credentials>,
+        timeout: Duration,
+    ) -> Result<u64, OpenError> {
+        self.check_exchange_space()?;
+        let number = self.number();
+        let is_missing =
+            |message: &&ClientMessage| !matches!(message, ClientMessage::Attach { .. });
+        for message in messages.iter().filter(is_missing) {
+            connection.send(message);
+        }
+        self.set
+            .add(&connection, number)
+            .map_err(OpenError::System)?;
+        let exchange = Exchange {
+            connection: Some(connection),
+            outbox: Vec::new(),
+            again: Some(messages),
+            credentials,
+            deadline: Instant::now() + timeout,
+            retry_at: None,
+            purpose,
+        };
+        self.exchanges.insert(number, exchange);
+        Ok(number)
+    }
+
+    fn check_exchange_space(&self) -> Result<(), OpenError> {
+        match self.exchanges.len() < MAX_EXCHANGES {
+            true => Ok(()),
+            false => {
+                let full = std::io::Error::from_raw_os_error(libc::ENOBUFS);
+                Err(OpenError::System(full))
+            }
+        }
     }
 
     /// Opens the connection of an exchange and sends what waits; later, if the broker is busy.

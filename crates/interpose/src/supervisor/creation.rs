@@ -1,12 +1,12 @@
 //! `socket`, and the device `/dev/vsock`.
 
 use std::fs::OpenOptions;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 
-use hvsock_sys::foreign_socket;
+use hvsock_sys::foreign_socket::{self, Place};
 use hvsock_sys::seccomp::Notification;
 
-use super::core::{Core, inode_of};
+use super::core::Core;
 use super::program::Added;
 use super::table::Entry;
 use crate::model::{Creation, DescriptorFlags, Errno, Family, Socket, create};
@@ -43,7 +43,9 @@ impl Core {
         self.check_space()?;
         let socket = foreign_socket::create(flags.nonblocking);
         let socket = socket.map_err(|error| Errno::of(&error))?;
-        let inode = inode_of(&socket)?;
+        let Place { device, inode } =
+            foreign_socket::place(&socket).map_err(|error| Errno::of(&error))?;
+        self.device = Some(device);
         if self.program.add(call, socket.as_fd(), flags.close_on_exec) == Added::Installed {
             self.insert(inode, Entry::new(Socket::new(family), true))?;
         }
@@ -86,6 +88,16 @@ impl Core {
         let bytes = self.own.0.to_ne_bytes();
         let written = self.program.write(call, call.args[2], &bytes);
         self.program.answer(call, written.map(|()| 0));
+    }
+
+    /// The emulated socket that is the first argument of a call, with a duplicate of its descriptor if there may be one.
+    pub(crate) fn duplicate_of(&self, call: &Notification) -> Option<(u64, Option<OwnedFd>)> {
+        let Ok(data) = self.program.duplicate_any(call, call.args[0] as i32) else {
+            return self.socket_of(call).map(|inode| (inode, None));
+        };
+        let Place { device, inode } = foreign_socket::place(&data).ok()?;
+        let is_emulated = self.device == Some(device) && self.sockets.contains_key(&inode);
+        is_emulated.then_some((inode, Some(data)))
     }
 
     /// The inode of the emulated socket that is the first argument of a call.

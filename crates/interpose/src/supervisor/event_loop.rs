@@ -1,13 +1,14 @@
 //! The loop: calls of the program, answers of the broker, and time.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::event::Ready;
 use hvsock_sys::seccomp::Notification;
 
-use super::connects::no_answer;
-use super::core::{CALLS, Core, STOP, unreachable};
+use super::connects::{begin_anew, no_answer};
+use super::core::{CLOSED, Core, STOP, unreachable};
 use super::exchange::{Exchange, Purpose};
 use crate::broker::{Closed, Message};
 use crate::model::Errno;
@@ -25,20 +26,18 @@ impl Core {
         let mut ready = Vec::with_capacity(EVENTS);
         loop {
             let timeout = self.timeout();
-            self.set.wait(&mut ready, timeout)?;
-            for Ready { number, hung_up } in &ready {
-                match *number {
-                    STOP => return Ok(()),
-                    CALLS => match self.program.receive()? {
-                        Some(call) => self.decide(&call),
-                        None if *hung_up => return Ok(()),
-                        None => {}
-                    },
-                    number => match self.listeners.get(&number) {
-                        Some(inode) => self.receive_incoming(*inode),
-                        None => self.progress(number),
-                    },
+            let awake = self.program.wait(&self.set, timeout)?;
+            if awake.call {
+                match self.program.receive_ready()? {
+                    Some(call) => self.decide(&call),
+                    None if awake.hung_up => return Ok(()),
+                    None => {}
                 }
+            } else if awake.hung_up {
+                return Ok(());
+            }
+            if awake.others && self.serve_others(&mut ready)? {
+                return Ok(());
             }
             let now = Instant::now();
             for call in std::mem::take(&mut self.again) {
@@ -46,12 +45,32 @@ impl Core {
             }
             self.check_exchanges(now);
             self.check_waits(now);
+            self.prepared.expire(now);
             if now >= self.probes.next() {
-                let was_all = self.probe_bound();
+                let was_all = match self.must_probe() {
+                    true => self.probe_bound(),
+                    false => true,
+                };
                 self.probes.done(now, Instant::now(), was_all);
             }
             self.sweep(now);
         }
+    }
+
+    /// Handles what is ready besides calls. Returns whether the owner of the supervisor ends it.
+    fn serve_others(&mut self, ready: &mut Vec<Ready>) -> io::Result<bool> {
+        self.set.wait(ready, Some(Duration::ZERO))?;
+        for Ready { number, .. } in ready {
+            match *number {
+                STOP => return Ok(true),
+                CLOSED => self.remove_ended(),
+                number => match self.listeners.get(&number) {
+                    Some(inode) => self.receive_incoming(*inode),
+                    None => self.progress(number),
+                },
+            }
+        }
+        Ok(false)
     }
 
     /// How long there is nothing to do.
@@ -60,10 +79,14 @@ impl Core {
             .exchanges
             .values()
             .map(|exchange| exchange.retry_at.unwrap_or(exchange.deadline));
-        let probe = self.has_bound().then(|| self.probes.next());
+        let probe = self.must_probe().then(|| self.probes.next());
         let sweep = self.sweep.next(self.sockets.len());
         let next = exchanges.chain(self.next_wait_check());
-        let next = next.chain(probe).chain(sweep).min()?;
+        let next = next
+            .chain(probe)
+            .chain(sweep)
+            .chain(self.prepared.expires());
+        let next = next.min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -79,6 +102,12 @@ impl Core {
             #[cfg(target_arch = "x86_64")]
             libc::SYS_open => self.open_file(call, args[0], args[1]),
             libc::SYS_openat => self.open_file(call, args[1], args[2]),
+            libc::SYS_connect | libc::SYS_accept | libc::SYS_accept4 => {
+                match self.duplicate_of(call) {
+                    Some((inode, data)) => self.decide_on_data(call, inode, data),
+                    None => self.program.native(call),
+                }
+            }
             _ => match self.socket_of(call) {
                 Some(inode) => self.decide_on_socket(call, inode),
                 None => self.program.native(call),
@@ -103,9 +132,6 @@ impl Core {
         match call.syscall {
             libc::SYS_bind => self.bind(call, inode),
             libc::SYS_listen => self.listen(call, inode),
-            libc::SYS_connect => self.connect(call, inode),
-            libc::SYS_accept => self.accept(call, inode, 0),
-            libc::SYS_accept4 => self.accept(call, inode, call.args[3] as i32),
             libc::SYS_getsockname => self.name(call, inode),
             libc::SYS_getpeername => self.peer_name(call, inode),
             libc::SYS_getsockopt => self.option(call, inode),
@@ -115,9 +141,29 @@ impl Core {
         }
     }
 
+    /// Decides a call that needs the program's Unix socket.
+    fn decide_on_data(&mut self, call: &Notification, inode: u64, data: Option<OwnedFd>) {
+        if self.defer_until_settled(call, inode) {
+            return;
+        }
+        let data = match data {
+            Some(data) => Ok(data),
+            None => self.program.duplicate(call, inode),
+        };
+        let data = match data {
+            Ok(data) => data,
+            Err(errno) => return self.program.answer(call, Err(errno)),
+        };
+        match call.syscall {
+            libc::SYS_accept => self.accept(call, inode, data, 0),
+            libc::SYS_accept4 => self.accept(call, inode, data, call.args[3] as i32),
+            _ => self.connect(call, inode, data),
+        }
+    }
+
     /// Takes what the broker has sent in an exchange.
     fn progress(&mut self, number: u64) {
-        while let Some(exchange) = self.exchanges.remove(&number) {
+        while let Some(mut exchange) = self.exchanges.remove(&number) {
             let received = match &exchange.connection {
                 Some(connection) => connection.receive(),
                 None => Ok(None),
@@ -128,6 +174,7 @@ impl Core {
                     return;
                 }
                 Ok(Some(message)) => self.answered(number, exchange, message),
+                Err(Closed) if begin_anew(&mut exchange) => Some(exchange),
                 Err(Closed) => self.unanswered(exchange, no_answer_of),
             };
             if let Some(exchange) = goes_on {

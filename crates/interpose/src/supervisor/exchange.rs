@@ -20,6 +20,8 @@ pub(crate) struct Exchange {
     pub(crate) connection: Option<Connection>,
     /// Messages to send when it is open.
     pub(crate) outbox: Vec<ClientMessage>,
+    /// All messages, to send on a connection of its own if the prepared one has failed.
+    pub(crate) again: Option<Vec<ClientMessage>>,
     /// With whose rights to connect to the endpoint.
     pub(crate) credentials: Option<Credentials>,
     /// When to give up.

@@ -50,9 +50,7 @@ impl Core {
         }
         if !has_name {
             let name = Name::bind(&data).map_err(|error| Errno::of(&error))?;
-            if let Some(entry) = self.sockets.get_mut(&inode) {
-                entry.name = Some(name);
-            }
+            self.named(inode, name)?;
         }
         // As in the kernel, a negative number is a large one, and one more than the backlog may wait.
         let backlog = (call.args[1] as u32).saturating_add(1).min(MAX_BACKLOG);
@@ -273,6 +271,7 @@ impl Core {
         let exchange = Exchange {
             connection: None,
             outbox: vec![request(&opening)],
+            again: None,
             credentials,
             deadline: now + REOPEN + TIMEOUT,
             retry_at: Some(now + REOPEN),

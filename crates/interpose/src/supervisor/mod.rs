@@ -12,11 +12,13 @@ mod binds;
 mod connects;
 mod core;
 mod creation;
+mod ends;
 mod event_loop;
 mod exchange;
 mod filter;
 mod listens;
 mod names;
+mod prepared;
 mod probes;
 mod program;
 mod settings;
@@ -34,7 +36,7 @@ use hvsock_sys::event::Set;
 use hvsock_sys::seccomp::Listener;
 
 use crate::model::OwnCid;
-use core::{CALLS, Core, STOP};
+use core::{Core, STOP};
 use program::Program;
 
 pub use filter::filter;
@@ -60,11 +62,11 @@ impl Supervisor {
     ) -> io::Result<Self> {
         let program = Program::new(listener);
         let set = Set::new()?;
-        set.add(&program, CALLS)?;
         if let Some(stop) = stop {
             set.add(stop, STOP)?;
         }
-        let core = Core::new(program, settings, set, own);
+        let mut core = Core::new(program, settings, set, own);
+        core.watch_ends();
         Ok(Self { core })
     }
 

@@ -1,4 +1,4 @@
-//! When to look whether bound sockets are still open.
+//! When to look whether bound sockets are still open whose end is not reported.
 
 use std::time::{Duration, Instant};
 

@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use hvsock_sys::foreign_socket;
 use hvsock_sys::remote::{self, Credentials, CredentialsFile, ThreadId};
-use hvsock_sys::seccomp::{AddFd, Listener, Notification, Response};
+use hvsock_sys::seccomp::{AddFd, Listener, Notification, Ready, Response};
 
 use crate::model::Errno;
 
@@ -55,9 +56,14 @@ impl Program {
         }
     }
 
-    /// Takes the next call; `None` if there is none.
-    pub(crate) fn receive(&self) -> io::Result<Option<Notification>> {
-        self.listener.receive()
+    /// Waits for a call, or for another event.
+    pub(crate) fn wait(&self, others: impl AsFd, timeout: Option<Duration>) -> io::Result<Ready> {
+        self.listener.wait(others, timeout)
+    }
+
+    /// Takes the call that [`wait`](Self::wait) has found; `None` if it has ended.
+    pub(crate) fn receive_ready(&self) -> io::Result<Option<Notification>> {
+        self.listener.receive_ready()
     }
 
     /// Whether threads whose call was received wait until it is answered or killed.
@@ -209,6 +215,10 @@ impl Program {
     /// Whether the supervisor may look at the process of a call. Not if it is not dumpable, and this process
     /// is not root.
     pub(crate) fn is_accessible(&self, call: &Notification) -> bool {
+        // The right to look at the process is checked before the number, which no descriptor has.
+        if self.duplicate_any(call, -1).err() == Some(Errno::EBADF) {
+            return true;
+        }
         let link = format!("/proc/{}/exe", call.thread.number());
         let error = fs::read_link(link).err().map(|error| error.kind());
         error != Some(io::ErrorKind::PermissionDenied)
@@ -221,15 +231,19 @@ impl Program {
     /// `EBADF` if it is not the socket with this inode: another thread can have put any file there since the socket was
     /// looked up, and must not have it connected, or waited for.
     pub(crate) fn duplicate(&self, call: &Notification, inode: u64) -> Result<OwnedFd, Errno> {
-        let number = call.args[0] as i32;
-        let done = self.with_thread(call, |thread| {
-            remote::duplicate_fd(thread.descriptor.as_fd(), number)
-        });
-        let socket = done.map_err(|error| Errno::of(&error))?;
+        let socket = self.duplicate_any(call, call.args[0] as i32)?;
         match foreign_socket::inode(&socket) {
             Ok(found) if found == inode => Ok(socket),
             _ => Err(Errno::EBADF),
         }
+    }
+
+    /// A duplicate of a descriptor of the program, whatever it is.
+    pub(crate) fn duplicate_any(&self, call: &Notification, fd: i32) -> Result<OwnedFd, Errno> {
+        let done = self.with_thread(call, |thread| {
+            remote::duplicate_fd(thread.descriptor.as_fd(), fd)
+        });
+        done.map_err(|error| Errno::of(&error))
     }
 
     /// The rights of the thread of a call.
@@ -301,11 +315,5 @@ impl Memory {
         }
         let written = self.0.write(address, bytes);
         written.map_err(|error| Errno::of(&error))
-    }
-}
-
-impl AsFd for Program {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
     }
 }

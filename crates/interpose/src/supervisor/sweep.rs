@@ -1,4 +1,4 @@
-//! Forgetting the sockets that programs have closed. Nothing tells the supervisor of a close, so it looks.
+//! Forgetting the sockets that programs have closed, as far as nothing tells the supervisor of it: it looks.
 
 use std::collections::HashSet;
 use std::fs;
@@ -25,9 +25,9 @@ impl Core {
         self.sweep.bound.is_empty()
     }
 
-    /// Whether there are bound sockets to look at.
-    pub(crate) fn has_bound(&self) -> bool {
-        self.ports.bound().next().is_some()
+    /// Whether there may be bound sockets to look at.
+    pub(crate) fn must_probe(&self) -> bool {
+        self.ends.is_incomplete() && self.ports.bound().next().is_some()
     }
 
     /// Forgets the sockets that no process has, if there are many.

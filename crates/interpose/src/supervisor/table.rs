@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use hvsock_address::{SockAddrHv, VmId};
+use hvsock_sys::closed_sockets::Watch;
 use hvsock_sys::foreign_socket::Name;
 use hvsock_sys::remote::Credentials;
 
@@ -17,6 +18,8 @@ pub(crate) struct Entry {
     pub(crate) socket: Socket,
     /// The name of the Unix socket, once it is bound. It tells whether the program still has it.
     pub(crate) name: Option<Name>,
+    /// Its number among the sockets whose end is reported.
+    pub(crate) watch: Option<Watch>,
     /// Its listener.
     pub(crate) listening: Option<Listening>,
     /// The number of the exchange in which it is being connected.
@@ -79,6 +82,7 @@ impl Entry {
             socket,
             is_listed,
             name: None,
+            watch: None,
             listening: None,
             attempt: None,
             is_used_up: false,

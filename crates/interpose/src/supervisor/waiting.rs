@@ -8,11 +8,14 @@ use hvsock_sys::seccomp::Notification;
 
 /// When the thread of a call that begins to wait is looked at first.
 const FIRST_CHECK: Duration = Duration::from_millis(5);
-/// How often a thread is looked at whose call is young, and how often later.
-const CHECK_EVERY: Duration = Duration::from_millis(10);
-const CHECK_OLD_EVERY: Duration = Duration::from_millis(50);
-/// When a call is no longer young.
-const YOUNG: Duration = Duration::from_secs(1);
+/// How often a thread is looked at whose call has waited for less than this time. Servers that wait for long then cost
+/// little.
+const CHECK_EVERY: [(Duration, Duration); 2] = [
+    (Duration::from_secs(1), Duration::from_millis(10)),
+    (Duration::from_secs(10), Duration::from_millis(50)),
+];
+/// How often the thread of any other call.
+const CHECK_OLD_EVERY: Duration = Duration::from_millis(200);
 /// With more calls than this, each is looked at less often: a look takes some 10 microseconds of processor time.
 const OFTEN: u32 = 256;
 /// For how many times as long as a look at some calls took others get answers before the next one.
@@ -86,10 +89,7 @@ impl Waits {
         let Some(wait) = self.waits.remove(&number) else {
             return;
         };
-        let every = match now.saturating_duration_since(wait.since) < YOUNG {
-            true => CHECK_EVERY,
-            false => CHECK_OLD_EVERY,
-        };
+        let every = check_every(now.saturating_duration_since(wait.since));
         let count = u32::try_from(self.waits.len()).unwrap_or(u32::MAX);
         let next = now + every * (count / OFTEN).max(1);
         self.check_at(number, &wait, next);
@@ -100,6 +100,12 @@ impl Waits {
         let at = wait.kind.until().map_or(next, |until| until.min(next));
         self.checks.insert((at, number));
     }
+}
+
+/// How often to look at the thread of a call that has waited for this time.
+fn check_every(age: Duration) -> Duration {
+    let young = CHECK_EVERY.iter().find(|(until, _)| age < *until);
+    young.map_or(CHECK_OLD_EVERY, |(_, every)| *every)
 }
 
 impl WaitKind {
@@ -131,6 +137,13 @@ mod tests {
     use hvsock_sys::seccomp::{Action, Filter, Rule, spawn};
 
     use super::*;
+
+    #[test]
+    fn a_thread_is_looked_at_less_often_the_longer_its_call_waits() {
+        let every = |seconds| check_every(Duration::from_secs_f64(seconds)).as_millis();
+        let found = [0.0, 0.9, 1.0, 9.9, 10.0, 1e6].map(every);
+        assert_eq!(found, [10, 10, 50, 50, 200, 200]);
+    }
 
     /// A call of a program that has ended.
     fn call() -> Notification {

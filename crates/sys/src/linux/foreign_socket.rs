@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -42,6 +42,28 @@ pub fn create(nonblocking: bool) -> io::Result<OwnedFd> {
 /// Those of `fstat`.
 pub fn inode(socket: impl AsFd) -> io::Result<u64> {
     Ok(rustix::fs::fstat(socket)?.st_ino)
+}
+
+/// A socket among all open ones, as opposed to the file of a Unix socket, whose inode may have the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The device number of all open sockets.
+    pub device: u64,
+    /// The number of [`inode`].
+    pub inode: u64,
+}
+
+/// Where a descriptor's file is.
+///
+/// # Errors
+///
+/// Those of `fstat`.
+pub fn place(file: impl AsFd) -> io::Result<Place> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(Place {
+        device: stat.st_dev,
+        inode: stat.st_ino,
+    })
 }
 
 /// A number that no other socket ever has (`SO_COOKIE`), while an inode is used again.
@@ -176,8 +198,11 @@ pub fn is_writable(socket: impl AsFd) -> io::Result<bool> {
 }
 
 fn by_descriptor(fd: impl AsFd) -> io::Result<SocketAddrUnix> {
-    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    Ok(SocketAddrUnix::new(path)?)
+    Ok(SocketAddrUnix::new(path_of(fd))?)
+}
+
+fn path_of(fd: impl AsFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()).into()
 }
 
 /// The private name of a bound socket: only the process that bound it can connect to it, or users with its
@@ -188,7 +213,11 @@ pub struct Name(Kind);
 #[derive(Debug)]
 enum Kind {
     /// A file that has been unlinked.
-    Unlinked(OwnedFd),
+    Unlinked {
+        file: OwnedFd,
+        /// Of another directory entry than the socket was bound by.
+        is_other_link: bool,
+    },
     /// A random name without a file, where no folder is writable.
     Abstract(Vec<u8>),
 }
@@ -202,7 +231,7 @@ impl Name {
     pub fn bind(socket: impl AsFd) -> io::Result<Self> {
         for folder in temporary::folders() {
             match bind_in(&socket, &folder) {
-                Ok(file) => return Ok(Self(Kind::Unlinked(file))),
+                Ok(kind) => return Ok(Self(kind)),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Err(error),
                 // Not writable, full, missing, or too long a path.
                 Err(_) => {}
@@ -213,6 +242,17 @@ impl Name {
         Ok(Self(Kind::Abstract(name)))
     }
 
+    /// A path of the file, if the directory entry that the socket was bound by ends with the socket.
+    pub(crate) fn watched_path(&self) -> Option<PathBuf> {
+        match &self.0 {
+            Kind::Unlinked {
+                file,
+                is_other_link: true,
+            } => Some(path_of(file)),
+            Kind::Unlinked { .. } | Kind::Abstract(_) => None,
+        }
+    }
+
     /// Whether the socket still exists: some process has a descriptor of it.
     ///
     /// # Errors
@@ -220,7 +260,7 @@ impl Name {
     /// Those of `socket` and `connect`.
     pub fn is_in_use(&self) -> io::Result<bool> {
         match &self.0 {
-            Kind::Unlinked(file) => {
+            Kind::Unlinked { file, .. } => {
                 // A connect with the wrong type tells both cases apart and reaches nobody.
                 let probe = socket(SocketType::DGRAM)?;
                 match rustix::net::connect(&probe, &by_descriptor(file)?) {
@@ -252,7 +292,7 @@ impl Name {
         let kind = SocketType::STREAM;
         let token = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
         let address = match &self.0 {
-            Kind::Unlinked(file) => by_descriptor(file)?,
+            Kind::Unlinked { file, .. } => by_descriptor(file)?,
             Kind::Abstract(name) => SocketAddrUnix::new_abstract_name(name)?,
         };
         match rustix::net::connect(&token, &address) {
@@ -311,17 +351,25 @@ fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Binds a socket in a new folder, and removes both names again.
-fn bind_in(socket: impl AsFd, folder: &Path) -> io::Result<OwnedFd> {
+/// Binds a socket in a new folder, and removes all names again.
+fn bind_in(socket: impl AsFd, folder: &Path) -> io::Result<Kind> {
     temporary::with_folder(folder, |folder| {
-        let path = folder.join("s");
+        let (path, link) = (folder.join("s"), folder.join("l"));
         let bound = SocketAddrUnix::new(&path)
             .and_then(|address| rustix::net::bind(socket, &address))
             .and_then(|()| {
+                // The socket alone has the entry that it was bound by, unless the file system has no links.
+                let is_other_link = rustix::fs::link(&path, &link).is_ok();
+                let path = if is_other_link { &link } else { &path };
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::open(&path, flags, Mode::empty())
+                let file = rustix::fs::open(path, flags, Mode::empty())?;
+                Ok(Kind::Unlinked {
+                    file,
+                    is_other_link,
+                })
             });
         let _ = fs::remove_file(&path);
+        let _ = fs::remove_file(&link);
         Ok(bound?)
     })
 }

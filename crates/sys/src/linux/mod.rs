@@ -6,6 +6,7 @@ pub mod bus_error;
 pub mod cgroup_freezer;
 pub mod child;
 pub mod clock;
+pub mod closed_sockets;
 pub mod container_mount;
 pub mod container_user;
 pub mod doorbell;

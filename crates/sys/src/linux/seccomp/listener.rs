@@ -3,8 +3,10 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::super::remote::ThreadId;
 use super::super::signals;
@@ -18,6 +20,17 @@ use super::bpf;
 pub struct Listener {
     fd: OwnedFd,
     wait_killable: bool,
+}
+
+/// What [`Listener::wait`] has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// A call waits.
+    pub call: bool,
+    /// No task is left under the filter.
+    pub hung_up: bool,
+    /// The other descriptor is ready.
+    pub others: bool,
 }
 
 /// A call that waits. No other call of this filter ever has the same id.
@@ -114,6 +127,35 @@ impl Listener {
         unsafe { self.ioctl(libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) }.is_ok()
     }
 
+    /// Waits for a call or for `others`, such as an epoll set, for up to `timeout` (`None`: without a limit). A signal
+    /// ends the wait with nothing that is ready.
+    ///
+    /// The kernel wakes a thread that waits here on the processor of the calling program, as
+    /// [`prefer_same_processor`](Self::prefer_same_processor) says. One that waits by epoll it wakes on an idle processor,
+    /// which takes longer.
+    ///
+    /// # Errors
+    ///
+    /// Those of `poll`.
+    pub fn wait(&self, others: impl AsFd, timeout: Option<Duration>) -> io::Result<Ready> {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let mut fds = [
+            PollFd::new(&self.fd, PollFlags::IN),
+            PollFd::new(&others, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok(Ready::default()),
+            Err(error) => return Err(error.into()),
+        }
+        let calls = fds[0].revents();
+        Ok(Ready {
+            call: calls.contains(PollFlags::IN),
+            hung_up: calls.intersects(PollFlags::HUP | PollFlags::ERR),
+            others: !fds[1].revents().is_empty(),
+        })
+    }
+
     /// Takes the next call. Does not block: `None` if none waits, also if it has ended meanwhile, or no task is
     /// left.
     ///
@@ -123,9 +165,18 @@ impl Listener {
     pub fn receive(&self) -> io::Result<Option<Notification>> {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         super::super::retry(|| rustix::event::poll(&mut fds, Some(&Timespec::default())))?;
-        if !fds[0].revents().contains(PollFlags::IN) {
-            return Ok(None);
+        match fds[0].revents().contains(PollFlags::IN) {
+            true => self.receive_ready(),
+            false => Ok(None),
         }
+    }
+
+    /// As [`receive`](Self::receive), at once after [`wait`](Self::wait) has reported a call.
+    ///
+    /// # Errors
+    ///
+    /// Those of `SECCOMP_IOCTL_NOTIF_RECV`.
+    pub fn receive_ready(&self) -> io::Result<Option<Notification>> {
         // The kernel requires zeros.
         let mut buffer = Buffer([MaybeUninit::new(0); 512]);
         let pointer = (&raw mut buffer).cast::<libc::seccomp_notif>();

@@ -2,7 +2,7 @@
 //!
 //! A [`Filter`] names the calls. [`spawn`] starts a program under it and returns the [`Listener`]: each such
 //! call of the program, its threads and its descendants waits for an answer. The loop of a supervisor is:
-//! poll the listener, [`Listener::receive`], read the call's arguments by [`remote`](super::remote), check
+//! [`Listener::wait`], [`Listener::receive`], read the call's arguments by [`remote`](super::remote), check
 //! with [`Listener::is_valid`] that they are still those of this call, and [`Listener::respond`] or
 //! [`Listener::add_fd`].
 //!
@@ -17,7 +17,7 @@ mod listener;
 mod spawn;
 
 pub use bpf::{Action, ArgEq, Filter, FilterError, Rule};
-pub use listener::{AddFd, Listener, Notification, NotificationId, Response};
+pub use listener::{AddFd, Listener, Notification, NotificationId, Ready, Response};
 pub use spawn::{SpawnError, Spawned, restrict, spawn};
 
 #[cfg(test)]
