@@ -227,7 +227,9 @@ impl Core {
         let number = match started {
             Ok(number) => number,
             Err(error) => {
-                self.waits.remove(&wait.unwrap_or_default());
+                if let Some(wait) = wait {
+                    self.waits.remove(&wait);
+                }
                 return Err(unreachable(&error));
             }
         };
