@@ -30,8 +30,8 @@ const NO_CID: u32 = SockAddrVm::CID_ANY;
 
 impl Core {
     /// Answers `accept` and `accept4`.
-    pub(crate) fn accept(&mut self, call: &Notification, inode: u64, data: OwnedFd, flags: i32) {
-        match self.begin_accept(call, inode, &data, flags) {
+    pub(crate) fn accept(&mut self, call: &Notification, inode: u64, data: &OwnedFd, flags: i32) {
+        match self.begin_accept(call, inode, data, flags) {
             Ok(()) => {}
             Err(errno) => self.program.answer(call, Err(errno)),
         }

@@ -82,9 +82,7 @@ impl Core {
         } = sockets.take();
         let inodes = sockets.iter().filter_map(|it| self.ends.inodes.get(it));
         let inodes: Vec<u64> = inodes.copied().collect();
+        self.ends.is_incomplete |= is_incomplete;
         self.remove_closed(&inodes);
-        if is_incomplete {
-            self.probe_bound();
-        }
     }
 }

@@ -155,8 +155,8 @@ impl Core {
             Err(errno) => return self.program.answer(call, Err(errno)),
         };
         match call.syscall {
-            libc::SYS_accept => self.accept(call, inode, data, 0),
-            libc::SYS_accept4 => self.accept(call, inode, data, call.args[3] as i32),
+            libc::SYS_accept => self.accept(call, inode, &data, 0),
+            libc::SYS_accept4 => self.accept(call, inode, &data, call.args[3] as i32),
             _ => self.connect(call, inode, data),
         }
     }

@@ -60,7 +60,8 @@ impl ClosedSockets {
         let _ = inotify::remove_watch(&self.0, watch.0);
     }
 
-    /// The sockets that were closed since the last call. Does not block.
+    /// Sockets that were closed since the last call, at most some 250 at once: the set is readable while there are more.
+    /// Does not block.
     pub fn take(&self) -> Closed {
         // The event of a file, as watched here, has no name.
         let mut buffer = [const { MaybeUninit::uninit() }; 4096];
@@ -74,8 +75,12 @@ impl ClosedSockets {
                 Ok(event) if event.events().contains(ReadFlags::DELETE_SELF) => {
                     closed.sockets.push(Watch(event.wd()));
                 }
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
                 Err(_) => return closed,
+            }
+            if reader.is_buffer_empty() {
+                return closed;
             }
         }
     }
