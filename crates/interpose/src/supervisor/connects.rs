@@ -243,7 +243,9 @@ impl Core {
         {
             self.exchanges.insert(number, exchange);
         }
-        self.prepare_next(credentials, filler);
+        let endpoint = &self.settings.endpoint;
+        self.prepared
+            .follow(endpoint, credentials, filler, Instant::now());
         Ok(())
     }
 

@@ -4,13 +4,10 @@
 //! instances and watches, and some file systems have no links), bound sockets are [probed](super::probes).
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use hvsock_sys::closed_sockets::{Closed, ClosedSockets, Watch};
+use hvsock_sys::event::Set;
 use hvsock_sys::foreign_socket::Name;
-
-use super::core::{CLOSED, Core};
-use crate::model::Errno;
 
 /// The bound sockets whose end is reported.
 #[derive(Debug, Default)]
@@ -38,7 +35,7 @@ impl Ends {
     }
 
     /// Has the end of a socket reported. `None` if it is not.
-    fn watch(&mut self, inode: u64, name: &Name) -> Option<Watch> {
+    pub(crate) fn watch(&mut self, inode: u64, name: &Name) -> Option<Watch> {
         let sockets = self.sockets.as_ref();
         let watch = sockets.and_then(|sockets| sockets.watch(name).ok().flatten());
         match watch {
@@ -49,40 +46,24 @@ impl Ends {
         }
         watch
     }
-}
 
-impl Core {
-    /// Has the end of bound sockets reported if the system can.
-    pub(crate) fn watch_ends(&mut self) {
+    /// Has the end of sockets reported in an event set, if the system can.
+    pub(crate) fn open(&mut self, set: &Set, number: u64) {
         let sockets = ClosedSockets::new().ok();
-        self.ends.sockets = sockets.filter(|sockets| self.set.add(sockets, CLOSED).is_ok());
+        self.sockets = sockets.filter(|sockets| set.add(sockets, number).is_ok());
     }
 
-    /// A socket of the program has got a name. It is open.
-    ///
-    /// # Errors
-    ///
-    /// `EBADF` if it is unknown.
-    pub(crate) fn named(&mut self, inode: u64, name: Name) -> Result<(), Errno> {
-        let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
-        entry.watch = self.ends.watch(inode, &name);
-        entry.name = Some(name);
-        self.probes.changed(Instant::now());
-        Ok(())
-    }
-
-    /// Forgets the sockets whose end is reported.
-    pub(crate) fn remove_ended(&mut self) {
-        let Some(sockets) = &self.ends.sockets else {
-            return;
+    /// The inodes of sockets whose end is reported.
+    pub(crate) fn take(&mut self) -> Vec<u64> {
+        let Some(sockets) = &self.sockets else {
+            return Vec::new();
         };
         let Closed {
             sockets,
             is_incomplete,
         } = sockets.take();
-        let inodes = sockets.iter().filter_map(|it| self.ends.inodes.get(it));
-        let inodes: Vec<u64> = inodes.copied().collect();
-        self.ends.is_incomplete |= is_incomplete;
-        self.remove_closed(&inodes);
+        self.is_incomplete |= is_incomplete;
+        let inodes = sockets.iter().filter_map(|watch| self.inodes.get(watch));
+        inodes.copied().collect()
     }
 }

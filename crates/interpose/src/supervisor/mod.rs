@@ -36,7 +36,7 @@ use hvsock_sys::event::Set;
 use hvsock_sys::seccomp::Listener;
 
 use crate::model::OwnCid;
-use core::{Core, STOP};
+use core::{CLOSED, Core, STOP};
 use program::Program;
 
 pub use filter::filter;
@@ -66,7 +66,7 @@ impl Supervisor {
             set.add(stop, STOP)?;
         }
         let mut core = Core::new(program, settings, set, own);
-        core.watch_ends();
+        core.ends.open(&core.set, CLOSED);
         Ok(Self { core })
     }
 

@@ -11,7 +11,6 @@ use hvsock::Endpoint;
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 use hvsock_sys::remote::Credentials;
 
-use super::core::Core;
 use crate::broker::{Closed, Connection};
 
 /// How long a prepared connection is kept, and within which time of one connect another one is expected. Brokers
@@ -71,7 +70,7 @@ impl Prepared {
     }
 
     /// Notes a connect, and prepares the next one if that is to be expected. It has these rights and this many bytes then.
-    fn follow(
+    pub(crate) fn follow(
         &mut self,
         endpoint: &Endpoint,
         credentials: Option<Credentials>,
@@ -106,15 +105,6 @@ impl Prepared {
         if self.expires().is_some_and(|until| until <= now) {
             self.next = None;
         }
-    }
-}
-
-impl Core {
-    /// Prepares the connect after one that begins now with these rights and this many bytes, if one is to be expected.
-    pub(crate) fn prepare_next(&mut self, credentials: Option<Credentials>, filler: u32) {
-        let endpoint = &self.settings.endpoint;
-        self.prepared
-            .follow(endpoint, credentials, filler, Instant::now());
     }
 }
 

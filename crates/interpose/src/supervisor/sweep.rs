@@ -4,10 +4,11 @@ use std::collections::HashSet;
 use std::fs;
 use std::time::Instant;
 
-use hvsock_sys::foreign_socket;
+use hvsock_sys::foreign_socket::{self, Name};
 
 use super::core::Core;
 use super::sweeps::FIRST;
+use crate::model::Errno;
 
 /// How many bound sockets are looked at at once: that takes a millisecond, in which no call is answered.
 const BOUND_AT_ONCE: usize = 128;
@@ -23,6 +24,25 @@ impl Core {
         let some: Vec<u64> = self.sweep.bound.drain(..count).collect();
         self.remove_closed(&some);
         self.sweep.bound.is_empty()
+    }
+
+    /// A socket of the program has got a name. It is open.
+    ///
+    /// # Errors
+    ///
+    /// `EBADF` if it is unknown.
+    pub(crate) fn named(&mut self, inode: u64, name: Name) -> Result<(), Errno> {
+        let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
+        entry.watch = self.ends.watch(inode, &name);
+        entry.name = Some(name);
+        self.probes.changed(Instant::now());
+        Ok(())
+    }
+
+    /// Forgets the sockets whose end is reported.
+    pub(crate) fn remove_ended(&mut self) {
+        let inodes = self.ends.take();
+        self.remove_closed(&inodes);
     }
 
     /// Whether there may be bound sockets to look at.
