@@ -56,6 +56,11 @@ impl<K: Copy + Eq + Hash> Ports<K> {
         same_service.filter(conflicts).copied().collect()
     }
 
+    /// The sockets that are bound to a service, from whichever partitions they accept.
+    pub fn at_service(&self, service: ServiceId) -> Vec<K> {
+        self.by_service.get(&service).cloned().unwrap_or_default()
+    }
+
     /// Binds a socket. [`SockAddrVm::PORT_ANY`] becomes a free port. Returns the address that it has then.
     ///
     /// # Errors
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(ports.claim(1, at(ANY, 99)), Ok(at(ANY, 99)));
         assert_eq!(ports.claim(2, at(2, 99)), Err(Errno::EADDRINUSE));
         assert_eq!(ports.conflicts(&at(1, 99)), [1]);
+        assert_eq!(ports.at_service(ServiceId::from_port(99)), [1]);
+        assert!(ports.at_service(ServiceId::from_port(98)).is_empty());
         assert_eq!(ports.claim(2, at(2, 98)), Ok(at(2, 98)));
         assert_eq!(ports.claim(3, at(1, 98)), Ok(at(1, 98)));
         assert_eq!(ports.claim(4, at(ANY, 98)), Err(Errno::EADDRINUSE));

@@ -158,7 +158,7 @@ impl Core {
         };
         if vm == Some(VmId::LOOPBACK) {
             // A listener that the program has closed accepts nothing more.
-            let listeners = self.ports.conflicts(&address);
+            let listeners = self.ports.at_service(address.service());
             self.remove_closed(&listeners);
         }
         let credentials = self.credentials(call)?;

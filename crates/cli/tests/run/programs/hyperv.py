@@ -61,4 +61,12 @@ os.write(client, b"hello")
 assert os.read(conn, 10) == b"hello"
 os.close(client)
 assert os.read(conn, 10) == b""
+# A listener that is closed accepts no more, from wherever it did.
+for _ in range(20):
+    listener, client = hyperv(), hyperv()
+    assert LIBC.bind(listener, address(WILDCARD, closed := uuid.uuid4()), 36) == 0
+    assert LIBC.listen(listener, 5) == 0
+    os.close(listener)
+    assert error(LIBC.connect(client, address(LOOPBACK, closed), 36)) == "ECONNREFUSED"
+    os.close(client)
 print("done")
