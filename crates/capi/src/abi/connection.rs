@@ -9,8 +9,10 @@ use std::sync::Arc;
 use hvsock::{HvStream, HvUrl, Interest, SockAddrHv, ToHvAddr};
 
 use super::borrowed::Borrowed;
-use super::options::{Options, hvsock_options, timeout};
-use super::{address, buffer, bytes, from_handle, guard, handle, into_handle, store, text};
+use super::options::{Options, hvsock_options, names_and_options, timeout};
+use super::{
+    address, buffer, bytes, from_handle, guard, handle, into_handle, invalid, store, text,
+};
 
 /// No more data comes from this end or is wanted by it: hvsock_shutdown.
 pub const HVSOCK_SHUTDOWN_READ: c_int = 0;
@@ -82,15 +84,8 @@ pub unsafe extern "C" fn hvsock_connect(
 ) -> *mut hvsock_connection {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the program passes texts and options.
-        let (partition, service, options) = unsafe {
-            let partition = text(partition, "the partition")?;
-            (
-                partition,
-                text(service, "the service")?,
-                Options::read(options)?,
-            )
-        };
-        connected(&options, (partition, service))
+        let (to, options) = unsafe { names_and_options(partition, service, options) }?;
+        connected(&options, to)
     })
 }
 
@@ -103,7 +98,6 @@ pub unsafe extern "C" fn hvsock_connect_url(
     guard(std::ptr::null_mut(), || {
         // SAFETY: the program passes a text and options.
         let (url, options) = unsafe { (text(url, "the URL")?, Options::read(options)?) };
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidInput, error);
         connected(&options, url.parse::<HvUrl>().map_err(invalid)?)
     })
 }
@@ -447,8 +441,4 @@ pub unsafe extern "C" fn hvsock_into_fd(connection: *mut hvsock_connection) -> c
         drop(unsafe { from_handle(connection) });
         Ok(fds.data.into_raw_fd())
     })
-}
-
-fn invalid(text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, text)
 }

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 use hvsock::{HvListener, ToHvAddr};
 
 use super::connection::hvsock_connection;
-use super::options::{Options, hvsock_options, timeout};
-use super::{address, from_handle, guard, handle, into_handle, store, text};
+use super::options::{Options, hvsock_options, names_and_options, timeout};
+use super::{address, from_handle, guard, handle, into_handle, store};
 
 /// A listener. Any number of threads may accept at a time. No thread may be in a call with it when it is closed.
 #[allow(non_camel_case_types, reason = "the name in C")]
@@ -29,11 +29,8 @@ pub unsafe extern "C" fn hvsock_listen(
 ) -> *mut hvsock_listener {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the program passes texts and options.
-        let (from, service, options) = unsafe {
-            let from = text(from, "the partition")?;
-            (from, text(service, "the service")?, Options::read(options)?)
-        };
-        listening(&options, (from, service))
+        let (at, options) = unsafe { names_and_options(from, service, options) }?;
+        listening(&options, at)
     })
 }
 

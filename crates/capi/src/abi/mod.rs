@@ -58,9 +58,14 @@ fn panicked() -> LastError {
     LastError::of_errno(libc::ENOTRECOVERABLE)
 }
 
+/// The error for an argument that has no meaning.
+fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
 /// The error for an argument that is NULL.
 fn null(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{what} is NULL"))
+    invalid(format!("{what} is NULL"))
 }
 
 /// The handle of a value. [`from_handle`] takes it back.
@@ -109,8 +114,8 @@ unsafe fn optional_text<'a>(text: *const c_char, what: &str) -> io::Result<Optio
     }
     // SAFETY: as the caller promises.
     let text = unsafe { CStr::from_ptr(text) };
-    let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{what} is no UTF-8"));
-    text.to_str().map(Some).map_err(invalid)
+    let text = text.to_str().map(Some);
+    text.map_err(|_| invalid(format!("{what} is no UTF-8")))
 }
 
 /// Stores a value where the program wants it.
@@ -166,10 +171,7 @@ unsafe fn buffer<'a>(bytes: *mut c_void, length: usize) -> io::Result<&'a mut [u
 const MAX_LENGTH: usize = isize::MAX as usize;
 
 fn too_long() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "the buffer is longer than any memory",
-    )
+    invalid("the buffer is longer than any memory")
 }
 
 /// A `SOCKADDR_HV` of the program.
@@ -180,7 +182,7 @@ fn too_long() -> io::Error {
 unsafe fn address(from: *const c_void, length: usize) -> io::Result<SockAddrHv> {
     // SAFETY: as the caller promises.
     let from = unsafe { bytes(from, length) }?;
-    SockAddrHv::from_bytes(from).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    SockAddrHv::from_bytes(from).map_err(invalid)
 }
 
 #[cfg(test)]

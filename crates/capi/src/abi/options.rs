@@ -170,6 +170,24 @@ impl Options {
     }
 }
 
+/// What the functions take that connect, listen or explain: a partition, a service and options.
+///
+/// # Safety
+///
+/// As for [`text`](super::text) and [`Options::read`].
+pub(super) unsafe fn names_and_options<'a>(
+    partition: *const c_char,
+    service: *const c_char,
+    options: *const hvsock_options,
+) -> io::Result<((&'a str, &'a str), Options)> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let partition = super::text(partition, "the partition")?;
+        let service = super::text(service, "the service")?;
+        Ok(((partition, service), Options::read(options)?))
+    }
+}
+
 /// The duration of a timeout in milliseconds. Less than 0 is no limit.
 pub(super) fn timeout(milliseconds: c_int) -> Option<Duration> {
     u64::try_from(milliseconds).ok().map(Duration::from_millis)

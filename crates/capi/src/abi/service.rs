@@ -6,18 +6,14 @@ use std::os::fd::AsRawFd;
 
 use hvsock::{ElementName, Endpoint, Lease, PartitionName, ServiceId, VmId};
 
-use super::options::{Options, endpoint, hvsock_options};
-use super::{from_handle, guard, handle, into_handle, optional_text, store, text};
+use super::options::{endpoint, hvsock_options, names_and_options};
+use super::{from_handle, guard, handle, into_handle, invalid, optional_text, store, text};
 
 /// A registration of a service, which ends with this handle or with the process.
 #[allow(non_camel_case_types, reason = "the name in C")]
 #[derive(Debug)]
 pub struct hvsock_lease {
     inner: Lease,
-}
-
-fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
 /// The endpoint of the program, or that of the environment.
@@ -192,15 +188,8 @@ pub unsafe extern "C" fn hvsock_explain_connect(
 ) -> *mut c_char {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the program passes texts and options.
-        let (partition, service, options) = unsafe {
-            let partition = text(partition, "the partition")?;
-            (
-                partition,
-                text(service, "the service")?,
-                Options::read(options)?,
-            )
-        };
-        let explanation = options.to_connect().explain((partition, service))?;
+        let (to, options) = unsafe { names_and_options(partition, service, options) }?;
+        let explanation = options.to_connect().explain(to)?;
         // SAFETY: the program passes NULL or memory for the number.
         unsafe { explained(&explanation, succeeds) }
     })
@@ -216,11 +205,8 @@ pub unsafe extern "C" fn hvsock_explain_listen(
 ) -> *mut c_char {
     guard(std::ptr::null_mut(), || {
         // SAFETY: the program passes texts and options.
-        let (from, service, options) = unsafe {
-            let from = text(from, "the partition")?;
-            (from, text(service, "the service")?, Options::read(options)?)
-        };
-        let explanation = options.to_listen().explain((from, service))?;
+        let (at, options) = unsafe { names_and_options(from, service, options) }?;
+        let explanation = options.to_listen().explain(at)?;
         // SAFETY: the program passes NULL or memory for the number.
         unsafe { explained(&explanation, succeeds) }
     })
