@@ -22,9 +22,9 @@ pub(crate) struct Prepared {
     pub(crate) event_loop: Loop,
     pub(crate) handle: Handle,
     pub(crate) dirs: Dirs,
-    core: CoreThread,
-    /// Where the core's thread waits for the core.
+    /// Where the core's thread waits for the core; before it, so that it does not wait for ever.
     begin: SyncSender<Loop>,
+    core: CoreThread,
     observer: UnstartedObserver,
     upgrades: Arc<Upgrades>,
 }

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::Dirs;
-use hvsock_registry::store::{self, FolderStore, Loaded, RegistrationStore as _};
+use hvsock_registry::store::{self, FolderStore, RegistrationStore as _};
 use hvsock_sys::pidfd::Process;
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::{peer, seqpacket};
@@ -128,7 +128,7 @@ impl Broker {
 /// A broker that is taking over.
 struct Successor {
     config: BrokerConfig,
-    prepared: Option<(Prepared, Loaded)>,
+    prepared: Option<Prepared>,
     restored: Option<Restored>,
 }
 
@@ -152,16 +152,16 @@ impl Target for Successor {
         let loaded = store.load().map_err(|error| error.to_string())?;
         let mut config = self.config.clone();
         let prepared = Prepared::new(&mut config, Box::new(store), |config| {
-            Loop::prepare(config, loaded.clone())
+            Loop::prepare(config, loaded)
         });
-        self.prepared = Some((prepared.map_err(text)?, loaded));
+        self.prepared = Some(prepared.map_err(text)?);
         Ok(())
     }
 
     fn restore(&mut self, document: Document, mut imports: Imports) -> Result<(), String> {
         let text = |error: HandoverError| error.to_string();
         let missing = || "it is not prepared".to_owned();
-        let (prepared, _) = self.prepared.as_mut().ok_or_else(missing)?;
+        let prepared = self.prepared.as_mut().ok_or_else(missing)?;
         let Document {
             version: _,
             release: _,
@@ -202,14 +202,14 @@ impl Target for Successor {
 
 impl Restored {
     /// The broker goes on.
-    fn run(self, (prepared, loaded): (Prepared, Loaded)) -> Broker {
+    fn run(self, prepared: Prepared) -> Broker {
         let Self { lock, control } = self;
         let handle = prepared.handle.clone();
         let mut parts = Parts::run(prepared, control);
         if let Some(control) = &parts.control {
             control.gate().open();
         }
-        handle.post(move |core| core.reconcile(loaded));
+        handle.reconcile_services();
         handle.resume_partitions();
         parts.follow();
         parts.adopt_lock(lock);

@@ -95,6 +95,9 @@ impl Core {
         if self.vms.keys().next().is_some() {
             return not("a virtual machine");
         }
+        if !self.names_of_own_children().is_empty() {
+            return not("a container");
+        }
         if self.outer.is_some() {
             return not("an uplink");
         }

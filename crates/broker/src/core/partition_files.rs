@@ -19,7 +19,7 @@ struct Settings {
 
 impl Core {
     /// The containers and VMs of this broker.
-    pub(crate) fn names_of_own_children(&mut self) -> BTreeSet<PartitionName> {
+    pub(crate) fn names_of_own_children(&self) -> BTreeSet<PartitionName> {
         let all = self.fabric.partitions();
         let own = all.filter(|(key, _)| self.containers.contains(*key) || self.vms.contains(*key));
         own.map(|(_, partition)| partition.name().clone()).collect()

@@ -264,7 +264,7 @@ impl Handle {
 
     /// Brings the partition files into force in a core that was taken over.
     pub(crate) fn resume_partitions(&self) {
-        let known = self.call(Core::names_of_own_children);
+        let known = self.call(|core| core.names_of_own_children());
         let known = known.unwrap_or_else(|error| {
             tracing::error!("cannot compare the partition files: {error}");
             Default::default()

@@ -295,6 +295,24 @@ impl Handle {
         self.post(move |core| core.set_watch_fault(Watched::Services, fault));
     }
 
+    /// Brings the registrations of a core that was taken over in line with the store, which may have changed since
+    /// it was read.
+    pub(crate) fn reconcile_services(&self) {
+        let mut store = self.services.lock();
+        let mut changes = store.retry();
+        changes.retain(|change| matches!(change, Change::Broken(_) | Change::Repaired(_)));
+        let reconciled = store.load().map_err(ControlError::from);
+        let reconciled = reconciled.and_then(|loaded| {
+            self.call(move |core| {
+                core.reconcile(loaded);
+                changes.into_iter().for_each(|change| core.apply(change));
+            })
+        });
+        if let Err(error) = reconciled {
+            tracing::error!("cannot compare the registrations: {error}");
+        }
+    }
+
     /// Reads again the registrations that could not be read, and tries those again that are not in
     /// force.
     pub(crate) fn retry_services(&self) {

@@ -104,6 +104,15 @@ impl Channel {
         let _ = stream::shutdown(&*self.socket, Shutdown::Read);
     }
 
+    /// Waits until something can be received, or the other process has ended.
+    pub(crate) fn wait_for_more(&self, deadline: Instant) {
+        let mut fds = [
+            PollFd::new(&*self.socket, PollFlags::IN),
+            PollFd::new(&self.peer, PollFlags::IN),
+        ];
+        let _ = poll::wait(&mut fds, Some(deadline));
+    }
+
     /// Waits for the end of the other process. Returns whether it has ended.
     pub(crate) fn wait_for_end(&self, deadline: Instant) -> bool {
         let mut fds = [PollFd::new(&self.peer, PollFlags::IN)];

@@ -202,20 +202,33 @@ impl Joining {
         target.restore(document, imports)
     }
 
+    /// Finds out whether the predecessor has ended, and receives what it has sent. With `wait` that takes until it has
+    /// ended, or has said that it goes on.
     fn check_predecessor(&mut self, wait: bool) {
-        let wait = match wait {
-            true => END,
-            false => Duration::ZERO,
-        };
-        let has_ended = self.channel.wait_for_end(Instant::now() + wait);
-        // What it sent before it ended has arrived.
-        loop {
-            match self.channel.recv(Instant::now()) {
-                Arrived::Message(message, _) => self.handle(Event::Received(message)),
-                Arrived::Nonsense(_) => {}
-                Arrived::Closed | Arrived::Expired => break,
+        let deadline = Instant::now() + if wait { END } else { Duration::ZERO };
+        let mut goes_on = false;
+        let has_ended = loop {
+            // Whether it has ended before what it sent is received: after that nothing can arrive.
+            let has_ended = self.channel.wait_for_end(Instant::now());
+            let is_open = loop {
+                match self.channel.recv(Instant::now()) {
+                    Arrived::Message(message, _) => {
+                        goes_on |= matches!(message, Message::Abort { .. });
+                        self.handle(Event::Received(message));
+                    }
+                    Arrived::Nonsense(_) => {}
+                    Arrived::Closed => break false,
+                    Arrived::Expired => break true,
+                }
+            };
+            if has_ended || goes_on || Instant::now() >= deadline {
+                break has_ended;
             }
-        }
+            match is_open {
+                true => self.channel.wait_for_more(deadline),
+                false => drop(self.channel.wait_for_end(deadline)),
+            }
+        };
         self.handle(match has_ended {
             true => Event::PredecessorEnded,
             false => Event::PredecessorLives,

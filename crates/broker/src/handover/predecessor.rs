@@ -11,6 +11,8 @@ pub(crate) struct Predecessor {
     dry_run: bool,
     /// The successor may have a part of the state.
     has_state: bool,
+    /// The successor has said that it ends.
+    is_ending: bool,
     /// The successor has been sent all it needs to go on.
     is_complete: bool,
     successor: Option<SuccessorRelease>,
@@ -55,9 +57,9 @@ pub(crate) enum GivenUp {
 /// How long a successor may take to end by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grace {
-    /// It has nothing of the broker.
-    Long,
-    /// The broker waits for it, but it is as it should be.
+    /// For ever: it has nothing of the broker.
+    Endless,
+    /// The broker waits for it, but it is about to end.
     Short,
     /// It has descriptors of connections, and might do anything.
     None,
@@ -80,7 +82,7 @@ pub(crate) enum Event {
     ExportFailed(String),
     /// Nothing is left to receive, after [`Action::StopReceiving`].
     Drained,
-    /// The successor has ended, or does not within the time for that.
+    /// The successor has ended, or does not within the time for that, or need not.
     SuccessorGone,
 }
 
@@ -93,7 +95,7 @@ pub(crate) enum Action {
     Export,
     /// Shut the socket down for receiving, and receive what there is, then [`Event::Drained`].
     StopReceiving,
-    /// Send a message if that is possible at once. End the successor, then [`Event::SuccessorGone`].
+    /// Send a message if that is possible at once. End the successor after a while, then [`Event::SuccessorGone`].
     Kill { abort: Message, grace: Grace },
     /// Thaw what is frozen: this broker goes on. The last action.
     Resume(GivenUp),
@@ -109,6 +111,7 @@ impl Predecessor {
             state: State::AwaitHello,
             dry_run: false,
             has_state: false,
+            is_ending: false,
             is_complete: false,
             successor: None,
         }
@@ -128,6 +131,7 @@ impl Predecessor {
             }
             // Its own reason says more than that its socket is closed.
             (State::Draining { .. }, Event::Received(Message::Failed { reason })) => {
+                self.is_ending = true;
                 let reason = GivenUp::Failed(reason);
                 self.state = State::Draining { reason };
                 Vec::new()
@@ -138,10 +142,10 @@ impl Predecessor {
                     GivenUp::Failed(reason) => reason,
                 };
                 let abort = Message::abort(said);
-                let grace = match (self.has_state, &reason) {
-                    (false, _) => Grace::Long,
-                    (true, GivenUp::DryRun) => Grace::Short,
-                    (true, GivenUp::Failed(_)) => Grace::None,
+                let grace = match (self.has_state, self.is_ending) {
+                    (false, _) => Grace::Endless,
+                    (true, true) => Grace::Short,
+                    (true, false) => Grace::None,
                 };
                 self.state = State::Killing { reason };
                 vec![Action::Kill { abort, grace }]
@@ -152,7 +156,10 @@ impl Predecessor {
                 vec![Action::Resume(reason)]
             }
             (State::Killing { .. }, _) => Vec::new(),
-            (_, Event::Received(Message::Failed { reason })) => self.give_up(reason),
+            (_, Event::Received(Message::Failed { reason })) => {
+                self.is_ending = true;
+                self.give_up(reason)
+            }
             (_, Event::Closed) => self.give_up("the new broker has ended".into()),
             (_, Event::Expired(reason) | Event::Nonsense(reason) | Event::ExportFailed(reason)) => {
                 self.give_up(reason)
@@ -206,6 +213,7 @@ impl Predecessor {
                 self.leave()
             }
             (State::AwaitStarted, Event::Received(Message::Restored)) if self.dry_run => {
+                self.is_ending = true;
                 self.stop(GivenUp::DryRun)
             }
             (_, Event::Received(message)) => {

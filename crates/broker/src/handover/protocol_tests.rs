@@ -192,7 +192,7 @@ impl World {
             OfPredecessor::Action(Action::Kill { abort, grace }) => {
                 self.to_successor(abort);
                 self.has_sent_abort = true;
-                if grace != Grace::Long {
+                if grace != Grace::Endless {
                     self.p_todo.push_back(OfPredecessor::Kill);
                 }
                 self.p_todo.push_back(OfPredecessor::Gone);

@@ -16,10 +16,8 @@ use super::steps::{Step, reach};
 
 /// How long a successor may take to say what it is.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a successor without the state may take to end by itself.
-const END: Duration = Duration::from_secs(5);
-/// The same for one with the state, while everything stands still.
-const SHORT_END: Duration = Duration::from_millis(100);
+/// How long a successor with the state may take to end by itself, while everything stands still.
+const END: Duration = Duration::from_millis(100);
 /// How long to wait for the end of one that was killed.
 const KILLED: Duration = Duration::from_secs(2);
 
@@ -262,8 +260,8 @@ impl Serving {
 
     fn end_successor(&self, grace: Grace) {
         let grace = match grace {
-            Grace::Long => END,
-            Grace::Short => SHORT_END,
+            Grace::Endless => return,
+            Grace::Short => END,
             Grace::None => Duration::ZERO,
         };
         if self.channel.wait_for_end(Instant::now() + grace) {

@@ -45,12 +45,14 @@ pub(crate) fn reach(_: Step) -> Result<(), String> {
     Ok(())
 }
 
-/// `die:STEP` ends the process by SIGKILL, `stop:STEP` stops it by SIGSTOP, `fail:STEP` is an error.
+/// `die:STEP` ends the process by SIGKILL, `stop:STEP` stops it by SIGSTOP, `wait:STEP` takes a while, `fail:STEP` is
+/// an error.
 #[cfg(debug_assertions)]
 mod hook {
     use super::Step;
 
     const VARIABLE: &str = "HVSOCK_TEST_HANDOVER";
+    const WHILE: std::time::Duration = std::time::Duration::from_millis(400);
 
     pub(super) fn reach(step: Step) -> Result<(), String> {
         let Ok(faults) = std::env::var(VARIABLE) else {
@@ -66,6 +68,10 @@ mod hook {
             let signal = match signal {
                 "die" => rustix::process::Signal::KILL,
                 "stop" => rustix::process::Signal::STOP,
+                "wait" => {
+                    std::thread::sleep(WHILE);
+                    continue;
+                }
                 _ => return Err(format!("a test lets the step {name} fail")),
             };
             let _ = rustix::process::kill_process(own, signal);

@@ -46,6 +46,7 @@ const MODES: &[(&str, &str, u32)] = &[
     ("RUN/endpoint", "endpoint", 0o666),
     ("RUN/control", "control", 0o666),
     ("RUN/lock", "lock", 0o600),
+    ("RUN/handover", "handover", 0o600),
     ("RUN/containers", "containers", 0o700),
     ("RUN/containers/NAME", "containers/web", 0o755),
     (

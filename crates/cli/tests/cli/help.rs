@@ -10,6 +10,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["demo"],
     &["broker"],
     &["status"],
+    &["upgrade"],
     &["service"],
     &["service", "register"],
     &["service", "list"],

@@ -28,6 +28,7 @@ mod reconnect;
 mod refusals;
 mod reg_files;
 mod services;
+mod upgrade;
 mod util;
 mod vmms;
 mod vms;

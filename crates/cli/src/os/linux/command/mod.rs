@@ -132,7 +132,7 @@ mod tests {
 
     use crate::command::Cli;
 
-    const PAGES: [(&str, &str); 9] = [
+    const PAGES: [(&str, &str); 10] = [
         (
             "containers.md",
             include_str!("../../../../../../docs/containers.md"),
@@ -153,6 +153,10 @@ mod tests {
         ("guest.md", include_str!("../../../../../../docs/guest.md")),
         ("audit.md", include_str!("../../../../../../docs/audit.md")),
         ("vms.md", include_str!("../../../../../../docs/vms.md")),
+        (
+            "upgrade.md",
+            include_str!("../../../../../../docs/upgrade.md"),
+        ),
         (
             "registry.md",
             include_str!("../../../../../../docs/registry.md"),

@@ -72,6 +72,25 @@ pub const TOPICS: &[Topic] = &[
         ..Topic::EMPTY
     },
     Topic {
+        command: "upgrade",
+        notes: &[
+            "The broker starts the program at the path that it was started from, with its own arguments, and \
+             hands over its sockets and all that it knows. The new one checks its version, the configuration and \
+             the state before it goes on. If anything fails, or takes longer than the limit, the running broker goes \
+             on.",
+            "In a unit of systemd, ExecReload=hvsock upgrade makes `systemctl reload` the upgrade.",
+        ],
+        examples: &[
+            (
+                "hvsock upgrade --dry-run",
+                "whether it would work, and the standstill",
+            ),
+            ("hvsock upgrade", "after a new version was installed"),
+        ],
+        see_also: &["broker", "status"],
+        ..Topic::EMPTY
+    },
+    Topic {
         command: "status",
         examples: &[
             ("hvsock status", ""),
