@@ -213,9 +213,3 @@ impl Drop for Broker {
         }
     }
 }
-
-impl std::fmt::Debug for Broker {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Broker").finish_non_exhaustive()
-    }
-}

@@ -21,7 +21,6 @@ use crate::{Broker, BrokerConfig, StartError, folders};
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A broker that was to take over a running one.
-#[derive(Debug)]
 pub enum TakenOver {
     /// It runs, with all that the other had.
     Broker {

@@ -24,10 +24,10 @@ pub enum HandoverError {
         error: Box<HandoverError>,
     },
     /// A table cannot be saved or restored.
-    #[error("{0}")]
+    #[error(transparent)]
     Snapshot(#[from] SnapshotError),
     /// The fabric cannot be restored.
-    #[error("{0}")]
+    #[error(transparent)]
     Fabric(#[from] hvsock_fabric::SnapshotError),
     /// The state is damaged, or of an unknown format.
     #[error("the state is damaged: {what}")]

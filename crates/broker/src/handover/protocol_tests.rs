@@ -116,14 +116,14 @@ impl World {
         self.s_todo.extend(actions);
     }
 
-    fn to_successor(&mut self, message: Message) -> bool {
+    fn send_to_successor(&mut self, message: Message) -> bool {
         if !self.s.is_dead {
             self.s.inbox.push_back(message);
         }
         !self.s.is_dead
     }
 
-    fn to_predecessor(&mut self, message: Message) -> bool {
+    fn send_to_predecessor(&mut self, message: Message) -> bool {
         let arrives = !self.p.is_dead && !self.is_shut;
         if arrives {
             self.p.inbox.push_back(message);
@@ -151,7 +151,7 @@ impl World {
         };
         match next {
             OfPredecessor::Action(Action::Send(message)) => {
-                if !self.to_successor(message) {
+                if !self.send_to_successor(message) {
                     self.p_handle(Event::Closed);
                 }
             }
@@ -190,7 +190,7 @@ impl World {
                 None => self.p_handle(Event::Drained),
             },
             OfPredecessor::Action(Action::Kill { abort, grace }) => {
-                self.to_successor(abort);
+                self.send_to_successor(abort);
                 self.has_sent_abort = true;
                 if grace != Grace::Endless {
                     self.p_todo.push_back(OfPredecessor::Kill);
@@ -229,7 +229,7 @@ impl World {
         };
         match next {
             Action::Send(message) => {
-                if !self.to_predecessor(message) {
+                if !self.send_to_predecessor(message) {
                     self.s_handle(Event::Closed);
                 }
             }
@@ -241,7 +241,7 @@ impl World {
                 true => self.s_handle(Event::RestoreFailed("damaged".into())),
                 false => self.s_handle(Event::Restored),
             },
-            Action::Commit => match self.to_predecessor(Message::Started) {
+            Action::Commit => match self.send_to_predecessor(Message::Started) {
                 true => {
                     self.has_committed = true;
                     self.s_handle(Event::Committed);
