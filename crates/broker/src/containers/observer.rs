@@ -187,10 +187,11 @@ impl Observer {
             }
             None => Vec::new(),
         };
+        let frozen = observed.frozen;
         let slot = self.containers.insert(Container {
             observed,
             freezers,
-            frozen: false,
+            frozen,
             has_ended: false,
             again: None,
             polled: false,

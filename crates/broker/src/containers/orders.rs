@@ -17,6 +17,8 @@ pub(crate) struct Observed {
     pub(crate) process: Arc<Process>,
     /// Which process it is, if its number is known.
     pub(crate) id: Option<ProcessId>,
+    /// Whether the core knows that its cgroup is frozen.
+    pub(crate) frozen: bool,
 }
 
 /// What the observer is to do.

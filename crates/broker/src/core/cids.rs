@@ -3,6 +3,8 @@
 //! A VM has the CID that its VMM uses. Every other partition gets one that is derived from its id, so that it
 //! has the same in another run of the broker, unless another partition has that one.
 
+pub(super) mod snapshot;
+
 use std::collections::{BTreeMap, HashMap};
 
 use hvsock_address::VmId;

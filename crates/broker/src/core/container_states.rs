@@ -6,14 +6,14 @@ use hvsock_address::{PartitionName, VmId};
 use hvsock_fabric::{Partition, PartitionError, PartitionKey, PartitionKind, Refusal};
 use hvsock_sys::pidfd::{Process, ProcessId};
 
-use super::containers::{BindError, BindingNumber, ContainerRecord};
+use super::containers::{BindError, Binding, BindingNumber, ContainerRecord};
 use super::labels::partition_label;
 use super::state::Core;
 
 /// The descriptors of a container: its endpoint's socket.
 pub(super) const CONTAINER: u64 = 1;
 /// And of one that is bound: its process, the state of its cgroup, and what they are waited for with.
-const BOUND: u64 = CONTAINER + 3;
+pub(super) const BOUND: u64 = CONTAINER + 3;
 
 /// The container of a runtime that is to be bound.
 #[derive(Debug)]
@@ -22,6 +22,17 @@ pub(crate) struct ToBind {
     pub(crate) process: Arc<Process>,
     /// Which process it is, if its number is known.
     pub(crate) id: Option<ProcessId>,
+}
+
+/// A container that is bound to a partition and runs.
+#[derive(Debug)]
+pub(crate) struct BoundContainer {
+    pub(crate) key: PartitionKey,
+    pub(crate) number: BindingNumber,
+    pub(crate) process: Arc<Process>,
+    /// Which process it is, if its number is known.
+    pub(crate) id: Option<ProcessId>,
+    pub(crate) frozen: bool,
 }
 
 /// A container of which no runtime has said anything.
@@ -186,6 +197,31 @@ impl Core {
             })
         });
         found.collect()
+    }
+
+    /// The containers that are bound, as they are to be observed; and those that are to be removed, since they
+    /// have ended.
+    pub(crate) fn bound_containers(
+        &self,
+    ) -> (Vec<BoundContainer>, Vec<(PartitionKey, BindingNumber)>) {
+        let all = self.fabric.partitions();
+        let bound = all.filter_map(|(key, _)| Some((key, self.containers.get(key)?.binding()?)));
+        let (mut running, mut ended) = (Vec::new(), Vec::new());
+        for (key, binding) in bound {
+            let Binding { number, .. } = *binding;
+            match self.container_processes.get(&key) {
+                Some((_, process)) => running.push(BoundContainer {
+                    key,
+                    number,
+                    process: Arc::clone(process),
+                    id: binding.process,
+                    frozen: binding.is_frozen(),
+                }),
+                None if self.is_removed_with(key, number) => ended.push((key, number)),
+                None => {}
+            }
+        }
+        (running, ended)
     }
 
     /// Pauses or resumes a container for an operator. A resumed one stays paused while its runtime has paused

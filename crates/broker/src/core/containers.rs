@@ -5,6 +5,7 @@
 //! it. In between, its first process may end and its cgroup may be frozen, as others observe and report. This
 //! table makes no system call.
 
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -75,6 +76,13 @@ pub(crate) enum BindError {
 
 fn process_text(process: Option<ProcessId>) -> String {
     process.map_or_else(String::new, |process| format!(" (process {})", process.pid))
+}
+
+impl Binding {
+    /// Whether its cgroup is frozen.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen
+    }
 }
 
 impl ContainerRecord {

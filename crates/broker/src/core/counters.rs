@@ -1,5 +1,7 @@
 //! Counters for metrics, by service and by refusal, since the broker started.
 
+pub(super) mod snapshot;
+
 use std::collections::{BTreeMap, HashMap};
 
 use hvsock_address::ServiceId;

@@ -1,5 +1,6 @@
 //! The event loop of the core thread.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
@@ -17,7 +18,7 @@ use super::reports::{ReportQueue, ThreadReport};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
 use crate::config::HostLink;
-use crate::handover::{HandoverError, Imports};
+use crate::handover::{HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
 use crate::{BrokerConfig, StartError};
 
@@ -84,6 +85,7 @@ impl Loop {
     ) -> Result<(Self, CoreLink), StartError> {
         let (mut event_loop, link, host) = Self::make(config, loaded)?;
         let core = &mut event_loop.core;
+        core.find_left_folders();
         let own = core.fabric.root();
         core.endpoints
             .open(EndpointKind::Endpoint, own, core.dirs.endpoint())?;
@@ -113,12 +115,13 @@ impl Loop {
     pub(crate) fn resume(
         &mut self,
         document: CoreDocument,
+        links: BTreeMap<u64, LinkDocument>,
         imports: &mut Imports,
         operators: Operators,
     ) -> Result<(), HandoverError> {
         self.is_taken_over = true;
         self.core
-            .resume(document, imports, operators, Instant::now())
+            .resume(document, links, imports, operators, Instant::now())
     }
 
     fn make(

@@ -155,18 +155,8 @@ impl Core {
         std::mem::forget(self);
     }
 
-    fn vm_label(&self, vm: PartitionKey) -> String {
+    pub(super) fn vm_label(&self, vm: PartitionKey) -> String {
         let partition = self.fabric.partition(vm);
         partition.map_or_else(String::new, |vm| format!("the VM \"{}\"", vm.name()))
-    }
-
-    /// Lets a core that was taken over begin: it judges by this release's rules what it has, and its links go on.
-    pub(super) fn begin(&mut self) {
-        self.apply_effects();
-        for vm in self.vms.keys().collect::<Vec<_>>() {
-            if let Some(link) = self.vms.link(vm) {
-                link.thaw();
-            }
-        }
     }
 }

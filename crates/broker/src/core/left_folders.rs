@@ -7,6 +7,8 @@
 //! Whose a folder is must be known after a restart of the broker, too. So the id of each is kept in a record
 //! beside the folders ([`folders::records`](crate::folders::records)).
 
+pub(super) mod snapshot;
+
 use std::collections::VecDeque;
 
 use hvsock_address::VmId;

@@ -4,6 +4,8 @@
 //! [`Liveness::expire`]. Each returns the [`LivenessEvent`]s that result. The caller passes the
 //! time, no clock is read here.
 
+pub(super) mod snapshot;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;

@@ -26,7 +26,8 @@
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
 //!   [`resources`] by the transport that [`preference`] selects; [`reports`]: what they report.
 //!
-//! The tables can be [handed over](hand_over) to another process while everything is [frozen](freeze).
+//! The tables can be [handed over](hand_over) to another process while everything is [frozen](freeze), which
+//! [resumes](resume) them.
 //!
 //! [`state`] composes them to the `Core`, [`event_loop`] drives it. The methods of `Core` coordinate
 //! the owners:
@@ -93,6 +94,8 @@ mod guest_reports;
 mod guest_shares;
 mod guests;
 mod hand_over;
+#[cfg(test)]
+mod hand_over_tests;
 mod host_ports;
 mod hybrid_answers;
 mod hybrid_server;
@@ -126,6 +129,7 @@ mod registrations;
 mod reports;
 mod requests;
 mod resources;
+mod resume;
 mod session_io;
 mod sessions;
 mod share_refusals;
@@ -151,7 +155,7 @@ mod uplinks;
 mod view;
 mod vms;
 
-pub(crate) use container_states::{BindFailure, ToBind, UnboundContainer};
+pub(crate) use container_states::{BindFailure, BoundContainer, ToBind, UnboundContainer};
 pub(crate) use containers::BindingNumber;
 pub(crate) use event_loop::{CoreCall, CoreLink, Loop};
 pub(crate) use freeze::HandOver;

@@ -15,7 +15,7 @@ use super::connections::ConnectionOwner;
 use super::container_states::CONTAINER;
 use super::endpoints::EndpointKind;
 use super::labels::partition_label;
-use super::left_folders::ExistingFolder;
+use super::left_folders::{ExistingFolder, LeftFolders};
 use super::state::Core;
 use crate::budget::Owner;
 use crate::guest_link::{LinkFactory, LinkSettings};
@@ -115,11 +115,7 @@ impl Core {
         };
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
-        let limit = self.fabric.limits().connections_per_partition;
-        let settings = LinkSettings {
-            cid: vm.cid.map(GuestCid::get),
-            max_connections: MAX_GUEST_CONNECTIONS.min(limit),
-        };
+        let settings = self.link_settings(&vm);
         self.vms.insert(key, vm);
         let hybrid = self.dirs.vm_hybrid_socket(name.as_str());
         let opened = folders::check_socket(&hybrid)
@@ -147,6 +143,15 @@ impl Core {
         self.link_state(key, state);
         self.update_offered_services(&Changes::All);
         Ok(())
+    }
+
+    /// The settings of a VM's link.
+    pub(super) fn link_settings(&self, vm: &VmEntry) -> LinkSettings {
+        let limit = self.fabric.limits().connections_per_partition;
+        LinkSettings {
+            cid: vm.cid.map(GuestCid::get),
+            max_connections: MAX_GUEST_CONNECTIONS.min(limit),
+        }
     }
 
     /// Removes a partition and its endpoint, and resets its listeners and connections.
@@ -230,6 +235,15 @@ impl Core {
         self.fabric.set_groups(key, groups)?;
         self.apply_effects();
         Ok(())
+    }
+
+    /// Finds the folders of removed containers when the broker starts.
+    pub(super) fn find_left_folders(&mut self) {
+        let (left_folders, surplus) = LeftFolders::restore(folders::records(&self.dirs));
+        self.left_folders = left_folders;
+        for name in surplus {
+            let _ = folders::remove_container(&self.dirs, &name);
+        }
     }
 
     /// Keeps the folder of a container that is being removed: the container may run and be added again.

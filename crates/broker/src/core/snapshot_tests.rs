@@ -111,6 +111,11 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// A descriptor that nobody is charged for.
+fn same(descriptor: u32, _: PartitionKey, _: Caller) -> u32 {
+    descriptor
+}
+
 fn service(number: u32) -> ServiceId {
     ServiceId::from_port(number)
 }
@@ -395,7 +400,7 @@ impl World {
         let mut descriptors = Descriptors::new(descriptors);
         let mut world = Self {
             now,
-            sessions: Sessions::restore(snapshots.sessions, LIMITS, &mut descriptors, now)?,
+            sessions: Sessions::restore(snapshots.sessions, LIMITS, &mut descriptors, now, same)?,
             listeners: Listeners::restore(snapshots.listeners, MAX_LISTENERS, now)?,
             leases: Leases::restore(snapshots.leases, MAX_LEASES)?,
             last_listener: 0,
@@ -646,7 +651,8 @@ fn tables_that_exceed_their_limits_are_refused() {
         ..LIMITS
     };
     let mut descriptors = Descriptors::new(descriptors);
-    let error = Sessions::restore(snapshots.sessions, fewer, &mut descriptors, now).unwrap_err();
+    let error =
+        Sessions::restore(snapshots.sessions, fewer, &mut descriptors, now, same).unwrap_err();
     let want = "the snapshot has 3 idle sessions in one partition; the limit is 2";
     assert_eq!(error.to_string(), want);
 }

@@ -171,10 +171,6 @@ impl Core {
         fabric
             .set_registry(fabric.root(), registrations)
             .map_err(too_many)?;
-        let (left_folders, surplus) = LeftFolders::restore(crate::folders::records(&config.dirs));
-        for name in surplus {
-            let _ = crate::folders::remove_container(&config.dirs, &name);
-        }
         let registry = Arc::new(registry);
         let data_threads = data_threads.map_err(StartError::io("start a data thread"))?;
         let limit = hvsock_sys::limits::descriptors();
@@ -184,7 +180,7 @@ impl Core {
             fabric,
             dirs: config.dirs,
             endpoints: Endpoints::new(Arc::clone(&registry)),
-            left_folders,
+            left_folders: LeftFolders::default(),
             has_replaced_folder: false,
             devices: Devices::default(),
             sessions: Sessions::new(SessionLimits {

@@ -64,6 +64,16 @@ impl Telemetry {
         self.counters.retire(service);
     }
 
+    /// All counters.
+    pub(super) fn counters(&self) -> &MetricsCounters {
+        &self.counters
+    }
+
+    /// Goes on with these counters.
+    pub(super) fn set_counters(&mut self, counters: MetricsCounters) {
+        self.counters = counters;
+    }
+
     /// The counters by service.
     pub(super) fn services(&self) -> &HashMap<Option<ServiceId>, ServiceCounters> {
         self.counters.services()

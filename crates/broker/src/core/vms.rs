@@ -1,6 +1,7 @@
 //! VMs: the state that only they have, their context ids (CIDs), and their run state, which both the
 //! VMM and the operator control.
 
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 

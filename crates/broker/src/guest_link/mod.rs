@@ -337,7 +337,7 @@ pub trait LinkFactory: Send {
 
 /// What a link that is taken over is told.
 #[derive(Debug)]
-#[allow(dead_code, reason = "for a live upgrade")]
+#[allow(dead_code, reason = "links read it as they learn to be taken over")]
 pub struct Resuming<'a> {
     /// As for a new link.
     pub settings: LinkSettings,

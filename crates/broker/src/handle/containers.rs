@@ -12,7 +12,7 @@ use hvsock_sys::pidfd::Process;
 
 use super::{ControlError, Handle};
 use crate::containers::{Found, Kept, Observed};
-use crate::core::{BindFailure, BindingNumber, ToBind, UnboundContainer};
+use crate::core::{BindFailure, BindingNumber, BoundContainer, ToBind, UnboundContainer};
 use crate::model::{NewBinding, Partition};
 use crate::stores::PartitionFiles;
 
@@ -170,6 +170,39 @@ impl Handle {
         }
     }
 
+    /// Observes the containers of a core that was taken over.
+    pub(super) fn resume_bindings(&self) {
+        let bound = self.call(|core| core.bound_containers());
+        let (running, ended) = match bound {
+            Ok(bound) => bound,
+            Err(error) => {
+                return tracing::error!("cannot observe the containers: {error}");
+            }
+        };
+        for container in running {
+            let BoundContainer {
+                key,
+                number,
+                process,
+                id,
+                frozen,
+            } = container;
+            self.observer.observe(Observed {
+                key,
+                number,
+                process,
+                id,
+                frozen,
+            });
+        }
+        // The other process may have ended between the end of one and its removal.
+        for (key, number) in ended {
+            if let Err(error) = self.container_ended(key, number) {
+                tracing::warn!("cannot remove a container that has ended: {error}");
+            }
+        }
+    }
+
     /// Removes what is kept of containers that are gone.
     pub(crate) fn remove_unknown_bindings(&self) {
         let Ok(partitions) = self.partitions() else {
@@ -236,6 +269,7 @@ impl Handle {
                 number,
                 process,
                 id,
+                frozen: false,
             });
         }
         Ok(Bound {

@@ -273,6 +273,8 @@ impl Handle {
         let steps = files.first_steps_with(known);
         self.apply_steps(&mut files, steps, false);
         self.update_devices(&mut files, true);
+        drop(files);
+        self.resume_bindings();
     }
 
     /// Reads changed partition files, and applies what changed.

@@ -64,13 +64,6 @@ impl<D> Descriptors<D> {
         Self(all.into_iter().map(Some).collect())
     }
 
-    /// The list with each descriptor as another type.
-    pub(crate) fn map<T>(self, into: impl FnMut(D) -> T) -> Descriptors<T> {
-        let mut into = into;
-        let all = self.0.into_iter();
-        Descriptors(all.map(|one| one.map(&mut into)).collect())
-    }
-
     /// Number of descriptors, including those that have been taken.
     #[allow(clippy::len_without_is_empty, reason = "an empty list is as any other")]
     pub fn len(&self) -> usize {

@@ -109,6 +109,11 @@ impl<S> Default for Clients<S> {
 }
 
 impl<S> Clients<S> {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether a VM may have one more connection from such a port.
     pub(crate) fn has_room(&self, vm: PartitionKey, source_port: Option<u32>) -> bool {
         let place = (vm, is_privileged(source_port));

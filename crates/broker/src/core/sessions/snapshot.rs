@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::entry::{Entry, HybridEntry, TextEntry};
 use super::session::{Role, Session};
 use super::table::{MAX_IDLE_TIMEOUT, SessionLimits, Sessions};
+use crate::callers::Caller;
 use crate::handover::snapshot::{
     CallerSnapshot, Descriptors, SnapshotError, check_limit, check_version, ensure,
     nanoseconds_until, read_version, time_at,
@@ -174,7 +175,8 @@ impl<D> Sessions<D> {
         })
     }
 
-    /// The sessions of a snapshot, with their descriptors. The caller watches them in epoll, and passes
+    /// The sessions of a snapshot, with their descriptors, which `own` charges to their partition and process. The
+    /// caller watches them in epoll, and passes
     /// their indexes to the listeners and leases that they are ([`iter`](Self::iter)).
     ///
     /// # Errors
@@ -182,11 +184,12 @@ impl<D> Sessions<D> {
     /// [`SnapshotError::UnsupportedVersion`] for another version; [`SnapshotError::LimitExceeded`] if a
     /// partition has more idle sessions than slots; [`SnapshotError::Inconsistent`] for repeated serial
     /// numbers, descriptors or listeners, and for deadlines, turns or parts of requests that no run leads to.
-    pub(crate) fn restore(
+    pub(crate) fn restore<F>(
         snapshot: SessionsSnapshot,
         limits: SessionLimits,
-        descriptors: &mut Descriptors<D>,
+        descriptors: &mut Descriptors<F>,
         now: Instant,
+        own: impl Fn(F, PartitionKey, Caller) -> D,
     ) -> Result<Self, SnapshotError> {
         let SessionsSnapshot {
             version,
@@ -260,10 +263,11 @@ impl<D> Sessions<D> {
                 }
                 RoleSnapshot::Lease(service) => (Role::Lease(service), now),
             };
+            let caller = Caller::from(caller);
             let session = Session {
-                socket: descriptors.take(descriptor)?,
+                socket: own(descriptors.take(descriptor)?, partition, caller),
                 partition,
-                caller: caller.into(),
+                caller,
                 entry,
                 connected_suspend,
                 ring_size,
