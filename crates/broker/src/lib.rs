@@ -27,6 +27,7 @@ mod folders;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 pub mod guest_link;
 mod guests;
 mod handle;

@@ -23,6 +23,8 @@ pub(crate) mod snapshot;
 mod steps;
 mod successor;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use channel::Channel;

@@ -20,27 +20,34 @@ mod command;
 mod presence;
 mod sockets;
 mod style;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod worker;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock_control::HybridStyle;
 
 use crate::StartError;
+use crate::gate::Gate;
 use crate::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
-    LinkFactory, LinkSettings, OfferedService, PartitionState, Refusal, RequestId, SocketKind,
+    LinkFactory, LinkSettings, OfferedService, PartitionState, Refusal, RequestId, Resuming,
+    SocketKind,
 };
+use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
 use command::{Command, Place, SharedState};
 use style::{Connects, Style};
 use trust::Trust;
 use worker::Worker;
+use worker::snapshot::HybridSnapshot;
 
 /// How long the core waits for the end of the thread, which a file system may block.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,6 +55,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest name of a VMM's socket in bytes. With a suffix and the folder's number in `/proc/self/fd` it must
 /// fit in the 107 bytes of a socket's address.
 const MAX_NAME: usize = 48;
+
+/// The kind of the link in its [`LinkDocument`].
+const KIND: &str = "hybrid";
 
 /// What follows from connections without a source port.
 const UPLINK: &str = "containers in the guest: nothing says that its broker is root's";
@@ -63,19 +73,10 @@ pub(crate) struct Hybrid {
     pub(crate) user: Option<u32>,
 }
 
-impl LinkFactory for Hybrid {
-    /// Starts the thread. The folder and the VMM's socket need not exist: a file system may block, so only
-    /// the thread looks at them.
-    fn open(
-        self: Box<Self>,
-        _settings: LinkSettings,
-        events: EventSender,
-    ) -> Result<Box<dyn GuestLink>, StartError> {
-        let path = self.path.display();
-        let fault = |why: String| {
-            let what = format!("use {path} as a VMM's socket");
-            StartError::io(what)(io::Error::new(io::ErrorKind::InvalidInput, why))
-        };
+impl Hybrid {
+    /// Where the VMM's socket is.
+    fn place(&self) -> io::Result<Place> {
+        let fault = |why: String| io::Error::new(io::ErrorKind::InvalidInput, why);
         let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Err(fault("it names no file".to_owned()));
         };
@@ -84,53 +85,101 @@ impl LinkFactory for Hybrid {
                 "its last part is longer than {MAX_NAME} bytes, so that no port fits behind it"
             )));
         }
-        let place = Place {
+        Ok(Place {
             folder: folder.to_owned(),
             name: name.to_owned(),
-        };
-        let style = style::of(self.style);
+        })
+    }
+
+    fn what(&self) -> String {
+        format!("use {} as a VMM's socket", self.path.display())
+    }
+
+    /// The thread's state, and how commands reach it.
+    fn worker(&self, place: Place, events: EventSender) -> io::Result<(Worker, Sender<Command>)> {
         let state = SharedState::new(PartitionState::Defined);
         let (commands, queue) = mpsc::channel();
         let trust = Trust::new(self.user);
-        let link = Worker::new(place, style, trust, state.clone(), queue, events)
-            .and_then(|worker| Link::start(worker, style, state, commands));
+        let worker = Worker::new(place, style::of(self.style), trust, state, queue, events)?;
+        Ok((worker, commands))
+    }
+}
+
+impl LinkFactory for Hybrid {
+    /// Starts the thread. The folder and the VMM's socket need not exist: a file system may block, so only
+    /// the thread looks at them.
+    fn open(
+        self: Box<Self>,
+        _settings: LinkSettings,
+        events: EventSender,
+    ) -> Result<Box<dyn GuestLink>, StartError> {
+        let place = self.place().map_err(StartError::io(self.what()))?;
+        let link = self.worker(place, events).and_then(|(worker, commands)| {
+            Link::start(worker, self.style, commands, Gate::open_with)
+        });
         let link = link.map_err(StartError::io("start a VM's thread"))?;
         Ok(Box::new(link))
+    }
+
+    fn resume(
+        self: Box<Self>,
+        document: LinkDocument,
+        imports: &mut Imports,
+        resuming: Resuming<'_>,
+    ) -> Result<Box<dyn GuestLink>, HandoverError> {
+        let snapshot: HybridSnapshot = document.read(KIND)?;
+        let place = self.place().map_err(HandoverError::io(self.what()))?;
+        let start = || "start a VM's thread";
+        let worker = self.worker(place, resuming.events);
+        let (mut worker, commands) = worker.map_err(HandoverError::io(start()))?;
+        worker.restore(snapshot, (self.style, &self.path), imports)?;
+        let link = Link::start(worker, self.style, commands, Gate::closed_with);
+        Ok(Box::new(link.map_err(HandoverError::io(start()))?))
     }
 }
 
 /// The core's handle of the thread. Dropping it removes the host's sockets.
 struct Link {
+    kind: HybridStyle,
     style: &'static Style,
     state: SharedState,
     commands: Sender<Command>,
     waker: Arc<LoopWaker>,
+    gate: Arc<Gate<Worker>>,
     thread: Option<std::thread::JoinHandle<()>>,
     /// Disconnected when the thread has ended.
     end: Receiver<()>,
+    /// The thread has not begun, and perhaps another process goes on: the sockets' files are not removed.
+    is_dormant: AtomicBool,
 }
 
 impl Link {
     fn start(
         worker: Worker,
-        style: &'static Style,
-        state: SharedState,
+        kind: HybridStyle,
         commands: Sender<Command>,
+        gate: impl FnOnce(Box<Worker>) -> Gate<Worker>,
     ) -> io::Result<Self> {
-        let waker = worker.waker();
+        let (waker, state) = (worker.waker(), worker.state());
+        let gate = Arc::new(gate(Box::new(worker)));
+        let is_dormant = gate.is_closed();
+        let entered = Arc::clone(&gate);
         let (running, end) = mpsc::channel();
         let thread = std::thread::Builder::new().name("hvsock-hybrid".to_owned());
         let thread = thread.spawn(move || {
-            worker.run();
-            drop(running);
+            Worker::run(&entered);
+            drop::<Sender<()>>(running);
         })?;
         Ok(Self {
-            style,
+            kind,
+            style: style::of(kind),
             state,
             commands,
             waker,
+            gate,
             thread: Some(thread),
             end,
+            is_dormant: AtomicBool::new(is_dormant),
         })
     }
 
@@ -206,10 +255,43 @@ impl GuestLink for Link {
     fn set_services(&self, services: Vec<OfferedService>) {
         self.command(Command::Services(services));
     }
+
+    fn freeze(&self) -> Result<(), HandoverError> {
+        self.gate.close();
+        self.waker.wake();
+        Ok(())
+    }
+
+    fn frozen(&self, deadline: Instant) -> Result<(), HandoverError> {
+        let begun = Instant::now();
+        if !self.gate.wait(deadline) {
+            return Err(HandoverError::TimedOut {
+                what: "a turn of the thread of its sockets".into(),
+                limit: deadline.saturating_duration_since(begun),
+            });
+        }
+        self.gate.with(Worker::settle);
+        Ok(())
+    }
+
+    fn hand_over(&self, exports: &mut Exports) -> Result<LinkDocument, HandoverError> {
+        let snapshot = self.gate.with(|worker| worker.snapshot(self.kind, exports));
+        let none = || HandoverError::inconsistent("the thread of a VM's sockets is not frozen");
+        LinkDocument::new(KIND, &snapshot.ok_or_else(none)??)
+    }
+
+    fn thaw(&self) {
+        self.is_dormant.store(false, Ordering::Relaxed);
+        self.gate.open();
+    }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
+        if *self.is_dormant.get_mut() {
+            drop(self.gate.take());
+        }
+        self.gate.open();
         self.command(Command::Stop);
         if self.end.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
             tracing::error!(

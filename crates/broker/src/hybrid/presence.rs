@@ -31,6 +31,30 @@ impl Presence {
         }
     }
 
+    /// What another process knew of the VM. `None` if it cannot have known that.
+    pub(super) fn known(
+        connects: Connects,
+        state: PartitionState,
+        socket: Option<FileId>,
+    ) -> Option<Self> {
+        let is_possible = match (connects, state) {
+            (_, PartitionState::Unknown | PartitionState::Running) => true,
+            (Connects::ByLine, PartitionState::Defined | PartitionState::Off) => socket.is_none(),
+            _ => false,
+        };
+        let has_place = socket.is_none() || connects == Connects::ByLine;
+        (is_possible && has_place).then_some(Self {
+            connects,
+            state,
+            socket,
+        })
+    }
+
+    /// The VMM's socket at which somebody listens.
+    pub(super) fn socket(&self) -> Option<FileId> {
+        self.socket
+    }
+
     pub(super) fn state(&self) -> PartitionState {
         self.state
     }

@@ -41,8 +41,12 @@ pub(super) struct HostSocket {
     pub(super) service: HybridService,
     pub(super) listener: OwnedFd,
     pub(super) token: Token,
-    file: FileId,
+    pub(super) file: FileId,
 }
+
+/// A socket is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Twice;
 
 /// All sockets of one VM.
 #[derive(Debug)]
@@ -95,6 +99,36 @@ impl HostSockets {
         self.wanted = wanted;
         // A socket that another process has, or that was removed, does not delay the others.
         self.retry.now();
+    }
+
+    /// The services for which there are to be sockets, and how many more are wanted than there may be.
+    pub(super) fn wanted(&self) -> (impl Iterator<Item = HybridService>, usize) {
+        (self.wanted.values().copied(), self.surplus)
+    }
+
+    /// All sockets, in the order of their names.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &HostSocket> {
+        self.open.values()
+    }
+
+    /// Sets what another process wanted, as [`wanted`](Self::wanted) returned it there.
+    pub(super) fn resume_wanted(
+        &mut self,
+        services: impl IntoIterator<Item = HybridService>,
+        surplus: usize,
+    ) {
+        self.want(services);
+        self.surplus = surplus;
+    }
+
+    /// Adds a socket that another process has made. Returns its name.
+    pub(super) fn resume(&mut self, socket: HostSocket) -> Result<OsString, Twice> {
+        let name = self.name_of(socket.service);
+        if self.open.contains_key(&name) {
+            return Err(Twice);
+        }
+        self.open.insert(name.clone(), socket);
+        Ok(name)
     }
 
     /// Whether a file of this name matters: it is one of the host's sockets.

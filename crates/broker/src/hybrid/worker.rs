@@ -1,5 +1,7 @@
 //! The thread of one link. It never waits for the VMM or the guest; a file system may make it wait.
 
+pub(super) mod snapshot;
+
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice};
@@ -23,6 +25,7 @@ use super::sockets::{HostSockets, MAX_UNANSWERED};
 use super::style::{Connects, Style};
 use super::trust::Trust;
 use crate::backoff::Backoff;
+use crate::gate::Gate;
 use crate::guest_link::{
     Destination, EventSender, GuestRequest, LinkEvent, OfferedService, PartitionState, RequestId,
     Service, SocketKind,
@@ -61,6 +64,15 @@ const FOLDER_RETRY: [Duration; 2] = [Duration::from_millis(250), CHECK];
 
 /// At most one line of the log about the VMM's faults in this time.
 const FAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why the thread has stopped for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// The link is dropped.
+    Stopped,
+    /// It leaves its state at its gate.
+    Frozen,
+}
 
 /// What a token stands for.
 #[derive(Debug)]
@@ -177,14 +189,36 @@ impl Worker {
         })
     }
 
+    pub(super) fn state(&self) -> SharedState {
+        self.state.clone()
+    }
+
     pub(super) fn waker(&self) -> Arc<LoopWaker> {
         Arc::clone(&self.waker)
     }
 
-    /// Serves the link until it is dropped. Then the host's sockets are removed.
-    pub(super) fn run(mut self) {
+    /// The thread: serves the link until it is dropped. Then the host's sockets are removed.
+    pub(super) fn run(gate: &Gate<Self>) {
+        let mut next = gate.enter();
+        while let Some(mut worker) = next {
+            if worker.serve(gate) == Pause::Stopped {
+                return worker.sockets.close(worker.folder.as_ref());
+            }
+            next = gate.pass(worker, || {});
+        }
+    }
+
+    fn serve(&mut self, gate: &Gate<Self>) -> Pause {
         let mut events = Events::with_capacity(256);
-        while self.handle_commands() {
+        // Files may have changed while it was frozen.
+        self.check.now();
+        loop {
+            if gate.is_closed() {
+                return Pause::Frozen;
+            }
+            if !self.handle_commands() {
+                return Pause::Stopped;
+            }
             let now = Instant::now();
             if self.check.is_due(now) {
                 self.check_folder(now);
@@ -204,7 +238,28 @@ impl Worker {
                 self.handle_event(event.token());
             }
         }
-        self.sockets.close(self.folder.as_ref());
+    }
+
+    /// Handles the core's commands while the thread is frozen: nothing is connected, made or removed.
+    pub(super) fn settle(&mut self) {
+        self.waker.take();
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Connect {
+                    connection,
+                    names,
+                    timeout,
+                } => {
+                    self.add_attempt(connection, names, timeout);
+                    self.timers.insert((Instant::now(), connection));
+                }
+                Command::GiveUp(connection) => drop(self.remove_attempt(connection)),
+                Command::Services(services) => self.want(services),
+                Command::Answered(request) => drop(self.unanswered.remove(&request)),
+                // The link opens its gate before it sends this.
+                Command::Stop => {}
+            }
+        }
     }
 
     /// How long the thread may park.
@@ -496,11 +551,15 @@ impl Worker {
     // Connects of the guest.
 
     fn set_services(&mut self, services: Vec<OfferedService>) {
+        self.want(services);
+        self.update_sockets(Instant::now());
+    }
+
+    fn want(&mut self, services: Vec<OfferedService>) {
         let style = self.style;
         let listening = services.into_iter().filter(|service| service.listening);
         self.sockets
             .want(listening.flat_map(|service| style.sockets_of(service)));
-        self.update_sockets(Instant::now());
     }
 
     /// Makes and removes host sockets as wanted.
@@ -599,13 +658,22 @@ impl Worker {
     // Connects to the guest.
 
     fn connect(&mut self, connection: ConnectionId, names: Vec<HybridService>, timeout: Duration) {
+        self.add_attempt(connection, names, timeout);
+        // The folder at the path may be another one by now.
+        self.check_identity();
+        self.start(connection);
+    }
+
+    fn add_attempt(
+        &mut self,
+        connection: ConnectionId,
+        names: Vec<HybridService>,
+        timeout: Duration,
+    ) {
         let deadline = Instant::now() + timeout.min(MAX_TIMEOUT);
         let attempt = Attempt::new(self.style.connects, names, deadline);
         self.timers.insert((deadline, connection));
         self.attempts.insert(connection, attempt);
-        // The folder at the path may be another one by now.
-        self.check_identity();
-        self.start(connection);
     }
 
     /// Follows the folder if it was replaced.

@@ -25,6 +25,21 @@ pub struct FileId {
 }
 
 impl FileId {
+    /// The file with this number on this device, as another process has seen it.
+    pub fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    /// The number of the device.
+    pub fn device(self) -> u64 {
+        self.device
+    }
+
+    /// The number of the file on its device.
+    pub fn inode(self) -> u64 {
+        self.inode
+    }
+
     #[allow(
         clippy::unnecessary_cast,
         reason = "the fields have other types on other processors"
@@ -44,6 +59,12 @@ pub struct SocketFolder {
     id: FileId,
 }
 
+impl AsFd for SocketFolder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
 impl SocketFolder {
     /// Opens the folder at an absolute path.
     ///
@@ -58,6 +79,20 @@ impl SocketFolder {
         let open = || rustix::fs::openat2(rustix::fs::CWD, path, flags, Mode::empty(), resolve);
         let folder = super::retry(open)?;
         let id = FileId::of(&rustix::fs::fstat(&folder)?);
+        Ok(Self { folder, id })
+    }
+
+    /// The folder that another process has held open.
+    ///
+    /// # Errors
+    ///
+    /// `NotADirectory` if the descriptor is not one of a folder; those of `fstat`.
+    pub fn from_descriptor(folder: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&folder)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return Err(Errno::NOTDIR.into());
+        }
+        let id = FileId::of(&stat);
         Ok(Self { folder, id })
     }
 
