@@ -1,12 +1,12 @@
 //! Handing over the state of a running broker to another process, which goes on in its place: the *predecessor*
 //! and the *successor* of an upgrade.
 //!
-//! - [`bundle`]: descriptors and buffers of the state, and [`document`]: the rest of it, one JSON value;
-//! - [`link`]: the part of a VM's [link](crate::guest_link);
-//! - [`protocol`]: the messages between both; [`predecessor`], [`successor`]: the two sides, without I/O;
-//! - [`channel`]: the socket between them; [`serve`], [`join`]: the two sides with their I/O, whose [`steps`]
+//! - `bundle`: descriptors and buffers of the state, and `document`: the rest of it, one JSON value;
+//! - `link`: the part of a VM's [link](crate::guest_link);
+//! - `protocol`: the messages between both; `predecessor`, `successor`: the two sides, without I/O;
+//! - `channel`: the socket between them; `serve`, `join`: the two sides with their I/O, whose `steps`
 //!   tests can break off;
-//! - [`snapshot`]: what all tables' snapshots have in common, with the rules for their format.
+//! - `snapshot`: what all tables' snapshots have in common, with the rules for their format.
 
 pub(crate) mod bundle;
 mod channel;
