@@ -79,6 +79,16 @@ fn a_hundred_connects_at_once_are_shared_by_processes() {
 }
 
 #[test]
+fn a_storm_of_connects_to_a_small_backlog_waits_for_the_program_that_accepts() {
+    check("storm");
+}
+
+#[test]
+fn connects_to_a_full_backlog_are_refused_when_nothing_is_accepted() {
+    check("full");
+}
+
+#[test]
 fn sockets_of_other_families_are_untouched_and_the_device_answers() {
     check("foreign");
 }

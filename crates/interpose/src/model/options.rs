@@ -69,6 +69,11 @@ impl Options {
         }
     }
 
+    /// The connect timeout that the program has set.
+    pub fn chosen_connect_timeout(&self) -> Option<Duration> {
+        self.connect_timeout
+    }
+
     /// Answers `getsockopt` for a buffer of `space` bytes, but for `SO_ERROR`.
     pub fn get(&self, family: Family, level: i32, name: i32, space: usize) -> OptionAnswer {
         let int = |value: i32| {
@@ -79,6 +84,10 @@ impl Options {
         match (family, level, name) {
             (_, libc::SOL_SOCKET, libc::SO_DOMAIN) => int(family.number().into()),
             (_, libc::SOL_SOCKET, libc::SO_PROTOCOL) => int(family.protocol()),
+            (Family::HyperV, libc::SOL_SOCKET, HV_CONNECT_TIMEOUT) => {
+                let ms = self.connect_timeout.map_or(0, |it| it.as_millis());
+                int(i32::try_from(ms).unwrap_or(i32::MAX))
+            }
             (_, libc::SOL_SOCKET, _) => OptionAnswer::Native,
             (Family::Vsock, level, name) if level == family.option_level() => {
                 let value = match name {
@@ -259,7 +268,7 @@ mod tests {
         assert_eq!(get(Family::HyperV, libc::SO_PROTOCOL, 4), int(1));
         let cut = get(Family::Vsock, libc::SO_DOMAIN, 2);
         assert_eq!(cut, value(&40_i32.to_ne_bytes()[..2]));
-        for name in [libc::SO_TYPE, libc::SO_SNDBUF, libc::SO_DEBUG] {
+        for name in [libc::SO_TYPE, libc::SO_SNDBUF, libc::SO_RCVBUF] {
             assert_eq!(get(Family::HyperV, name, 4), OptionAnswer::Native);
         }
     }
@@ -271,6 +280,14 @@ mod tests {
         assert_eq!(options.set(hv, 1, 1, &1500_u32.to_ne_bytes()), DONE);
         let timeout = options.connect_timeout(hv);
         assert_eq!(timeout, Some(Duration::from_millis(1500)));
+        let bytes = 1500_u32.to_ne_bytes();
+        assert_eq!(options.get(hv, 1, 1, 64), value(&bytes));
+        assert_eq!(options.get(Family::Vsock, 1, 1, 64), OptionAnswer::Native);
+        for short in [&[][..], &bytes[..2]] {
+            let invalid = OptionAnswer::Error(Errno::EINVAL);
+            assert_eq!(options.set(hv, 1, 1, short), invalid);
+            assert_eq!(options.set(hv, 1, 4, short), invalid);
+        }
         assert_eq!(options.set(hv, 1, 1, &0_u32.to_ne_bytes()), DONE);
         assert_eq!(options.connect_timeout(hv), None);
         let long = options.set(hv, 1, 1, &300_001_u32.to_ne_bytes());

@@ -150,6 +150,7 @@ impl Core {
             listening
                 .connection
                 .send(&ClientMessage::Accepted { connection });
+            self.accepted(inode);
         } else {
             // The call is gone or failed; another one may accept it.
             listening.incoming.push_front(waiting);
@@ -252,6 +253,7 @@ impl Core {
         let entry = self.sockets.get_mut(&inode);
         if let Some(listening) = entry.and_then(|entry| entry.listening.as_mut()) {
             listening.incoming.push_back(waiting);
+            listening.last_arrival = Instant::now();
             self.incoming += 1;
         }
     }

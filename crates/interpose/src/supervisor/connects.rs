@@ -26,7 +26,7 @@ use crate::model::{Address, ConnectStep, Errno, Family, local_of};
 /// What a socket has in its send buffer while it connects.
 const FILLER: [u8; 1024] = [0; 1024];
 /// How long the broker may take beyond the time of the connect itself.
-const GRACE: Duration = Duration::from_secs(3);
+pub(crate) const GRACE: Duration = Duration::from_secs(3);
 /// The time of a connect where the broker decides: a guest gets at most this much.
 const DEFAULT: Duration = Duration::from_secs(30);
 /// The most that the broker takes.
@@ -152,6 +152,9 @@ impl Core {
         let entry = self.sockets.get(&inode).ok_or(Errno::EBADF)?;
         let suspend = entry.socket.options().connected_suspend;
         let timeout = connect_timeout(entry.socket.connect_timeout(), address, &data);
+        // The default of AF_VSOCK is short for one that waits behind others only since the supervisor does not keep up.
+        let chosen = entry.socket.options().chosen_connect_timeout();
+        let most = connect_timeout(chosen, address, &data).unwrap_or(DEFAULT);
         let vm = match address {
             Address::HyperV(address) => Some(address.vm),
             Address::Vsock(address) => self.own.well_known(address.cid),
@@ -172,13 +175,21 @@ impl Core {
             address,
             vm,
             timeout_ms: timeout.map_or(0, milliseconds),
+            messages: Vec::new(),
+            is_held: false,
+            until: Instant::now() + most,
             phase: Phase::Beginning { call: *call },
             attachable: None,
             deferred: Vec::new(),
         };
-        let prepared = self
-            .prepared
-            .take(credentials.as_ref(), filler, Instant::now());
+        let is_full = |target| self.is_backlog_full(&target);
+        let must_wait = !nonblocking && connecting.target().is_some_and(is_full);
+        let prepared = match must_wait {
+            true => None,
+            false => self
+                .prepared
+                .take(credentials.as_ref(), filler, Instant::now()),
+        };
         let mut messages = Vec::with_capacity(4);
         if let (Address::Vsock(address), None) = (address, vm) {
             messages.push(ClientMessage::Lookup {
@@ -200,6 +211,7 @@ impl Core {
         if !nonblocking {
             // The Unix socket is connected afterwards, so both can be asked for at once.
             messages.extend(request(&connecting));
+            connecting.messages.clone_from(&messages);
         }
         let wait = match nonblocking {
             true => None,
@@ -218,6 +230,10 @@ impl Core {
                 let started =
                     self.start_on(connection, purpose, messages, credentials.clone(), time);
                 (started, attachable)
+            }
+            None if must_wait => {
+                let started = self.start_held(purpose, messages, credentials.clone(), time);
+                (started, None)
             }
             None => {
                 let started = self.start(purpose, messages, credentials.clone(), time);
@@ -239,7 +255,7 @@ impl Core {
         self.set_attempt(inode, number);
         if attachable.is_some()
             && let Some(exchange) = self.exchanges.remove(&number)
-            && let Some(exchange) = self.attachable(exchange, attachable)
+            && let Some(exchange) = self.attachable(number, exchange, attachable)
         {
             self.exchanges.insert(number, exchange);
         }
@@ -258,6 +274,7 @@ impl Core {
     /// The broker has sent a message. Returns the exchange if it goes on.
     pub(crate) fn connect_answer(
         &mut self,
+        number: u64,
         mut exchange: Exchange,
         message: Message,
     ) -> Option<Exchange> {
@@ -279,7 +296,7 @@ impl Core {
                 }
             }
             BrokerMessage::Attachable => {
-                return self.attachable(exchange, message.descriptors.into_iter().next());
+                return self.attachable(number, exchange, message.descriptors.into_iter().next());
             }
             BrokerMessage::Connected(connected) => {
                 let result = complete(connecting).map(|()| (connected.local, connected.peer));
@@ -289,6 +306,9 @@ impl Core {
             BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused) => {
                 let refusal = refusal_in(&refused);
                 if matches!(refusal, Refusal::LimitReached { .. }) && begin_anew(&mut exchange) {
+                    return Some(exchange);
+                }
+                if self.hold_refused(number, &mut exchange, &refusal) {
                     return Some(exchange);
                 }
                 let Purpose::Connect(connecting) = &exchange.purpose else {
@@ -307,6 +327,7 @@ impl Core {
     /// goes on.
     fn attachable(
         &mut self,
+        number: u64,
         mut exchange: Exchange,
         listener: Option<OwnedFd>,
     ) -> Option<Exchange> {
@@ -328,7 +349,11 @@ impl Core {
             entry.is_used_up = true;
             entry.is_unanswered = !answered;
         }
-        if let (Some(connection), Some(request)) = (&exchange.connection, request(connecting)) {
+        let (request, target) = (request(connecting), connecting.target());
+        if target.is_some_and(|it| self.is_backlog_full(&it)) && self.hold(number, &mut exchange) {
+            return Some(exchange);
+        }
+        if let (Some(connection), Some(request)) = (&exchange.connection, request) {
             connection.send(&request);
         }
         Some(exchange)
@@ -344,6 +369,9 @@ impl Core {
             return;
         };
         let Connecting { inode, address, .. } = connecting;
+        if let (Ok(_), Some(target)) = (&result, connecting.target()) {
+            self.admitted(&target);
+        }
         let result = result.map(|(local, peer)| {
             let family = address.family();
             let port = match self.sockets.get(&inode).and_then(|it| it.socket.local()) {
@@ -489,7 +517,7 @@ pub(crate) fn begin_anew(exchange: &mut Exchange) -> bool {
 }
 
 /// The request for the connection, once the partition is known.
-fn request(connecting: &Connecting) -> Option<ClientMessage> {
+pub(crate) fn request(connecting: &Connecting) -> Option<ClientMessage> {
     Some(ClientMessage::Connect(Connect {
         flags: Flags {
             raw_fd: true,

@@ -1,6 +1,6 @@
 //! The state of a supervisor, and what all of its parts use.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use hvsock::Refusal;
@@ -14,6 +14,7 @@ use hvsock_sys::limits;
 use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
 
+use super::backlogs::Backlogs;
 use super::ends::Ends;
 use super::exchange::{Exchange, Purpose};
 use super::prepared::Prepared;
@@ -53,6 +54,9 @@ pub(crate) struct Core {
     /// The inodes of listening sockets by the numbers of their listeners in the set.
     pub(crate) listeners: HashMap<u64, u64>,
     pub(crate) waits: Waits,
+    /// Calls of `connect` to decide once no other call waits.
+    pub(crate) connects: VecDeque<Notification>,
+    pub(crate) backlogs: Backlogs,
     /// Calls to decide once more, since what they waited for has come.
     pub(crate) again: Vec<Notification>,
     /// Leases, which last as long as the supervisor.
@@ -92,6 +96,8 @@ impl Core {
             exchanges: HashMap::new(),
             listeners: HashMap::new(),
             waits: Waits::default(),
+            connects: VecDeque::new(),
+            backlogs: Backlogs::default(),
             again: Vec::new(),
             leases: Vec::new(),
             listener_closed: None,
@@ -267,6 +273,36 @@ impl Core {
             retry_at: None,
             purpose,
         };
+        self.exchanges.insert(number, exchange);
+        Ok(number)
+    }
+
+    /// As [`start`](Self::start), for a connect that waits for space in the backlog of its listener, if that is so.
+    ///
+    /// # Errors
+    ///
+    /// If there is no broker, or none can be reached.
+    pub(crate) fn start_held(
+        &mut self,
+        purpose: Purpose,
+        messages: Vec<ClientMessage>,
+        credentials: Option<Credentials>,
+        timeout: Duration,
+    ) -> Result<u64, OpenError> {
+        self.check_exchange_space()?;
+        let (number, now) = (self.number(), Instant::now());
+        let mut exchange = Exchange {
+            connection: None,
+            outbox: messages,
+            again: None,
+            credentials,
+            deadline: now + timeout,
+            retry_at: None,
+            purpose,
+        };
+        if !self.hold(number, &mut exchange) {
+            self.open(number, &mut exchange, now)?;
+        }
         self.exchanges.insert(number, exchange);
         Ok(number)
     }

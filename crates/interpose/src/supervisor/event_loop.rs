@@ -20,21 +20,41 @@ const FOREIGN_SOCKET: [i64; 3] = [359, 0x4000_0029, 281];
 /// The events that are taken at once.
 const EVENTS: usize = 64;
 
+/// The other calls that are decided at most before the next connect is.
+const MOST_PASSED: u32 = 64;
+
 impl Core {
     /// Serves the program until no process of it is left, or until the owner of the supervisor ends it.
     pub(crate) fn serve(&mut self) -> io::Result<()> {
         let mut ready = Vec::with_capacity(EVENTS);
+        let mut passed = 0;
         loop {
-            let timeout = self.timeout();
+            let timeout = match self.connects.is_empty() {
+                true => self.timeout(),
+                false => Some(Duration::ZERO),
+            };
             let awake = self.program.wait(&self.set, timeout)?;
             if awake.call {
                 match self.program.receive_ready()? {
-                    Some(call) => self.decide(&call),
+                    Some(call) if call.is_native && call.syscall == libc::SYS_connect => {
+                        self.connects.push_back(call);
+                    }
+                    Some(call) => {
+                        passed += 1;
+                        self.decide(&call);
+                    }
                     None if awake.hung_up => return Ok(()),
                     None => {}
                 }
-            } else if awake.hung_up {
+            } else if awake.hung_up && self.connects.is_empty() {
                 return Ok(());
+            }
+            // Those that accept, and make room for the connects thereby, come first.
+            if (!awake.call || passed >= MOST_PASSED)
+                && let Some(call) = self.connects.pop_front()
+            {
+                passed = 0;
+                self.decide(&call);
             }
             if awake.others && self.serve_others(&mut ready)? {
                 return Ok(());
@@ -43,6 +63,7 @@ impl Core {
             for call in std::mem::take(&mut self.again) {
                 self.decide(&call);
             }
+            self.check_held(now);
             self.check_exchanges(now);
             self.check_waits(now);
             self.prepared.expire(now);
@@ -85,7 +106,8 @@ impl Core {
         let next = next
             .chain(probe)
             .chain(sweep)
-            .chain(self.prepared.expires());
+            .chain(self.prepared.expires())
+            .chain(self.backlogs.next());
         let next = next.min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -185,7 +207,7 @@ impl Core {
 
     fn answered(&mut self, number: u64, exchange: Exchange, message: Message) -> Option<Exchange> {
         match &exchange.purpose {
-            Purpose::Connect(_) => self.connect_answer(exchange, message),
+            Purpose::Connect(_) => self.connect_answer(number, exchange, message),
             Purpose::Bind(_) => self.bind_answer(exchange, &message),
             Purpose::Listen(_) => self.listen_answer(number, exchange, message),
             Purpose::Register(_) => self.register_answer(exchange, message),

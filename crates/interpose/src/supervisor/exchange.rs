@@ -60,6 +60,12 @@ pub(crate) struct Connecting {
     pub(crate) vm: Option<VmId>,
     /// The request for the connection, which needs the partition.
     pub(crate) timeout_ms: u32,
+    /// All messages, to send again when the listener's backlog has space.
+    pub(crate) messages: Vec<ClientMessage>,
+    /// When to give up if the backlog has none.
+    pub(crate) until: Instant,
+    /// Whether it waits for that.
+    pub(crate) is_held: bool,
     /// How far it is.
     pub(crate) phase: Phase,
     /// Where to connect the Unix socket to, once the broker has said.

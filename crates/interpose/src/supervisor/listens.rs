@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use hvsock::Refusal;
 use hvsock_address::ServiceId;
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Flags, Listen, Register, Transports};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Flags, Listen, Register, SocketOption, Transports,
+};
 use hvsock_sys::foreign_socket::{self, Name};
 use hvsock_sys::remote::Credentials;
 use hvsock_sys::seccomp::Notification;
@@ -162,6 +164,9 @@ impl Core {
             return;
         }
         entry.socket.listening();
+        if entry.socket.options().connected_suspend {
+            connection.send(&connected_suspend(true));
+        }
         match &mut entry.listening {
             Some(listening) => {
                 self.listeners.remove(&listening.number);
@@ -173,6 +178,8 @@ impl Core {
                     connection,
                     credentials,
                     backlog: opening.backlog,
+                    unaccepted: 0,
+                    last_arrival: Instant::now(),
                     number,
                     is_watched: true,
                     incoming: VecDeque::new(),
@@ -279,6 +286,14 @@ impl Core {
         };
         self.exchanges.insert(number, exchange);
         self.report(Event::ListenerEnded { address, refusal });
+    }
+}
+
+/// Says whether connections of a listener are kept while a partition is paused.
+pub(crate) fn connected_suspend(is_set: bool) -> ClientMessage {
+    ClientMessage::SetOption {
+        option: SocketOption::ConnectedSuspend,
+        value: is_set.into(),
     }
 }
 

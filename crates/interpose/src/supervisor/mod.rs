@@ -8,6 +8,7 @@
 //! and whose rights the broker judges by comes from the kernel.
 
 mod accepts;
+mod backlogs;
 mod binds;
 mod connects;
 mod core;
@@ -16,6 +17,7 @@ mod ends;
 mod event_loop;
 mod exchange;
 mod filter;
+mod held;
 mod listens;
 mod names;
 mod prepared;

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use hvsock_sys::seccomp::Notification;
 
 use super::core::Core;
+use super::listens::connected_suspend;
 use crate::model::{Address, Errno, OptionAnswer};
 
 /// The longest value of an option that is read.
@@ -107,6 +108,12 @@ impl Core {
         let len = usize::try_from(call.args[4] as i32).map_err(|_| Errno::EINVAL)?;
         let value = self.program.read(call, call.args[3], len.min(MAX_OPTION))?;
         let entry = self.sockets.get_mut(&inode).ok_or(Errno::EBADF)?;
-        Ok(entry.socket.set_option(level, name, &value))
+        let before = entry.socket.options().connected_suspend;
+        let answer = entry.socket.set_option(level, name, &value);
+        let now = entry.socket.options().connected_suspend;
+        if let Some(listening) = entry.listening.as_ref().filter(|_| now != before) {
+            listening.connection.send(&connected_suspend(now));
+        }
+        Ok(answer)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use hvsock_address::{SockAddrHv, VmId};
 use hvsock_sys::closed_sockets::Watch;
@@ -41,6 +42,10 @@ pub(crate) struct Listening {
     pub(crate) credentials: Option<Credentials>,
     /// How many connections may wait for the program.
     pub(crate) backlog: u32,
+    /// About how many connections from programs of the same supervisor wait for it.
+    pub(crate) unaccepted: u32,
+    /// When the last connection arrived, or the listener was opened.
+    pub(crate) last_arrival: Instant,
     /// Its number in the event set.
     pub(crate) number: u64,
     /// Whether it is in the event set.
