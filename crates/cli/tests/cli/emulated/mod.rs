@@ -8,4 +8,5 @@ mod programs;
 mod restricted;
 mod rights;
 mod scenarios;
+mod well_known;
 mod world;
