@@ -22,9 +22,45 @@ pub fn restricted(address: &Address, accepts_from: VmId, refusal: &Refusal) {
         return;
     };
     let mut text = format!("warning: {}\n", restriction(address, accepts_from, refusal));
-    if let (Refusal::Unregistered, Some(port)) = (refusal, address.service().port()) {
-        text += &format!("help: {}\n", help.replace("PORT", &port.to_string()));
-    }
+    text += &help_line(help, address, refusal);
     // The program goes on if nobody reads it.
     let _ = hvsock_sys::write(std::io::stderr().as_fd(), text.as_bytes());
+}
+
+/// The command that helps: the first of [`HELP_VARIABLE`] registers a port, the second one explains any other refusal.
+fn help_line(help: &str, address: &Address, refusal: &Refusal) -> String {
+    let (register, explain) = help.split_once('\n').unwrap_or((help, ""));
+    let service = address.service();
+    let command = match (refusal, service.port()) {
+        (Refusal::Unregistered, Some(port)) => register.replace("PORT", &port.to_string()),
+        (_, Some(port)) => explain.replace("SERVICE", &port.to_string()),
+        (_, None) => explain.replace("SERVICE", &service.to_string()),
+    };
+    match command.is_empty() {
+        true => String::new(),
+        false => format!("help: {command}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm};
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_registered_and_another_refusal_explained() {
+        let help = "register PORT\nwhy SERVICE";
+        let port = Address::Vsock(SockAddrVm::new(2, 99));
+        let service = ServiceId::from_guid_bytes([7; 16]);
+        let named = Address::HyperV(SockAddrHv::new(VmId::LOOPBACK, service));
+        let line = |address, refusal| help_line(help, address, &refusal);
+        assert_eq!(line(&port, Refusal::Unregistered), "help: register 99\n");
+        let explained = line(&port, Refusal::WildcardNotAllowed);
+        assert_eq!(explained, "help: why 99\n");
+        let explained = line(&named, Refusal::Unregistered);
+        assert_eq!(explained, format!("help: why {service}\n"));
+        let old = help_line("register PORT", &port, &Refusal::WildcardNotAllowed);
+        assert_eq!(old, "", "of an older command");
+    }
 }

@@ -38,8 +38,8 @@ pub fn narrower_target(
 /// has refused more.
 pub fn restriction(address: &Address, accepts_from: VmId, refusal: &Refusal) -> String {
     let who = match accepts_from {
-        VmId::CHILDREN => "only child partitions",
-        VmId::PARENT => "only the parent",
+        VmId::CHILDREN => "only child partitions, not this one,",
+        VmId::PARENT => "only the parent, not this partition,",
         _ => "nobody outside",
     };
     format!("{who} can connect to {}: {refusal}", place(address))
@@ -117,7 +117,13 @@ mod tests {
         let text = |vm| restriction(&address, vm, &Refusal::Unregistered);
         let why = "can connect to vsock port 5000: the service is not registered";
         assert_eq!(text(VmId::LOOPBACK), format!("nobody outside {why}"));
-        assert_eq!(text(VmId::CHILDREN), format!("only child partitions {why}"));
-        assert_eq!(text(VmId::PARENT), format!("only the parent {why}"));
+        assert_eq!(
+            text(VmId::CHILDREN),
+            format!("only child partitions, not this one, {why}")
+        );
+        assert_eq!(
+            text(VmId::PARENT),
+            format!("only the parent, not this partition, {why}")
+        );
     }
 }

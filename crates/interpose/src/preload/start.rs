@@ -11,8 +11,8 @@ use hvsock_sys::shared_memory;
 /// Names the file with the table of emulated sockets for the library.
 pub const TABLE_VARIABLE: &str = "HVSOCK_PRELOAD_TABLE";
 
-/// Has the help for a program that listens at a port which is not registered. `PORT` in it stands for the port.
-/// Without it the library says nothing about such a listener.
+/// Has two commands, one a line: the first registers a port, for which `PORT` stands in it, and the second explains why
+/// the registry permits no listener for a service, for which `SERVICE` stands. Without them the library says nothing about such a listener.
 pub const HELP_VARIABLE: &str = "HVSOCK_PRELOAD_HELP";
 
 /// The length of the table in bytes. Memory is taken as sockets are made.

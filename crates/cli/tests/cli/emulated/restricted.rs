@@ -39,7 +39,8 @@ fn without_the_wildcard_a_listener_is_for_the_children_and_says_so() {
     let file = world.dir().join(format!("services/{}.toml", id.trim()));
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("allow_wildcard_binds = false\n{text}")).unwrap();
-    let only_children = "warning: only child partitions can connect to vsock port 6100: ";
+    let only_children =
+        "warning: only child partitions, not this one, can connect to vsock port 6100: ";
     eventually("the registration is read", || {
         let done = python(&emulated, Way::Seccomp, &[], LISTEN);
         done.stderr.starts_with(only_children)
@@ -47,6 +48,11 @@ fn without_the_wildcard_a_listener_is_for_the_children_and_says_so() {
     for way in BOTH {
         let done = python(&emulated, way, &[], LISTEN);
         assert!(done.stderr.starts_with(only_children), "{way:?} {done:?}");
+        let help = match way {
+            Way::Seccomp => "\nhelp: set allow_wildcard_binds = true in services/",
+            Way::Preload => " why --listen any 6100\n",
+        };
+        assert!(done.stderr.contains(help), "{way:?} {done:?}");
         let reset = libc_errno::ECONNRESET;
         assert_eq!(done.ok(), format!("{reset}\n"), "{way:?}");
         let done = python(&emulated, way, &["-q"], LISTEN);

@@ -22,8 +22,12 @@ use crate::failure::Failure;
 /// The variable of the dynamic loader with the libraries to load first.
 const LD_PRELOAD: &str = "LD_PRELOAD";
 
-/// What the library says to the user of a program that listens at an unregistered port.
-const REGISTER: &str = "hvsock service register NAME --port PORT";
+/// What the library says to the user of a program that listens at an unregistered port, and at one of another service that
+/// not all partitions reach.
+const HELP: [&str; 2] = [
+    "hvsock service register NAME --port PORT",
+    "hvsock why --listen any SERVICE",
+];
 
 /// What helps with a 32-bit program.
 const NARROW: &str = "run a 64-bit build of the program";
@@ -113,7 +117,8 @@ pub fn run(
     let preload = Preload::new(library).context("cannot preload the library")?;
     preload.apply(&mut command, std::env::var_os(LD_PRELOAD));
     if !setting.context.quiet {
-        command.env(HELP_VARIABLE, REGISTER);
+        let help = HELP.map(|help| setting.context.command(help));
+        command.env(HELP_VARIABLE, help.join("\n"));
     }
     if names.are_there() {
         let registrar = Registrar::new().context("cannot offer to register services")?;
