@@ -23,7 +23,7 @@ const fn notify(syscall: i64, args: &[ArgEq]) -> Rule<'_> {
 }
 
 /// The rules of all programs.
-pub(crate) const RULES: [Rule<'static>; 19] = [
+pub(crate) const RULES: [Rule<'static>; 20] = [
     notify(libc::SYS_socket, &[arg(0, Family::Vsock.number() as u32)]),
     notify(libc::SYS_socket, &[arg(0, Family::HyperV.number() as u32)]),
     notify(libc::SYS_ioctl, &[arg(1, IOCTL_GET_LOCAL_CID)]),
@@ -37,6 +37,7 @@ pub(crate) const RULES: [Rule<'static>; 19] = [
         libc::SYS_getsockopt,
         &[arg(1, Family::Vsock.option_level().cast_unsigned())],
     ),
+    notify(libc::SYS_getsockopt, &option(HV_PROTOCOL_RAW, 1)),
     notify(
         libc::SYS_getsockopt,
         &option(libc::SOL_SOCKET, libc::SO_DOMAIN),
