@@ -89,7 +89,7 @@ mod waiters;
 mod zero_copy;
 
 pub use arena::{
-    Accepted, ArenaClient, ArenaLimits, ArenaMonitor, ArenaParts, ArenaServer, Grant, OpenError,
+    ARENA_MONITOR_SNAPSHOT_VERSION, Accepted, ArenaClient, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer, Grant, OpenError,
     Opened, ResetCause, SlotId, SlotView, TellBroker, Totals,
 };
 pub use create::{Doorbells, Parts};
@@ -112,6 +112,7 @@ const _: () = {
     const fn assert_sync<T: Sync>() {}
     assert_send_sync::<ArenaClient>();
     assert_send_sync::<ArenaMonitor>();
+    assert_send_sync::<ArenaMonitorSnapshot>();
     assert_send_sync::<ArenaServer>();
     assert_send_sync::<Doorbells>();
     assert_send_sync::<Bytes<'_>>();

@@ -1,5 +1,5 @@
-//! Snapshots: a [`Monitor`] as a value that another process, of this release or another, makes it again
-//! from.
+//! Snapshots: a [`Monitor`] or an [`ArenaMonitor`](crate::ArenaMonitor) as a value that another process, of this
+//! release or another, makes it again from.
 //!
 //! For a live upgrade the old broker sends its snapshots and the memory's descriptors to the new one. For
 //! crash recovery a broker stores them and the next one reads them. The ends need no snapshot: they run
@@ -15,7 +15,7 @@
 //! # Reading it
 //!
 //! Every combination of values is a state that a monitor may have, and its size is fixed: there are no
-//! limits to exceed.
+//! limits to exceed. An arena's has at most one entry per slot.
 //!
 //! # Compatibility
 //!
@@ -44,7 +44,7 @@ pub const MONITOR_SNAPSHOT_VERSION: u32 = 1;
 /// A [`Monitor`] without its mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorSnapshot {
-    #[serde(deserialize_with = "read_version")]
+    #[serde(deserialize_with = "read_version::<_, MONITOR_SNAPSHOT_VERSION>")]
     version: u32,
     first: EndState,
     second: EndState,
@@ -80,6 +80,12 @@ pub enum SnapshotError {
     /// The memory cannot be mapped, or is not that of a connection.
     #[error("cannot map the connection's memory: {0}")]
     Memory(io::Error),
+    /// No sequence of operations leads to the snapshot.
+    #[error("the snapshot is inconsistent: {what}")]
+    Inconsistent {
+        /// The condition that is not met.
+        what: &'static str,
+    },
 }
 
 impl From<io::Error> for SnapshotError {
@@ -127,7 +133,7 @@ impl Monitor {
             reset,
             suspended,
         } = snapshot;
-        check_version(version)?;
+        check_version(version, MONITOR_SNAPSHOT_VERSION)?;
         let ends = [&first, &second];
         let state = MonitorState {
             written: ends.map(|end| end.written),
@@ -140,8 +146,7 @@ impl Monitor {
     }
 }
 
-fn check_version(found: u32) -> Result<(), SnapshotError> {
-    let supported = MONITOR_SNAPSHOT_VERSION;
+pub(crate) fn check_version(found: u32, supported: u32) -> Result<(), SnapshotError> {
     match found == supported {
         true => Ok(()),
         false => Err(SnapshotError::UnsupportedVersion { found, supported }),
@@ -150,8 +155,10 @@ fn check_version(found: u32) -> Result<(), SnapshotError> {
 
 /// Reads the version of a snapshot. It is the first field, so one of another format gets this error
 /// and not one about its fields.
-fn read_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(crate) fn read_version<'de, D: Deserializer<'de>, const SUPPORTED: u32>(
+    deserializer: D,
+) -> Result<u32, D::Error> {
     let found = u32::deserialize(deserializer)?;
-    check_version(found).map_err(de::Error::custom)?;
+    check_version(found, SUPPORTED).map_err(de::Error::custom)?;
     Ok(found)
 }

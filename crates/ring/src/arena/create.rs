@@ -30,7 +30,7 @@ pub struct ArenaParts {
 
 impl ArenaParts {
     /// Creates an arena of which `granted` slots may be used, and in which at most `backlog` connections
-    /// wait to be accepted: six descriptors. The kernel allocates no page of a slot until it is used.
+    /// wait to be accepted: six descriptors, and two of the monitor. The kernel allocates no page of a slot until it is used.
     ///
     /// # Errors
     ///
@@ -40,7 +40,7 @@ impl ArenaParts {
         limits.check()?;
         let memory = shared_memory::create(limits.len())?;
         let (grant, writer) = GrantWriter::create(limits, granted, backlog)?;
-        let monitor = ArenaMonitor::new(&memory, writer)?;
+        let monitor = ArenaMonitor::new(memory.try_clone()?, grant.try_clone()?, writer)?;
         let (client_own, server_peer) = doorbell::pair()?;
         let (server_own, client_peer) = doorbell::pair()?;
         Ok(Self {

@@ -45,9 +45,32 @@ impl Grant {
     }
 }
 
-/// The page in the broker.
+/// The page in the broker that has created it.
 #[derive(Debug)]
 pub(crate) struct GrantWriter(Mapping);
+
+/// What a page says while an arena is not handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) grant: Grant,
+    left: u64,
+}
+
+impl Terms {
+    /// As [`GrantWriter::set_left`].
+    pub(crate) fn set_left(&mut self, published: u64) {
+        if self.left == u64::MAX {
+            self.left = published;
+        }
+    }
+
+    /// As [`GrantWriter::withdraw_left`].
+    pub(crate) fn withdraw_left(&mut self) {
+        if self.left != u64::MAX {
+            self.left = 0;
+        }
+    }
+}
 
 impl GrantWriter {
     /// Creates the page, and a descriptor by which it can be read.
@@ -94,6 +117,25 @@ impl GrantWriter {
         let words = self.words();
         let granted = granted.min(words.slots.load(Ordering::Relaxed));
         words.granted.fetch_max(granted, Ordering::Release);
+    }
+
+    /// Revokes, but lets the server accept the connections of the queue: `published` ever. Returns what the page
+    /// said before.
+    pub(crate) fn revoke_after(&self, published: impl FnOnce() -> u64) -> Terms {
+        let left = self.words().left.load(Ordering::Relaxed);
+        let grant = self.grant();
+        self.set(Grant::Revoked);
+        if grant != Grant::Revoked {
+            // After the fence: a client that has published later gives up.
+            self.set_left(published());
+        }
+        Terms { grant, left }
+    }
+
+    /// Makes the page say again what it said before [`revoke_after`](Self::revoke_after).
+    pub(crate) fn restore(&self, terms: Terms) {
+        self.words().left.store(terms.left, Ordering::Release);
+        self.set(terms.grant);
     }
 
     /// Stores how many connections the client has left in the queue, once.

@@ -93,7 +93,7 @@
 //! 3. Store `accepted`. **Full fence.** If the grant is revoked, or the broker has reset the connection (reset
 //!    bit without a cause), discard it: set the reset bit, wake the client's end, store `done`. Go to 1. But
 //!    with a revoked grant accept it if fewer than *left* were taken before it, and fewer than 1024 since
-//!    *left* was first seen.
+//!    *left* was first seen after the last connection that the grant allowed.
 //! 4. As step 6 above.
 //!
 //! To wait for a connection, store 1 in `accept_request`; **full fence**; check the queue once more.
@@ -127,6 +127,13 @@
 //! When the client finds both ends closed it stores 0 in `life`. Slots from number 32 on then give the pages of
 //! their rings back (`MADV_REMOVE`), if bytes were moved.
 //!
+//! # Another broker
+//!
+//! A broker that takes over from another one can map the memory, and the grant page for reading only: no second
+//! process may map that for writing. So the first broker revokes the grant before, with *left* as for a client whose
+//! process is gone. What is open stays, what is in the queue is accepted, and a client connects by the broker, which
+//! makes another arena. If the first broker stays after all, it grants again.
+//!
 //! # Trust
 //!
 //! Either process may write any value anywhere in the memory at any time. Each end keeps its own counters,
@@ -159,6 +166,7 @@ mod reset;
 mod server;
 mod slot;
 mod slot_id;
+mod snapshot;
 mod table;
 mod wakeups;
 mod words;
@@ -172,6 +180,7 @@ pub use process::TellBroker;
 pub use reset::ResetCause;
 pub use server::{Accepted, ArenaServer};
 pub use slot_id::SlotId;
+pub use snapshot::{ARENA_MONITOR_SNAPSHOT_VERSION, ArenaMonitorSnapshot};
 
 pub(crate) use crate::Violation;
 

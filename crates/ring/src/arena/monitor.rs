@@ -1,13 +1,13 @@
 //! The broker's access to an arena: which connections there are, and orders to them.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use hvsock_sys::shared_memory::Mapping;
 use hvsock_sys::sync::lock;
 
-use super::grant::{Grant, GrantWriter};
+use super::grant::{Grant, GrantReader, GrantWriter, Terms};
 use super::wakeups::wake_end_without_doorbell;
 use super::words::{ArenaWords, ClientEntry, SLOTS, ServerEntry, SlotWords};
 use super::{ResetCause, SlotId, changes, reset, table};
@@ -24,27 +24,40 @@ use crate::{RingSide, copy};
 #[derive(Debug)]
 pub struct ArenaMonitor {
     mapping: Mapping,
-    grant: GrantWriter,
+    page: Page,
+    memory: OwnedFd,
+    grant_memory: OwnedFd,
     state: Mutex<State>,
 }
 
+/// The grant page.
+#[derive(Debug)]
+enum Page {
+    Own(GrantWriter),
+    /// That of a broker before this one, which has revoked the grant.
+    Inherited(GrantReader),
+}
+
 #[derive(Debug, Default)]
-struct State {
-    claims: Vec<Claims>,
-    totals: Totals,
+pub(super) struct State {
+    /// By the number of the slot.
+    pub(super) claims: Vec<Claims>,
+    pub(super) totals: Totals,
     /// The sides whose process is gone.
-    gone: [bool; 2],
+    pub(super) gone: [bool; 2],
     /// The counters of changes before the last scan.
-    changes: [u64; 4],
+    pub(super) changes: [u64; 4],
+    /// What the grant page says again if the arena stays with this broker.
+    pub(super) terms: Option<Terms>,
 }
 
 /// What the pair has claimed of the last connection in a slot.
 #[derive(Clone, Copy, Debug, Default)]
-struct Claims {
-    seq: u32,
-    accepted: bool,
-    written: [u64; 2],
-    ended: [bool; 2],
+pub(super) struct Claims {
+    pub(super) seq: u32,
+    pub(super) accepted: bool,
+    pub(super) written: [u64; 2],
+    pub(super) ended: [bool; 2],
 }
 
 /// A connection, as the pair claims.
@@ -79,12 +92,73 @@ pub struct Totals {
 }
 
 impl ArenaMonitor {
-    pub(crate) fn new(memory: impl AsFd, grant: GrantWriter) -> io::Result<Self> {
+    /// That of an arena that this broker creates, with descriptors of its memory and of its grant page.
+    pub(crate) fn new(
+        memory: OwnedFd,
+        grant_memory: OwnedFd,
+        grant: GrantWriter,
+    ) -> io::Result<Self> {
         Ok(Self {
-            mapping: Mapping::new(memory, size_of::<ArenaWords>())?,
-            grant,
+            mapping: Mapping::new(&memory, size_of::<ArenaWords>())?,
+            page: Page::Own(grant),
+            memory,
+            grant_memory,
             state: Mutex::default(),
         })
+    }
+
+    /// That of an arena which another broker has handed over.
+    pub(super) fn inherited(
+        memory: OwnedFd,
+        grant_memory: OwnedFd,
+        state: State,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            mapping: Mapping::new(&memory, size_of::<ArenaWords>())?,
+            page: Page::Inherited(GrantReader::open(&grant_memory)?),
+            memory,
+            grant_memory,
+            state: Mutex::new(state),
+        })
+    }
+
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// The arena's memory.
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+
+    /// The memory of the grant page.
+    pub fn grant_memory(&self) -> BorrowedFd<'_> {
+        self.grant_memory.as_fd()
+    }
+
+    /// Prepares the arena for a broker that takes it over and cannot write the grant page: revokes the grant, so
+    /// that the next connect asks the broker, which then makes another arena. What is open stays, and the server
+    /// accepts what is in the queue. Until [`keep`](Self::keep) changes of the grant are only recorded.
+    pub fn prepare_handover(&self) {
+        let mut state = lock(&self.state);
+        if let (Page::Own(page), None) = (&self.page, state.terms) {
+            let published = &self.words().queue.published.0;
+            state.terms = Some(page.revoke_after(|| published.load(Ordering::Acquire)));
+        }
+    }
+
+    /// Undoes [`prepare_handover`](Self::prepare_handover): the arena stays with this broker.
+    pub fn keep(&self) {
+        let mut state = lock(&self.state);
+        if let (Page::Own(page), Some(terms)) = (&self.page, state.terms.take()) {
+            page.restore(terms);
+        }
+    }
+
+    /// Whether this broker can grant anything. It cannot in an arena that it has taken over: then the grant is
+    /// revoked for good.
+    pub fn can_grant(&self) -> bool {
+        matches!(self.page, Page::Own(_))
     }
 
     fn words(&self) -> &ArenaWords {
@@ -202,36 +276,65 @@ impl ArenaMonitor {
 
     /// What is granted.
     pub fn grant(&self) -> Grant {
-        self.grant.grant()
+        match &self.page {
+            Page::Own(page) => lock(&self.state).terms.map_or(page.grant(), |it| it.grant),
+            // Whatever a damaged page says: nothing more is granted in it.
+            Page::Inherited(_) => Grant::Revoked,
+        }
     }
 
     /// Grants or revokes. After this returned, no connection is opened or accepted that
-    /// [`scan`](Self::scan) does not show, unless both processes violate the protocol.
+    /// [`scan`](Self::scan) does not show, unless both processes violate the protocol. Changes nothing if
+    /// this broker [cannot grant](Self::can_grant).
     pub fn set_grant(&self, grant: Grant) {
-        self.grant.set(grant);
+        let Page::Own(page) = &self.page else {
+            return;
+        };
+        let mut state = lock(&self.state);
+        match &mut state.terms {
+            Some(terms) => terms.grant = grant,
+            None => page.set(grant),
+        }
     }
 
     /// Lets the server accept nothing more that the client has left in the queue, after the grant is revoked
     /// for another reason than the end of the client's process.
     pub fn withdraw_left(&self) {
-        // Orders this with the end of the client's process: one of both finds what the other has stored.
-        let _state = lock(&self.state);
-        self.grant.withdraw_left();
+        match &self.page {
+            Page::Own(page) => {
+                // Orders this with the end of the client's process: one of both finds what the other has stored.
+                let mut state = lock(&self.state);
+                if let Some(terms) = &mut state.terms {
+                    terms.withdraw_left();
+                }
+                page.withdraw_left();
+            }
+            // A server discards what the broker has reset.
+            Page::Inherited(_) => self.reset_unaccepted(ResetCause::Control),
+        }
     }
 
     /// The number of granted slots.
     pub fn granted(&self) -> u32 {
-        self.grant.granted().min(SLOTS as u32)
+        let granted = match &self.page {
+            Page::Own(page) => page.granted(),
+            Page::Inherited(page) => page.granted(),
+        };
+        granted.min(SLOTS as u32)
     }
 
     /// Grants more slots, up to the arena's limit. A smaller number changes nothing.
     pub fn set_granted_slots(&self, granted: u32) {
-        self.grant.raise_granted(granted);
+        if let Page::Own(page) = &self.page {
+            page.raise_granted(granted);
+        }
     }
 
     /// Sets how many connections may wait to be accepted.
     pub fn set_backlog(&self, backlog: u32) {
-        self.grant.set_backlog(backlog);
+        if let Page::Own(page) = &self.page {
+            page.set_backlog(backlog);
+        }
     }
 
     /// Resets a connection: both ends can read the bytes written so far, then get an error.
@@ -276,10 +379,16 @@ impl ArenaMonitor {
     /// revoked before.
     pub fn close_end(&self, side: RingSide) {
         let mut state = lock(&self.state);
-        if side == RingSide::First {
+        if side == RingSide::First
+            && let Page::Own(page) = &self.page
+        {
             let published = self.words().queue.published.0.load(Ordering::Acquire);
-            let is_revoked = self.grant.grant() == Grant::Revoked;
-            self.grant.set_left(if is_revoked { 0 } else { published });
+            let grant = state.terms.map_or(page.grant(), |terms| terms.grant);
+            let left = if grant == Grant::Revoked { 0 } else { published };
+            if let Some(terms) = &mut state.terms {
+                terms.set_left(left);
+            }
+            page.set_left(left);
         }
         state.gone[side.index()] = true;
         drop(state);

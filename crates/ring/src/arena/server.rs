@@ -197,6 +197,10 @@ impl Server {
             }
             let entry = &words.accepted.0[slot];
             let is_allowed = table::accept(entry, id.seq, state, grant.words());
+            if is_allowed {
+                // The broker may have revoked the grant, and then have granted again.
+                slots.left_until = None;
+            }
             // After the end of its client an arena is revoked, and this was connected before.
             if is_allowed
                 || slots.is_left(grant.left())

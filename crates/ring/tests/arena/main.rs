@@ -1,6 +1,7 @@
 //! Connections of a pair in an arena.
 
 mod connections;
+mod handover;
 mod hostile;
 mod model;
 mod pair;

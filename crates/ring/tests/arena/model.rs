@@ -28,6 +28,10 @@ enum Op {
     GrantSlots(u32),
     SetBacklog(u32),
     Scan,
+    PrepareHandover,
+    Keep,
+    /// Another broker takes over.
+    TakeOver,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -54,6 +58,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (1..9u32).prop_map(Op::GrantSlots),
         1 => (1..9u32).prop_map(Op::SetBacklog),
         6 => Just(Op::Scan),
+        2 => Just(Op::PrepareHandover),
+        4 => Just(Op::Keep),
+        1 => Just(Op::TakeOver),
     ]
 }
 
@@ -63,6 +70,8 @@ struct Connection {
     ends: [Option<RingEnd>; 2],
     /// The server has taken it from the queue.
     taken: bool,
+    /// It may do so even though the grant is revoked, since a broker has handed over.
+    left: bool,
     /// Bytes that each side has written, and those of them that the other one has not read.
     written: [u64; 2],
     sent: [VecDeque<u8>; 2],
@@ -149,6 +158,8 @@ struct Reference {
     pair: Pair,
     connections: Vec<Connection>,
     grant: Grant,
+    is_prepared: bool,
+    is_inherited: bool,
     granted: u32,
     backlog: u32,
     opened: u64,
@@ -210,22 +221,61 @@ impl Reference {
             }
             Op::SetGrant(grant) => {
                 self.pair.monitor.set_grant(grant);
-                self.grant = grant;
+                if !self.is_inherited {
+                    self.grant = grant;
+                }
+                assert_eq!(self.pair.monitor.grant(), self.grant);
             }
             Op::GrantSlots(slots) => {
                 self.pair.monitor.set_granted_slots(slots);
-                self.granted = self.granted.max(slots.min(6));
+                if !self.is_inherited {
+                    self.granted = self.granted.max(slots.min(6));
+                }
             }
             Op::SetBacklog(backlog) => {
                 self.pair.monitor.set_backlog(backlog);
-                self.backlog = backlog;
+                if !self.is_inherited {
+                    self.backlog = backlog;
+                }
             }
             Op::Scan => self.scan(),
+            Op::PrepareHandover => self.prepare_handover(),
+            Op::Keep => {
+                self.pair.monitor.keep();
+                if std::mem::take(&mut self.is_prepared) {
+                    self.connections.iter_mut().for_each(|it| it.left = false);
+                }
+            }
+            Op::TakeOver => {
+                self.prepare_handover();
+                self.pair.take_over();
+                (self.is_prepared, self.is_inherited) = (false, true);
+                self.grant = Grant::Revoked;
+            }
         }
         for it in self.connections.extract_if(.., |it| it.is_over()) {
             for side in [0, 1] {
                 self.closed_bytes[side] += it.written[side];
             }
+        }
+    }
+
+    fn prepare_handover(&mut self) {
+        self.pair.monitor.prepare_handover();
+        if !self.is_inherited && !self.is_prepared {
+            self.is_prepared = true;
+            let is_left = self.grant != Grant::Revoked;
+            for it in self.connections.iter_mut().filter(|it| !it.taken) {
+                it.left = is_left;
+            }
+        }
+    }
+
+    /// What the pair reads.
+    fn page(&self) -> Grant {
+        match self.is_prepared {
+            true => Grant::Revoked,
+            false => self.grant,
         }
     }
 
@@ -246,7 +296,7 @@ impl Reference {
     }
 
     fn connect(&mut self) {
-        let expected = match self.grant {
+        let expected = match self.page() {
             Grant::Suspended => Some(OpenError::Suspended),
             Grant::Revoked => Some(OpenError::Revoked),
             Grant::Granted if self.pending() >= self.backlog as usize => {
@@ -269,6 +319,7 @@ impl Reference {
                     id,
                     ends: [Some(opened.end), None],
                     taken: false,
+                    left: false,
                     written: [0; 2],
                     sent: Default::default(),
                     ended: [false; 2],
@@ -282,7 +333,8 @@ impl Reference {
 
     fn accept(&mut self) {
         let accepted = self.pair.server.accept().unwrap();
-        if self.grant == Grant::Suspended {
+        let grant = self.page();
+        if grant == Grant::Suspended {
             assert!(accepted.is_none());
             return;
         }
@@ -290,7 +342,7 @@ impl Reference {
         for it in self.connections.iter_mut().filter(|it| !it.taken) {
             it.taken = true;
             let by_broker = it.reset == Some(ResetCause::Control);
-            if by_broker || self.grant == Grant::Revoked {
+            if by_broker || grant == Grant::Revoked && !it.left {
                 // The server has discarded it.
                 it.reset(ResetCause::Control);
                 it.dropped[1] = true;
@@ -345,6 +397,8 @@ proptest! {
             pair: pair_at(6, 4, 4, start),
             connections: Vec::new(),
             grant: Grant::Granted,
+            is_prepared: false,
+            is_inherited: false,
             granted: 4,
             backlog: 4,
             opened: start,

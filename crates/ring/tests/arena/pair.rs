@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hvsock_ring::{
-    ArenaClient, ArenaLimits, ArenaMonitor, ArenaParts, ArenaServer, Opened, RingEnd, RingSize,
+    ArenaClient, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer, Opened, RingEnd, RingSize,
     SlotId,
 };
 
@@ -53,6 +53,17 @@ pub fn pair_at(slots: u32, granted: u32, backlog: u32, start: u64) -> Pair {
 }
 
 impl Pair {
+    /// Replaces the monitor by that of another broker, made from its snapshot.
+    pub fn take_over(&mut self) {
+        let text = serde_json::to_vec(&self.monitor.snapshot()).unwrap();
+        let snapshot: ArenaMonitorSnapshot = serde_json::from_slice(&text).unwrap();
+        let memory = self.monitor.memory().try_clone_to_owned().unwrap();
+        let grant = self.monitor.grant_memory().try_clone_to_owned().unwrap();
+        let restored = ArenaMonitor::restore(snapshot.clone(), memory, grant).unwrap();
+        assert_eq!(restored.snapshot(), snapshot);
+        self.monitor = restored;
+    }
+
     /// Opens and accepts a connection.
     pub fn connect(&self) -> (RingEnd, RingEnd, SlotId) {
         let Opened { end, id, .. } = self.client.connect().unwrap();
