@@ -1,6 +1,8 @@
 //! The reading side of one direction: how many bytes are readable, and when to wake the writer.
 //! [`producer`](crate::producer) explains the order of stores, fences and loads.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Violation;
 use crate::layout::{Direction, RESET};
 use crate::memory::Place;
@@ -23,7 +25,58 @@ pub(crate) struct Consumer {
     armed: bool,
 }
 
+/// A [`Consumer`] as a value. Counts are modulo 2^64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ConsumerState {
+    window: u64,
+    tail: u64,
+    head: u64,
+    limit: Option<u64>,
+    armed: bool,
+}
+
 impl Consumer {
+    pub(crate) fn state(&self) -> ConsumerState {
+        let Self {
+            capacity: _,
+            window,
+            tail,
+            head,
+            limit,
+            armed,
+        } = *self;
+        ConsumerState {
+            window,
+            tail,
+            head,
+            limit,
+            armed,
+        }
+    }
+
+    /// The side with this state; `None` if no side with this capacity has it.
+    pub(crate) fn resume(state: ConsumerState, capacity: u64) -> Option<Self> {
+        let ConsumerState {
+            window,
+            tail,
+            head,
+            limit,
+            armed,
+        } = state;
+        let is_valid = window.is_power_of_two()
+            && window <= capacity
+            && head.wrapping_sub(tail) <= window
+            && limit.is_none_or(|limit| limit == head);
+        is_valid.then_some(Self {
+            capacity,
+            window,
+            tail,
+            head,
+            limit,
+            armed,
+        })
+    }
+
     /// A side whose counters begin at `start`, as the writer's must.
     pub(crate) fn new(capacity: u64, start: u64) -> Self {
         Self {

@@ -1,10 +1,14 @@
 //! One end of a connection: non-blocking reads and writes. [`wait`](crate::wait) adds blocking.
 
+mod snapshot;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
+
+pub use snapshot::{RING_END_SNAPSHOT_VERSION, RingEndSnapshot};
 
 use hvsock_sys::processor;
 use hvsock_sys::sync::lock;
@@ -52,6 +56,8 @@ pub struct RingEnd {
     /// This end has reset the connection or seen the reset.
     is_reset: AtomicBool,
     violation: OnceLock<Violation>,
+    /// A copy of an end that may go on: dropping it does nothing.
+    is_dormant: AtomicBool,
     pub(crate) spins: [Spin; 2],
     pub(crate) counters: Counters,
 }
@@ -143,6 +149,7 @@ impl RingEnd {
             has_published: AtomicBool::new(false),
             is_reset: AtomicBool::new(false),
             violation: OnceLock::new(),
+            is_dormant: AtomicBool::new(false),
             spins: [Spin::new(), Spin::new()],
             counters: Counters::default(),
         }
@@ -231,6 +238,17 @@ impl RingEnd {
         match &self.link {
             Link::Pipes(pipes) => pipes.doorbells.own.as_fd(),
             Link::Slot(slot) => slot.doorbell(),
+        }
+    }
+
+    /// The doorbells, for another process that goes on with this end: this end's, and the peer's. `None` in an arena.
+    pub fn doorbells(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        match &self.link {
+            Link::Pipes(pipes) => {
+                let doorbells = &pipes.doorbells;
+                Some([doorbells.own.as_fd(), doorbells.peer.as_fd()])
+            }
+            Link::Slot(_) => None,
         }
     }
 
@@ -718,6 +736,9 @@ impl RingEnd {
 
 impl Drop for RingEnd {
     fn drop(&mut self) {
+        if *self.is_dormant.get_mut() {
+            return;
+        }
         match &self.link {
             Link::Pipes(_) => self.close(READER_GONE),
             Link::Slot(_) => self.leave_slot(),

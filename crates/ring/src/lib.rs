@@ -89,11 +89,12 @@ mod waiters;
 mod zero_copy;
 
 pub use arena::{
-    ARENA_MONITOR_SNAPSHOT_VERSION, Accepted, ArenaClient, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer, Grant, OpenError,
-    Opened, ResetCause, SlotId, SlotView, TellBroker, Totals,
+    ARENA_MONITOR_SNAPSHOT_VERSION, Accepted, ArenaClient, ArenaLimits, ArenaMonitor,
+    ArenaMonitorSnapshot, ArenaParts, ArenaServer, Grant, OpenError, Opened, ResetCause, SlotId,
+    SlotView, TellBroker, Totals,
 };
 pub use create::{Doorbells, Parts};
-pub use end::{RingEnd, pair};
+pub use end::{RING_END_SNAPSHOT_VERSION, RingEnd, RingEndSnapshot, pair};
 pub use error::RingError;
 pub use hvsock_sys::shared_memory::SharedBytes as Bytes;
 pub use monitor::Monitor;

@@ -6,6 +6,8 @@
 //! barrier see the stores before the first. So either the parking side sees the counter, or the
 //! publishing side sees the request, and no wakeup is lost. `loom_tests` checks both orders.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Violation;
 use crate::layout::{Direction, READER_GONE, RESET};
 use crate::memory::Place;
@@ -29,7 +31,61 @@ pub(crate) struct Producer {
     armed: bool,
 }
 
+/// A [`Producer`] as a value. Counts are modulo 2^64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProducerState {
+    window: u64,
+    next_window: u64,
+    head: u64,
+    tail: u64,
+    ended: bool,
+    armed: bool,
+}
+
 impl Producer {
+    pub(crate) fn state(&self) -> ProducerState {
+        let Self {
+            capacity: _,
+            window,
+            next_window,
+            head,
+            tail,
+            ended,
+            armed,
+        } = *self;
+        ProducerState {
+            window,
+            next_window,
+            head,
+            tail,
+            ended,
+            armed,
+        }
+    }
+
+    /// The side with this state; `None` if no side with this capacity has it.
+    pub(crate) fn resume(state: ProducerState, capacity: u64) -> Option<Self> {
+        let ProducerState {
+            window,
+            next_window,
+            head,
+            tail,
+            ended,
+            armed,
+        } = state;
+        let is_part = |window: u64| window.is_power_of_two() && window <= capacity;
+        let is_valid = is_part(window) && is_part(next_window) && head.wrapping_sub(tail) <= window;
+        is_valid.then_some(Self {
+            capacity,
+            window,
+            next_window,
+            head,
+            tail,
+            ended,
+            armed,
+        })
+    }
+
     /// A side whose counters begin at `start`, as the reader's must.
     pub(crate) fn new(capacity: u64, start: u64) -> Self {
         Self {

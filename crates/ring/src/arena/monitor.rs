@@ -384,7 +384,11 @@ impl ArenaMonitor {
         {
             let published = self.words().queue.published.0.load(Ordering::Acquire);
             let grant = state.terms.map_or(page.grant(), |terms| terms.grant);
-            let left = if grant == Grant::Revoked { 0 } else { published };
+            let left = if grant == Grant::Revoked {
+                0
+            } else {
+                published
+            };
             if let Some(terms) = &mut state.terms {
                 terms.set_left(left);
             }

@@ -1,8 +1,8 @@
 //! Arenas that one broker hands over to another.
 
 use hvsock_ring::{
-    ARENA_MONITOR_SNAPSHOT_VERSION, ArenaMonitor, ArenaMonitorSnapshot, Grant, OpenError, RingError,
-    RingSide, SnapshotError,
+    ARENA_MONITOR_SNAPSHOT_VERSION, ArenaMonitor, ArenaMonitorSnapshot, Grant, OpenError,
+    RingError, RingSide, SnapshotError,
 };
 use hvsock_testkit::json_edits::Edit;
 use proptest::collection::vec;
@@ -68,7 +68,10 @@ fn what_happens_to_the_grant_while_a_handover_is_prepared_holds_afterwards() {
     suspended.monitor.prepare_handover();
     suspended.monitor.set_grant(Grant::Suspended);
     suspended.monitor.keep();
-    assert_eq!(suspended.client.connect().unwrap_err(), OpenError::Suspended);
+    assert_eq!(
+        suspended.client.connect().unwrap_err(),
+        OpenError::Suspended
+    );
 
     // The client's process ends meanwhile: what it has connected before is accepted.
     let gone = pair(4, 4, 4);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use hvsock_ring::{
-    ArenaClient, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer, Opened, RingEnd, RingSize,
-    SlotId,
+    ArenaClient, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer, Opened,
+    RingEnd, RingSize, SlotId,
 };
 
 /// Both ends of an arena, and the broker's access.

@@ -110,6 +110,12 @@ impl Signal {
     }
 }
 
+impl AsFd for Signal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 /// Creates a descriptor that is readable when one of `fds` is (epoll).
 ///
 /// # Errors

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod closed_sockets;
 pub mod container_mount;
 pub mod container_user;
+pub mod descriptor;
 pub mod doorbell;
 pub mod errno;
 pub mod event;
