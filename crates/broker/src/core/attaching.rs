@@ -41,6 +41,10 @@ pub(super) struct Ends {
 }
 
 /// The other end of a connection whose process has its own socket.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each attached connect, while it waits"
+)]
 pub(super) enum AttachedPeer {
     /// A process.
     Process { part: BrokerPart, raw_fd: bool },

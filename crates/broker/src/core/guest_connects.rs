@@ -31,9 +31,9 @@ use crate::pump::{Adopted, Connection, RelayEnd};
 /// The longest and the default timeout for a guest to accept.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The broker's descriptors of a connection with a guest, at most: two doorbells or a socket, the
+/// The broker's descriptors of a connection with a guest, at most: two doorbells and their memory or a socket, the
 /// guest's socket if its link hands it out, and the control connection of an accepting process.
-pub(super) const GUEST_END: u64 = 3;
+pub(super) const GUEST_END: u64 = 4;
 /// The descriptors that a connecting process gets, at most, which the broker has until the guest
 /// accepts.
 const PROCESS_PART: u64 = 3;

@@ -37,8 +37,10 @@ pub(super) fn make_ends(
             };
             let end = RingEnd::open(process.other(), &memory, own);
             let end = end.map_err(|error| mmap_limit(&error))?;
+            let kept = memory.try_clone();
+            let kept = kept.map_err(|error| descriptor_limit(&error))?;
             let part = ProcessPart::Ring { memory, doorbells };
-            Ok((part, Peer::ring(end), size.bytes()))
+            Ok((part, Peer::ring(end, kept), size.bytes()))
         }
         // A guest has no end of a socket pair.
         ChosenTransport::Descriptor | ChosenTransport::Direct | ChosenTransport::Attached => {

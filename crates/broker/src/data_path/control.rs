@@ -1,5 +1,7 @@
 //! The control connection between the broker and one process of a connection.
 
+pub(crate) mod snapshot;
+
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

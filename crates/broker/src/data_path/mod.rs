@@ -12,6 +12,7 @@ mod process_socket;
 mod report;
 
 pub use control::ControlConnection;
+pub(crate) use control::snapshot::ControlSnapshot;
 pub(crate) use control::{peer_died, protocol_violation, unread_data};
 pub(crate) use counters::ByteCounters;
 pub(crate) use process_socket::{ProcessSocket, UnreadSockets, WeakProcessSocket};

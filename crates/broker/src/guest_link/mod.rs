@@ -108,7 +108,7 @@ mod arena_slot;
 mod capabilities;
 mod event;
 mod outcome;
-mod peer;
+pub(crate) mod peer;
 pub(crate) mod pipe;
 mod values;
 

@@ -4,6 +4,8 @@
 //! has sent and the other has not read. The writer's credit bounds the buffer. SEQPACKET message ends
 //! are queued beside the bytes. The links wake each other by [`WakePeer`].
 
+pub(crate) mod snapshot;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};

@@ -166,6 +166,14 @@ impl LinkCounters {
         }
     }
 
+    /// The guest's end of the connection.
+    pub(crate) fn guest(&self) -> ConnectionEnd {
+        match self.from_guest {
+            0 => ConnectionEnd::Client,
+            _ => ConnectionEnd::Server,
+        }
+    }
+
     /// The counters, which the core reads.
     pub(crate) fn shared(self) -> Arc<ByteCounters> {
         self.counters

@@ -4,6 +4,8 @@
 //! at most [`MAX_BATCH`] duplicates exist at once, however many objects a broker has. [`Imports`] has them on the
 //! side of the successor, each for one taker. The indexes between are numbers in JSON.
 
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -60,6 +62,8 @@ pub struct Exports {
     batch: Vec<OwnedFd>,
     blobs: Vec<Vec<u8>>,
     blob_bytes: u64,
+    /// The objects of two tables that are exported already.
+    shared: HashSet<(&'static str, u64)>,
 }
 
 impl std::fmt::Debug for Exports {
@@ -79,7 +83,14 @@ impl Exports {
             batch: Vec::new(),
             blobs: Vec::new(),
             blob_bytes: 0,
+            shared: HashSet::new(),
         }
+    }
+
+    /// Whether an object that belongs to two tables is exported here: for the first of them only. It has a kind, and a
+    /// number among those of its kind.
+    pub fn is_first(&mut self, kind: &'static str, number: u64) -> bool {
+        self.shared.insert((kind, number))
     }
 
     /// Takes a duplicate of a descriptor.
@@ -173,10 +184,20 @@ impl Exports {
 }
 
 /// The descriptors and blobs of a state that is taken over.
-#[derive(Debug)]
 pub struct Imports {
     descriptors: Vec<Option<OwnedFd>>,
     blobs: Vec<Option<Vec<u8>>>,
+    /// Objects that belong to two tables, of which one is restored.
+    shared: HashMap<(TypeId, u64), Box<dyn Any>>,
+}
+
+impl std::fmt::Debug for Imports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imports")
+            .field("descriptors", &self.untaken())
+            .field("blobs", &self.blobs.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Imports {
@@ -184,7 +205,20 @@ impl Imports {
         Self {
             descriptors: descriptors.into_iter().map(Some).collect(),
             blobs: blobs.into_iter().map(Some).collect(),
+            shared: HashMap::new(),
         }
+    }
+
+    /// Keeps the part of the second table of an object that belongs to two.
+    pub fn keep<T: Any>(&mut self, number: u64, part: T) {
+        self.shared
+            .insert((TypeId::of::<T>(), number), Box::new(part));
+    }
+
+    /// The part of an object that the first table has left for the second one.
+    pub fn kept<T: Any>(&mut self, number: u64) -> Option<T> {
+        let part = self.shared.remove(&(TypeId::of::<T>(), number))?;
+        part.downcast().ok().map(|part| *part)
     }
 
     /// Takes a descriptor, close-on-exec.

@@ -95,6 +95,14 @@ impl Arenas {
         Ok(())
     }
 
+    /// The tokens of all arenas' descriptors.
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        let indexes = self.slab.iter().map(|(index, _)| FIRST + index * 2);
+        indexes
+            .flat_map(|first| [Token(first), Token(first + 1)])
+            .collect()
+    }
+
     /// Whether a token is an arena's.
     pub(super) fn owns(token: Token) -> bool {
         (FIRST..END).contains(&token.0)

@@ -21,11 +21,16 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Backend, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+pub(super) mod snapshot;
+
 use super::command::{Command, DeviceSettings, DeviceState};
 use super::device_state::{self, Loading};
+use super::gate::Gate;
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
+use super::next_request::Channel;
 use super::queues::{QUEUES, QueueCommand};
 use super::state_file::StateFile;
+use super::worker::Worker;
 use crate::loop_waker::LoopWaker;
 
 /// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout
@@ -40,9 +45,16 @@ pub(super) struct WorkerHandle {
     pub(super) commands: Sender<Command>,
     pub(super) waker: Arc<LoopWaker>,
     pub(super) state: DeviceState,
+    pub(super) gate: Arc<Gate<Worker>>,
 }
 
 impl WorkerHandle {
+    /// Asks the data thread to leave its state at its gate.
+    pub(super) fn freeze(&self) {
+        self.gate.close();
+        self.waker.wake();
+    }
+
     /// Sends a command to the data thread and waits for its reply.
     pub(super) fn send(&self, command: QueueCommand) -> std::result::Result<u16, String> {
         let gone = || "the VM's data thread has ended".to_owned();
@@ -64,14 +76,24 @@ struct VringConfig {
     base: u16,
 }
 
+/// What the VMM has negotiated. The crate keeps its own record of it, which nobody can read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Negotiated {
+    /// The VMM has asked for the device's features.
+    asked: bool,
+    /// The features that it has acknowledged last.
+    features: Option<u64>,
+    /// The same of the protocol's features.
+    protocol: Option<u64>,
+}
+
 /// The device's vhost-user state and request handlers.
 pub(super) struct Device {
     settings: DeviceSettings,
     worker: WorkerHandle,
     ram: Ram,
     features: u64,
-    /// Whether REPLY_ACK is negotiated. The crate keeps its own record of it.
-    acknowledges: bool,
+    negotiated: Negotiated,
     rings: [VringConfig; QUEUES],
     /// The saved state that the VMM writes, until it asks whether that was right.
     loading: Option<Loading>,
@@ -80,7 +102,7 @@ pub(super) struct Device {
     stop: Arc<Event>,
     /// The channel for requests to the VMM. None is sent, but User-mode Linux has no interrupts for the
     /// queues without it, and takes its close for the end of the device.
-    requests: Option<Backend>,
+    requests: Option<OwnedFd>,
 }
 
 /// The virtio features that the device offers.
@@ -115,7 +137,7 @@ impl Device {
             stop,
             ram: Ram::default(),
             features: 0,
-            acknowledges: false,
+            negotiated: Negotiated::default(),
             rings: Default::default(),
             requests: None,
             loading: None,
@@ -125,7 +147,23 @@ impl Device {
 
     /// Whether a request that asks for it is acknowledged.
     pub(super) fn acknowledges(&self) -> bool {
-        self.acknowledges
+        self.has_negotiated(VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    fn has_negotiated(&self, feature: VhostUserProtocolFeatures) -> bool {
+        self.negotiated.protocol.unwrap_or(0) & feature.bits() != 0
+    }
+
+    /// Keeps the channel for requests to the VMM (SET_BACKEND_REQ_FD). Returns whether it is acknowledged if the
+    /// VMM asks for that.
+    pub(super) fn set_channel(&mut self, channel: &Channel) -> Result<bool> {
+        let feature = VhostUserProtocolFeatures::BACKEND_REQ;
+        if !self.has_negotiated(feature) {
+            return Err(Error::InactiveOperation(feature));
+        }
+        let socket = channel.socket.try_clone().map_err(Error::SocketError)?;
+        self.requests = Some(socket);
+        Ok(self.acknowledges())
     }
 
     /// The descriptor from which a state arrives that the VMM loads.
@@ -234,10 +272,12 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_features(&mut self) -> Result<u64> {
+        self.negotiated.asked = true;
         Ok(FEATURES)
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
+        self.negotiated.features = Some(features);
         if features & !FEATURES != 0 {
             return Err(Error::InvalidParam);
         }
@@ -342,13 +382,12 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        self.acknowledges = features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0;
+        self.negotiated.protocol = Some(features);
         Ok(())
     }
 
-    fn set_backend_req_fd(&mut self, requests: Backend) {
-        self.requests = Some(requests);
-    }
+    /// [`set_channel`](Self::set_channel) is called in its place.
+    fn set_backend_req_fd(&mut self, _requests: Backend) {}
 
     fn get_queue_num(&mut self) -> Result<u64> {
         Ok(QUEUES as u64)

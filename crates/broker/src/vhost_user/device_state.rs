@@ -7,6 +7,8 @@
 //! The state goes through a pipe or socket of the VMM, which is not trusted to read, to write or to close it
 //! ([`state_file`](super::state_file)).
 
+pub(super) mod snapshot;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -7,6 +7,7 @@
 mod credit;
 mod ends;
 mod in_arenas;
+pub(super) mod snapshot;
 
 use std::collections::HashMap;
 use std::io;
@@ -178,19 +179,35 @@ impl Links {
     ) -> usize {
         // A sibling has to accept the guest's request as well.
         let open = is_requested && end.peer.sibling_end().is_none();
+        let slot = self.insert_open(id, Some(handle), end, is_requested);
+        if let Some(link) = self.slab.get_mut(slot) {
+            link.open = open;
+            link.in_messages = kind == SocketKind::Seqpacket;
+        }
+        slot
+    }
+
+    /// Adds an established connection, of a stream.
+    fn insert_open(
+        &mut self,
+        id: ConnectionId,
+        handle: Option<Handle>,
+        end: LinkEnd,
+        is_requested: bool,
+    ) -> usize {
         self.next_generation = (self.next_generation + 1) % GENERATIONS;
         let slot = self.slab.insert(Link {
             id,
             generation: self.next_generation,
-            handle: Some(handle),
+            handle,
             peer: end.peer,
             counters: end.counters,
             reports: end.reports,
             alloc: end.buffer,
             is_requested,
-            open,
+            open: true,
             watched: false,
-            in_messages: kind == SocketKind::Seqpacket,
+            in_messages: false,
             delivered: 0,
             consumed: 0,
             suspended: false,
@@ -199,11 +216,12 @@ impl Links {
             low_credit: false,
             place: None,
         });
-        let index = handle.index();
-        if self.by_handle.len() <= index {
-            self.by_handle.resize(index + 1, None);
+        if let Some(index) = handle.map(Handle::index) {
+            if self.by_handle.len() <= index {
+                self.by_handle.resize(index + 1, None);
+            }
+            self.by_handle[index] = Some(slot);
         }
-        self.by_handle[index] = Some(slot);
         self.by_id.insert(id, slot);
         slot
     }
@@ -382,6 +400,24 @@ impl Links {
     /// The slots of all links.
     pub(super) fn slots(&self) -> Vec<usize> {
         self.slab.iter().map(|(slot, _)| slot).collect()
+    }
+
+    /// Handles each link and arena as if all of its descriptors were ready.
+    pub(super) fn wake_all(&mut self, mux: &mut Muxer, now: Instant) {
+        for token in self.arenas.tokens() {
+            self.arena_ready(token, mux, now);
+        }
+        for slot in self.slots() {
+            let Some(link) = self.slab.get_mut(slot) else {
+                continue;
+            };
+            link.peer.data_ready(Readiness {
+                readable: true,
+                writable: true,
+            });
+            link.peer.control_ready();
+            self.update(slot, mux, now);
+        }
     }
 
     fn link_mut(&mut self, handle: Handle) -> Option<&mut Link> {

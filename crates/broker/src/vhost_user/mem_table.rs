@@ -16,20 +16,20 @@ use vhost::vhost_user::{Error, Result};
 use super::memory::RegionSpec;
 
 /// Length of a message's header: request, flags and size of the body, 32 bits each, in native order.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 /// Length of the body before the regions: their number and padding.
 const TABLE_HEADER: usize = 8;
 /// Length of one region.
 const REGION: usize = 32;
 /// The largest body, which the crate enforces for all other messages.
-const MAX_BODY: usize = 4096;
+pub(super) const MAX_BODY: usize = 4096;
 /// The most descriptors of one message, and so the most regions.
 const MAX_FILES: usize = 32;
 
-const VERSION: u32 = 1;
-const VERSION_MASK: u32 = 3;
-const REPLY: u32 = 1 << 2;
-const NEED_REPLY: u32 = 1 << 3;
+pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION_MASK: u32 = 3;
+pub(super) const REPLY: u32 = 1 << 2;
+pub(super) const NEED_REPLY: u32 = 1 << 3;
 const REQUEST: u32 = FrontendReq::SET_MEM_TABLE as u32;
 
 /// A memory table as the VMM sent it. Its regions are not checked, except that each has a file.
@@ -43,6 +43,7 @@ pub(super) struct MemTable {
 
 /// Whether the next message is a memory table. Does not consume it. A header that has arrived only in part
 /// is left to the crate.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(super) fn is_next(socket: &UnixStream) -> io::Result<bool> {
     let mut header = [0; HEADER];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -94,8 +95,17 @@ pub(super) fn receive(socket: &UnixStream) -> Result<MemTable> {
 
 /// Acknowledges a memory table (REPLY_ACK).
 pub(super) fn acknowledge(socket: &UnixStream, success: bool) -> io::Result<()> {
+    acknowledge_request(socket, REQUEST, success)
+}
+
+/// Acknowledges a request (REPLY_ACK).
+pub(super) fn acknowledge_request(
+    socket: &UnixStream,
+    request: u32,
+    success: bool,
+) -> io::Result<()> {
     let mut reply = Vec::with_capacity(HEADER + 8);
-    for word in [REQUEST, VERSION | REPLY, 8] {
+    for word in [request, VERSION | REPLY, 8] {
         reply.extend(word.to_ne_bytes());
     }
     reply.extend(u64::from(!success).to_ne_bytes());
@@ -109,7 +119,7 @@ pub(super) fn acknowledge(socket: &UnixStream, success: bool) -> io::Result<()> 
 }
 
 /// Reads a header and its descriptors, close-on-exec. Closes all if there are too many.
-fn receive_header(
+pub(super) fn receive_header(
     socket: &UnixStream,
     header: &mut [u8; HEADER],
 ) -> io::Result<(usize, Vec<File>)> {
@@ -151,7 +161,7 @@ fn parse(body: &[u8]) -> Option<Vec<RegionSpec>> {
     regions.collect()
 }
 
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?.try_into().ok()?;
     Some(u32::from_ne_bytes(bytes))
 }

@@ -1,8 +1,10 @@
 //! A guest's memory, mapped from the regions of the memory table that its VMM shares.
 
+pub(super) mod snapshot;
+
 use std::io;
 use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -20,6 +22,10 @@ struct Region {
     base: u64,
     /// Its address in the VMM. The VMM states ring addresses in this address space.
     vmm_base: u64,
+    /// Its offset in the file.
+    offset: u64,
+    /// The file, for another process that maps it again.
+    file: OwnedFd,
     mapping: Mapping,
 }
 
@@ -38,6 +44,8 @@ pub(super) struct RegionSpec {
 pub(crate) struct Ram {
     /// Sorted by `base`. Regions do not overlap.
     regions: Vec<Arc<Region>>,
+    /// The VMM has taken memory away before it could be mapped again.
+    is_lost: bool,
 }
 
 impl Ram {
@@ -73,12 +81,15 @@ impl Ram {
         let region = Region {
             base: spec.base,
             vmm_base: spec.vmm_base,
-            mapping: Mapping::part(file, spec.offset, len, may_shrink)?,
+            offset: spec.offset,
+            mapping: Mapping::part(&file, spec.offset, len, may_shrink)?,
+            file: file.as_fd().try_clone_to_owned()?,
         };
         let mut regions = self.regions.clone();
         let at = regions.partition_point(|other| other.base < spec.base);
         regions.insert(at, Arc::new(region));
-        Ok(Self { regions })
+        let is_lost = self.is_lost;
+        Ok(Self { regions, is_lost })
     }
 
     /// Returns this memory without the region of `len` bytes at `base`, if there is one.
@@ -87,13 +98,19 @@ impl Ram {
         let at = self.regions.iter().position(|region| is_it(region))?;
         let mut regions = self.regions.clone();
         regions.remove(at);
-        Some(Self { regions })
+        let is_lost = self.is_lost;
+        Some(Self { regions, is_lost })
     }
 
     /// Whether the VMM has taken memory away, or the system had none for a page. The region has zero pages
     /// instead.
     pub(super) fn is_lost(&self) -> bool {
-        self.regions.iter().any(|region| region.mapping.is_lost())
+        self.is_lost || self.regions.iter().any(|region| region.mapping.is_lost())
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.regions.is_empty() && !self.is_lost
     }
 
     /// The lowest guest physical address.

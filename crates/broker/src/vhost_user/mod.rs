@@ -13,14 +13,19 @@ mod device;
 mod device_state;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod gate;
+#[cfg(test)]
+mod handover_tests;
 mod life_cycle;
 mod lingering;
 mod links;
 mod mem_table;
 mod memory;
+mod next_request;
 mod pause_check;
 mod queues;
 mod reports;
+mod snapshot;
 mod spin;
 mod state_file;
 mod traffic;
@@ -30,23 +35,29 @@ mod vring;
 mod wake;
 mod worker;
 
+use std::mem::ManuallyDrop;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock_sys::{bus_error, stream};
 use hvsock_virtio::{Cid, Config, GuestCid};
 
+use crate::guest_link::Resuming;
 use crate::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestArena, GuestConnect,
     GuestLink, LinkEnd, LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind,
     Source,
 };
+use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
 use crate::{StartError, folders};
 use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
+use gate::Gate;
+use worker::Worker;
 
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
 const VMM_BACKLOG: u32 = 128;
@@ -93,6 +104,49 @@ impl LinkFactory for VhostUser {
         settings: LinkSettings,
         events: EventSender,
     ) -> Result<Box<dyn GuestLink>, StartError> {
+        Ok(Box::new(self.listen(settings, events)?))
+    }
+
+    fn resume(
+        self: Box<Self>,
+        document: LinkDocument,
+        imports: &mut Imports,
+        resuming: Resuming<'_>,
+    ) -> Result<Box<dyn GuestLink>, HandoverError> {
+        Ok(Box::new(self.resume_device(document, imports, &resuming)?))
+    }
+}
+
+impl VhostUser {
+    /// Makes a device of a document. Its threads begin when it is thawed.
+    fn resume_device(
+        self,
+        document: LinkDocument,
+        imports: &mut Imports,
+        resuming: &Resuming<'_>,
+    ) -> Result<Device, HandoverError> {
+        let resumed = snapshot::resume(document, self.unsealed_memory, imports, resuming)?;
+        let mut device = Device {
+            socket: self.socket,
+            state: resumed.state,
+            commands: resumed.commands,
+            waker: resumed.waker,
+            vmm: vmm::VmmThread::none(),
+            gate: resumed.gate,
+            worker: None,
+            worker_end: mpsc::channel().1,
+            is_dormant: AtomicBool::new(true),
+        };
+        device.gate.put(ManuallyDrop::into_inner(resumed.worker));
+        let start = HandoverError::io("start a VM's threads");
+        let started = device.spawn_worker(resumed.cid);
+        let vmm = started.and_then(|()| vmm::VmmThread::start_frozen(resumed.event, resumed.vmm));
+        device.vmm = vmm.map_err(start)?;
+        Ok(device)
+    }
+
+    /// Opens the socket and starts the threads.
+    fn listen(self, settings: LinkSettings, events: EventSender) -> Result<Device, StartError> {
         let path = self.socket.clone();
         folders::check_socket(&path)?;
         let cid = GuestCid::try_from(u64::from(settings.cid.unwrap_or_default()))
@@ -104,13 +158,11 @@ impl LinkFactory for VhostUser {
             stream::listen(&path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
                 StartError::io(format!("listen at {}{for_user}", path.display())),
             )?;
-        let device = Device::start(cid, *self, UnixListener::from(listener), settings, events);
+        let device = Device::start(cid, self, UnixListener::from(listener), settings, events);
         if device.is_err() {
             let _ = std::fs::remove_file(&path);
         }
-        Ok(Box::new(
-            device.map_err(StartError::io("start a VM's threads"))?,
-        ))
+        device.map_err(StartError::io("start a VM's threads"))
     }
 }
 
@@ -121,9 +173,12 @@ struct Device {
     commands: Sender<Command>,
     waker: Arc<LoopWaker>,
     vmm: vmm::VmmThread,
+    gate: Arc<Gate<Worker>>,
     worker: Option<std::thread::JoinHandle<()>>,
     /// Disconnected when the data thread has ended.
     worker_end: Receiver<()>,
+    /// Its threads have not begun, and perhaps another process goes on: nothing of it may be noticed.
+    is_dormant: AtomicBool,
 }
 
 impl Device {
@@ -140,36 +195,64 @@ impl Device {
             ..Config::new(cid)
         };
         let state = DeviceState::default();
-        let worker = worker::Worker::new(config, state.clone(), queue, events)?;
+        let worker = Worker::new(config, state.clone(), queue, events)?;
         let waker = worker.waker();
-        let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
-        let (running, worker_end) = mpsc::channel();
-        let worker = thread.spawn(move || {
-            bus_error::unblock();
-            worker.run();
-            drop(running);
-        })?;
-        let link = device::WorkerHandle {
-            commands: commands.clone(),
-            waker: Arc::clone(&waker),
-            state: state.clone(),
-        };
+        let gate = Arc::new(Gate::open_with(Box::new(worker)));
+        let mut started = Self::with_worker(device.socket, cid, commands, waker, state, gate)?;
         let settings = DeviceSettings {
             cid,
             unsealed_memory: device.unsealed_memory,
         };
-        let vmm = vmm::VmmThread::start(settings, listener, link);
-        let mut started = Self {
-            socket: device.socket,
+        let link = started.worker_handle();
+        started.vmm = vmm::VmmThread::start(settings, listener, link)?;
+        Ok(started)
+    }
+
+    /// Starts the data thread, which enters its gate, without the other one.
+    fn with_worker(
+        socket: PathBuf,
+        cid: GuestCid,
+        commands: Sender<Command>,
+        waker: Arc<LoopWaker>,
+        state: DeviceState,
+        gate: Arc<Gate<Worker>>,
+    ) -> std::io::Result<Self> {
+        let mut device = Self {
+            socket,
             state,
             commands,
             waker,
             vmm: vmm::VmmThread::none(),
-            worker: Some(worker),
-            worker_end,
+            gate,
+            worker: None,
+            worker_end: mpsc::channel().1,
+            is_dormant: AtomicBool::new(false),
         };
-        started.vmm = vmm?;
-        Ok(started)
+        device.spawn_worker(cid)?;
+        Ok(device)
+    }
+
+    /// Starts the data thread, which enters its gate.
+    fn spawn_worker(&mut self, cid: GuestCid) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
+        let (running, worker_end) = mpsc::channel();
+        let entered = Arc::clone(&self.gate);
+        let worker = thread.spawn(move || {
+            bus_error::unblock();
+            Worker::run(&entered);
+            drop::<Sender<()>>(running);
+        })?;
+        (self.worker, self.worker_end) = (Some(worker), worker_end);
+        Ok(())
+    }
+
+    fn worker_handle(&self) -> device::WorkerHandle {
+        device::WorkerHandle {
+            commands: self.commands.clone(),
+            waker: Arc::clone(&self.waker),
+            state: self.state.clone(),
+            gate: Arc::clone(&self.gate),
+        }
     }
 
     fn command(&self, command: Command) {
@@ -255,11 +338,54 @@ impl GuestLink for Device {
     fn close_arena(&self, arena: ConnectionId, refusal: Refusal) {
         self.command(Command::CloseArena(arena, refusal));
     }
+
+    fn freeze(&self) -> Result<(), HandoverError> {
+        self.vmm.close();
+        Ok(())
+    }
+
+    fn frozen(&self, deadline: Instant) -> Result<(), HandoverError> {
+        let begun = Instant::now();
+        let late = |what: &str| HandoverError::TimedOut {
+            what: what.into(),
+            limit: deadline.saturating_duration_since(begun),
+        };
+        if !self.vmm.wait(deadline) {
+            return Err(late("a request of its VMM"));
+        }
+        // The VMM thread has done that, unless it has not left its gate since the last thaw.
+        self.gate.close();
+        self.waker.wake();
+        if !self.gate.wait(deadline) {
+            return Err(late("a round of its data thread"));
+        }
+        self.gate.with(Worker::settle);
+        Ok(())
+    }
+
+    fn hand_over(&self, exports: &mut Exports) -> Result<LinkDocument, HandoverError> {
+        snapshot::hand_over(&self.vmm, &self.gate, exports)
+    }
+
+    fn thaw(&self) {
+        self.is_dormant.store(false, Ordering::Relaxed);
+        // In this order: the VMM thread freezes the data thread only behind a closed gate of its own.
+        self.vmm.open();
+        self.gate.open();
+    }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
+        if *self.is_dormant.get_mut() {
+            self.vmm.forget();
+            // The ends of its connections would tell the processes at the other ends that they are closed.
+            std::mem::forget(self.gate.take());
+            self.gate.open();
+            return;
+        }
         self.vmm.stop();
+        self.gate.open();
         self.command(Command::Stop);
         let (_, none) = mpsc::channel();
         let ending = EndingThreads {
@@ -329,14 +455,19 @@ mod tests {
             drop::<Sender<()>>(running);
             drop(queue);
         });
+        let config = Config::new(GuestCid::try_from(3).unwrap());
+        let events = crate::data_path::ReportSender::new(drop);
+        let idle = Worker::new(config, state.clone(), mpsc::channel().1, events).unwrap();
         let device = Device {
             socket: dir.path().join("vm.sock"),
             state,
             commands,
             waker,
             vmm: vmm::VmmThread::none(),
+            gate: Arc::new(Gate::open_with(Box::new(idle))),
             worker: Some(worker),
             worker_end,
+            is_dormant: AtomicBool::new(false),
         };
         let before = Instant::now();
         drop(device);

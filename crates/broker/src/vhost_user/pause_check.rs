@@ -7,6 +7,8 @@
 //! the device compares those parts of the memory for as long as the VM counts as paused, soon at first and less
 //! and less often. A VM that its VMM resumes before the first look was never paused, as far as anybody is told.
 
+pub(super) mod snapshot;
+
 use std::time::{Duration, Instant};
 
 use super::memory::Ram;

@@ -1,5 +1,7 @@
 //! A device's virtqueues in the guest's memory, and the VMM's requests that concern them.
 
+pub(super) mod snapshot;
+
 use std::os::fd::OwnedFd;
 
 use hvsock_sys::event::Signal;

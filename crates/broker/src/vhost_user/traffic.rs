@@ -4,6 +4,8 @@
 //! Every method does a bounded amount of work and blocks on nothing. When they are called, and when the
 //! data thread waits, is the event loop's decision.
 
+pub(super) mod snapshot;
+
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -49,6 +51,10 @@ pub(super) struct Traffic {
     idle: Vec<usize>,
     chain: Chain,
     invalid_chains_reported: u64,
+    /// Links of another process whose connections the core does not know, until the thread begins.
+    unknown: Vec<usize>,
+    /// The requests are those of another process: the core gets them again when the thread begins.
+    asks_again: bool,
 }
 
 impl Traffic {
@@ -66,6 +72,8 @@ impl Traffic {
             idle: Vec::new(),
             chain: Chain::default(),
             invalid_chains_reported: 0,
+            unknown: Vec::new(),
+            asks_again: false,
         }
     }
 

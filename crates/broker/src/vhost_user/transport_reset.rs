@@ -8,6 +8,8 @@
 //! If the event queue is the VMM's own (QEMU), nothing can be sent. Such a connection gets an RST for its next
 //! packet, as every packet of an unknown connection does.
 
+pub(super) mod snapshot;
+
 use std::time::{Duration, Instant};
 
 use hvsock_virtio::queue::{Chain, QueueFault};

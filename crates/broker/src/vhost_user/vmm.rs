@@ -21,13 +21,21 @@ use vhost::vhost_user::{BackendReqHandler, Error, Result};
 
 use super::command::DeviceSettings;
 use super::device::{Device, WorkerHandle};
+use super::gate::Gate;
 use super::mem_table;
+use super::next_request::{Channel, NextRequest};
 use super::queues::QueueCommand;
 
 /// The most failed requests of one VMM connection before it is closed.
 const MAX_FAILURES: u32 = 32;
 /// Backoff after an `accept` that failed.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long the thread first waits for the rest of a request of which a part has arrived. Each further time takes
+/// twice as long.
+pub(super) const FIRST_PART_WAIT: Duration = Duration::from_millis(1);
+/// The longest time between two looks for the rest of a request.
+const LONGEST_PART_WAIT: Duration = Duration::from_millis(100);
 
 /// The owner's handle of the VMM thread.
 #[derive(Default)]
@@ -38,11 +46,34 @@ pub(super) struct VmmThread {
     stop: Option<Arc<StopSignal>>,
 }
 
-/// Wakes the thread from every wait, and stops it.
+/// Wakes the thread from every wait, and stops or freezes it.
 struct StopSignal {
+    /// Set when the thread is to stop.
     event: Arc<Event>,
+    /// Set when the thread is to look at its gate.
+    look: Event,
     stopping: AtomicBool,
     worker: WorkerHandle,
+    gate: Gate<Vmm>,
+}
+
+/// What the thread serves its VMM with.
+pub(super) struct Vmm {
+    settings: DeviceSettings,
+    listener: UnixListener,
+    worker: WorkerHandle,
+    session: Option<Session>,
+}
+
+/// The connection of a VMM.
+pub(super) struct Session {
+    pub(super) connection: UnixStream,
+    pub(super) device: Arc<Mutex<Device>>,
+    pub(super) handler: BackendReqHandler<Mutex<Device>>,
+    /// Failed requests so far.
+    pub(super) failures: u32,
+    /// How long to wait for the rest of a request of which a part has arrived.
+    pub(super) part_wait: Duration,
 }
 
 impl VmmThread {
@@ -51,24 +82,44 @@ impl VmmThread {
         Self::default()
     }
 
+    /// Starts the thread.
     pub(super) fn start(
         settings: DeviceSettings,
         listener: UnixListener,
         worker: WorkerHandle,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        let event = Arc::new(Event::new()?);
+        let vmm = Vmm::new(settings, listener, worker, None);
+        Self::spawn(event, Gate::open_with, vmm)
+    }
+
+    /// Starts the thread with what another process has served the VMM with. It does nothing before
+    /// [`open`](Self::open). `event` is that of the session's device.
+    pub(super) fn start_frozen(event: Arc<Event>, vmm: Vmm) -> io::Result<Self> {
+        Self::spawn(event, Gate::closed_with, vmm)
+    }
+
+    fn spawn(
+        event: Arc<Event>,
+        gate: impl FnOnce(Box<Vmm>) -> Gate<Vmm>,
+        vmm: Vmm,
+    ) -> io::Result<Self> {
+        let cid = vmm.settings.cid;
         let stop = Arc::new(StopSignal {
-            event: Arc::new(Event::new()?),
+            event,
+            look: Event::new()?,
             stopping: AtomicBool::new(false),
-            worker: worker.clone(),
+            worker: vmm.worker.clone(),
+            gate: gate(Box::new(vmm)),
         });
         let seen = Arc::clone(&stop);
         let (running, end) = mpsc::channel();
         let thread = std::thread::Builder::new()
-            .name(format!("hvsock-vmm-{}", settings.cid))
+            .name(format!("hvsock-vmm-{cid}"))
             .spawn(move || {
                 bus_error::unblock();
-                serve(settings, &listener, &worker, &seen);
+                run(&seen);
                 drop::<mpsc::Sender<()>>(running);
             })?;
         Ok(Self {
@@ -84,6 +135,7 @@ impl VmmThread {
             stop.stopping.store(true, Ordering::SeqCst);
             stop.event.set();
             stop.worker.state.disconnect();
+            stop.gate.open();
         }
     }
 
@@ -98,6 +150,41 @@ impl VmmThread {
         }
         true
     }
+
+    /// Asks the thread to leave what it serves the VMM with, and then to freeze the data thread.
+    pub(super) fn close(&self) {
+        if let Some(stop) = &self.stop {
+            stop.gate.close();
+            stop.look.set();
+        }
+    }
+
+    /// Lets the thread go on.
+    pub(super) fn open(&self) {
+        if let Some(stop) = &self.stop {
+            stop.gate.open();
+        }
+    }
+
+    /// Waits until the thread is between two requests. Returns whether it is, by the deadline.
+    pub(super) fn wait(&self, deadline: Instant) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| stop.gate.wait(deadline))
+    }
+
+    /// Gives `to` what the thread has left.
+    pub(super) fn with<R>(&self, to: impl FnOnce(&mut Vmm) -> R) -> Option<R> {
+        self.stop.as_ref()?.gate.with(to)
+    }
+
+    /// Ends a thread that has not begun, and that nobody may notice. What it has is leaked: closing the VMM's
+    /// connection here changes nothing for the process that has it, but the thread's handler is the crate's.
+    pub(super) fn forget(&self) {
+        if let Some(stop) = &self.stop {
+            std::mem::forget(stop.gate.take());
+            stop.gate.open();
+        }
+    }
 }
 
 impl StopSignal {
@@ -106,75 +193,161 @@ impl StopSignal {
     }
 }
 
-/// Accepts and serves one VMM after the other.
-fn serve(
-    settings: DeviceSettings,
-    listener: &UnixListener,
-    worker: &WorkerHandle,
-    stop: &StopSignal,
-) {
+fn run(stop: &StopSignal) {
+    let Some(mut vmm) = stop.gate.enter() else {
+        return;
+    };
     while !stop.is_set() {
-        match wait(&[listener.as_fd(), stop.event.as_fd()], None) {
-            Ok(_) if stop.is_set() => return,
-            Ok(ready) if ready.contains(&0) => {}
-            Ok(_) => continue,
-            // A lack of memory, which passes.
-            Err(_) => {
-                std::thread::sleep(ACCEPT_RETRY);
-                continue;
-            }
+        if stop.gate.is_closed() {
+            let worker = vmm.worker.clone();
+            let Some(left) = stop.gate.pass(vmm, || worker.freeze()) else {
+                return;
+            };
+            vmm = left;
+            stop.look.clear();
+            continue;
         }
-        match listener.accept() {
+        vmm.turn(stop);
+    }
+    vmm.disconnected(Ok(()), stop);
+}
+
+impl Vmm {
+    /// `session` is that of a VMM that is connected already.
+    pub(super) fn new(
+        settings: DeviceSettings,
+        listener: UnixListener,
+        worker: WorkerHandle,
+        session: Option<Session>,
+    ) -> Self {
+        Self {
+            settings,
+            listener,
+            worker,
+            session,
+        }
+    }
+
+    pub(super) fn settings(&self) -> DeviceSettings {
+        self.settings
+    }
+
+    /// Where VMMs connect.
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// The connected VMM.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Waits for one thing, and handles it.
+    fn turn(&mut self, stop: &StopSignal) {
+        let Some(session) = &mut self.session else {
+            return self.accept(stop);
+        };
+        match session.turn(self.settings, &self.listener, &self.worker, stop) {
+            Ok(true) => {}
+            Ok(false) => self.disconnected(Ok(()), stop),
+            Err(error) => self.disconnected(Err(error), stop),
+        }
+    }
+
+    /// Waits for a VMM, and accepts it.
+    fn accept(&mut self, stop: &StopSignal) {
+        let fds = [self.listener.as_fd(), stop.event.as_fd(), stop.look.as_fd()];
+        match wait(&fds, None) {
+            Ok(ready) if ready.contains(&0) && ready.len() == 1 => {}
+            Ok(_) => return,
+            // A lack of memory, which passes.
+            Err(_) => return std::thread::sleep(ACCEPT_RETRY),
+        }
+        match self.listener.accept() {
             Ok((connection, _)) => {
-                let served = serve_one(settings, listener, connection, worker, stop);
-                worker.state.set_connection(None);
-                worker.state.set_serving(false);
-                if let Err(error) = served
-                    && !stop.is_set()
-                {
-                    tracing::warn!(cid = %settings.cid, %error, "VMM connection failed");
+                let cid = self.settings.cid;
+                match Session::begin(self.settings, connection, &self.worker, &stop.event) {
+                    Ok(session) => {
+                        self.session = Some(session);
+                        tracing::info!(%cid, "VMM connected");
+                        let _ = self.worker.send(QueueCommand::Connected);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%cid, %error, "VMM connection failed");
+                    }
                 }
-                let _ = worker.send(QueueCommand::Disconnected);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(cid = %settings.cid, %error, "cannot accept a VMM connection");
-                let _ = wait(&[stop.event.as_fd()], Some(Instant::now() + ACCEPT_RETRY));
+                tracing::warn!(cid = %self.settings.cid, %error, "cannot accept a VMM connection");
+                let fds = [stop.event.as_fd(), stop.look.as_fd()];
+                let _ = wait(&fds, Some(Instant::now() + ACCEPT_RETRY));
             }
         }
     }
+
+    /// Forgets the VMM, if there is one.
+    fn disconnected(&mut self, served: Result<()>, stop: &StopSignal) {
+        if self.session.take().is_none() {
+            return;
+        }
+        self.worker.state.set_connection(None);
+        self.worker.state.set_serving(false);
+        if let Err(error) = served
+            && !stop.is_set()
+        {
+            tracing::warn!(cid = %self.settings.cid, %error, "VMM connection failed");
+        }
+        let _ = self.worker.send(QueueCommand::Disconnected);
+    }
 }
 
-/// Serves one VMM until it disconnects.
-fn serve_one(
-    settings: DeviceSettings,
-    listener: &UnixListener,
-    connection: UnixStream,
-    worker: &WorkerHandle,
-    stop: &StopSignal,
-) -> Result<()> {
-    connection
-        .set_nonblocking(false)
-        .map_err(Error::SocketError)?;
-    let polled = connection.try_clone().map_err(Error::SocketError)?;
-    let kept = connection.try_clone().map_err(Error::SocketError)?;
-    worker.state.set_connection(Some(kept));
-    let device = Device::new(settings, worker.clone(), Arc::clone(&stop.event));
-    let device = Arc::new(Mutex::new(device));
-    let mut handler = BackendReqHandler::from_stream(connection, Arc::clone(&device));
-    tracing::info!(cid = %settings.cid, "VMM connected");
-    let _ = worker.send(QueueCommand::Connected);
-    let mut failures = 0;
-    loop {
-        let state = lock(&device).state_file();
-        let mut fds = vec![polled.as_fd(), listener.as_fd(), stop.event.as_fd()];
+impl Session {
+    fn begin(
+        settings: DeviceSettings,
+        connection: UnixStream,
+        worker: &WorkerHandle,
+        stop: &Arc<Event>,
+    ) -> Result<Self> {
+        connection
+            .set_nonblocking(false)
+            .map_err(Error::SocketError)?;
+        let polled = connection.try_clone().map_err(Error::SocketError)?;
+        let kept = connection.try_clone().map_err(Error::SocketError)?;
+        worker.state.set_connection(Some(kept));
+        let device = Device::new(settings, worker.clone(), Arc::clone(stop));
+        let device = Arc::new(Mutex::new(device));
+        Ok(Self {
+            connection: polled,
+            handler: BackendReqHandler::from_stream(connection, Arc::clone(&device)),
+            device,
+            failures: 0,
+            part_wait: FIRST_PART_WAIT,
+        })
+    }
+
+    /// Waits for one thing, and handles it. Returns whether the VMM is still connected.
+    fn turn(
+        &mut self,
+        settings: DeviceSettings,
+        listener: &UnixListener,
+        worker: &WorkerHandle,
+        stop: &StopSignal,
+    ) -> Result<bool> {
+        let state = lock(&self.device).state_file();
+        let mut fds = vec![
+            self.connection.as_fd(),
+            listener.as_fd(),
+            stop.event.as_fd(),
+            stop.look.as_fd(),
+        ];
         fds.extend(state.as_deref().map(AsFd::as_fd));
         let ready = wait(&fds, None).map_err(Error::SocketError)?;
-        if stop.is_set() {
-            return Ok(());
+        if stop.is_set() || ready.contains(&3) {
+            return Ok(true);
         }
-        if ready.contains(&3) {
-            lock(&device).read_state();
+        if ready.contains(&4) {
+            lock(&self.device).read_state();
         }
         // Requests of the first VMM are handled first: it may have disconnected so that the second
         // can connect.
@@ -186,28 +359,56 @@ fn serve_one(
                 }
                 // It stays in the queue. Without this wait, the loop would spin until it can be accepted.
                 Err(_) => {
-                    let fds = [polled.as_fd(), stop.event.as_fd()];
+                    let fds = [
+                        self.connection.as_fd(),
+                        stop.event.as_fd(),
+                        stop.look.as_fd(),
+                    ];
                     let _ = wait(&fds, Some(Instant::now() + ACCEPT_RETRY));
                 }
             }
         }
-        if ready.contains(&0) {
-            worker.state.set_serving(true);
-            let handled = match mem_table::is_next(&polled).map_err(Error::SocketError)? {
-                true => set_mem_table(&polled, &device),
-                false => handler.handle_request(),
-            };
-            worker.state.set_serving(false);
-            match handled {
-                Ok(()) => {}
-                Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),
-                // The VMM has received a failure reply and may continue without this request.
-                Err(Error::ReqHandlerError(error)) if failures < MAX_FAILURES => {
-                    failures += 1;
-                    tracing::warn!(cid = %settings.cid, %error, "vhost-user request failed");
-                }
-                Err(error) => return Err(error),
+        if !ready.contains(&0) {
+            return Ok(true);
+        }
+        worker.state.set_serving(true);
+        let handled = self.handle(stop);
+        worker.state.set_serving(false);
+        match handled {
+            Ok(()) => Ok(true),
+            Err(Error::Disconnected | Error::PartialMessage) => Ok(false),
+            // The VMM has received a failure reply and may continue without this request.
+            Err(Error::ReqHandlerError(error)) if self.failures < MAX_FAILURES => {
+                self.failures += 1;
+                tracing::warn!(cid = %settings.cid, %error, "vhost-user request failed");
+                Ok(true)
             }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Handles the next request, or waits for more of it.
+    fn handle(&mut self, stop: &StopSignal) -> Result<()> {
+        let next = NextRequest::of(&self.connection).map_err(Error::SocketError)?;
+        if next == NextRequest::Part {
+            // The socket stays readable, so this thread looks again now and then.
+            let until = Instant::now() + self.part_wait;
+            self.part_wait = (self.part_wait * 2).min(LONGEST_PART_WAIT);
+            let waited = wait(&[stop.event.as_fd(), stop.look.as_fd()], Some(until));
+            return waited.map(drop).map_err(Error::SocketError);
+        }
+        self.part_wait = FIRST_PART_WAIT;
+        match next {
+            NextRequest::MemTable => set_mem_table(&self.connection, &self.device),
+            NextRequest::Channel => {
+                let channel = Channel::receive(&self.connection)?;
+                let acknowledges = lock(&self.device).set_channel(&channel)?;
+                match acknowledges {
+                    true => channel.acknowledge(&self.connection),
+                    false => Ok(()),
+                }
+            }
+            NextRequest::Part | NextRequest::Other => self.handler.handle_request(),
         }
     }
 }

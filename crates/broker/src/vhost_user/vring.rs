@@ -1,6 +1,8 @@
 //! One virtqueue and its vhost-user state: where it continues when the VMM starts it, its kick and call
 //! descriptors, and whether it is enabled.
 
+pub(super) mod snapshot;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use hvsock_sys::event::Signal;

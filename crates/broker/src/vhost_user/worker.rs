@@ -5,6 +5,8 @@
 //! packet often follows at once. Then it requests wakeups from all that it waits for (enables
 //! kicks, arms the rings), checks once more for work, and parks in `epoll_wait`.
 
+pub(super) mod snapshot;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -16,6 +18,7 @@ use mio::{Events, Poll, Token};
 
 use super::arenas::Arenas;
 use super::command::{Command, ConnectCommand, DeviceState, Phase};
+use super::gate::Gate;
 use super::links::Links;
 use super::pause_check::PauseCheck;
 use super::queues::{QUEUES, RX, TX};
@@ -34,6 +37,15 @@ const LAST_PORT: u32 = 65_535;
 const WAKE: Token = Token(0);
 /// The kick eventfds of the queues.
 pub(super) const KICKS: [Token; QUEUES] = [Token(1), Token(2), Token(3)];
+
+/// Why the data thread has stopped for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// It ends.
+    Stopped,
+    /// It leaves its state at its gate.
+    Frozen,
+}
 
 /// The data thread's state.
 pub(super) struct Worker {
@@ -86,11 +98,26 @@ impl Worker {
         Arc::clone(&self.waker)
     }
 
-    /// Runs until [`Command::Stop`], then resets all connections.
-    pub(super) fn run(mut self) {
+    /// The thread: runs until [`Command::Stop`], then resets all connections.
+    pub(super) fn run(gate: &Gate<Self>) {
+        let mut next = gate.enter();
+        while let Some(mut worker) = next {
+            if worker.serve(gate) == Pause::Stopped {
+                return worker.end();
+            }
+            next = gate.pass(worker, || {});
+        }
+    }
+
+    /// Runs until it is stopped or the gate is closed: then it is between two rounds.
+    fn serve(&mut self, gate: &Gate<Self>) -> Pause {
         let mut events = Events::with_capacity(256);
         let mut awake = true;
+        self.wake_all(Instant::now());
         while !self.stopping {
+            if gate.is_closed() {
+                return Pause::Frozen;
+            }
             awake = awake || !self.waker.prepare_park();
             let timeout = if awake {
                 Some(Duration::ZERO)
@@ -106,7 +133,7 @@ impl Worker {
             }
             let now = Instant::now();
             if !awake {
-                self.resume(now.duration_since(parked));
+                self.unpark(now.duration_since(parked));
             }
             for event in &events {
                 if Arenas::owns(event.token()) {
@@ -135,12 +162,33 @@ impl Worker {
                 awake = self.spin() || self.prepare_park();
             }
         }
+        Pause::Stopped
+    }
+
+    fn end(mut self: Box<Self>) {
         let refusal = Refusal::Reset {
             cause: "the broker has stopped".into(),
         };
         self.reset_all(&refusal);
         self.traffic.report();
         self.traffic.reports.flush();
+    }
+
+    /// Handles the core's commands while the thread is frozen, and reports what they lead to. Nothing is read from a
+    /// queue or a connection, and nothing written to a queue.
+    pub(super) fn settle(&mut self) {
+        self.waker.take();
+        self.handle_commands(Instant::now());
+        self.traffic.process_events();
+        self.traffic.report();
+        self.traffic.reports.flush();
+    }
+
+    /// Looks at everything once: events that came while the thread was frozen, or that another process has consumed,
+    /// come again from nowhere.
+    fn wake_all(&mut self, now: Instant) {
+        self.traffic.begin();
+        self.traffic.links.wake_all(&mut self.traffic.mux, now);
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -156,7 +204,7 @@ impl Worker {
     }
 
     /// Adapts the spin limit after a park. Disables kicks.
-    fn resume(&mut self, parked: Duration) {
+    fn unpark(&mut self, parked: Duration) {
         self.spin_limit.parked(parked);
         for queue in [RX, TX] {
             if let Err(fault) = self.traffic.queues.disable_notification(queue) {

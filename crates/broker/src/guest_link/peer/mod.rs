@@ -7,6 +7,7 @@
 //! [`write`](Peer::write) and [`read`](Peer::read) use the link's own memory.
 
 mod ring;
+pub(crate) mod snapshot;
 mod socket;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -75,15 +76,22 @@ impl FillRun<'_> {
 }
 
 impl Peer {
-    /// A process that owns the other end of a ring.
-    pub(crate) fn ring(end: RingEnd) -> Self {
-        Self::new(End::Ring(Box::new(Ring { end, slot: None })))
+    /// A process that owns the other end of a ring with this memory.
+    pub(crate) fn ring(end: RingEnd, memory: OwnedFd) -> Self {
+        Self::new(End::Ring(Box::new(Ring {
+            end,
+            slot: None,
+            memory: Some(memory),
+        })))
     }
 
     /// A process that owns the other end of a slot of an arena.
     pub(super) fn slot(end: RingEnd, slot: ArenaSlot) -> Self {
-        let slot = Some(slot);
-        Self::new(End::Ring(Box::new(Ring { end, slot })))
+        Self::new(End::Ring(Box::new(Ring {
+            end,
+            slot: Some(slot),
+            memory: None,
+        })))
     }
 
     /// The slot of an arena, if the connection is in one. Its end has neither a descriptor nor a control

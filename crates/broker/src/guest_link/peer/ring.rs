@@ -1,5 +1,7 @@
 //! A process behind a ring.
 
+use std::os::fd::OwnedFd;
+
 use hvsock_fabric::Refusal;
 use hvsock_ring::{Filled, RingEnd, RingError};
 use hvsock_sys::shared_memory::SharedBytes;
@@ -22,6 +24,8 @@ pub(super) struct Ring {
     pub(super) end: RingEnd,
     /// Its slot in an arena. `None` for a ring of its own.
     pub(super) slot: Option<ArenaSlot>,
+    /// The memory of a ring of its own, for another process that goes on with it.
+    pub(super) memory: Option<OwnedFd>,
 }
 
 impl Ring {
@@ -182,7 +186,12 @@ mod tests {
     fn fixture() -> (Ring, RingEnd, Mapping) {
         let (end, process) = pair(RingSize::exactly(CAPACITY as u32).unwrap()).unwrap();
         let memory = Mapping::new(create(CAPACITY as u64).unwrap(), CAPACITY).unwrap();
-        (Ring { end, slot: None }, process, memory)
+        let ring = Ring {
+            end,
+            slot: None,
+            memory: None,
+        };
+        (ring, process, memory)
     }
 
     fn text(len: usize) -> Vec<u8> {

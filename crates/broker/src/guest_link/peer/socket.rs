@@ -1,5 +1,7 @@
 //! A process behind a socket.
 
+pub(super) mod snapshot;
+
 use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
