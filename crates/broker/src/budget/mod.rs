@@ -13,8 +13,9 @@ mod shares;
 use std::sync::{Arc, Mutex};
 
 use hvsock_sys::sync::lock;
+use serde::{Deserialize, Serialize};
 
-pub(crate) use owner::Owner;
+pub(crate) use owner::{Owner, OwnerSnapshot};
 pub(crate) use plan::DescriptorPlan;
 pub(crate) use shares::{Shares, Shortage};
 
@@ -28,6 +29,20 @@ pub(crate) struct Charge {
     budget: Budget,
     owner: Owner,
     amount: u64,
+}
+
+/// A charge in a [snapshot](crate::handover::snapshot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChargeSnapshot {
+    owner: OwnerSnapshot,
+    amount: u64,
+}
+
+impl ChargeSnapshot {
+    /// Charges its owner again, whatever its share is now. Of a damaged snapshot at most `most`.
+    pub(crate) fn charge(self, budget: &Budget, most: u64) -> Charge {
+        budget.charge_beyond(self.owner.into(), self.amount.min(most))
+    }
 }
 
 impl Budget {
@@ -90,6 +105,14 @@ impl Charge {
         let amount = amount.min(self.amount);
         self.amount -= amount;
         self.budget.charged(self.owner, amount)
+    }
+
+    /// The charge as a value.
+    pub(crate) fn snapshot(&self) -> ChargeSnapshot {
+        ChargeSnapshot {
+            owner: self.owner.into(),
+            amount: self.amount,
+        }
     }
 
     pub(crate) fn owner(&self) -> Owner {

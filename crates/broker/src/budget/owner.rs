@@ -1,6 +1,7 @@
 //! Who a use of a shared resource is charged to.
 
 use hvsock_fabric::PartitionKey;
+use serde::{Deserialize, Serialize};
 
 /// Who a use is charged to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,36 @@ impl Owner {
             false => Self::Partition(partition),
             true if uid == 0 || uid == broker_uid => Self::Operator,
             true => Self::User(uid),
+        }
+    }
+}
+
+/// An owner in a [snapshot](crate::handover::snapshot).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OwnerSnapshot {
+    Operator,
+    User(u32),
+    /// The partition's number.
+    Partition(u64),
+}
+
+impl From<Owner> for OwnerSnapshot {
+    fn from(owner: Owner) -> Self {
+        match owner {
+            Owner::Operator => Self::Operator,
+            Owner::User(uid) => Self::User(uid),
+            Owner::Partition(key) => Self::Partition(key.as_u64()),
+        }
+    }
+}
+
+impl From<OwnerSnapshot> for Owner {
+    fn from(snapshot: OwnerSnapshot) -> Self {
+        match snapshot {
+            OwnerSnapshot::Operator => Self::Operator,
+            OwnerSnapshot::User(uid) => Self::User(uid),
+            OwnerSnapshot::Partition(key) => Self::Partition(PartitionKey::from_u64(key)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Connections: the pending and the established ones, and the thread that owns each.
 
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cids::snapshot::CidsSnapshot;
+use super::connections::snapshot::ConnectionsSnapshot;
 use super::containers::snapshot::ContainersSnapshot;
 use super::counters::snapshot::CountersSnapshot;
 use super::endpoints::snapshot::EndpointsSnapshot;
@@ -30,7 +31,7 @@ pub(crate) struct CoreDocument {
     pub(super) leases: LeasesSnapshot,
     pub(super) endpoints: EndpointsSnapshot,
     #[serde(default)]
-    pub(super) connections: Option<Value>,
+    pub(super) connections: Option<ConnectionsSnapshot>,
     #[serde(default)]
     pub(super) arenas: Option<Value>,
     #[serde(default)]
@@ -67,6 +68,7 @@ impl Core {
         self.check_tables()?;
         let mut sockets = Vec::new();
         let sessions = self.sessions.snapshot(now, &mut sockets);
+        let connections = self.connections.snapshot(now);
         let containers = self.containers.snapshot(&self.container_processes, exports);
         Ok(CoreDocument {
             fabric: self.fabric.snapshot(),
@@ -75,7 +77,7 @@ impl Core {
             listeners: self.listeners.snapshot(now),
             leases: self.leases.snapshot(),
             endpoints: self.endpoints.snapshot(exports)?,
-            connections: None,
+            connections: Some(connections.map_err(|error| of("the connections", error))?),
             arenas: None,
             guest_arenas: None,
             vms: Some(self.vms.snapshot()),

@@ -3,16 +3,15 @@
 //! Everything here happens while that process may still go on: nothing is read, written or accepted, no file is
 //! touched, and nobody is told anything. [`Core::begin`] acts, once this process has committed.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hvsock_address::VmId;
-use hvsock_fabric::{
-    Changes, ConnectionId, Fabric, Operators, Partition, PartitionKey, PartitionKind,
-};
+use hvsock_fabric::{Changes, Fabric, Operators, Partition, PartitionKey, PartitionKind};
 
 use super::cids::Cids;
+use super::connections::Connections;
+use super::connections::snapshot::Counters;
 use super::container_states::{BOUND, CONTAINER};
 use super::containers::Containers;
 use super::counters::MetricsCounters;
@@ -24,7 +23,7 @@ use super::liveness::Liveness;
 use super::sessions::{Role, Sessions};
 use super::state::Core;
 use super::vms::Vms;
-use crate::data_path::{ByteCounters, ProcessSocket};
+use crate::data_path::ProcessSocket;
 use crate::guest_link::Resuming;
 use crate::handover::{HandoverError, Imports, LinkDocument};
 use crate::links;
@@ -51,7 +50,7 @@ impl Core {
             listeners,
             leases,
             endpoints,
-            connections: _,
+            connections,
             arenas: _,
             guest_arenas: _,
             vms,
@@ -129,7 +128,14 @@ impl Core {
         let limits = self.sessions.limits();
         let sessions = Sessions::restore(sessions, limits, &mut sockets, now, charged);
         self.sessions = sessions.map_err(|error| of("the sessions", error))?;
-        self.resume_links(links, imports, &HashMap::new())?;
+        let mut counters = Counters::new();
+        if let Some(connections) = connections {
+            let (budget, is_vm) = (&self.descriptors, |key| self.vms.contains(key));
+            let restored = Connections::restore(connections, &mut counters, budget, is_vm, now);
+            self.connections = restored.map_err(|error| of("the connections", error))?;
+        }
+        self.resume_links(links, imports, &counters)?;
+        self.check_connections()?;
         self.charge_containers();
         self.join_sessions()
     }
@@ -139,7 +145,7 @@ impl Core {
         &mut self,
         mut links: BTreeMap<u64, LinkDocument>,
         imports: &mut Imports,
-        counters: &HashMap<ConnectionId, Arc<ByteCounters>>,
+        counters: &Counters,
     ) -> Result<(), HandoverError> {
         let mut vms: Vec<PartitionKey> = self.vms.keys().collect();
         vms.sort();
@@ -166,6 +172,15 @@ impl Core {
             return Err(HandoverError::inconsistent("a link is of no VM"));
         }
         Ok(())
+    }
+
+    /// Checks that every connection of the fabric is one of a table: nobody else would end it.
+    fn check_connections(&self) -> Result<(), HandoverError> {
+        let mut all = self.fabric.connections().map(|(id, _)| id);
+        match all.all(|id| self.connections.get(id).is_some()) {
+            true => Ok(()),
+            false => Err(HandoverError::inconsistent("a connection has no record")),
+        }
     }
 
     /// Charges the containers for what they have.

@@ -36,6 +36,15 @@ impl ByteCounters {
         }
     }
 
+    /// Counters that go on from these, of a connection without a ring; `None` for one whose bytes nobody counts.
+    pub(crate) fn resumed(counted: Option<[u64; 2]>) -> Self {
+        Self {
+            counted: counted.unwrap_or_default().map(AtomicU64::new),
+            ring: None,
+            is_uncounted: counted.is_none(),
+        }
+    }
+
     /// Bytes from the client and from the server, if they are counted.
     pub(crate) fn counted(&self) -> Option<[u64; 2]> {
         (!self.is_uncounted).then(|| [self.sent(), self.received()])
