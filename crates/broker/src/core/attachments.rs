@@ -17,7 +17,7 @@ pub(crate) struct Attachment {
     listener: OwnedFd,
     filler: u32,
     /// For its descriptors.
-    _charge: Charge,
+    charge: Charge,
 }
 
 impl Attachment {
@@ -29,8 +29,13 @@ impl Attachment {
         Self {
             listener,
             filler,
-            _charge: charge,
+            charge,
         }
+    }
+
+    /// The bytes of filler, and the charge for its descriptors.
+    pub(crate) fn terms(&self) -> (u32, &Charge) {
+        (self.filler, &self.charge)
     }
 
     /// The process's socket without its filler, non-blocking; `None` if the process has not connected it.

@@ -116,6 +116,12 @@ impl<P> Connections<P> {
         self.pending.get(&id).map(|pending| &pending.connect)
     }
 
+    /// All pending connects, in no particular order.
+    pub(super) fn all_pending(&self) -> impl Iterator<Item = (ConnectionId, &P)> {
+        let pending = self.pending.iter();
+        pending.map(|(id, pending)| (*id, &pending.connect))
+    }
+
     /// A pending connect, to change it, and its deadline.
     pub(super) fn pending_mut(&mut self, id: ConnectionId) -> Option<(&mut P, Instant)> {
         let pending = self.pending.get_mut(&id)?;

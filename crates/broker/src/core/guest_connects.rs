@@ -204,12 +204,11 @@ impl Core {
         };
         let pending = PendingConnect {
             session,
-            address: connect.address,
+            connect: *connect,
             route,
             part,
             transport,
             counters,
-            raw_fd: preference.raw_fd,
             charge,
             reply,
             stage,
@@ -231,16 +230,16 @@ impl Core {
         };
         let PendingConnect {
             session,
-            address,
+            connect,
             route,
             part,
             transport,
             counters,
-            raw_fd,
             mut charge,
             reply,
             stage: _,
         } = pending;
+        let (address, raw_fd) = (connect.address, connect.flags.raw_fd);
         let made = match part {
             ProcessPart::HandedOver => hand_over(socket, self.connections.with_guests(vm)),
             ProcessPart::Relayed(process, data) => relay(vec![process], data, socket),
@@ -398,8 +397,9 @@ impl Core {
             }
         }
         let PendingConnect {
-            session, address, ..
+            session, connect, ..
         } = pending;
+        let address = connect.address;
         match session.explains {
             Some(request) if self.is_outer(pending.route.target) => {
                 self.record_refusal(&session, "connect", address, refusal);

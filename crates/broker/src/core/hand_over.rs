@@ -18,6 +18,7 @@ use super::liveness::snapshot::LivenessSnapshot;
 use super::sessions::snapshot::SessionsSnapshot;
 use super::state::Core;
 use super::vms::snapshot::VmsSnapshot;
+use super::waiting_requests::WaitingSnapshot;
 use crate::handover::{Exports, FdRange, HandoverError};
 
 /// The core's tables. A table that is missing is empty.
@@ -52,6 +53,8 @@ pub(crate) struct CoreDocument {
     pub(super) counters: Option<CountersSnapshot>,
     #[serde(default)]
     pub(super) uplinks: Option<Value>,
+    #[serde(default)]
+    pub(super) waiting: Option<WaitingSnapshot>,
 }
 
 impl Core {
@@ -67,7 +70,9 @@ impl Core {
     ) -> Result<CoreDocument, HandoverError> {
         self.check_tables()?;
         let mut sockets = Vec::new();
-        let sessions = self.sessions.snapshot(now, &mut sockets);
+        let waiting = self.waiting_sessions();
+        let waiting: Vec<_> = waiting.iter().map(|(session, _)| *session).collect();
+        let sessions = self.sessions.snapshot(now, &mut sockets, &waiting);
         let connections = self.connections.snapshot(now);
         let containers = self.containers.snapshot(&self.container_processes, exports);
         Ok(CoreDocument {
@@ -88,6 +93,7 @@ impl Core {
             text_listeners: None,
             counters: Some(self.telemetry.counters().snapshot()),
             uplinks: None,
+            waiting: Some(self.hand_over_waiting(exports)?),
         })
     }
 
@@ -114,9 +120,15 @@ impl Core {
             "the uplink of a guest",
             "uplinks of guests",
         )?;
-        // Established ones, arenas, and those that wait for a guest.
         not(
-            self.fabric.connections().len(),
+            self.text_listeners.len(),
+            "a listener of the text protocol",
+            "listeners of the text protocol",
+        )?;
+        // Established ones and arenas. Those that wait for a guest are made again.
+        let pending = self.connections.all_pending().count();
+        not(
+            self.fabric.connections().len().saturating_sub(pending),
             "a connection",
             "connections",
         )

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::{PartitionName, ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Dirs, Flags, Listen, MAX_MESSAGE, Register, Transports,
+    BrokerMessage, ClientMessage, Connect, Dirs, Flags, IdOrName, Listen, MAX_MESSAGE,
+    NamedAddress, Register, Transports,
 };
 use hvsock_fabric::{PartitionKind, PartitionSpec, PartitionState, Refusal};
 use hvsock_registry::Registration;
@@ -26,9 +27,11 @@ use super::container_states::ToBind;
 use super::endpoints::EndpointKind;
 use super::hand_over::CoreDocument;
 use super::reports::{ReportQueue, ThreadReport};
+use super::sessions::{self, TextEntry};
 use super::state::Core;
 use super::tokens::{Source, WAKE};
 use crate::BrokerConfig;
+use crate::budget::Owner;
 use crate::handover::bundle::Carrier;
 use crate::handover::{Exports, HandoverError, Imports};
 use crate::loop_waker::LoopWaker;
@@ -419,4 +422,96 @@ proptest! {
         }
         world.core.leave();
     }
+}
+
+/// A connect of a process that waits, as one does whose owner leaves too many messages unread.
+fn wait(world: &mut World, named: Option<NamedAddress>, text: bool) -> OwnedFd {
+    let core = &mut world.core;
+    let own = core.fabric.root();
+    let (socket, client) = match text {
+        true => hvsock_sys::stream::pair().unwrap(),
+        false => seqpacket::pair().unwrap(),
+    };
+    hvsock_sys::set_nonblocking(&socket, true).unwrap();
+    let caller = crate::callers::Caller::of(&socket).unwrap();
+    let entry = match text {
+        true => sessions::Entry::Text(TextEntry {
+            by_port: true,
+            ..TextEntry::default()
+        }),
+        false => sessions::Entry::Endpoint,
+    };
+    let mut session = core.sessions.open(socket.into(), own, caller, entry);
+    session.named = named.map(Arc::new);
+    let connect = Connect {
+        flags: Flags::default(),
+        timeout_ms: 0,
+        transports: match text {
+            true => Transports::ATTACHED,
+            false => Transports::DESCRIPTOR,
+        },
+        address: SockAddrHv::new(VmId::LOOPBACK, service(1000)),
+    };
+    let refusal = Refusal::TimedOut;
+    core.park(session, &connect, Owner::Operator, &refusal);
+    client
+}
+
+#[test]
+fn a_request_that_waits_is_handled_by_the_successor_as_if_it_had_just_arrived() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, clients) = full(folder.path());
+    let named = NamedAddress {
+        partition: IdOrName::Id(VmId::LOOPBACK),
+        service: IdOrName::Name("service 1000".into()),
+    };
+    let waiting = [None, Some(named)].map(|named| Client(wait(&mut world, named, false)));
+    let text = wait(&mut world, None, true);
+    let mut world = world.travel();
+    for client in &waiting {
+        let answer = client.recv();
+        assert!(
+            matches!(answer, Some(BrokerMessage::Connected(_))),
+            "{answer:?}"
+        );
+    }
+    let mut answer = [0; 64];
+    let count = hvsock_sys::stream::recv(&text, &mut answer).unwrap();
+    assert!(answer[..count].starts_with(b"OK "), "{answer:?}");
+    assert_eq!(world.core.connections.len(), 3);
+    let offered = clients[0].recv();
+    assert!(
+        matches!(offered, Some(BrokerMessage::Incoming(_))),
+        "{offered:?}"
+    );
+    // The idle process is neither evicted nor answered.
+    world.turn();
+    assert!(clients[3].recv().is_none() && world.core.sessions.iter().count() == 5);
+}
+
+#[test]
+fn a_socket_to_which_a_process_connects_its_own_is_the_successors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut world, _clients) = full(folder.path());
+    let client = Client::connect(&world.core.dirs.endpoint());
+    client.send(&ClientMessage::Attach { filler: 0 });
+    world.turn();
+    let received = message::recv_with_descriptors(&client.0, &mut [0; MAX_MESSAGE]).unwrap();
+    let path = &received.descriptors[0];
+    let charged = world.view()["descriptors"]["used"].clone();
+    let mut world = world.travel();
+    assert_eq!(world.view()["descriptors"]["used"], charged);
+    let own = hvsock_sys::stream::connect_by_descriptor(path).unwrap();
+    client.send(&ClientMessage::Connect(Connect {
+        flags: Flags::default(),
+        timeout_ms: 0,
+        transports: Transports::ATTACHED,
+        address: SockAddrHv::new(VmId::LOOPBACK, service(1000)),
+    }));
+    world.turn();
+    assert!(matches!(client.recv(), Some(BrokerMessage::Connected(_))));
+    let mut world = world;
+    world.turn();
+    assert_eq!(world.view()["connections"][0]["transport"], "attached");
+    drop(own);
 }

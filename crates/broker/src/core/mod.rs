@@ -27,7 +27,8 @@
 //!   [`resources`] by the transport that [`preference`] selects; [`reports`]: what they report.
 //!
 //! The tables can be [handed over](hand_over) to another process while everything is [frozen](freeze), which
-//! [resumes](resume) them.
+//! [resumes](resume) them, and handles the [requests that waited](waiting_requests) again
+//! ([`replays`]).
 //!
 //! [`state`] composes them to the `Core`, [`event_loop`] drives it. The methods of `Core` coordinate
 //! the owners:
@@ -126,6 +127,7 @@ mod preference;
 mod problem_reports;
 mod problems;
 mod registrations;
+mod replays;
 mod reports;
 mod requests;
 mod resources;
@@ -154,6 +156,7 @@ mod uplink_sessions;
 mod uplinks;
 mod view;
 mod vms;
+mod waiting_requests;
 
 pub(crate) use container_states::{BindFailure, BoundContainer, ToBind, UnboundContainer};
 pub(crate) use containers::BindingNumber;

@@ -56,6 +56,12 @@ impl<T> Parked<T> {
         queue.push_front((deadline, connect));
     }
 
+    /// All waiting connects.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        let queues = self.queues.values().flatten();
+        queues.map(|(_, connect)| connect)
+    }
+
     /// When to start the next round.
     pub(super) fn next_try(&self) -> Option<Instant> {
         self.next_try

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use hvsock_address::SockAddrHv;
 use hvsock_endpoint::uplink::Request;
 use hvsock_endpoint::{Connect, Transport};
 use hvsock_fabric::Route;
@@ -18,13 +17,11 @@ use crate::guest_link::LinkEnd;
 #[derive(Debug)]
 pub(super) struct PendingConnect {
     pub(super) session: Session<ProcessSocket>,
-    pub(super) address: SockAddrHv,
+    pub(super) connect: Connect,
     pub(super) route: Route,
     pub(super) part: ProcessPart,
     pub(super) transport: Transport,
     pub(super) counters: Arc<ByteCounters>,
-    /// Whether the process has a raw fd.
-    pub(super) raw_fd: bool,
     /// For the descriptors of both ends.
     pub(super) charge: Charge,
     /// For the reply, if it carries descriptors.

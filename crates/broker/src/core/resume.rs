@@ -61,6 +61,7 @@ impl Core {
             text_listeners: _,
             counters,
             uplinks: _,
+            waiting,
         } = document;
         let (name, kind) = self.own();
         let limits = *self.fabric.limits();
@@ -133,6 +134,10 @@ impl Core {
             let (budget, is_vm) = (&self.descriptors, |key| self.vms.contains(key));
             let restored = Connections::restore(connections, &mut counters, budget, is_vm, now);
             self.connections = restored.map_err(|error| of("the connections", error))?;
+        }
+        if let Some(waiting) = waiting {
+            let resumed = self.resume_waiting(waiting, imports);
+            resumed.map_err(|error| error.of("the requests that wait"))?;
         }
         self.resume_links(links, imports, &counters)?;
         self.check_connections()?;
@@ -232,6 +237,7 @@ impl Core {
             }
         }
         self.update_offered_services(&Changes::All);
+        self.replay();
     }
 }
 

@@ -387,7 +387,10 @@ impl World {
     fn snapshot(&self) -> (Snapshots, Vec<u32>) {
         let mut descriptors = vec![&u32::MAX];
         let snapshots = Snapshots {
-            sessions: self.sessions.snapshot(self.now, &mut descriptors).unwrap(),
+            sessions: self
+                .sessions
+                .snapshot(self.now, &mut descriptors, &[])
+                .unwrap(),
             listeners: self.listeners.snapshot(self.now),
             leases: self.leases.snapshot(),
         };
@@ -665,8 +668,13 @@ fn no_snapshot_is_taken_while_a_session_is_served() {
         request: Request::Nothing,
     });
     let served = world.sessions.take(0).unwrap();
-    let error = world.sessions.snapshot(world.now, &mut Vec::new());
+    let error = world.sessions.snapshot(world.now, &mut Vec::new(), &[]);
     assert_eq!(error, Err(SnapshotError::Outstanding { sessions: 1 }));
     world.sessions.give_back(0, served, false);
-    assert!(world.sessions.snapshot(world.now, &mut Vec::new()).is_ok());
+    assert!(
+        world
+            .sessions
+            .snapshot(world.now, &mut Vec::new(), &[])
+            .is_ok()
+    );
 }

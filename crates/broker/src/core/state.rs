@@ -31,6 +31,7 @@ use super::parked::Parked;
 use super::pending::{ParkedConnect, PendingConnect};
 use super::port_problems::PortProblems;
 use super::problems::{Problems, Wakeup, object_of};
+use super::replays::Replays;
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
@@ -106,6 +107,8 @@ pub(crate) struct Core {
     /// The broker's descriptors.
     pub(super) descriptors: Budget,
     pub(super) in_flight: InFlight,
+    /// Requests that waited in the broker that this one has taken over.
+    pub(super) replays: Replays,
     /// The slots of arenas, of the limit on connections.
     pub(super) arena_slots: Budget,
     /// For the endpoints of containers and the links of VMs.
@@ -220,6 +223,7 @@ impl Core {
             broker_uid,
             descriptors: Budget::new(plan.shared()),
             in_flight: InFlight::new(Budget::new(in_flight)),
+            replays: Replays::default(),
             arena_slots: Budget::new(arena_slots),
             partition_charges: HashMap::new(),
         })

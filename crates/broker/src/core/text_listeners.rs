@@ -80,6 +80,11 @@ impl TextListeners {
         VmId::random().to_guid_bytes()
     }
 
+    /// How many there are, and relays to their programs.
+    pub(super) fn len(&self) -> usize {
+        self.listeners.len() + self.relays.len()
+    }
+
     /// Adds a listener. Returns its index.
     pub(super) fn insert(&mut self, listener: TextListener) -> usize {
         self.listeners.insert(listener)

@@ -46,6 +46,9 @@ struct SessionSnapshot {
     /// Bytes.
     ring_size: u32,
     queries: u32,
+    /// It has sent a request, which is handled again.
+    #[serde(default, skip_serializing_if = "is_false")]
+    waiting: bool,
     /// What the process says that its connection is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claim: Option<Claim>,
@@ -55,6 +58,9 @@ struct SessionSnapshot {
     /// What has arrived of the request of a process at the text protocol's socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     text: Option<Vec<u8>>,
+    /// And whether it has given a port only.
+    #[serde(default, skip_serializing_if = "is_false")]
+    by_port: bool,
     role: RoleSnapshot,
 }
 
@@ -77,7 +83,8 @@ enum RoleSnapshot {
 }
 
 impl<D> Sessions<D> {
-    /// The sessions as a value. Appends their descriptors to `descriptors`.
+    /// The sessions as a value, with those whose requests are `waiting`, as idle ones. Appends their descriptors to
+    /// `descriptors`.
     ///
     /// # Errors
     ///
@@ -86,23 +93,33 @@ impl<D> Sessions<D> {
         &'a self,
         now: Instant,
         descriptors: &mut Vec<&'a D>,
+        waiting: &[&'a Session<D>],
     ) -> Result<SessionsSnapshot, SnapshotError> {
         let Self {
-            limits: _,
+            limits,
             slots,
             idle,
             unfinished,
             unfinished_open: _,
             last_serial,
         } = self;
-        let mut present: Vec<_> = self.iter().collect();
+        let mut present: Vec<_> = self.iter().map(|(_, session)| session).collect();
         if present.len() < slots.len() {
             let sessions = slots.len() - present.len();
             return Err(SnapshotError::Outstanding { sessions });
         }
-        present.sort_by_key(|(_, session)| session.serial);
+        present.extend(waiting);
+        present.sort_by_key(|session| session.serial);
+        // Deadlines are in the order of the serial numbers.
+        let mut deadlines = HashMap::with_capacity(waiting.len());
+        let mut next = now + limits.idle_timeout;
+        for session in present.iter().rev().filter(|session| session.is_idle()) {
+            next = idle.deadline(session.serial).unwrap_or(next);
+            deadlines.insert(session.serial, next);
+        }
+        let waiting: HashSet<u64> = waiting.iter().map(|session| session.serial).collect();
         let mut sessions = Vec::with_capacity(present.len());
-        for (_, session) in present {
+        for session in present {
             let Session {
                 socket,
                 partition,
@@ -117,16 +134,15 @@ impl<D> Sessions<D> {
                 queries,
                 queued: _,
                 role,
-                // Only while it connects, and a snapshot has no session that does.
+                // Of a connect that waits, which is made again from its message.
                 named: _,
-                // The process's socket hangs up, and its request is refused.
+                // They are with the requests that wait.
                 attachment: _,
-                // The other end is this process's, so its listener ends.
                 on_behalf_of: _,
             } = session;
             let role = match *role {
                 Role::Idle => {
-                    let deadline = idle.deadline(*serial).unwrap_or(now);
+                    let deadline = deadlines.get(serial).copied().unwrap_or(now);
                     RoleSnapshot::Idle(nanoseconds_until(deadline, now))
                 }
                 Role::Listener(id) => RoleSnapshot::Listener(id.as_u64()),
@@ -146,18 +162,24 @@ impl<D> Sessions<D> {
                 connected_suspend: *connected_suspend,
                 ring_size: *ring_size,
                 queries: *queries,
+                waiting: waiting.contains(serial),
                 claim: claim.as_deref().cloned(),
                 hybrid: match entry {
                     Entry::Endpoint | Entry::Text(_) => None,
                     Entry::Hybrid(HybridEntry { vm, request }) => Some(HybridSnapshot {
                         vm: vm.as_u64(),
-                        received: request.received().to_vec(),
+                        received: match waiting.contains(serial) {
+                            true => Vec::new(),
+                            false => request.received().to_vec(),
+                        },
                     }),
                 },
                 text: match entry {
+                    Entry::Text(_) if waiting.contains(serial) => Some(Vec::new()),
                     Entry::Text(text) => Some(text.request.received().to_vec()),
                     Entry::Endpoint | Entry::Hybrid(_) => None,
                 },
+                by_port: matches!(entry, Entry::Text(TextEntry { by_port: true, .. })),
                 role,
             });
             descriptors.push(socket);
@@ -218,9 +240,11 @@ impl<D> Sessions<D> {
                 connected_suspend,
                 ring_size,
                 queries,
+                waiting,
                 claim,
                 hybrid,
                 text,
+                by_port,
                 role,
             } = session;
             let in_order = serial > previous && serial <= last_serial;
@@ -232,7 +256,7 @@ impl<D> Sessions<D> {
                 (None, Some(received)) => {
                     let is_idle = matches!(role, RoleSnapshot::Idle(_));
                     ensure(is_idle, "a client of the text protocol is more than idle")?;
-                    text_entry(&received)?
+                    text_entry(&received, by_port)?
                 }
                 (Some(hybrid), _) => {
                     let is_idle = matches!(role, RoleSnapshot::Idle(_));
@@ -250,10 +274,13 @@ impl<D> Sessions<D> {
                     let in_order = Some(until) >= deadline && until <= latest;
                     ensure(in_order, "the deadlines are not in order")?;
                     deadline = Some(until);
-                    let count = idle.entry(socket_of).or_default();
-                    *count += 1;
-                    let slots = limits.idle_slots.max(1);
-                    check_limit("idle sessions in one partition", *count, slots)?;
+                    // One that waits takes no slot: it leaves the table before any other comes.
+                    if !waiting {
+                        let count = idle.entry(socket_of).or_default();
+                        *count += 1;
+                        let slots = limits.idle_slots.max(1);
+                        check_limit("idle sessions in one partition", *count, slots)?;
+                    }
                     (Role::Idle, until)
                 }
                 RoleSnapshot::Listener(number) => {
@@ -294,16 +321,17 @@ impl<D> Sessions<D> {
     }
 }
 
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// A process at a socket of the text protocol that has sent a part of its request, at most.
-fn text_entry(received: &[u8]) -> Result<Entry, SnapshotError> {
+fn text_entry(received: &[u8], by_port: bool) -> Result<Entry, SnapshotError> {
     let mut request = TextRequestReader::default();
     let read = request.read(received);
     let is_incomplete = matches!(read, Ok((count, None)) if count == received.len());
     ensure(is_incomplete, "a request is complete or none")?;
-    Ok(Entry::Text(TextEntry {
-        request,
-        by_port: false,
-    }))
+    Ok(Entry::Text(TextEntry { request, by_port }))
 }
 
 /// A process at a hybrid vsock socket that has sent a part of its request, at most.

@@ -121,6 +121,14 @@ impl<D> Sessions<D> {
         }
     }
 
+    /// A session, unless it is taken out, to change it.
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Session<D>> {
+        match self.slots.get_mut(index)? {
+            Slot::Present(session) => Some(session),
+            Slot::Taken { .. } => None,
+        }
+    }
+
     /// Whether an event of a session is handled at once: it is present, and does not wait for its turn.
     pub(crate) fn handles_events(&self, index: usize) -> bool {
         self.get(index).is_some_and(|session| !session.queued)
@@ -210,6 +218,13 @@ impl<D> Sessions<D> {
             Slot::Present(session) => Some((index, session)),
             Slot::Taken { .. } => None,
         })
+    }
+
+    /// The index of the session with a serial number, which is looked for among all.
+    pub(crate) fn by_serial(&self, serial: u64) -> Option<usize> {
+        let mut all = self.iter();
+        let found = all.find(|(_, session)| session.serial == serial);
+        found.map(|(index, _)| index)
     }
 
     /// The indexes of the sessions by the sockets of a partition.
