@@ -12,7 +12,7 @@ use super::table::Listening;
 use crate::model::Errno;
 
 /// How long after the last connection none is on its way from the broker to its listener.
-const QUIET: Duration = Duration::from_millis(200);
+const QUIET: Duration = Duration::from_secs(2);
 
 impl Connecting {
     /// What is connected to; `None` until the partition is known.
@@ -39,8 +39,8 @@ impl Core {
         if listening.incoming.is_empty() && listening.last_arrival.elapsed() >= QUIET {
             listening.unaccepted = 0;
         }
-        let (unaccepted, backlog) = (listening.unaccepted as usize, listening.backlog as usize);
-        let free = backlog.saturating_sub(unaccepted);
+        let unaccepted = usize::try_from(listening.unaccepted).unwrap_or(0);
+        let free = (listening.backlog as usize).saturating_sub(unaccepted);
         if free == 0 || self.exchanges.len() < free {
             return Some(free);
         }
@@ -94,17 +94,19 @@ impl Core {
     pub(crate) fn admitted(&mut self, target: &SockAddrHv) {
         self.backlogs.admitted(target, Instant::now());
         if let Some(listening) = self.own_listener(target) {
-            listening.unaccepted = (listening.unaccepted + 1).min(listening.backlog);
+            listening.unaccepted = (listening.unaccepted + 1).min(listening.backlog.into());
         }
     }
 
     /// The program has accepted a connection of a listening socket.
     pub(crate) fn accepted(&mut self, inode: u64) {
+        // Connections of others are not counted when they come.
+        let least = i64::try_from(self.exchanges.len()).map_or(0, |count| -count);
         let Some(entry) = self.sockets.get_mut(&inode) else {
             return;
         };
         if let Some(listening) = &mut entry.listening {
-            listening.unaccepted = listening.unaccepted.saturating_sub(1);
+            listening.unaccepted = (listening.unaccepted - 1).max(least);
         }
         if let Some(address) = entry.socket.local() {
             self.backlogs.accepted(address.service(), Instant::now());

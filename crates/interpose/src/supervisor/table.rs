@@ -43,7 +43,8 @@ pub(crate) struct Listening {
     /// How many connections may wait for the program.
     pub(crate) backlog: u32,
     /// About how many connections from programs of the same supervisor wait for it.
-    pub(crate) unaccepted: u32,
+    /// Less than none while accepts are ahead of the answers to their connects.
+    pub(crate) unaccepted: i64,
     /// When the last connection arrived, or the listener was opened.
     pub(crate) last_arrival: Instant,
     /// Its number in the event set.
