@@ -186,7 +186,7 @@ fn documents(hosts: &[&mut Host]) -> (Vec<String>, Imports) {
         let document = host.device.hand_over(&mut exports).unwrap();
         serde_json::to_string(&document).unwrap()
     });
-    let documents = documents.collect();
+    let documents: Vec<String> = documents.collect();
     let (_, blobs) = exports.finish().unwrap();
     let descriptors = std::mem::take(&mut *taken.0.lock().unwrap());
     (documents, Imports::new(descriptors, blobs))
@@ -553,8 +553,14 @@ fn a_vm_is_off_when_its_vmm_goes_after_a_handover_and_the_next_vmm_can_connect()
     hand_over(&mut [&mut host]);
     let pair = Pair::new(&mut host, &guest, true);
     hand_over(&mut [&mut host]);
-    guest.restart_vmm().unwrap();
+    guest.with_driver(|driver| driver.end_vmm());
     assert_eq!(host.wait_for_close(pair.id), Some(Refusal::PartitionOff));
+    // The driver of the test empties its queues at once, which the device must not see.
+    wait::eventually("the VM is off", || {
+        host.drain();
+        host.states.last() == Some(&PartitionState::Off)
+    });
+    guest.restart_vmm().unwrap();
     hand_over(&mut [&mut host]);
     Pair::new(&mut host, &guest, false).complete(&mut host);
     let [connected, running, off] = [

@@ -201,3 +201,36 @@ impl SessionState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(version: u32) -> LinkDocument {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/vhost_user/snapshot");
+        let text = std::fs::read_to_string(format!("{folder}/device-{version}.json"));
+        serde_json::from_str(&text.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_examples_of_all_versions_can_be_read() {
+        for version in 1..=VERSION {
+            let document: DeviceDocument = example(version).read(KIND).unwrap();
+            assert_eq!(document.version, version);
+            assert!(document.session.is_some());
+        }
+    }
+
+    #[test]
+    fn a_later_version_and_another_kind_of_link_are_refused() {
+        let mut value = serde_json::to_value(example(VERSION)).unwrap();
+        value["state"]["later"] = true.into();
+        let document: LinkDocument = serde_json::from_value(value.clone()).unwrap();
+        document.read::<DeviceDocument>(KIND).unwrap();
+        value["state"]["version"] = (VERSION + 1).into();
+        let document: LinkDocument = serde_json::from_value(value).unwrap();
+        let error = document.clone().read::<DeviceDocument>(KIND).unwrap_err();
+        assert!(error.to_string().contains("has version 2"), "{error}");
+        assert!(document.read::<DeviceDocument>("hybrid").is_err());
+    }
+}
