@@ -64,6 +64,11 @@ impl Attaching {
         index
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The connection with this index.
     pub(super) fn get(&self, index: usize) -> Option<&Waiting> {
         self.waiting.get(index)

@@ -26,6 +26,12 @@ use crate::{BrokerConfig, StartError};
 /// does not stop the others' work.
 const MAX_REPORTS: usize = 1024;
 
+/// How long a handover waits for requests that are nearly done: they cost less if they end here. New clients
+/// wait meanwhile.
+const DRAIN: Duration = Duration::from_millis(100);
+/// How often to look whether they are done.
+const DRAIN_POLL: Duration = Duration::from_millis(1);
+
 /// Delay before the next poll when the kernel lacks memory for one.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
@@ -154,15 +160,18 @@ impl Loop {
     /// Runs until [`CoreCall::Stop`], or until all [`CoreLink`]s are dropped.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
+        // A handover that waits for what is under way, and until when.
+        let mut handing_over: Option<(Box<HandOver>, Instant)> = None;
         if self.is_taken_over {
             self.core.begin();
         }
         loop {
             let is_idle = events.is_empty();
             self.core.data_threads.spare().work(Instant::now(), is_idle);
-            let timeout = match self.waker.prepare_park() {
-                true => self.timeout(),
-                false => Some(Duration::ZERO),
+            let timeout = match (self.waker.prepare_park(), &handing_over) {
+                (true, None) => self.timeout(),
+                (true, Some(_)) => Some(DRAIN_POLL),
+                (false, _) => Some(Duration::ZERO),
             };
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
@@ -182,6 +191,10 @@ impl Loop {
                     Source::Waker => {}
                     Source::Connection => self.core.data_threads.handle_event(event),
                     Source::Endpoint(index) => self.core.endpoints.mark(index),
+                    // It is read when no handover waits.
+                    Source::Session(index) if handing_over.is_some() => {
+                        self.core.sessions.enqueue(index);
+                    }
                     Source::Session(index) => self.core.session_event(index),
                     Source::Text(index) => self.core.text_listener_event(index),
                     Source::Attaching(index) => self.core.attaching_ready(index),
@@ -191,8 +204,10 @@ impl Loop {
             // Before the queues are drained: what is queued later wakes the loop again.
             self.waker.take();
             self.drain_reports();
-            self.core.accept_clients();
-            self.core.resume_sessions();
+            if handing_over.is_none() {
+                self.core.accept_clients();
+                self.core.resume_sessions();
+            }
             self.core.serve_uplink_clients();
             self.core.data_threads.run_turns();
             let now = Instant::now();
@@ -216,15 +231,21 @@ impl Loop {
             match next {
                 Next::Turn => {}
                 Next::HandOver(hand_over) => {
-                    let reports = &self.reports;
-                    let mut apply = |core: &mut Core| apply_reports(core, reports);
-                    if hand_over.run(&mut self.core, &mut apply) {
-                        // Callers learn that this broker has stopped.
-                        drop(self.calls);
-                        return self.core.leave();
-                    }
+                    handing_over = Some((hand_over, Instant::now() + DRAIN));
                 }
                 Next::Stop => break,
+            }
+            let is_due = handing_over
+                .as_ref()
+                .is_some_and(|(_, until)| self.core.is_drained() || Instant::now() >= *until);
+            if is_due && let Some((hand_over, _)) = handing_over.take() {
+                let reports = &self.reports;
+                let mut apply = |core: &mut Core| apply_reports(core, reports);
+                if hand_over.run(&mut self.core, &mut apply) {
+                    // Callers learn that this broker has stopped.
+                    drop(self.calls);
+                    return self.core.leave();
+                }
             }
         }
         self.core.data_threads.reset_all(&Refusal::Reset {

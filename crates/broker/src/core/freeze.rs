@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_fabric::PartitionKey;
 
+use super::attaching;
 use super::state::Core;
 use crate::handover::document::{DOCUMENT_VERSION, Document};
 use crate::handover::serve::{Figures, Outcome, Serving, Source};
@@ -75,6 +76,8 @@ impl HandOver {
 
 impl Source for Frozen<'_> {
     fn freeze(&mut self, deadline: Instant) -> Result<(), HandoverError> {
+        // A process that takes so long must not be able to prevent every upgrade.
+        self.core.expire_attaching(Instant::now() + attaching::TIMEOUT);
         for vm in self.core.vms.keys().collect::<Vec<_>>() {
             let core = &self.core;
             if let Some(link) = core.vms.link(vm) {
@@ -153,6 +156,12 @@ impl Core {
     pub(super) fn leave(mut self) {
         self.audit.finish(Instant::now() + AUDIT);
         std::mem::forget(self);
+    }
+
+    /// Whether no request is under way that would have to be made again.
+    pub(super) fn is_drained(&self) -> bool {
+        let waits = self.connections.all_pending().next().is_some();
+        !waits && self.parked.is_empty() && self.attaching.is_empty()
     }
 
     pub(super) fn vm_label(&self, vm: PartitionKey) -> String {

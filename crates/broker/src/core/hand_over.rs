@@ -15,6 +15,7 @@ use super::leases::snapshot::LeasesSnapshot;
 use super::left_folders::snapshot::LeftFoldersSnapshot;
 use super::listeners::snapshot::ListenersSnapshot;
 use super::liveness::snapshot::LivenessSnapshot;
+use super::offers::snapshot::OffersSnapshot;
 use super::sessions::snapshot::SessionsSnapshot;
 use super::state::Core;
 use super::vms::snapshot::VmsSnapshot;
@@ -30,6 +31,8 @@ pub(crate) struct CoreDocument {
     pub(super) session_descriptors: FdRange,
     pub(super) listeners: ListenersSnapshot,
     pub(super) leases: LeasesSnapshot,
+    #[serde(default)]
+    pub(super) offers: Option<OffersSnapshot>,
     pub(super) endpoints: EndpointsSnapshot,
     #[serde(default)]
     pub(super) connections: Option<ConnectionsSnapshot>,
@@ -81,6 +84,7 @@ impl Core {
             session_descriptors: exports.fds(sockets)?,
             listeners: self.listeners.snapshot(now),
             leases: self.leases.snapshot(),
+            offers: Some(self.offers.snapshot(exports)?),
             endpoints: self.endpoints.snapshot(exports)?,
             connections: Some(connections.map_err(|error| of("the connections", error))?),
             arenas: None,

@@ -202,6 +202,28 @@ impl Core {
         }
     }
 
+    /// Passes on what listeners of a broker that was taken over can receive.
+    pub(super) fn pass_held(&mut self) {
+        for listener in self.offers.listeners() {
+            self.watch_held(listener);
+            self.pass_offers(listener);
+        }
+    }
+
+    /// Has a listener's process report that it has read what was passed to it, since more is held.
+    fn watch_held(&self, listener: ListenerId) {
+        let index = self
+            .listeners
+            .get(listener)
+            .and_then(|record| record.session);
+        if let Some(index) = index
+            && let Some(session) = self.sessions.get(index)
+        {
+            session.socket.keep_in_flight(true);
+            let _ = self.session_io.watch_reading(&session.socket, index, true);
+        }
+    }
+
     /// Passes a listener the offers that it is ready for.
     pub(super) fn pass_offers(&mut self, listener: ListenerId) {
         if self.offers.held(listener) == 0 {

@@ -5,6 +5,8 @@
 //! ([`InFlight`](super::in_flight::InFlight)). The others are held with their descriptors. While one is
 //! held, another is in the socket, so a listener is readable as long as an offer waits.
 
+pub(super) mod snapshot;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 

@@ -56,6 +56,11 @@ impl<T> Parked<T> {
         queue.push_front((deadline, connect));
     }
 
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+
     /// All waiting connects.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         let queues = self.queues.values().flatten();

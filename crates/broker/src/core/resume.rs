@@ -20,6 +20,7 @@ use super::leases::Leases;
 use super::left_folders::LeftFolders;
 use super::listeners::Listeners;
 use super::liveness::Liveness;
+use super::offers::Offers;
 use super::sessions::{Role, Sessions};
 use super::state::Core;
 use super::vms::Vms;
@@ -49,6 +50,7 @@ impl Core {
             session_descriptors,
             listeners,
             leases,
+            offers,
             endpoints,
             connections,
             arenas: _,
@@ -142,7 +144,15 @@ impl Core {
         self.resume_links(links, imports, &counters)?;
         self.check_connections()?;
         self.charge_containers();
-        self.join_sessions()
+        self.join_sessions()?;
+        if let Some(offers) = offers {
+            let (listeners, fabric) = (&self.listeners, &self.fabric);
+            let is_listener = |id| listeners.get(id).is_some();
+            let is_connection = |id| fabric.connection(id).is_some();
+            let offers = Offers::restore(offers, imports, is_listener, is_connection);
+            self.offers = offers.map_err(|error| error.of("the offers"))?;
+        }
+        Ok(())
     }
 
     /// Makes the links of the VMs again, frozen.
@@ -237,6 +247,7 @@ impl Core {
             }
         }
         self.update_offered_services(&Changes::All);
+        self.pass_held();
         self.replay();
     }
 }

@@ -168,7 +168,7 @@ impl<D> Sessions<D> {
     }
 
     /// Has a session wait for its turn, behind the others that do.
-    pub(super) fn enqueue(&mut self, index: usize) {
+    pub(crate) fn enqueue(&mut self, index: usize) {
         if let Some(Slot::Present(session)) = self.slots.get_mut(index)
             && !session.queued
         {
