@@ -1,9 +1,11 @@
 //! Broadcasts events to subscribers. The core never waits for a slow one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hvsock_sys::sync::lock;
 
 use crate::model::{AuditRecord, Event, EventKind};
 
@@ -16,14 +18,34 @@ const MAX_SUBSCRIBERS: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct EventBus {
     subscribers: Vec<Subscriber>,
+    history: Option<History>,
 }
 
 #[derive(Debug)]
 struct Subscriber {
     queue: SyncSender<Event>,
     missed: Arc<AtomicU64>,
+    /// What the stream ends with.
+    end: Arc<Mutex<Option<Event>>>,
     records: RecordScope,
 }
+
+/// Events since all streams ended for a handover, for those that are resumed.
+#[derive(Debug)]
+struct History {
+    /// What a stream is resumed with.
+    resume: String,
+    until: Instant,
+    events: Vec<Event>,
+    missed: u64,
+}
+
+/// How long a stream can be resumed.
+const RESUMABLE: Duration = Duration::from_secs(10);
+
+/// The stream cannot be resumed: it is too late, or it ended in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotResumable;
 
 /// Which records of the audit a subscriber receives as events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,15 +81,20 @@ impl RecordScope {
 pub struct EventStream {
     queue: Receiver<Event>,
     missed: Arc<AtomicU64>,
+    end: Arc<Mutex<Option<Event>>>,
 }
 
 impl EventBus {
     /// Publishes an event, which `what` builds only if there is a subscriber.
     pub(crate) fn publish(&mut self, what: impl FnOnce() -> EventKind) {
-        if self.subscribers.is_empty() {
+        self.forget_history();
+        if self.subscribers.is_empty() && self.history.is_none() {
             return;
         }
         let event = now(what());
+        if let Some(history) = &mut self.history {
+            history.add(&event);
+        }
         self.subscribers
             .retain(|subscriber| subscriber.send(&event));
     }
@@ -76,7 +103,8 @@ impl EventBus {
     /// broker's own.
     pub(crate) fn publish_record(&mut self, record: &AuditRecord, partition: &str) {
         let wants = |one: &Subscriber| one.records.contains(record, partition);
-        if !self.subscribers.iter().any(wants) {
+        self.forget_history();
+        if !self.subscribers.iter().any(wants) && self.history.is_none() {
             return;
         }
         let event = Event {
@@ -85,6 +113,9 @@ impl EventBus {
                 record: Box::new(record.clone()),
             },
         };
+        if let Some(history) = &mut self.history {
+            history.add(&event);
+        }
         self.subscribers
             .retain(|subscriber| !wants(subscriber) || subscriber.send(&event));
     }
@@ -101,12 +132,90 @@ impl EventBus {
         }
         let (sender, queue) = sync_channel(QUEUE_CAPACITY);
         let missed = Arc::new(AtomicU64::new(0));
+        let end = Arc::new(Mutex::new(None));
         self.subscribers.push(Subscriber {
             queue: sender,
             missed: Arc::clone(&missed),
+            end: Arc::clone(&end),
             records,
         });
-        Some(EventStream { queue, missed })
+        Some(EventStream { queue, missed, end })
+    }
+
+    /// As [`subscribe`](Self::subscribe), from the event after the end of the streams that ended with `resume`.
+    /// `partition` is the broker's own.
+    pub(crate) fn resume(
+        &mut self,
+        records: RecordScope,
+        resume: &str,
+        partition: &str,
+    ) -> Result<Option<EventStream>, NotResumable> {
+        self.forget_history();
+        let history = self
+            .history
+            .as_ref()
+            .filter(|history| history.resume == resume);
+        let history = history.ok_or(NotResumable)?;
+        let (events, missed) = (history.events.clone(), history.missed);
+        let Some(stream) = self.subscribe(records) else {
+            return Ok(None);
+        };
+        let Some(subscriber) = self.subscribers.last() else {
+            return Ok(None);
+        };
+        for event in events {
+            let wanted = match &event.what {
+                EventKind::Audit { record } => records.contains(record, partition),
+                _ => true,
+            };
+            if wanted {
+                subscriber.send(&event);
+            }
+        }
+        subscriber.missed.fetch_add(missed, Ordering::Relaxed);
+        Ok(Some(stream))
+    }
+
+    /// Ends all streams for a handover. Returns what they are resumed with.
+    pub(crate) fn end_all(&mut self, resume: String) -> String {
+        let end = now(EventKind::HandedOver {
+            resume: resume.clone(),
+        });
+        for subscriber in self.subscribers.drain(..) {
+            *lock(&subscriber.end) = Some(end.clone());
+        }
+        resume
+    }
+
+    /// Keeps events for streams that are resumed with `resume`, for a while.
+    pub(crate) fn keep_for(&mut self, resume: String) {
+        self.history = Some(History {
+            resume,
+            until: Instant::now() + RESUMABLE,
+            events: Vec::new(),
+            missed: 0,
+        });
+    }
+
+    fn forget_history(&mut self) {
+        let now = Instant::now();
+        if self
+            .history
+            .as_ref()
+            .is_some_and(|history| history.until <= now)
+        {
+            self.history = None;
+        }
+    }
+}
+
+impl History {
+    /// As much as a stream's queue holds.
+    fn add(&mut self, event: &Event) {
+        match self.events.len() < QUEUE_CAPACITY {
+            true => self.events.push(event.clone()),
+            false => self.missed += 1,
+        }
     }
 }
 
@@ -138,7 +247,15 @@ impl EventStream {
         if missed > 0 {
             return Some(now(EventKind::Missed { events: missed }));
         }
-        self.queue.recv_timeout(timeout).ok()
+        match self.queue.recv_timeout(timeout) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            // Dropped events are told first.
+            Err(RecvTimeoutError::Disconnected) => match self.missed.swap(0, Ordering::Relaxed) {
+                0 => lock(&self.end).take(),
+                events => Some(now(EventKind::Missed { events })),
+            },
+        }
     }
 
     /// Whether the broker has stopped, so that no further event is published.
@@ -216,6 +333,51 @@ mod tests {
         assert_eq!(received(of, None, "host"), [false, false, false, true]);
         // The same number in a container is another user.
         assert_eq!(received(of, Some(1000), "ct"), [false, false, false, true]);
+    }
+
+    #[test]
+    fn a_resumed_stream_has_every_event_once() {
+        let mut bus = EventBus::default();
+        let before = bus.subscribe(RecordScope::None).unwrap();
+        bus.publish(|| event("one"));
+        let resume = bus.end_all("token".into());
+        let received = |stream: &EventStream| {
+            std::iter::from_fn(|| Some(stream.recv_timeout(Duration::ZERO)?.what))
+                .collect::<Vec<_>>()
+        };
+        let handed_over = EventKind::HandedOver {
+            resume: resume.clone(),
+        };
+        assert_eq!(received(&before), [event("one"), handed_over]);
+        assert!(before.is_over());
+        // In the new broker, or in the old one if that goes on.
+        let mut bus = EventBus::default();
+        bus.keep_for(resume);
+        bus.publish(|| event("two"));
+        assert_eq!(
+            bus.resume(RecordScope::None, "other", "host").unwrap_err(),
+            NotResumable
+        );
+        for _ in 0..2 {
+            let after = bus
+                .resume(RecordScope::None, "token", "host")
+                .unwrap()
+                .unwrap();
+            bus.publish(|| event("three"));
+            let seen = received(&after);
+            assert_eq!(seen[0], event("two"));
+            assert!(seen[1..].iter().all(|one| *one == event("three")));
+        }
+        for _ in 0..QUEUE_CAPACITY {
+            bus.publish(|| event("more"));
+        }
+        let late = bus
+            .resume(RecordScope::None, "token", "host")
+            .unwrap()
+            .unwrap();
+        let seen = received(&late);
+        assert_eq!(seen.len(), QUEUE_CAPACITY + 1);
+        assert_eq!(seen.last(), Some(&EventKind::Missed { events: 3 }));
     }
 
     #[test]

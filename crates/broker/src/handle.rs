@@ -26,7 +26,7 @@ use hvsock_virtio::InvalidCid;
 use crate::callers::Caller;
 use crate::containers::{BindingFiles, Orders};
 use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink, GUEST_TIMEOUT, HandOver};
-use crate::events::{EventStream, RecordScope};
+use crate::events::{EventStream, NotResumable, RecordScope};
 use crate::model::{
     AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
 };
@@ -266,6 +266,25 @@ impl Handle {
     pub fn events_with_records(&self, records: RecordScope) -> Result<EventStream, ControlError> {
         self.call(move |core| core.subscribe(records))?
             .ok_or(ControlError::Limit("event subscribers"))
+    }
+
+    /// As [`events_with_records`](Self::events_with_records), after the last event of a stream that ended with
+    /// [`EventKind::HandedOver`](crate::model::EventKind::HandedOver): none is missing, and none is there twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`events`](Self::events), and [`ControlError::Invalid`] if that is longer ago than ten seconds.
+    pub fn events_resumed(
+        &self,
+        records: RecordScope,
+        resume: String,
+    ) -> Result<EventStream, ControlError> {
+        let resumed = self.call(move |core| core.resume_events(records, &resume))?;
+        let resumed = resumed.map_err(|NotResumable| {
+            let what = "this stream of events cannot be resumed any more; open another one";
+            ControlError::Invalid(what.into())
+        })?;
+        resumed.ok_or(ControlError::Limit("event subscribers"))
     }
 
     /// The records of the audit in `scope` that a filter selects, oldest first.

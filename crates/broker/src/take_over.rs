@@ -168,13 +168,14 @@ impl Target for Successor {
             core,
             set: _,
             links,
+            events,
             control,
             lock,
         } = document;
         let operators = self.config.operators();
         prepared
             .event_loop
-            .resume(core, links, &mut imports, operators.clone())
+            .resume(core, links, events, &mut imports, operators.clone())
             .map_err(text)?;
         let lock = lock.ok_or("the lock of the folders is missing")?;
         let lock = imports.fd(lock).map_err(text)?;

@@ -450,8 +450,7 @@ impl Client {
     /// [`ClientError::Refused`] with 503 if the broker has too many followers of events.
     #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<Events<'_>> {
-        let body = self.socket.open(get(&["v1", "events"]))?;
-        Ok(Events::new(&self.socket, body))
+        Events::open(&self.socket, false)
     }
 
     /// Subscribes to events and to records of the audit: all as root or the broker's user, otherwise
@@ -460,9 +459,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 503 if the broker has too many followers of events.
     pub fn events_with_audit(&self) -> Result<Events<'_>> {
-        let call = get(&["v1", "events"]).query("audit", "true");
-        let body = self.socket.open(call)?;
-        Ok(Events::new(&self.socket, body))
+        Events::open(&self.socket, true)
     }
 
     /// Lists the records of the audit that `filter` selects, oldest first: all as root or the broker's

@@ -184,6 +184,12 @@ pub enum EventKind {
         /// The record.
         record: Box<AuditRecord>,
     },
+    /// The stream ends here, because the broker is being handed over. What follows is in a stream that is opened with
+    /// the parameter `resume`, soon.
+    HandedOver {
+        /// The parameter.
+        resume: String,
+    },
     /// Events are missing here, because the reader was too slow.
     Missed {
         /// The number of missing events.

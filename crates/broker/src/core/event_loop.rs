@@ -122,10 +122,14 @@ impl Loop {
         &mut self,
         document: CoreDocument,
         links: BTreeMap<u64, LinkDocument>,
+        events: Option<String>,
         imports: &mut Imports,
         operators: Operators,
     ) -> Result<(), HandoverError> {
         self.is_taken_over = true;
+        if let Some(resume) = events {
+            self.core.keep_events(resume);
+        }
         self.core
             .resume(document, links, imports, operators, Instant::now())
     }

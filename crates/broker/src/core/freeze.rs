@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hvsock_address::VmId;
 use hvsock_fabric::PartitionKey;
 
 use super::attaching;
@@ -41,6 +42,8 @@ struct Frozen<'a> {
     lock: &'a OwnedFd,
     /// The VMs whose links have been asked to freeze.
     links: Vec<PartitionKey>,
+    /// What the streams of events, which have ended, are resumed with.
+    resume_events: Option<String>,
 }
 
 impl HandOver {
@@ -63,6 +66,7 @@ impl HandOver {
             control: control.as_deref(),
             lock: &lock,
             links: Vec::new(),
+            resume_events: None,
         };
         let (outcome, figures) = serving.hand_over(&mut frozen);
         let has_left = outcome == Outcome::Left;
@@ -77,7 +81,8 @@ impl HandOver {
 impl Source for Frozen<'_> {
     fn freeze(&mut self, deadline: Instant) -> Result<(), HandoverError> {
         // A process that takes so long must not be able to prevent every upgrade.
-        self.core.expire_attaching(Instant::now() + attaching::TIMEOUT);
+        self.core
+            .expire_attaching(Instant::now() + attaching::TIMEOUT);
         for vm in self.core.vms.keys().collect::<Vec<_>>() {
             let core = &self.core;
             if let Some(link) = core.vms.link(vm) {
@@ -85,7 +90,11 @@ impl Source for Frozen<'_> {
                 self.links.push(vm);
             }
         }
-        self.settle(deadline)
+        self.settle(deadline)?;
+        // Nothing happens any more that they could tell.
+        let resume = VmId::random().to_string();
+        self.resume_events = Some(self.core.telemetry.end_streams(resume));
+        Ok(())
     }
 
     fn export(&mut self, exports: &mut Exports, version: u32) -> Result<Document, HandoverError> {
@@ -111,6 +120,7 @@ impl Source for Frozen<'_> {
             core: core.hand_over_state(exports, Instant::now())?,
             set: None,
             links,
+            events: self.resume_events.clone(),
             control: self
                 .control
                 .map(|control| exports.fd(control))
@@ -142,7 +152,10 @@ impl Frozen<'_> {
     }
 
     fn thaw(self) {
-        let core = &self.core;
+        let core = self.core;
+        if let Some(resume) = self.resume_events {
+            core.telemetry.keep_for(resume);
+        }
         for vm in self.links {
             if let Some(link) = core.vms.link(vm) {
                 link.thaw();

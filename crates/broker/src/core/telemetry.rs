@@ -6,7 +6,7 @@ use hvsock_address::ServiceId;
 use hvsock_fabric::Refusal;
 
 use super::counters::{MetricsCounters, ServiceCounters};
-use crate::events::{EventBus, EventStream, RecordScope};
+use crate::events::{EventBus, EventStream, NotResumable, RecordScope};
 use crate::model::{AuditRecord, EventKind};
 
 /// The subscribers to events, and the counters since the start.
@@ -31,6 +31,26 @@ impl Telemetry {
     /// Adds a subscriber; `None` if there are too many.
     pub(super) fn subscribe(&mut self, records: RecordScope) -> Option<EventStream> {
         self.events.subscribe(records)
+    }
+
+    /// As [`subscribe`](Self::subscribe), for a stream that has ended with a handover.
+    pub(super) fn resume(
+        &mut self,
+        records: RecordScope,
+        resume: &str,
+        partition: &str,
+    ) -> Result<Option<EventStream>, NotResumable> {
+        self.events.resume(records, resume, partition)
+    }
+
+    /// Ends the streams of events for a handover. Returns what they are resumed with.
+    pub(super) fn end_streams(&mut self, resume: String) -> String {
+        self.events.end_all(resume)
+    }
+
+    /// Keeps events for streams that are resumed.
+    pub(super) fn keep_for(&mut self, resume: String) {
+        self.events.keep_for(resume);
     }
 
     /// Counts an established connection of a service, `None` for an unregistered one.

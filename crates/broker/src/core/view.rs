@@ -19,7 +19,7 @@ use super::listeners::ListenerRecord;
 use super::state::Core;
 use crate::budget::{Budget, Owner, Shares};
 use crate::callers::Caller;
-use crate::events::{EventStream, RecordScope};
+use crate::events::{EventStream, NotResumable, RecordScope};
 use crate::model::{
     self, Connection, ConnectionState, Guest, GuestBroker, Listener, Partition, PartitionState,
     ProblemKind, Service, ServiceMetrics, Share, SharedResource,
@@ -73,6 +73,22 @@ impl From<ListedService> for Service {
 
 impl Core {
     /// Subscribes to the events from now on; `None` if there are too many subscribers.
+    /// Keeps events for the streams of the broker that was taken over.
+    pub(super) fn keep_events(&mut self, resume: String) {
+        self.telemetry.keep_for(resume);
+    }
+
+    /// Adds a subscriber to events from the end of an earlier stream on.
+    pub(crate) fn resume_events(
+        &mut self,
+        records: RecordScope,
+        resume: &str,
+    ) -> Result<Option<EventStream>, NotResumable> {
+        let own = partition_label(&self.fabric, self.fabric.root());
+        self.telemetry.resume(records, resume, &own)
+    }
+
+    /// Adds a subscriber to events.
     pub(crate) fn subscribe(&mut self, records: RecordScope) -> Option<EventStream> {
         self.telemetry.subscribe(records)
     }

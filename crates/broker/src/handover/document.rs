@@ -43,6 +43,9 @@ pub(crate) struct Document {
     /// The links of VMs, by the numbers of their partitions.
     #[serde(default)]
     pub(crate) links: BTreeMap<u64, LinkDocument>,
+    /// What streams of events are resumed with.
+    #[serde(default)]
+    pub(crate) events: Option<String>,
     /// The listener of the control API.
     #[serde(default)]
     pub(crate) control: Option<FdIndex>,

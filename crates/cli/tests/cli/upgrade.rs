@@ -524,6 +524,42 @@ fn a_hang_up_reads_the_files_again_and_ends_nothing() {
 }
 
 #[test]
+fn followers_of_events_see_each_one_once_across_upgrades() {
+    let world = World::new();
+    let mut command = world.command(&["events", "--json"]);
+    let mut follower = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    world.register("first");
+    let mut seen = vec![follower.line()];
+    while !seen.last().is_some_and(|line| line.contains("first")) {
+        world.ok(&["service", "unregister", "first"]);
+        world.register("first");
+        seen.push(follower.line());
+    }
+    for round in 0..3 {
+        thread::scope(|scope| {
+            scope.spawn(|| world.upgrade());
+            for number in 0..6 {
+                world.register(&format!("round {round} {number}"));
+            }
+        });
+    }
+    world.register("last");
+    let registered = |line: &str| {
+        let event: Value = serde_json::from_str(line).unwrap();
+        let is_one = event["event"] == "service_registered";
+        is_one.then(|| event["service"].as_str().unwrap().to_owned())
+    };
+    let mut services = Vec::new();
+    while services.last().is_none_or(|service| service != "last") {
+        services.extend(registered(&follower.line()));
+    }
+    services.retain(|service| service.starts_with("round"));
+    let rounds =
+        (0..3).flat_map(|round| (0..6).map(move |number| format!("round {round} {number}")));
+    assert!(services.iter().cloned().eq(rounds), "{services:?}");
+}
+
+#[test]
 fn a_broker_that_was_replaced_ends_soon_and_removes_nothing() {
     let mut world = World::new();
     let first = world.pid();

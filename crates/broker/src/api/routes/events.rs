@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use utoipa::IntoParams;
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, QueryParams};
+use crate::api::gate::Busy as Client;
 use crate::api::json::to_json;
 use crate::api::responses::{Busy, Invalid};
 use crate::api::state::{Api, response};
@@ -34,6 +36,9 @@ pub(super) struct EventParams {
     /// about itself.
     #[serde(default)]
     audit: bool,
+    /// Continues a stream that ended with `handed_over`, without a gap.
+    #[serde(default)]
+    resume: Option<String>,
 }
 
 /// Streams events from now on, one JSON object per line, until the client disconnects.
@@ -46,6 +51,7 @@ pub(super) struct EventParams {
 pub(super) async fn events(
     State(api): State<Api>,
     peer: Peer,
+    client: Option<Extension<Client>>,
     QueryParams(params): QueryParams<EventParams>,
 ) -> Result<Response, ApiError> {
     let records = match params.audit {
@@ -53,8 +59,15 @@ pub(super) async fn events(
         false => RecordScope::None,
     };
     let permit = api.followers.try_acquire(&peer)?;
+    // The answer has no end, so nothing waits for it.
+    if let Some(Extension(client)) = client {
+        client.release();
+    }
     let events = api
-        .call(move |handle| handle.events_with_records(records))
+        .call(move |handle| match params.resume {
+            Some(resume) => handle.events_resumed(records, resume),
+            None => handle.events_with_records(records),
+        })
         .await?;
     let (lines, body) = mpsc::channel(IN_FLIGHT);
     tokio::task::spawn_blocking(move || while forward(&events, &lines).is_continue() {});
@@ -66,7 +79,10 @@ fn forward(events: &EventStream, lines: &mpsc::Sender<Bytes>) -> ControlFlow<()>
         return ControlFlow::Break(());
     }
     let Some(event) = events.recv_timeout(CLOSED_POLL) else {
-        return ControlFlow::Continue(());
+        return match events.is_over() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        };
     };
     let Ok(mut line) = to_json(&event) else {
         return ControlFlow::Continue(());

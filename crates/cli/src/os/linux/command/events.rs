@@ -150,6 +150,7 @@ fn sentence(what: &EventKind) -> String {
         EventKind::ProblemFound { problem, .. } => format!("problem: {problem}"),
         EventKind::ProblemSolved { problem, .. } => format!("solved: {problem}"),
         EventKind::Audit { record } => record.to_string(),
+        EventKind::HandedOver { .. } => "the broker is being handed over".to_owned(),
         EventKind::Missed { events } => format!("({events} events missed here)"),
     }
 }
