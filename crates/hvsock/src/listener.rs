@@ -33,7 +33,9 @@ use crate::{Endpoint, HvStream, backend};
 /// The descriptor of `AsFd` (on Windows the socket of `AsSocket`) is readable when there is a
 /// connection to accept, or an error. On Linux it may be watched level- or edge-triggered, and stays the
 /// same for the listener's life: it stands for the broker's messages and for the
-/// [arenas](HvStream#readiness) in which clients connect without the broker.
+/// [arenas](HvStream#readiness) in which clients connect without the broker. Level-triggered it needs no
+/// accept that finds nothing before a wait; edge-triggered accept until `WouldBlock`. It may be readable
+/// when there is no connection, so set the non-blocking mode.
 ///
 /// Connections of one client are accepted in the order in which it made them, as long as all are in
 /// one arena or none is.

@@ -75,7 +75,9 @@ pub unsafe extern "C" fn hvsock_accept(
 }
 
 /// Returns the descriptor for poll or epoll, readable when hvsock_accept does not block: watch it for POLLIN, since the
-/// kernel does not wake a poll for POLLRDNORM alone. It belongs to the listener: do not read or close it. -1 for NULL.
+/// kernel does not wake a poll for POLLRDNORM alone. It is so while a connection waits, whether or not an accept has
+/// failed with EAGAIN before; and it may be so without one, so set non-blocking mode. It belongs to the listener: do not
+/// read or close it. -1 for NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn hvsock_listener_poll_fd(listener: *const hvsock_listener) -> c_int {
     guard(-1, || {

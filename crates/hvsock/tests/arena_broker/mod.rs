@@ -1,7 +1,9 @@
 //! A listener and an arena of this process with itself, which a fake broker has granted. From then on the
 //! test is the broker.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,8 @@ use tempfile::TempDir;
 pub const LONG: Duration = Duration::from_secs(10);
 /// The id of the first connection in an arena.
 pub const FIRST_ID: u64 = 7 * ARENA_IDS;
+/// The offset of `accept_request` in an arena.
+const ACCEPT_REQUEST: u64 = 256;
 /// Every address that the broker names.
 pub const ADDRESS: SockAddrHv = SockAddrHv::new(VmId::LOOPBACK, ServiceId::from_port(2761));
 
@@ -46,6 +50,7 @@ pub struct Pair {
 /// What the broker has of an arena.
 pub struct Arena {
     pub monitor: ArenaMonitor,
+    memory: File,
     pub client: Control,
     pub server: Control,
 }
@@ -136,26 +141,38 @@ impl Endpoints {
         let connect = || options.connect(ADDRESS).unwrap();
         let (stream, (client, server)) = self.with_client(connect, || {
             let (client, _) = self.connecting();
-            let parts = Parts::new(RingSize::DEFAULT).unwrap();
-            let memory = parts.memory.try_clone().unwrap();
-            let connected = Connected {
-                transport: Transport::Ring,
-                connection: 1,
-                local: ADDRESS,
-                peer: ADDRESS,
-            };
-            let Doorbells { own, peer } = parts.first;
-            client.send(&BrokerMessage::Connected(connected), &[memory, own, peer]);
-            let (server, control) = seqpacket::pair().unwrap();
-            let Doorbells { own, peer } = parts.second;
-            let descriptors = [parts.memory, own, peer, control];
-            listening.send(&incoming(Transport::Ring, 1), &descriptors);
-            (client, Control(server))
+            let server = self.give_own_memory(&client, listening, 1);
+            (client, server)
         });
         let (accepted, _) = listener.accept_timeout(LONG).unwrap();
         assert_eq!(listening.recv(), ClientMessage::Accepted { connection: 1 });
         assert!(!stream.is_in_arena() && !accepted.is_in_arena());
         [(stream, client), (accepted, server)]
+    }
+
+    /// Sends memory of its own for a connection to both processes. Returns the broker's end of the
+    /// accepted connection's control connection.
+    pub fn give_own_memory(&self, client: &Control, listening: &Control, id: u64) -> Control {
+        let parts = Parts::new(RingSize::DEFAULT).unwrap();
+        let (server, control) = seqpacket::pair().unwrap();
+        let memory = parts.memory.try_clone().unwrap();
+        let Doorbells { own, peer } = parts.second;
+        listening.send(
+            &incoming(Transport::Ring, id),
+            &[memory, own, peer, control],
+        );
+        let connected = Connected {
+            transport: Transport::Ring,
+            connection: id,
+            local: ADDRESS,
+            peer: ADDRESS,
+        };
+        let Doorbells { own, peer } = parts.first;
+        client.send(
+            &BrokerMessage::Connected(connected),
+            &[parts.memory, own, peer],
+        );
+        Control(server)
     }
 
     /// Connects again, and grants an arena. Returns both ends of the first connection in it.
@@ -210,6 +227,7 @@ impl Endpoints {
         client.send(&BrokerMessage::Connected(connected), &descriptors);
         Arena {
             monitor: parts.monitor,
+            memory: parts.memory.into(),
             client,
             server: Control(server),
         }
@@ -261,6 +279,17 @@ impl Pair {
 }
 
 impl Arena {
+    /// Withdraws the acceptors' request of a notification, as a client does before it notifies them. Returns
+    /// whether there was one.
+    pub fn take_accept_request(&self) -> bool {
+        let mut word = [0; 4];
+        self.memory
+            .read_exact_at(&mut word, ACCEPT_REQUEST)
+            .unwrap();
+        self.memory.write_all_at(&[0; 4], ACCEPT_REQUEST).unwrap();
+        u32::from_ne_bytes(word) == 1
+    }
+
     /// The slot of the connection with this id.
     pub fn find(&self, connection: u64) -> SlotId {
         let all = self.monitor.scan();

@@ -3,6 +3,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod accepting;
 #[path = "../arena_broker/mod.rs"]
 #[allow(dead_code, reason = "the conformance suite uses the rest")]
 mod arena_broker;

@@ -135,6 +135,8 @@ impl AcceptingArenas {
             number,
             state: Arc::default(),
         });
+        // Its first connections may be there, and the caller may return one of the endpoint instead.
+        self.shared.hand_over();
         Ok(())
     }
 

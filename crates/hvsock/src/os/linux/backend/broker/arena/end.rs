@@ -249,10 +249,10 @@ impl Arena {
     /// The event of a connection, which notifications set from now on. Earlier ones do not: they may be for
     /// the slot's previous connection.
     pub(super) fn watch(&self, slot: u32) -> io::Result<Arc<Event>> {
-        let event = self.watch_from_now_on(slot)?;
-        // They may have waited for the doorbell that is drained now.
+        let event = self.watch_from_now_on(slot);
+        // They may have waited for the doorbell that is drained now, also where it cannot be watched.
         self.notify_acceptors();
-        Ok(event)
+        event
     }
 
     fn watch_from_now_on(&self, slot: u32) -> io::Result<Arc<Event>> {
