@@ -166,7 +166,6 @@ impl Target for Successor {
             release: _,
             pid: _,
             core,
-            set: _,
             links,
             events,
             control,

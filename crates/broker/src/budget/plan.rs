@@ -3,9 +3,9 @@
 use super::shares::Shares;
 
 /// Descriptors that the broker needs for itself, beside those that it has open when it starts: the
-/// resources of two further connections (14, and 12 for processes with their own sockets), copies that wait to be
+/// resources of two further connections (16, and 12 for processes with their own sockets), copies that wait to be
 /// closed (6), a reserve to accept with, what a thread opens for a moment.
-const OWN: u64 = 40;
+const OWN: u64 = 42;
 /// Descriptors that the shares have at least, however low the limit is. Beyond the real limit the
 /// system's refusal applies.
 const MIN_SHARED: u64 = 16;

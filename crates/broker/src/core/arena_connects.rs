@@ -109,7 +109,8 @@ impl Core {
         let terms = Terms {
             transport: Transport::Arena,
             kind: MessageKind::ArenaOffer,
-            own: 1,
+            // The control connection, the memory and the grant page.
+            own: 3,
             offered: 5,
         };
         let make =

@@ -30,6 +30,7 @@ impl Core {
         let request = arena.request.as_request();
         let named = arena.request.named.as_deref();
         let address = SockAddrHv::new(arena.request.vm, arena.request.service);
+        let arena_can_grant = arena.monitor.can_grant();
         // The process connects by the names, which must not reach what had them before.
         let is_allowed = self.fabric.judge(&request) == Ok(Destination::Listener(listener))
             && self.still_names(arena.request.from, named, address);
@@ -40,6 +41,8 @@ impl Core {
             None => Grant::Revoked,
             Some(_) if arena.gone != [false; 2] => Grant::Revoked,
             Some(connection) if connection.is_suspended() => Grant::Suspended,
+            // The next connect makes an arena in which it can.
+            Some(_) if !arena_can_grant => Grant::Revoked,
             Some(_) if is_allowed && !is_direct => Grant::Granted,
             Some(_) => Grant::Revoked,
         };

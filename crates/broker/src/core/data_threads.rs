@@ -16,6 +16,7 @@ use super::preference::ChosenTransport;
 use super::reports::ReportQueue;
 use super::spare::Spare;
 use super::tokens::CORE_SET_BASE;
+use crate::handover::HandoverError;
 use crate::pump::{Adopted, ConnectionSet, DataThread, Report};
 
 /// Bytes after which a relayed connection moves to a data thread.
@@ -154,6 +155,36 @@ impl DataThreads {
         }
     }
 
+    /// Takes all connections of the data threads into the core thread's set. Returns their ids, and an error if a
+    /// thread does not answer before `deadline`: that one keeps its connections.
+    pub(super) fn gather(
+        &mut self,
+        deadline: Instant,
+    ) -> (Vec<ConnectionId>, Result<(), HandoverError>) {
+        let began = Instant::now();
+        let returned: Vec<_> = self.threads.iter().map(DataThread::return_all).collect();
+        let mut ids = Vec::new();
+        let mut late = None;
+        for (number, returned) in returned.iter().enumerate() {
+            let Some(connections) = returned.wait(deadline) else {
+                late.get_or_insert(number);
+                continue;
+            };
+            for adopted in connections {
+                ids.push(adopted.id);
+                self.core_set.adopt(adopted);
+            }
+        }
+        let in_time = match late {
+            None => Ok(()),
+            Some(number) => Err(HandoverError::TimedOut {
+                what: format!("the return of the connections of the data thread {number}"),
+                limit: deadline.saturating_duration_since(began),
+            }),
+        };
+        (ids, in_time)
+    }
+
     /// Handles an event of one of the core thread's connections.
     pub(super) fn handle_event(&mut self, event: &Event) {
         self.core_set.handle_event(event);
@@ -172,6 +203,16 @@ impl DataThreads {
     /// The next report of the core thread's own set.
     pub(super) fn next_report(&mut self) -> Option<Report> {
         self.core_set.next_report()
+    }
+
+    /// The core thread's own connections.
+    pub(super) fn core_set(&self) -> &ConnectionSet {
+        &self.core_set
+    }
+
+    /// The core thread's own connections, to add those of a broker before.
+    pub(super) fn core_set_mut(&mut self) -> &mut ConnectionSet {
+        &mut self.core_set
     }
 
     /// Resets all connections of the core thread's set.

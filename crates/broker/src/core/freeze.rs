@@ -90,6 +90,8 @@ impl Source for Frozen<'_> {
                 self.links.push(vm);
             }
         }
+        // Their reports are there by then.
+        self.core.gather_connections(deadline)?;
         self.settle(deadline)?;
         // Nothing happens any more that they could tell.
         let resume = VmId::random().to_string();
@@ -118,7 +120,6 @@ impl Source for Frozen<'_> {
             release: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             core: core.hand_over_state(exports, Instant::now())?,
-            set: None,
             links,
             events: self.resume_events.clone(),
             control: self
@@ -153,6 +154,7 @@ impl Frozen<'_> {
 
     fn thaw(self) {
         let core = self.core;
+        core.keep_connections();
         if let Some(resume) = self.resume_events {
             core.telemetry.keep_for(resume);
         }

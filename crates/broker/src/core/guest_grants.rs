@@ -39,8 +39,8 @@ use crate::guest_link::{
     self, ArenaOpened, GuestArena, GuestRequest, RequestId, Service, SocketKind, Unrecorded,
 };
 
-/// The broker's descriptors of an arena: two doorbells, and the control connection.
-const ARENA_DESCRIPTORS: u64 = 3;
+/// The broker's descriptors of an arena: two doorbells, the control connection, the memory and the grant page.
+const ARENA_DESCRIPTORS: u64 = 5;
 /// The descriptors that the listener's process gets.
 const OFFERED: u64 = 5;
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cids::snapshot::CidsSnapshot;
+use super::connection_handover::DataPathDocument;
 use super::connections::snapshot::ConnectionsSnapshot;
 use super::containers::snapshot::ContainersSnapshot;
 use super::counters::snapshot::CountersSnapshot;
@@ -34,6 +35,9 @@ pub(crate) struct CoreDocument {
     #[serde(default)]
     pub(super) offers: Option<OffersSnapshot>,
     pub(super) endpoints: EndpointsSnapshot,
+    /// The established connections of processes.
+    #[serde(default)]
+    pub(super) data_path: Option<DataPathDocument>,
     #[serde(default)]
     pub(super) connections: Option<ConnectionsSnapshot>,
     #[serde(default)]
@@ -86,6 +90,7 @@ impl Core {
             leases: self.leases.snapshot(),
             offers: Some(self.offers.snapshot(exports)?),
             endpoints: self.endpoints.snapshot(exports)?,
+            data_path: Some(self.hand_over_connections(exports)?),
             connections: Some(connections.map_err(|error| of("the connections", error))?),
             arenas: None,
             guest_arenas: None,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::budget::{Budget, Charge, Owner, Shortage};
-use crate::data_path::{ProcessSocket, UnreadSockets, WeakProcessSocket};
+use crate::data_path::{Charging, ProcessSocket, UnreadSockets, WeakProcessSocket};
 
 /// How often sockets that the broker has closed are checked for whether their messages are read.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(200);
@@ -101,6 +101,41 @@ impl InFlight {
             let sockets = self.sockets.entry(owner).or_default();
             sockets.push_back(socket.downgrade());
         }
+    }
+
+    /// Where sockets of a broker before this one are charged. Nothing is done to them before
+    /// [`release`](Self::release).
+    pub(super) fn charging<'a>(&'a mut self, descriptors: &'a Budget) -> Charging<'a> {
+        if self.unread.is_empty() && self.sockets.is_empty() {
+            self.unread = Arc::new(UnreadSockets::held());
+        }
+        Charging {
+            descriptors,
+            messages: &self.budget,
+            unread: &self.unread,
+            in_flight: Vec::new(),
+        }
+    }
+
+    /// Records the sockets of a broker before this one whose charges may end.
+    pub(super) fn resume(&mut self, sockets: &[ProcessSocket]) {
+        for socket in sockets {
+            if let Some(owner) = socket.in_flight_owner() {
+                let of_owner = self.sockets.entry(owner).or_default();
+                of_owner.push_back(socket.downgrade());
+            }
+        }
+    }
+
+    /// The sockets of the broker before are this one's.
+    pub(super) fn release(&mut self, now: Instant) {
+        self.unread.release();
+        self.next_sweep = (!self.unread.is_empty()).then(|| now + SWEEP_INTERVAL);
+    }
+
+    /// The sockets that the broker has done with, and whose messages are unread.
+    pub(super) fn unread(&self) -> &UnreadSockets {
+        &self.unread
     }
 
     /// The number of messages that may be in flight to a listener at once: several, so that a burst of

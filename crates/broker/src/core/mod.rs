@@ -75,6 +75,7 @@ mod cid_requests;
 mod cids;
 mod clients;
 mod connect;
+mod connection_handover;
 mod connections;
 mod container_states;
 mod containers;

@@ -84,14 +84,13 @@ impl ChosenTransport {
     }
 
     /// The broker's descriptors of a connection, without the endpoint connection of the connecting
-    /// process: the control connection of the accepting one, and the data sockets that it relays or with
-    /// which it can close the connection.
+    /// process: the control connection of the accepting one, the data sockets that it relays or with
+    /// which it can close the connection, and shared memory for a broker that takes the connection over.
     pub(super) fn descriptors(self) -> u64 {
         match self {
             ChosenTransport::Descriptor | ChosenTransport::Direct => 3,
             // The socket of the connecting process is charged with its attachment.
-            ChosenTransport::Attached => 2,
-            ChosenTransport::Ring(_) => 1,
+            ChosenTransport::Attached | ChosenTransport::Ring(_) => 2,
         }
     }
 

@@ -61,8 +61,11 @@ enum BrokerData {
     Attached {
         server: OwnedFd,
     },
-    Ring(Monitor),
-    Arena(ArenaMonitor),
+    Ring {
+        memory: OwnedFd,
+        monitor: Monitor,
+    },
+    Arena(Arc<ArenaMonitor>),
 }
 
 impl ConnectionResources {
@@ -84,7 +87,7 @@ impl ConnectionResources {
         Ok(Self {
             broker: BrokerPart {
                 control,
-                data: BrokerData::Arena(monitor),
+                data: BrokerData::Arena(Arc::new(monitor)),
             },
             client: ClientPart::Arena(client),
             server: vec![memory, grant, server.own, server.peer, control_sent],
@@ -138,8 +141,15 @@ impl ConnectionResources {
                     first,
                     second,
                 } = parts;
+                let own = memory
+                    .try_clone()
+                    .map_err(|error| descriptor_limit(&error))?;
+                let ring = BrokerData::Ring {
+                    memory: own,
+                    monitor,
+                };
                 let server = vec![memory, second.own, second.peer, control_sent];
-                (BrokerData::Ring(monitor), ClientPart::Ring(first), server)
+                (ring, ClientPart::Ring(first), server)
             }
         };
         Ok(Self {
@@ -205,15 +215,16 @@ impl BrokerPart {
                 let counters = ByteCounters::uncounted();
                 (Connection::direct(from, to), Arc::new(counters))
             }
-            BrokerData::Ring(monitor) => {
+            BrokerData::Ring { memory, monitor } => {
                 let monitor = Arc::new(monitor);
                 let counters = ByteCounters::of_ring(Arc::clone(&monitor));
                 let controls = [client_control, self.control.into()];
-                (Connection::ring(controls, monitor), Arc::new(counters))
+                let connection = Connection::ring(controls, memory, monitor);
+                (connection, Arc::new(counters))
             }
             BrokerData::Arena(monitor) => {
                 let controls = [client_control, self.control.into()];
-                let connection = Connection::arena(controls, Arc::new(monitor));
+                let connection = Connection::arena(controls, monitor);
                 (connection, Arc::default())
             }
         })
@@ -252,7 +263,6 @@ impl BrokerPart {
         let BrokerData::Arena(monitor) = self.data else {
             return None;
         };
-        let monitor = Arc::new(monitor);
         let controls = [client_control, self.control.into()];
         let connection = Connection::arena(controls, Arc::clone(&monitor));
         Some((connection, monitor))
@@ -266,7 +276,7 @@ impl BrokerPart {
             BrokerData::Direct { client, .. } => {
                 let _ = stream::shutdown(client, std::net::Shutdown::Both);
             }
-            BrokerData::Ring(monitor) => monitor.reset(),
+            BrokerData::Ring { monitor, .. } => monitor.reset(),
             BrokerData::Arena(monitor) => monitor.set_grant(Grant::Revoked),
         }
     }

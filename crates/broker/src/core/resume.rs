@@ -52,6 +52,7 @@ impl Core {
             leases,
             offers,
             endpoints,
+            data_path,
             connections,
             arenas: _,
             guest_arenas: _,
@@ -132,6 +133,11 @@ impl Core {
         let sessions = Sessions::restore(sessions, limits, &mut sockets, now, charged);
         self.sessions = sessions.map_err(|error| of("the sessions", error))?;
         let mut counters = Counters::new();
+        if let Some(data_path) = data_path {
+            let resumed = self.resume_connections(data_path, imports);
+            let resumed = resumed.map_err(|error| error.of("the connections of processes"))?;
+            counters = resumed.counters;
+        }
         if let Some(connections) = connections {
             let (budget, is_vm) = (&self.descriptors, |key| self.vms.contains(key));
             let restored = Connections::restore(connections, &mut counters, budget, is_vm, now);
@@ -240,6 +246,7 @@ impl Core {
 
     /// Lets a core that was taken over begin: it judges by this release's rules what it has, and its links go on.
     pub(super) fn begin(&mut self) {
+        self.begin_connections(Instant::now());
         self.apply_effects();
         for vm in self.vms.keys().collect::<Vec<_>>() {
             if let Some(link) = self.vms.link(vm) {

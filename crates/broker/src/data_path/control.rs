@@ -137,6 +137,12 @@ impl ControlConnection {
         Ok(())
     }
 
+    /// Whether something of it waits for a turn of its connection.
+    pub(crate) fn has_work(&self) -> bool {
+        let news = self.option.is_some() || self.arena_changed || self.arena_grow;
+        self.readable || self.asked_for_end || news
+    }
+
     fn close(&mut self) {
         self.closed = true;
         self.readable = false;

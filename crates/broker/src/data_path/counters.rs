@@ -1,5 +1,7 @@
 //! The byte counters of a connection.
 
+pub(crate) mod snapshot;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -15,5 +15,7 @@ pub use control::ControlConnection;
 pub(crate) use control::snapshot::ControlSnapshot;
 pub(crate) use control::{peer_died, protocol_violation, unread_data};
 pub(crate) use counters::ByteCounters;
+pub(crate) use counters::snapshot::CountersSnapshot;
+pub(crate) use process_socket::snapshot::{Charging, UnreadSocketsSnapshot, is_false};
 pub(crate) use process_socket::{ProcessSocket, UnreadSockets, WeakProcessSocket};
 pub use report::ReportSender;

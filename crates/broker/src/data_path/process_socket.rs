@@ -1,14 +1,17 @@
 //! The broker's end of a socket whose other end a process has, and what is charged for it.
 
+pub(crate) mod snapshot;
+
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_sys::message;
 use hvsock_sys::sync::lock;
 
-use crate::budget::Charge;
+use crate::budget::{Charge, Owner};
 
 /// The broker's end of a process's socket. It carries the charge for its descriptor, and that for the
 /// descriptors which the broker has sent on it and the process has not received yet.
@@ -25,7 +28,11 @@ pub(crate) struct WeakProcessSocket(Weak<Inner>);
 
 /// Sockets that the broker has done with, but whose processes have yet to receive descriptors.
 #[derive(Debug, Default)]
-pub(crate) struct UnreadSockets(Mutex<VecDeque<UnreadSocket>>);
+pub(crate) struct UnreadSockets {
+    sockets: Mutex<VecDeque<UnreadSocket>>,
+    /// The sockets are still those of another broker, which may go on: none is shut down.
+    is_held: AtomicBool,
+}
 
 /// A descriptor, the charge for its unread messages, and that for itself.
 type UnreadSocket = (OwnedFd, InFlightCharge, Option<Charge>);
@@ -94,6 +101,11 @@ impl ProcessSocket {
     /// The number of messages that may be unread.
     pub(crate) fn in_flight(&self) -> u64 {
         self.0.in_flight().charge.as_ref().map_or(0, Charge::amount)
+    }
+
+    /// Who is charged for messages that may be unread.
+    pub(crate) fn in_flight_owner(&self) -> Option<Owner> {
+        self.0.in_flight().charge.as_ref().map(Charge::owner)
     }
 
     /// Keeps the charge even when all messages are read, so that the next message can be sent whatever
@@ -168,16 +180,32 @@ impl Drop for Inner {
 }
 
 impl UnreadSockets {
+    /// Those of a broker that takes over, which does nothing to sockets before [`release`](Self::release).
+    pub(crate) fn held() -> Self {
+        Self {
+            is_held: AtomicBool::new(true),
+            ..Self::default()
+        }
+    }
+
+    /// The sockets are this broker's now.
+    pub(crate) fn release(&self) {
+        self.is_held.store(false, Ordering::Relaxed);
+    }
+
     fn add(&self, fd: OwnedFd, in_flight: InFlightCharge, charge: Option<Charge>) {
+        if self.is_held.load(Ordering::Relaxed) {
+            return;
+        }
         // An error means that the process has closed its end.
         let _ = hvsock_sys::stream::shutdown(&fd, std::net::Shutdown::Both);
-        lock(&self.0).push_back((fd, in_flight, charge));
+        lock(&self.sockets).push_back((fd, in_flight, charge));
     }
 
     /// Closes the sockets whose processes have read everything or closed, of the oldest ones. Returns
     /// whether any are left.
     pub(crate) fn sweep(&self) -> bool {
-        let mut sockets = lock(&self.0);
+        let mut sockets = lock(&self.sockets);
         for _ in 0..sockets.len().min(SWEEP) {
             if let Some(oldest) = sockets.pop_front()
                 && message::has_unread(&oldest.0)
@@ -190,7 +218,7 @@ impl UnreadSockets {
 
     /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
-        lock(&self.0).is_empty()
+        lock(&self.sockets).is_empty()
     }
 }
 
@@ -199,7 +227,7 @@ mod tests {
     use hvsock_sys::seqpacket;
 
     use super::*;
-    use crate::budget::{Budget, Owner, Shares};
+    use crate::budget::{Budget, Shares};
 
     const OWNER: Owner = Owner::User(1000);
 

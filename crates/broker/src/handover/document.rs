@@ -37,9 +37,6 @@ pub(crate) struct Document {
     /// The process that wrote it.
     pub(crate) pid: u32,
     pub(crate) core: CoreDocument,
-    /// The connections of the core and the data threads.
-    #[serde(default)]
-    pub(crate) set: Option<serde_json::Value>,
     /// The links of VMs, by the numbers of their partitions.
     #[serde(default)]
     pub(crate) links: BTreeMap<u64, LinkDocument>,

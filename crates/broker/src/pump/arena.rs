@@ -6,6 +6,8 @@
 //! it is gone. Then each of its connections ends as it would have by itself: cleanly where the process had
 //! ended its data, and with a reset elsewhere.
 
+pub(super) mod snapshot;
+
 use std::sync::Arc;
 
 use hvsock_endpoint::{BrokerMessage, StreamReset};

@@ -42,9 +42,13 @@ impl Connection {
         Self::Relay(Relay::new(client, server))
     }
 
-    /// A ring connection, with the control descriptors of the client and of the server.
-    pub(crate) fn ring(controls: [ProcessSocket; 2], monitor: Arc<Monitor>) -> Self {
-        Self::Ring(MonitoredRing::new(controls, monitor))
+    /// A ring connection, with the control descriptors of the client and of the server, and its memory.
+    pub(crate) fn ring(
+        controls: [ProcessSocket; 2],
+        memory: OwnedFd,
+        monitor: Arc<Monitor>,
+    ) -> Self {
+        Self::Ring(MonitoredRing::new(controls, memory, monitor))
     }
 
     /// An arena, with the control descriptors of the client and of the server.
@@ -76,6 +80,17 @@ impl Connection {
     /// Whether the broker relays its bytes, so that moving it to a data thread is useful.
     pub(super) fn is_relay(&self) -> bool {
         matches!(self, Self::Relay(_))
+    }
+
+    /// Whether it may make progress, or has something to report, without another event.
+    pub(super) fn has_work(&self) -> bool {
+        let is_ready = match self {
+            Self::Relay(relay) => relay.has_work(),
+            Self::Arena(arena) => arena.has_news(),
+            Self::Ring(_) | Self::Direct(_) | Self::HandOver(_) => false,
+        };
+        let mut controls = (0..2).filter_map(|side| self.control(side));
+        is_ready || controls.any(ControlConnection::has_work)
     }
 
     /// The descriptors to watch, each with its slot below [`SLOTS`].

@@ -24,6 +24,7 @@ use hvsock_sys::stream;
 use super::turn::Turn;
 use crate::data_path::{ControlConnection, ProcessSocket, peer_died, unread_data};
 
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 

@@ -16,14 +16,22 @@ mod connection;
 mod direct;
 mod hand_over;
 #[cfg(test)]
+mod handover_random_tests;
+#[cfg(test)]
+mod handover_testing;
+#[cfg(test)]
+mod handover_tests;
+#[cfg(test)]
 mod random_tests;
 mod relay;
+mod returned;
 mod ring;
 #[cfg(test)]
 mod ring_random_tests;
 #[cfg(test)]
 mod ring_tests;
 mod set;
+mod snapshot;
 mod spin;
 #[cfg(test)]
 mod tests;
@@ -35,4 +43,5 @@ pub(crate) use connection::Connection;
 pub(crate) use direct::DirectEnd;
 pub(crate) use relay::{RelayEnd, SEND_BUFFER};
 pub(crate) use set::{Adopted, ConnectionSet, Report};
+pub(crate) use snapshot::{ConnectionSetDocument, Restored};
 pub(crate) use thread::DataThread;

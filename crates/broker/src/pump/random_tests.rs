@@ -18,6 +18,7 @@ use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 use mio::{Events, Poll};
 use proptest::prelude::*;
 
+use super::handover_testing::hand_over;
 use super::{Adopted, Connection, ConnectionSet, RelayEnd, Report};
 
 const ID: ConnectionId = ConnectionId::from_u64(7);
@@ -41,6 +42,8 @@ enum Op {
     Suspend(bool),
     /// Moves the connection to the other set.
     Migrate,
+    /// Another broker takes over.
+    HandOver,
     Reset,
     /// Runs one round of the broker.
     Turn,
@@ -58,6 +61,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (end(), 1..40usize).prop_map(|(end, n)| Op::Chat(end, n)),
         3 => any::<bool>().prop_map(Op::Suspend),
         3 => Just(Op::Migrate),
+        3 => Just(Op::HandOver),
         1 => Just(Op::Reset),
         20 => Just(Op::Turn),
     ]
@@ -235,8 +239,13 @@ impl World {
         for event in &self.events {
             self.sets[usize::from(event.token().0 >= SECOND)].handle_event(event);
         }
+        self.sets.iter_mut().for_each(ConnectionSet::run_turns);
+        self.take_reports();
+        ready || !self.events.is_empty()
+    }
+
+    fn take_reports(&mut self) {
         for set in &mut self.sets {
-            set.run_turns();
             while let Some(report) = set.next_report() {
                 if let Report::Closed { connection, reason } = report {
                     assert_eq!(connection, ID);
@@ -244,7 +253,6 @@ impl World {
                 }
             }
         }
-        ready || !self.events.is_empty()
     }
 
     fn run(&mut self, op: &Op) {
@@ -276,6 +284,17 @@ impl World {
                     self.at = 1 - self.at;
                     self.sets[self.at].adopt(adopted);
                 }
+            }
+            Op::HandOver => {
+                self.take_reports();
+                let adopted = self.sets[1].release_all();
+                let [first, _] = &mut self.sets;
+                adopted.into_iter().for_each(|one| first.adopt(one));
+                let poll = Poll::new().unwrap();
+                let registry = || poll.registry().try_clone().unwrap();
+                let _ = hand_over(first, registry(), u64::MAX);
+                self.sets[1] = ConnectionSet::new(registry(), SECOND, u64::MAX);
+                (self.poll, self.at) = (poll, 0);
             }
             Op::Reset => {
                 let cause = "reset".into();

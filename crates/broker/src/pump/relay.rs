@@ -19,6 +19,7 @@
 
 #[cfg(test)]
 mod closing_tests;
+pub(super) mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -240,6 +241,12 @@ impl Relay {
     /// Suspends or resumes the data transfer.
     pub(super) fn suspend(&mut self, suspended: bool) {
         self.suspended = suspended;
+    }
+
+    /// Whether it may make progress without another event.
+    pub(super) fn has_work(&self) -> bool {
+        let has_event = |end: &RelayEnd| end.readable || end.hung_up || end.is_closed();
+        self.buffered() > 0 || self.ends.iter().any(has_event)
     }
 
     /// Memory of both flow buffers in bytes.

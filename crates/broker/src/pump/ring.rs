@@ -5,6 +5,9 @@
 //! when a process is gone. The shared state shows why: a closed end has set its write-shutdown flag,
 //! a killed one has not.
 
+pub(super) mod snapshot;
+
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
@@ -18,6 +21,8 @@ use crate::data_path::{ControlConnection, ProcessSocket, peer_died, unread_data}
 pub(crate) struct MonitoredRing {
     /// Of the client, then of the server.
     pub(super) controls: [ControlConnection; 2],
+    /// For the broker that takes the connection over.
+    memory: OwnedFd,
     monitor: Arc<Monitor>,
     /// The sides whose process is gone, once that has been handled.
     gone: [bool; 2],
@@ -25,9 +30,14 @@ pub(crate) struct MonitoredRing {
 }
 
 impl MonitoredRing {
-    pub(super) fn new(controls: [ProcessSocket; 2], monitor: Arc<Monitor>) -> Self {
+    pub(super) fn new(
+        controls: [ProcessSocket; 2],
+        memory: OwnedFd,
+        monitor: Arc<Monitor>,
+    ) -> Self {
         Self {
             controls: controls.map(ControlConnection::new),
+            memory,
             monitor,
             gone: [false; 2],
             suspended: false,

@@ -15,6 +15,7 @@ use hvsock_sys::{message, seqpacket, set_nonblocking};
 use mio::{Events, Poll};
 use proptest::prelude::*;
 
+use super::handover_testing::hand_over;
 use super::{Adopted, Connection, ConnectionSet, Report};
 use crate::data_path::ByteCounters;
 
@@ -35,6 +36,8 @@ enum Op {
     /// Sends messages that do not affect the data.
     Chat(usize, usize),
     Suspend(bool),
+    /// Another broker takes over.
+    HandOver,
     Reset,
     /// Runs one round of the broker.
     Turn,
@@ -51,6 +54,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (end(), any::<bool>()).prop_map(|(end, first)| Op::Kill(end, first)),
         2 => (end(), 1..40usize).prop_map(|(end, n)| Op::Chat(end, n)),
         3 => any::<bool>().prop_map(Op::Suspend),
+        3 => Just(Op::HandOver),
         1 => Just(Op::Reset),
         10 => Just(Op::Turn),
     ]
@@ -201,7 +205,11 @@ impl World {
         let counters = Arc::new(ByteCounters::of_ring(Arc::clone(&monitor)));
         set.adopt(Adopted {
             id: ID,
-            connection: Connection::ring([client.into(), server.into()], monitor),
+            connection: Connection::ring(
+                [client.into(), server.into()],
+                memory.try_clone().unwrap(),
+                monitor,
+            ),
             counters: Arc::clone(&counters),
         });
         let end = |side, doorbells| RingEnd::open(side, &memory, doorbells).unwrap();
@@ -228,6 +236,11 @@ impl World {
             self.set.handle_event(event);
         }
         self.set.run_turns();
+        self.take_reports();
+        ready || !self.events.is_empty()
+    }
+
+    fn take_reports(&mut self) {
         while let Some(report) = self.set.next_report() {
             match report {
                 Report::Closed { reason, .. } => self.reports.push(reason),
@@ -236,7 +249,6 @@ impl World {
                 Report::ConnectedSuspend { .. } => {}
             }
         }
-        ready || !self.events.is_empty()
     }
 
     fn run(&mut self, op: &Op) {
@@ -268,6 +280,18 @@ impl World {
                 }
             }
             Op::Suspend(suspended) => self.set.suspend(ID, suspended),
+            Op::HandOver => {
+                self.take_reports();
+                let before = self.counters.counted();
+                let poll = Poll::new().unwrap();
+                let registry = poll.registry().try_clone().unwrap();
+                let mut restored = hand_over(&mut self.set, registry, 0);
+                self.poll = poll;
+                if let Some(counters) = restored.counters.remove(&ID) {
+                    self.counters = counters;
+                }
+                assert_eq!(self.counters.counted(), before);
+            }
             Op::Reset => {
                 let cause = "reset".into();
                 self.set.reset(ID, Refusal::Reset { cause });

@@ -82,7 +82,11 @@ impl Scene {
             });
         let controls = [(); 2].map(|()| controls.pop().unwrap().into());
         Self {
-            connection: Connection::ring(controls, Arc::clone(&monitor)),
+            connection: Connection::ring(
+                controls,
+                memory.try_clone().unwrap(),
+                Arc::clone(&monitor),
+            ),
             counters: ByteCounters::of_ring(monitor),
             first,
             second,

@@ -57,6 +57,15 @@ pub(crate) enum Report {
     },
 }
 
+/// A connection in a set.
+pub(super) struct Held<'a> {
+    pub(super) id: ConnectionId,
+    pub(super) connection: &'a Connection,
+    pub(super) counters: &'a ByteCounters,
+    /// It waits for its turn.
+    pub(super) queued: bool,
+}
+
 struct Entry {
     id: ConnectionId,
     generation: usize,
@@ -122,6 +131,17 @@ impl ConnectionSet {
 
     /// Adds a connection.
     pub(crate) fn adopt(&mut self, adopted: Adopted) {
+        let id = adopted.id;
+        if let Err(error) = self.insert(adopted)
+            && let Some(&index) = self.by_id.get(&id)
+        {
+            let which = format!("watched descriptors ({error})");
+            self.close(index, Some(Refusal::LimitReached { which }));
+        }
+    }
+
+    /// Adds a connection, which stays in the set if its descriptors cannot be watched.
+    pub(super) fn insert(&mut self, adopted: Adopted) -> io::Result<()> {
         let Adopted {
             id,
             connection,
@@ -139,14 +159,42 @@ impl ConnectionSet {
             queued: false,
             buffered,
         };
+        let has_work = entry.connection.has_work();
         let index = self.entries.insert(entry);
         self.by_id.insert(id, index);
-        if let Err(error) = self.watch(index) {
-            let which = format!("watched descriptors ({error})");
-            self.close(index, Some(Refusal::LimitReached { which }));
-        } else if buffered > 0 {
+        self.watch(index)?;
+        if has_work {
             self.enqueue(index);
         }
+        Ok(())
+    }
+
+    /// All connections, in no particular order.
+    pub(super) fn entries(&self) -> impl Iterator<Item = Held<'_>> {
+        self.entries.iter().map(|(_, entry)| Held {
+            id: entry.id,
+            connection: &entry.connection,
+            counters: &entry.counters,
+            queued: entry.queued,
+        })
+    }
+
+    /// Whether there are reports that the core has not taken.
+    pub(super) fn has_reports(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    /// Gives a connection a turn.
+    pub(super) fn enqueue_connection(&mut self, id: ConnectionId) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.enqueue(index);
+        }
+    }
+
+    /// Removes all connections, to move them to another set.
+    pub(crate) fn release_all(&mut self) -> Vec<Adopted> {
+        let ids: Vec<_> = self.by_id.keys().copied().collect();
+        ids.into_iter().filter_map(|id| self.release(id)).collect()
     }
 
     /// Removes a connection with its buffered bytes, to move it to another set.

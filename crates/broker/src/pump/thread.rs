@@ -1,12 +1,14 @@
 //! Data threads.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::{ConnectionId, Refusal};
 use mio::{Events, Poll, Token, Waker};
 
+use super::returned::Returned;
 use super::set::{Adopted, ConnectionSet, Report};
 use super::spin::Spin;
 use crate::data_path::ReportSender;
@@ -60,12 +62,24 @@ impl DataThread {
         });
     }
 
-    fn command(&self, command: ThreadCommand) {
+    /// Asks for all connections of this thread, after their reports: see [`Returned::wait`]. It has none then.
+    pub(crate) fn return_all(&self) -> Arc<Returned> {
+        let returned = Arc::<Returned>::default();
+        if !self.command(ThreadCommand::ReturnAll(Arc::clone(&returned))) {
+            drop(returned.put(Vec::new()));
+        }
+        returned
+    }
+
+    /// Returns whether the thread is there.
+    fn command(&self, command: ThreadCommand) -> bool {
         // The thread ends only on `Stop`, so sending fails only if it panicked. Its connections are
         // closed by then.
-        if self.commands.send(command).is_ok() {
+        let is_sent = self.commands.send(command).is_ok();
+        if is_sent {
             let _ = self.waker.wake();
         }
+        is_sent
     }
 }
 
@@ -88,6 +102,7 @@ enum ThreadCommand {
         connection: ConnectionId,
         suspended: bool,
     },
+    ReturnAll(Arc<Returned>),
     Stop,
 }
 
@@ -110,7 +125,7 @@ fn run(
         }
         for event in &events {
             if event.token() == WAKE {
-                if !apply_commands(&mut set, commands) {
+                if !apply_commands(&mut set, commands, reports) {
                     set.reset_all(&Refusal::Reset {
                         cause: "the broker has stopped".into(),
                     });
@@ -121,9 +136,13 @@ fn run(
             }
         }
         set.run_turns();
-        while let Some(report) = set.next_report() {
-            reports.send(report);
-        }
+        send_reports(&mut set, reports);
+    }
+}
+
+fn send_reports(set: &mut ConnectionSet, reports: &ReportSender<Report>) {
+    while let Some(report) = set.next_report() {
+        reports.send(report);
     }
 }
 
@@ -153,7 +172,11 @@ fn wait(
 }
 
 /// Applies the queued commands; `false` to stop the thread.
-fn apply_commands(set: &mut ConnectionSet, commands: &Receiver<ThreadCommand>) -> bool {
+fn apply_commands(
+    set: &mut ConnectionSet,
+    commands: &Receiver<ThreadCommand>,
+    reports: &ReportSender<Report>,
+) -> bool {
     loop {
         match commands.try_recv() {
             Ok(ThreadCommand::Adopt(adopted)) => set.adopt(*adopted),
@@ -165,6 +188,13 @@ fn apply_commands(set: &mut ConnectionSet, commands: &Receiver<ThreadCommand>) -
                 connection,
                 suspended,
             }) => set.suspend(connection, suspended),
+            Ok(ThreadCommand::ReturnAll(returned)) => {
+                send_reports(set, reports);
+                // Those that nobody waits for any more go on here.
+                for adopted in returned.put(set.release_all()) {
+                    set.adopt(adopted);
+                }
+            }
             Ok(ThreadCommand::Stop) | Err(TryRecvError::Disconnected) => return false,
             Err(TryRecvError::Empty) => return true,
         }

@@ -541,7 +541,7 @@ fn a_suspended_connection_moves_no_bytes_and_both_processes_are_notified() {
 }
 
 #[test]
-fn an_idle_connection_costs_the_broker_two_descriptors_and_ends_with_the_broker() {
+fn an_idle_connection_costs_the_broker_three_descriptors_and_ends_with_the_broker() {
     const MANY: usize = 20;
     let folder = TempFolder::new();
     let mut broker = BrokerProcess::start(folder.path(), None);
@@ -556,8 +556,8 @@ fn an_idle_connection_costs_the_broker_two_descriptors_and_ends_with_the_broker(
     };
     let first = connect();
     let costs = |before: usize, connections: usize| {
-        eventually("two descriptors for each connection", || {
-            broker.descriptors() == before + 2 * connections
+        eventually("three descriptors for each connection", || {
+            broker.descriptors() == before + 3 * connections
         });
     };
     // The broker keeps the resources for one more connection in reserve, and closes its copies of

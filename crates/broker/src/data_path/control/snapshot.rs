@@ -1,27 +1,43 @@
-//! A control connection in a document.
+//! The snapshot of a [`ControlConnection`]. [`crate::handover::snapshot`] describes its format.
 
 use serde::{Deserialize, Serialize};
 
 use super::ControlConnection;
 use crate::data_path::ProcessSocket;
+use crate::data_path::process_socket::snapshot::{Charging, SocketSnapshot, is_false};
 use crate::handover::{Exports, FdIndex, HandoverError, Imports};
 
-/// A [`ControlConnection`] with what was read of it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// A control connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ControlSnapshot {
-    socket: Option<FdIndex>,
+    /// Missing for a process without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    socket: Option<SocketSnapshot>,
+    #[serde(default, skip_serializing_if = "is_false")]
     announced: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     closed: bool,
+    /// There may be messages to read.
+    #[serde(default, skip_serializing_if = "is_false")]
     readable: bool,
+    /// A new value of `HVSOCKET_CONNECTED_SUSPEND` that was not reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     option: Option<bool>,
+    /// The process's own socket that was not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     attached: Option<FdIndex>,
+    #[serde(default, skip_serializing_if = "is_false")]
     in_arena: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     arena_changed: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     arena_grow: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
     asked_for_end: bool,
 }
 
 impl ControlConnection {
+    /// The connection as a value.
     pub(crate) fn snapshot(&self, exports: &mut Exports) -> Result<ControlSnapshot, HandoverError> {
         let Self {
             socket,
@@ -35,14 +51,15 @@ impl ControlConnection {
             arena_grow,
             asked_for_end,
         } = self;
-        let (socket, attached) = (socket.as_ref(), attached.as_ref());
+        let socket = socket.as_ref().map(|socket| socket.snapshot(exports));
+        let attached = attached.as_ref().map(|attached| exports.fd(attached));
         Ok(ControlSnapshot {
-            socket: socket.map(|socket| exports.fd(socket)).transpose()?,
+            socket: socket.transpose()?,
             announced: *announced,
             closed: *closed,
             readable: *readable,
             option: *option,
-            attached: attached.map(|socket| exports.fd(socket)).transpose()?,
+            attached: attached.transpose()?,
             in_arena: *in_arena,
             arena_changed: *arena_changed,
             arena_grow: *arena_grow,
@@ -50,13 +67,42 @@ impl ControlConnection {
         })
     }
 
-    /// Nothing is charged for its descriptor.
+    /// The connection of a snapshot. Reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a descriptor is missing.
     pub(crate) fn restore(
-        state: ControlSnapshot,
+        snapshot: ControlSnapshot,
+        imports: &mut Imports,
+        charging: &mut Charging<'_>,
+    ) -> Result<Self, HandoverError> {
+        let socket = snapshot.socket;
+        let socket = socket.map(|socket| ProcessSocket::restore(socket, imports, charging));
+        Self::with_socket(snapshot, socket.transpose()?, imports)
+    }
+
+    /// As [`restore`](Self::restore), but nothing is charged for its descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If a descriptor is missing.
+    pub(crate) fn restore_uncharged(
+        snapshot: ControlSnapshot,
+        imports: &mut Imports,
+    ) -> Result<Self, HandoverError> {
+        let socket = snapshot.socket;
+        let socket = socket.map(|socket| ProcessSocket::restore_uncharged(socket, imports));
+        Self::with_socket(snapshot, socket.transpose()?, imports)
+    }
+
+    fn with_socket(
+        snapshot: ControlSnapshot,
+        socket: Option<ProcessSocket>,
         imports: &mut Imports,
     ) -> Result<Self, HandoverError> {
         let ControlSnapshot {
-            socket,
+            socket: _,
             announced,
             closed,
             readable,
@@ -66,15 +112,16 @@ impl ControlConnection {
             arena_changed,
             arena_grow,
             asked_for_end,
-        } = state;
-        let socket = socket.map(|socket| imports.fd(socket)).transpose()?;
+        } = snapshot;
+        let attached = attached.map(|attached| imports.fd(attached));
         Ok(Self {
-            socket: socket.map(ProcessSocket::from),
+            socket,
             announced,
             closed,
-            readable,
+            // A closed one is not read any more.
+            readable: readable && !closed,
             option,
-            attached: attached.map(|socket| imports.fd(socket)).transpose()?,
+            attached: attached.transpose()?,
             in_arena,
             arena_changed,
             arena_grow,

@@ -64,7 +64,7 @@ impl Peer {
     ) -> Result<Self, HandoverError> {
         let PeerState { end, control } = state;
         let control = control
-            .map(|state| ControlConnection::restore(state, imports))
+            .map(|state| ControlConnection::restore_uncharged(state, imports))
             .transpose()?;
         let mut peer = match end {
             EndState::Ring {
