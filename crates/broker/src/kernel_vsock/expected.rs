@@ -35,6 +35,12 @@ impl<S> ExpectedPorts<S> {
         self.ports.insert(port, (cid, listener));
     }
 
+    /// The ports of a guest, with their listening sockets.
+    pub(super) fn of(&self, cid: u32) -> impl Iterator<Item = (u32, &S)> {
+        let of_guest = self.ports.iter().filter(move |(_, (of, _))| *of == cid);
+        of_guest.map(|(port, (_, listener))| (*port, listener))
+    }
+
     /// Removes the port of this guest.
     pub(super) fn remove(&mut self, cid: u32, port: u32) {
         if self.ports.get(&port).is_some_and(|(of, _)| *of == cid) {

@@ -4,10 +4,12 @@
 //! Ports are changed on the core's thread, by calls that never block, so that a change is done when its
 //! operator gets the answer. Everything else is done by the thread.
 
+pub(super) mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -59,6 +61,8 @@ struct Shared {
     registry: Registry,
     waker: Waker,
     state: Mutex<State>,
+    /// The thread is frozen, or is to be no longer.
+    frozen: Condvar,
 }
 
 struct State {
@@ -73,6 +77,18 @@ struct State {
     /// When to look again whether the kernel serves virtual machines.
     next_look: Instant,
     stopped: bool,
+    freeze: Freeze,
+}
+
+/// How far a handover of the state to another process has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Freeze {
+    /// The thread is to do nothing.
+    is_wanted: bool,
+    /// It does nothing.
+    is_reached: bool,
+    /// This is the other process, and the first one may go on: no port is bound or freed.
+    is_dormant: bool,
 }
 
 struct Vm {
@@ -102,12 +118,17 @@ impl KernelHost {
     ///
     /// If a descriptor or the thread cannot be made.
     pub(super) fn start(sockets: Box<dyn Sockets>) -> io::Result<Self> {
+        Self::start_in(sockets, Freeze::default())
+    }
+
+    fn start_in(sockets: Box<dyn Sockets>, freeze: Freeze) -> io::Result<Self> {
         let poll = Poll::new()?;
         let shared = Arc::new(Shared {
             sockets,
             registry: poll.registry().try_clone()?,
             waker: Waker::new(poll.registry(), WAKER)?,
-            state: Mutex::new(State::new()),
+            state: Mutex::new(State::new(freeze)),
+            frozen: Condvar::new(),
         });
         let thread = std::thread::Builder::new().name("vsock-host".into());
         let host = Arc::clone(&shared);
@@ -151,7 +172,9 @@ impl KernelHost {
         state.vms.remove(&cid);
         state.connects.remove_of(cid);
         state.expected.remove_of(cid);
-        self.shared.update_ports(&mut state);
+        if !state.freeze.is_dormant {
+            self.shared.update_ports(&mut state);
+        }
     }
 
     /// Sets the services that a VM may know. The ports are as wanted, or their faults are known, when this
@@ -161,7 +184,9 @@ impl KernelHost {
         if let Some(vm) = state.vms.get_mut(&cid) {
             vm.services = services;
         }
-        self.shared.update_ports(&mut state);
+        if !state.freeze.is_dormant {
+            self.shared.update_ports(&mut state);
+        }
     }
 
     /// Connects to a guest.
@@ -213,6 +238,7 @@ impl KernelHost {
 impl Drop for KernelHost {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
+        self.shared.frozen.notify_all();
         self.shared.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -289,6 +315,9 @@ impl Shared {
         let mut events = Events::with_capacity(256);
         let mut wait = None;
         loop {
+            if self.stay_frozen() {
+                wait = Some(Duration::ZERO);
+            }
             if let Err(error) = poll.poll(&mut events, wait)
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -518,7 +547,7 @@ impl Vm {
 }
 
 impl State {
-    fn new() -> Self {
+    fn new(freeze: Freeze) -> Self {
         let limit = usize::try_from(hvsock_sys::limits::descriptors()).unwrap_or(MAX_PORTS);
         Self {
             vms: BTreeMap::new(),
@@ -529,6 +558,7 @@ impl State {
             strangers: Strangers::default(),
             next_look: Instant::now(),
             stopped: false,
+            freeze,
         }
     }
 

@@ -48,6 +48,8 @@ struct Watched {
     cid: u32,
     events: EventSender,
     told: Option<PartitionState>,
+    /// Nothing is told for now.
+    is_held: bool,
 }
 
 /// One VM whose manager is asked until this is dropped.
@@ -90,6 +92,31 @@ impl Managers {
         cid: u32,
         events: EventSender,
     ) -> io::Result<Watch> {
+        self.watch_from((None, false), manager, cid, events)
+    }
+
+    /// The same for a VM of which this was told in another process, held until [`Watch::hold`].
+    ///
+    /// # Errors
+    ///
+    /// As [`watch`](Self::watch).
+    pub(super) fn resume(
+        &self,
+        told: Option<PartitionState>,
+        manager: &ManagerRef,
+        cid: u32,
+        events: EventSender,
+    ) -> io::Result<Watch> {
+        self.watch_from((told, true), manager, cid, events)
+    }
+
+    fn watch_from(
+        &self,
+        (told, is_held): (Option<PartitionState>, bool),
+        manager: &ManagerRef,
+        cid: u32,
+        events: EventSender,
+    ) -> io::Result<Watch> {
         let kind = ManagerKind::named(&manager.manager).ok_or_else(|| {
             let text = format!("no manager has the name {:?}", manager.manager);
             io::Error::new(io::ErrorKind::InvalidInput, text)
@@ -112,12 +139,30 @@ impl Managers {
                 vm: manager.vm.clone(),
                 cid,
                 events,
-                told: None,
+                told,
+                is_held,
             },
         );
         self.0.changed.notify_all();
         let shared = Arc::clone(&self.0);
         Ok(Watch { shared, number })
+    }
+}
+
+impl Watch {
+    /// Has nothing be told from now on, or the state that its manager says now.
+    pub(super) fn hold(&self, is_held: bool) {
+        let mut state = lock(&self.shared.state);
+        if let Some(vm) = state.watched.get_mut(&self.number) {
+            vm.is_held = is_held;
+        }
+        state.is_new |= !is_held;
+        self.shared.changed.notify_all();
+    }
+
+    /// The state that was told last.
+    pub(super) fn told(&self) -> Option<PartitionState> {
+        lock(&self.shared.state).watched.get(&self.number)?.told
     }
 }
 
@@ -139,13 +184,16 @@ impl Shared {
                     state.runs = false;
                     return;
                 }
-                let known = |kind: &ManagerKind| state.watched.values().any(|vm| vm.kind == *kind);
+                let known = |kind: &ManagerKind| {
+                    let mut watched = state.watched.values();
+                    watched.any(|vm| vm.kind == *kind && !vm.is_held)
+                };
                 ManagerKind::ALL.into_iter().filter(known).collect()
             };
             for kind in kinds {
                 let machines = (self.ask)(kind);
                 for vm in lock(&self.state).watched.values_mut() {
-                    if vm.kind == kind {
+                    if vm.kind == kind && !vm.is_held {
                         vm.tell(machines.as_deref());
                     }
                 }

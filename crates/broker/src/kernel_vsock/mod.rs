@@ -33,6 +33,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hvsock_control::ManagerRef;
 use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
@@ -41,11 +42,13 @@ use crate::StartError;
 use crate::data_path::ControlConnection;
 use crate::guest_link::{
     Capabilities, EventSender, GuestConnect, GuestLink, LinkEnd, LinkFactory, LinkSettings,
-    OfferedService, RequestId, SocketKind,
+    OfferedService, RequestId, Resuming, SocketKind,
 };
+use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use host::KernelHost;
+use host::snapshot::VmSnapshot;
 pub(crate) use hosts::KernelHosts;
-use managers::Watch;
+use managers::{Managers, Watch};
 pub(crate) use sockets::raise_credit;
 
 /// What the kernel's sockets can do.
@@ -74,6 +77,9 @@ pub(crate) struct KernelVsock {
     /// The host's side.
     pub(crate) hosts: KernelHosts,
 }
+
+/// The kind of the link in its [`LinkDocument`].
+const KIND: &str = "kernel";
 
 /// The link to one guest.
 struct KernelLink {
@@ -113,6 +119,53 @@ impl LinkFactory for KernelVsock {
             link.watch = Some(watch.map_err(StartError::io("ask the VM's manager"))?);
         }
         Ok(Box::new(link))
+    }
+
+    fn resume(
+        self: Box<Self>,
+        document: LinkDocument,
+        imports: &mut Imports,
+        resuming: Resuming<'_>,
+    ) -> Result<Box<dyn GuestLink>, HandoverError> {
+        let snapshot: VmSnapshot = document.read(KIND)?;
+        let what = "open a link to the kernel's vsock";
+        let namespace = snapshot.namespace(imports)?;
+        let host = self.hosts.resume(namespace);
+        let host = host.map_err(HandoverError::io(what))?;
+        let manager = self
+            .manager
+            .as_ref()
+            .map(|manager| (&self.hosts.managers, manager));
+        let link = KernelLink::resume(host, manager, snapshot, imports, resuming)?;
+        Ok(Box::new(link))
+    }
+}
+
+impl KernelLink {
+    /// The link to a guest that another process has had, at the host's side that it had.
+    fn resume(
+        host: Arc<KernelHost>,
+        manager: Option<(&Managers, &ManagerRef)>,
+        snapshot: VmSnapshot,
+        imports: &mut Imports,
+        resuming: Resuming<'_>,
+    ) -> Result<Self, HandoverError> {
+        let Resuming {
+            settings, events, ..
+        } = resuming;
+        let told = snapshot.told();
+        let cid = host.resume(snapshot, settings.cid, &events, manager.is_some(), imports)?;
+        // From here on, the drop removes the VM from the host's side.
+        let mut link = Self {
+            cid,
+            host,
+            watch: None,
+        };
+        if let Some((managers, manager)) = manager {
+            let watch = managers.resume(told, manager, cid, events);
+            link.watch = Some(watch.map_err(HandoverError::io("ask the VM's manager"))?);
+        }
+        Ok(link)
     }
 }
 
@@ -189,5 +242,29 @@ impl GuestLink for KernelLink {
 
     fn limits(&self) -> &'static [&'static str] {
         &LIMITS
+    }
+
+    fn freeze(&self) -> Result<(), HandoverError> {
+        if let Some(watch) = &self.watch {
+            watch.hold(true);
+        }
+        self.host.freeze();
+        Ok(())
+    }
+
+    fn frozen(&self, deadline: Instant) -> Result<(), HandoverError> {
+        self.host.wait_frozen(deadline)
+    }
+
+    fn hand_over(&self, exports: &mut Exports) -> Result<LinkDocument, HandoverError> {
+        let told = self.watch.as_ref().and_then(Watch::told);
+        LinkDocument::new(KIND, &self.host.snapshot(self.cid, told, exports)?)
+    }
+
+    fn thaw(&self) {
+        self.host.thaw();
+        if let Some(watch) = &self.watch {
+            watch.hold(false);
+        }
     }
 }

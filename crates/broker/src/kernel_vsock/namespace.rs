@@ -1,6 +1,7 @@
 //! Whose vsock ports and CIDs they are: those of one network namespace, from Linux 7 on, or of the machine.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use hvsock_sys::netns::{NetworkNamespace, NetworkNamespaceId};
@@ -39,7 +40,22 @@ impl Namespace {
             let is_local = mode().is_some_and(|mode| mode == "local");
             return Ok((Self::Own, space(is_local, own.id()?)));
         };
-        let other = NetworkNamespace::open(path)?;
+        Self::of(NetworkNamespace::open(path)?, &own)
+    }
+
+    /// The namespace of a descriptor that another process has opened; the broker's own without one.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub(super) fn resume(descriptor: Option<OwnedFd>) -> io::Result<(Self, Space)> {
+        match descriptor {
+            None => Self::open(None),
+            Some(descriptor) => Self::of(descriptor.into(), &NetworkNamespace::of_this_thread()?),
+        }
+    }
+
+    fn of(other: NetworkNamespace, own: &NetworkNamespace) -> io::Result<(Self, Space)> {
         let id = other.id()?;
         if id == own.id()? {
             return Self::open(None);

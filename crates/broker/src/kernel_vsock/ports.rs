@@ -94,6 +94,26 @@ impl<S> Ports<S> {
         }
     }
 
+    /// The ports that are held, with their sockets, and whether they listen.
+    pub(super) fn held(&self) -> impl Iterator<Item = (u32, &S, bool)> {
+        let held = self.held.iter();
+        held.map(|(port, held)| (*port, &held.socket, held.listens))
+    }
+
+    /// Adds a port that another process has bound. Returns `false` if it is held already.
+    pub(super) fn resume(&mut self, port: u32, socket: S, listens: bool) -> bool {
+        let is_new = !self.held.contains_key(&port);
+        if is_new {
+            self.held.insert(port, Held { socket, listens });
+        }
+        is_new
+    }
+
+    /// Has a port be among those whose fault may have changed: what was said of it may be true no more.
+    pub(super) fn judge_again(&mut self, port: u32) {
+        self.changed.insert(port);
+    }
+
     /// Sets what is wanted of all ports, and acts on it at once.
     pub(super) fn set_wanted(
         &mut self,
@@ -104,6 +124,7 @@ impl<S> Ports<S> {
         let allowed = within_limit(wanted, self.most);
         let before = std::mem::replace(&mut self.wanted, allowed);
         // Ports are freed before others are taken.
+        self.held.retain(|port, _| self.wanted.contains_key(port));
         for port in before.keys().filter(|port| !self.wanted.contains_key(port)) {
             self.held.remove(port);
             if self.blocked.remove(port).is_some() {

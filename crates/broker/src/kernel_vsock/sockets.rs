@@ -49,6 +49,12 @@ pub(super) trait Sockets: Send + Sync {
     /// Who has a port, in words. It may take a second.
     fn holder(&self, port: u32) -> Option<String>;
 
+    /// The port of the host that a socket is bound to.
+    fn port_of(&self, socket: &OwnedFd) -> io::Result<u32>;
+
+    /// The network namespace, if it is not the broker's own.
+    fn namespace(&self) -> Option<BorrowedFd<'_>>;
+
     /// Whether the kernel serves virtual machines: there can be no guest otherwise.
     fn serves_guests(&self) -> bool;
 }
@@ -125,6 +131,17 @@ impl Sockets for KernelSockets {
         vsock::set_connect_timeout(&socket, timeout + KERNEL_GRACE)?;
         vsock::connect(&socket, &SockAddrVm::new(cid, port).to_bytes())?;
         Ok(socket)
+    }
+
+    fn port_of(&self, socket: &OwnedFd) -> io::Result<u32> {
+        let address = SockAddrVm::from_bytes(&vsock::local_address(socket)?);
+        let address = address.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(address.port)
+    }
+
+    fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        let maker = self.maker.as_ref()?;
+        Some(maker.namespace.as_fd())
     }
 
     fn serves_guests(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,10 @@ use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
 use hvsock_sys::{errno, stream};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with, bind, connect,
-    getpeername, listen, socket_with,
+    getpeername, getsockname, listen, socket_with,
 };
+
+mod handover;
 
 use super::host::{CidTaken, KernelHost, MAX_REQUESTS};
 use super::sockets::{PeerAddress, Sockets};
@@ -109,6 +111,17 @@ impl Sockets for Machine {
         Ok(Some((socket, PeerAddress { cid, port })))
     }
 
+    fn port_of(&self, socket: &OwnedFd) -> io::Result<u32> {
+        let address = SocketAddrUnix::try_from(getsockname(socket)?)?;
+        let name = String::from_utf8_lossy(address.abstract_name().unwrap()).into_owned();
+        let port = name.rsplit('-').next().unwrap();
+        port.parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     fn serves_guests(&self) -> bool {
         !self.0.has_no_vhost.load(Ordering::Relaxed)
     }
@@ -135,7 +148,7 @@ impl Sockets for Machine {
 
 struct World {
     machine: Machine,
-    host: KernelHost,
+    host: Arc<KernelHost>,
 }
 
 struct Vm {
@@ -146,7 +159,7 @@ struct Vm {
 impl World {
     fn new() -> Self {
         let machine = Machine::new();
-        let host = KernelHost::start(Box::new(machine.clone())).unwrap();
+        let host = Arc::new(KernelHost::start(Box::new(machine.clone())).unwrap());
         Self { machine, host }
     }
 

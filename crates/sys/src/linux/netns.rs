@@ -1,7 +1,7 @@
 //! Network namespaces, for sockets in another one than this process's.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -16,6 +16,19 @@ pub struct NetworkNamespace(OwnedFd);
 pub struct NetworkNamespaceId {
     device: u64,
     inode: u64,
+}
+
+impl AsFd for NetworkNamespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for NetworkNamespace {
+    /// One that another process has opened.
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
 }
 
 impl NetworkNamespace {
