@@ -183,7 +183,7 @@ fn the_examples_of_all_versions_can_be_read() {
     let text = include_str!("snapshots/ring-end-1.json");
     let snapshot: RingEndSnapshot = serde_json::from_str(text).unwrap();
     let world = World::new();
-    let end = RingEnd::restore(snapshot.clone(), &world.memory, copy(&world.doorbells)).unwrap();
+    let end = RingEnd::restore(snapshot, &world.memory, copy(&world.doorbells)).unwrap();
     assert_eq!(end.snapshot(), snapshot);
 }
 

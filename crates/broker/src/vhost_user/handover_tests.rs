@@ -15,7 +15,7 @@ use hvsock_endpoint::ClientMessage;
 use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use hvsock_ring::{RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
-use hvsock_testkit::guest::{Guest, GuestStream, Options};
+use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 use hvsock_testkit::wait;
 use hvsock_virtio::SocketKind;
 
@@ -205,7 +205,10 @@ fn resume(host: &Host, document: &str, imports: &mut Imports) -> Result<Device, 
 /// The process at the other end of a guest's connection.
 enum Process {
     /// With its control connection, which is to stay open.
-    Ring(RingEnd, #[allow(dead_code, reason = "it is held")] OwnedFd),
+    Ring(
+        Box<RingEnd>,
+        #[allow(dead_code, reason = "it is held")] OwnedFd,
+    ),
     Socket(OwnedFd, OwnedFd),
 }
 
@@ -342,7 +345,10 @@ fn accept(host: &mut Host, request: RequestId, ring: bool) -> (ConnectionId, Pro
         let parts = hvsock_ring::Parts::new(RingSize::exactly(BUFFER).unwrap()).unwrap();
         let end = RingEnd::open(RingSide::Second, &parts.memory, parts.second).unwrap();
         let own = RingEnd::open(RingSide::First, &parts.memory, parts.first).unwrap();
-        (Peer::ring(own, parts.memory), Process::Ring(end, control))
+        (
+            Peer::ring(own, parts.memory),
+            Process::Ring(Box::new(end), control),
+        )
     } else {
         let (own, data) = stream::pair().unwrap();
         for fd in [&own, &data] {
@@ -553,7 +559,7 @@ fn a_vm_is_off_when_its_vmm_goes_after_a_handover_and_the_next_vmm_can_connect()
     hand_over(&mut [&mut host]);
     let pair = Pair::new(&mut host, &guest, true);
     hand_over(&mut [&mut host]);
-    guest.with_driver(|driver| driver.end_vmm());
+    guest.with_driver(Driver::end_vmm);
     assert_eq!(host.wait_for_close(pair.id), Some(Refusal::PartitionOff));
     // The driver of the test empties its queues at once, which the device must not see.
     wait::eventually("the VM is off", || {
