@@ -28,19 +28,26 @@ struct Place<T> {
 impl<T> Gate<T> {
     /// An open gate, for a thread that begins with this state.
     pub(crate) fn open_with(state: Box<T>) -> Self {
-        Self::with_state(state, false)
+        Self::with_state(Some(state), false)
     }
 
     /// A closed gate with the state of a thread.
     pub(crate) fn closed_with(state: Box<T>) -> Self {
-        Self::with_state(state, true)
+        Self::with_state(Some(state), true)
     }
 
-    fn with_state(state: Box<T>, is_closed: bool) -> Self {
-        let place = Place {
-            is_closed,
-            state: Some(state),
-        };
+    /// A closed gate for the state of a thread that does not run yet.
+    pub(crate) fn closed() -> Self {
+        Self::with_state(None, true)
+    }
+
+    /// Leaves the state of a thread that does not run yet.
+    pub(crate) fn put(&self, state: Box<T>) {
+        lock(&self.place).state = Some(state);
+    }
+
+    fn with_state(state: Option<Box<T>>, is_closed: bool) -> Self {
+        let place = Place { is_closed, state };
         Self {
             is_closed: AtomicBool::new(is_closed),
             place: Mutex::new(place),

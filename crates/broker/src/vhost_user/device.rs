@@ -25,12 +25,12 @@ pub(super) mod snapshot;
 
 use super::command::{Command, DeviceSettings, DeviceState};
 use super::device_state::{self, Loading};
-use super::gate::Gate;
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::next_request::Channel;
 use super::queues::{QUEUES, QueueCommand};
 use super::state_file::StateFile;
 use super::worker::Worker;
+use crate::gate::Gate;
 use crate::loop_waker::LoopWaker;
 
 /// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout

@@ -13,7 +13,6 @@ mod device;
 mod device_state;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod gate;
 #[cfg(test)]
 mod handover_tests;
 mod life_cycle;
@@ -46,6 +45,7 @@ use std::time::{Duration, Instant};
 use hvsock_sys::{bus_error, stream};
 use hvsock_virtio::{Cid, Config, GuestCid};
 
+use crate::gate::Gate;
 use crate::guest_link::Resuming;
 use crate::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestArena, GuestConnect,
@@ -56,7 +56,6 @@ use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
 use crate::{StartError, folders};
 use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
-use gate::Gate;
 use worker::Worker;
 
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.

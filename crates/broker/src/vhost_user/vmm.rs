@@ -21,10 +21,10 @@ use vhost::vhost_user::{BackendReqHandler, Error, Result};
 
 use super::command::DeviceSettings;
 use super::device::{Device, WorkerHandle};
-use super::gate::Gate;
 use super::mem_table;
 use super::next_request::{Channel, NextRequest};
 use super::queues::QueueCommand;
+use crate::gate::Gate;
 
 /// The most failed requests of one VMM connection before it is closed.
 const MAX_FAILURES: u32 = 32;

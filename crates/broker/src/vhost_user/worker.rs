@@ -18,7 +18,6 @@ use mio::{Events, Poll, Token};
 
 use super::arenas::Arenas;
 use super::command::{Command, ConnectCommand, DeviceState, Phase};
-use super::gate::Gate;
 use super::links::Links;
 use super::pause_check::PauseCheck;
 use super::queues::{QUEUES, RX, TX};
@@ -26,6 +25,7 @@ use super::reports::Reports;
 use super::spin::SpinLimit;
 use super::traffic::{Traffic, request_of};
 use super::wake::WakeQueue;
+use crate::gate::Gate;
 use crate::guest_link::{ConnectionId, EventSender, LinkEnd, LinkEvent};
 use crate::loop_waker::LoopWaker;
 
