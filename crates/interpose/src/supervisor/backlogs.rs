@@ -3,7 +3,7 @@
 //! A kernel refuses a connect to a full backlog at once, and there the program that accepts does so without waiting
 //! for anyone. Here each of its calls waits for the supervisor behind the calls of those that connect. So that this
 //! alone refuses no connect, those to a full backlog are held while connections are being accepted. Once none was for
-//! [`PATIENCE`], all are refused, and later ones at once.
+//! [`STALL_TIMEOUT`], all are refused, and later ones at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use hvsock::SockAddrHv;
 use hvsock_address::ServiceId;
 
 /// How long no connection is accepted until the backlog counts as full because of the program that listens.
-const PATIENCE: Duration = Duration::from_secs(2);
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the broker is asked again for a listener of another supervisor, of whose accepts nothing tells.
 const PROBE: Duration = Duration::from_millis(5);
 /// The connects to one target that are tried at once at most.
@@ -113,7 +113,7 @@ impl Backlogs {
     pub(crate) fn take_refused(&mut self, now: Instant) -> Vec<u64> {
         let mut refused = Vec::new();
         for full in self.full.values_mut() {
-            if !full.held.is_empty() && now >= full.progress + PATIENCE {
+            if !full.held.is_empty() && now >= full.progress + STALL_TIMEOUT {
                 full.is_stalled = true;
                 refused.extend(std::mem::take(&mut full.held));
             }
@@ -124,7 +124,8 @@ impl Backlogs {
     /// When a connect is to be tried or refused.
     pub(crate) fn next(&self) -> Option<Instant> {
         let held = self.full.values().filter(|it| !it.held.is_empty());
-        held.map(|it| it.probe_at.min(it.progress + PATIENCE)).min()
+        held.map(|it| it.probe_at.min(it.progress + STALL_TIMEOUT))
+            .min()
     }
 }
 
@@ -189,7 +190,7 @@ mod tests {
         let (mut backlogs, start) = (Backlogs::default(), Instant::now());
         assert!(backlogs.hold(target(1), 1, start));
         assert_eq!(backlogs.take_refused(start), [0; 0]);
-        let now = start + PATIENCE;
+        let now = start + STALL_TIMEOUT;
         assert_eq!(backlogs.take_refused(now), [1]);
         assert!(!backlogs.hold(target(1), 2, now), "refused at once");
         assert_eq!(backlogs.next(), None);
@@ -204,7 +205,10 @@ mod tests {
         let count = MAX_TARGETS as u32;
         let held = (0..2 * count).filter(|port| backlogs.hold(target(*port), (*port).into(), now));
         assert_eq!(held.count(), MAX_TARGETS);
-        assert_eq!(backlogs.take_refused(now + PATIENCE).len(), MAX_TARGETS);
+        assert_eq!(
+            backlogs.take_refused(now + STALL_TIMEOUT).len(),
+            MAX_TARGETS
+        );
         // Those without a held connect are forgotten first.
         assert!(backlogs.hold(target(count), 0, now));
         assert_eq!(backlogs.full.len(), 1);
