@@ -329,12 +329,9 @@ proptest! {
     }
 }
 
-/// Prints how long a handover of many idle connections and of 20 with bytes on their way takes. With
-/// `HANDOVER_CONNECTIONS=10000` and `--no-capture`, of so many.
 #[test]
-fn a_handover_of_idle_and_busy_connections_takes_little_time() {
-    let many = std::env::var("HANDOVER_CONNECTIONS").ok();
-    let many: u64 = many.and_then(|many| many.parse().ok()).unwrap_or(50);
+fn idle_and_busy_connections_are_handed_over_again_and_again() {
+    let many = 50;
     let mut poll = Poll::new().unwrap();
     let mut set = new_set(&poll);
     let mut theirs = Vec::new();
@@ -365,25 +362,14 @@ fn a_handover_of_idle_and_busy_connections_takes_little_time() {
         theirs.extend([client, server, client_data, server_data]);
     }
     settle(&mut poll, &mut set);
-    let mut times = Vec::new();
     for _ in 0..5 {
         let next = Poll::new().unwrap();
-        let began = Instant::now();
         let exported = export(&set);
-        let exporting = began.elapsed();
-        let bytes = exported.json.len();
         let mut restored = new_set(&next);
         exported.import(&mut restored, &Budgets::new()).unwrap();
-        times.push((began.elapsed(), exporting, bytes));
         (poll, set) = (next, restored);
         settle(&mut poll, &mut set);
     }
-    times.sort();
-    let (all, exporting, bytes) = times[2];
-    println!(
-        "{many} idle and 20 busy: {all:?}, of which to export {exporting:?}; JSON of {bytes} bytes"
-    );
-    assert!(all < Duration::from_secs(10), "{all:?}");
     let _ = hand_over(
         &mut set,
         Poll::new().unwrap().registry().try_clone().unwrap(),

@@ -150,9 +150,8 @@ impl Host {
     }
 }
 
-/// Hands the devices over, all at once. Returns how long they stood still.
-fn hand_over(hosts: &mut [&mut Host]) -> Duration {
-    let begun = Instant::now();
+/// Hands the devices over, all at once.
+fn hand_over(hosts: &mut [&mut Host]) {
     let (documents, mut imports) = documents(hosts);
     let resumed: Vec<_> = hosts
         .iter()
@@ -167,7 +166,6 @@ fn hand_over(hosts: &mut [&mut Host]) -> Duration {
         drop(old);
         host.device.thaw();
     }
-    begun.elapsed()
 }
 
 fn documents(hosts: &[&mut Host]) -> (Vec<String>, Imports) {
@@ -396,7 +394,7 @@ fn no_byte_is_lost_or_doubled_when_a_device_is_handed_over_between_any_two_opera
                 4..8 => drop(pairs[pair].read(side, len)),
                 8 if step > 150 && random.below(8) == 0 => pairs[pair].finish(side),
                 8 => {}
-                _ => drop(hand_over(&mut [&mut host])),
+                _ => hand_over(&mut [&mut host]),
             }
         }
         assert_eq!(guest.connections(), 4);
@@ -629,30 +627,25 @@ fn a_damaged_document_is_an_error_and_the_device_goes_on() {
 }
 
 #[test]
-fn a_device_stands_still_for_some_milliseconds() {
+fn an_idle_and_a_busy_device_are_handed_over_again_and_again() {
     let mut host = Host::new(3);
     let guest = host.guest();
-    let mut idle: Vec<_> = (0..15).map(|_| hand_over(&mut [&mut host])).collect();
+    for _ in 0..15 {
+        hand_over(&mut [&mut host]);
+    }
     let mut pairs: Vec<_> = (0..20)
         .map(|at| Pair::new(&mut host, &guest, at % 2 == 0))
         .collect();
-    let mut busy: Vec<_> = (0..15)
-        .map(|_| {
-            for pair in &mut pairs {
-                pair.write(0, 60_000);
-                pair.write(1, 60_000);
-                pair.read(0, 30_000);
-                pair.read(1, 30_000);
-            }
-            hand_over(&mut [&mut host])
-        })
-        .collect();
+    for _ in 0..15 {
+        for pair in &mut pairs {
+            pair.write(0, 60_000);
+            pair.write(1, 60_000);
+            pair.read(0, 30_000);
+            pair.read(1, 30_000);
+        }
+        hand_over(&mut [&mut host]);
+    }
     for pair in pairs {
         pair.complete(&mut host);
-    }
-    for (what, times) in [("idle", &mut idle), ("20 busy connections", &mut busy)] {
-        times.sort_unstable();
-        println!("{what}: median {:?}, longest {:?}", times[7], times[14]);
-        assert!(times[7] < Duration::from_millis(250), "{what}: {times:?}");
     }
 }
