@@ -578,10 +578,11 @@ impl Core {
 
     /// Number of connections that a listener has not accepted.
     fn waiting(&self, id: ListenerId) -> u32 {
-        let waiting = self
-            .fabric
-            .listener(id)
-            .map_or(0, |listener| listener.waiting().len());
+        // An arena is not a connection: those in it are counted below, also before the listener has received it.
+        let is_arena = |id| self.arenas.get(id).is_some() || self.guest_arenas.contains(id);
+        let waiting = self.fabric.listener(id).map_or(0, |listener| {
+            listener.waiting().filter(|one| !is_arena(*one)).count()
+        });
         let in_arenas = self.arenas.iter().filter(|(_, arena)| arena.listener == id);
         let pending = in_arenas.map(|(_, arena)| arena.monitor.pending());
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);

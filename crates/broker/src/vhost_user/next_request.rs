@@ -4,12 +4,12 @@
 //! thread, and what has arrived stays in the socket, also if another process goes on with that.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use hvsock_sys::stream;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::RecvFlags;
+use rustix::net::{AddressFamily, RecvFlags, SocketType};
 use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{Error, Result};
 
@@ -75,6 +75,13 @@ fn ends(socket: &UnixStream) -> bool {
     rustix::event::poll(&mut polled, Some(&none)).is_ok_and(|count| count > 0)
 }
 
+/// Whether a descriptor is a Unix stream socket.
+fn is_stream(file: impl AsFd) -> bool {
+    let domain = rustix::net::sockopt::socket_domain(&file);
+    let kind = rustix::net::sockopt::socket_type(&file);
+    domain == Ok(AddressFamily::UNIX) && kind == Ok(SocketType::STREAM)
+}
+
 /// The channel for requests to the VMM, as the VMM has sent it (SET_BACKEND_REQ_FD).
 #[derive(Debug)]
 pub(super) struct Channel {
@@ -86,7 +93,7 @@ impl Channel {
     /// Reads the request.
     ///
     /// # Errors
-    /// [`Error::InvalidMessage`] if it is malformed or has not one descriptor; a socket's error.
+    /// [`Error::InvalidMessage`] if it is malformed or has not one Unix stream socket; a socket's error.
     pub(super) fn receive(socket: &UnixStream) -> Result<Self> {
         let mut header = [0; HEADER];
         let (count, mut files) = receive_header(socket, &mut header).map_err(Error::SocketError)?;
@@ -104,7 +111,7 @@ impl Channel {
             _ => Error::SocketError(error),
         })?;
         match (files.pop(), files.is_empty()) {
-            (Some(file), true) => Ok(Self {
+            (Some(file), true) if is_stream(&file) => Ok(Self {
                 socket: file.into(),
                 need_reply: flags & NEED_REPLY != 0,
             }),
