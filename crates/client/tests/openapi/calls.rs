@@ -187,6 +187,9 @@ pub const CALLS: &[(&str, &str, Call)] = &[
         let events: Result<Vec<_>, _> = client.events()?.collect();
         events.map(json)
     }),
+    ("upgrade", "POST /v1/upgrade", |client, input| {
+        client.upgrade(&from(input)).map(json)
+    }),
 ];
 
 /// Methods of the client that send nothing.

@@ -94,9 +94,13 @@ impl<'a> Method<'a> {
 
 impl Body<'_> {
     fn samples(&self, document: &Document) -> Vec<Value> {
-        let samples = document.samples(self.schema);
+        let mut samples = document.samples(self.schema);
         match self.content_type {
-            LINES => vec![samples.into()],
+            LINES => {
+                // The client does not return it: it opens the next stream. `hvsock`'s tests of upgrades do that.
+                samples.retain(|event| event["event"] != "handed_over");
+                vec![samples.into()]
+            }
             _ => samples,
         }
     }
@@ -237,6 +241,8 @@ fn each_operation_has_a_call_with_all_its_parameters_and_each_call_is_an_operati
             sent.extend(names.map(|name| (of.clone(), "body", name.to_owned())));
         }
     }
+    // Sent by a stream that goes on, and by no call.
+    sent.insert(("get /v1/events".to_owned(), "query", "resume".to_owned()));
     let without: Vec<_> = documented.difference(&sent).collect();
     assert!(
         without.is_empty(),
