@@ -108,40 +108,42 @@ impl Core {
 
     /// Fails for what has no place in the document.
     fn check_tables(&self) -> Result<(), HandoverError> {
-        let not = |count: usize, one: &str, many: &str| {
-            let what = match count {
-                0 => return Ok(()),
-                1 => one.to_owned(),
-                _ => format!("{count} {many}"),
-            };
-            Err(HandoverError::NotSupported { what })
-        };
-        not(usize::from(self.outer.is_some()), "an uplink", "uplinks")?;
+        refuse(usize::from(self.outer.is_some()), "an uplink", "uplinks")?;
         let nested = self.fabric.partitions().map(|(key, _)| key);
         let nested = nested.filter(|key| self.is_nested(*key)).count();
-        not(
+        refuse(
             nested,
             "a container in a virtual machine",
             "containers in virtual machines",
         )?;
-        not(
+        refuse(
             self.uplink_clients.len(),
             "the uplink of a guest",
             "uplinks of guests",
         )?;
-        not(
+        refuse(
             self.text_listeners.len(),
             "a listener of the text protocol",
             "listeners of the text protocol",
         )?;
-        // Established ones and arenas. Those that wait for a guest are made again.
-        let pending = self.connections.all_pending().count();
-        not(
-            self.fabric.connections().len().saturating_sub(pending),
-            "a connection",
-            "connections",
-        )
+        self.check_arenas()
     }
+
+    /// Fails if there are arenas.
+    fn check_arenas(&self) -> Result<(), HandoverError> {
+        let arenas = self.arenas.iter().count() + self.guest_arenas.arenas.len();
+        refuse(arenas, "an arena", "arenas")
+    }
+}
+
+/// Fails if there are any of what cannot be handed over.
+fn refuse(count: usize, one: &str, many: &str) -> Result<(), HandoverError> {
+    let what = match count {
+        0 => return Ok(()),
+        1 => one.to_owned(),
+        _ => format!("{count} {many}"),
+    };
+    Err(HandoverError::NotSupported { what })
 }
 
 pub(super) fn of(object: &str, error: impl Into<HandoverError>) -> HandoverError {

@@ -21,23 +21,43 @@ impl Core {
         if *changes == Changes::None {
             return;
         }
+        for vm in self.vms_with_services() {
+            if self.judge_services(vm, changes) {
+                self.offer_services(vm);
+            }
+        }
+    }
+
+    /// Judges everything, and tells all links that take services: those of a broker before this one may
+    /// have services that are offered no more.
+    pub(super) fn offer_services_again(&mut self) {
+        for vm in self.vms_with_services() {
+            self.judge_services(vm, &Changes::All);
+            self.offer_services(vm);
+        }
+    }
+
+    /// The VMs whose links take services.
+    fn vms_with_services(&self) -> Vec<PartitionKey> {
         let takes_services = |key: &PartitionKey| {
             let link = self.vms.link(*key);
             link.is_some_and(|link| link.takes_services())
         };
-        let vms: Vec<PartitionKey> = self.vms.keys().filter(takes_services).collect();
-        for vm in vms {
-            self.update_services_of(vm, changes);
-        }
+        self.vms.keys().filter(takes_services).collect()
     }
 
-    fn update_services_of(&mut self, vm: PartitionKey, changes: &Changes) {
+    /// Judges a VM's services again. Returns whether any has changed.
+    fn judge_services(&mut self, vm: PartitionKey, changes: &Changes) -> bool {
         let mut has_changed = false;
         for service in self.concerned_services(vm, changes) {
             let offered = self.offered_to(vm, service);
             has_changed |= self.vms.set_offered(vm, service, offered);
         }
-        if has_changed && let Some(link) = self.vms.link(vm) {
+        has_changed
+    }
+
+    fn offer_services(&mut self, vm: PartitionKey) {
+        if let Some(link) = self.vms.link(vm) {
             let offered = self.vms.offered(vm);
             let descriptors = link.descriptors_for(&offered);
             link.set_services(offered);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use hvsock_address::VmId;
-use hvsock_fabric::{Changes, Fabric, Operators, Partition, PartitionKey, PartitionKind};
+use hvsock_fabric::{Fabric, Operators, Partition, PartitionKey, PartitionKind};
 
 use super::cids::Cids;
 use super::connections::Connections;
@@ -253,7 +253,7 @@ impl Core {
                 link.thaw();
             }
         }
-        self.update_offered_services(&Changes::All);
+        self.offer_services_again();
         self.pass_held();
         self.replay();
     }

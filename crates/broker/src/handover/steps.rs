@@ -46,7 +46,7 @@ pub(crate) fn reach(_: Step) -> Result<(), String> {
 }
 
 /// `die:STEP` ends the process by SIGKILL, `stop:STEP` stops it by SIGSTOP, `wait:STEP` takes a while, `fail:STEP` is
-/// an error.
+/// an error. `@PATH` has them read from a file at each step.
 #[cfg(debug_assertions)]
 mod hook {
     use super::Step;
@@ -55,9 +55,12 @@ mod hook {
     const WHILE: std::time::Duration = std::time::Duration::from_millis(400);
 
     pub(super) fn reach(step: Step) -> Result<(), String> {
-        let Ok(faults) = std::env::var(VARIABLE) else {
+        let Ok(mut faults) = std::env::var(VARIABLE) else {
             return Ok(());
         };
+        if let Some(path) = faults.strip_prefix('@') {
+            faults = std::fs::read_to_string(path).unwrap_or_default();
+        }
         let name = format!("{step:?}");
         for fault in faults.split(',') {
             let signal = match fault.split_once(':') {

@@ -20,6 +20,8 @@ mod guests;
 mod help;
 mod hybrid_links;
 mod listen_connect;
+#[path = "../load/mod.rs"]
+mod load;
 mod log;
 mod manual;
 mod nri;
@@ -29,6 +31,8 @@ mod refusals;
 mod reg_files;
 mod services;
 mod upgrade;
+mod upgrade_load;
+mod upgrade_streams;
 mod util;
 mod vmms;
 mod vms;

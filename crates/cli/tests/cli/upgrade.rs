@@ -16,16 +16,16 @@ use tempfile::TempDir;
 use crate::util::{Completed, Running, TIMEOUT, eventually, folder, hvsock};
 
 /// The steps at which a side of a handover can be broken off, in builds for tests.
-const FAULTS: &str = "HVSOCK_TEST_HANDOVER";
+pub const FAULTS: &str = "HVSOCK_TEST_HANDOVER";
 
 /// A broker that is upgraded. Its processes end with the test.
-struct World {
+pub struct World {
     folder: TempDir,
-    first: Running,
+    pub first: Running,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self::with(|_| {})
     }
 
@@ -36,11 +36,41 @@ impl World {
         })
     }
 
-    fn with(prepare: impl FnOnce(&mut Command)) -> Self {
+    /// With the faults that [`set_faults`](Self::set_faults) names.
+    pub fn with_faults_of_a_file() -> Self {
+        Self::made(Path::new(env!("CARGO_BIN_EXE_hvsock")), |command, dir| {
+            command.env(FAULTS, format!("@{}", dir.join("faults").display()));
+        })
+    }
+
+    /// The faults of the next upgrade.
+    pub fn set_faults(&self, faults: &str) {
+        fs::write(self.dir().join("faults"), faults).unwrap();
+    }
+
+    /// Waits until a process has stopped.
+    pub fn wait_for_stop(&self, pid: u64) {
+        eventually("the process has stopped", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit(") ").next().unwrap().starts_with('T')
+        });
+    }
+
+    /// Lets a process go on that has stopped.
+    pub fn go_on(&self, pid: u64) {
+        let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        kill_process(pid, Signal::CONT).unwrap();
+    }
+
+    pub fn with(prepare: impl FnOnce(&mut Command)) -> Self {
         Self::of_program(Path::new(env!("CARGO_BIN_EXE_hvsock")), prepare)
     }
 
     fn of_program(program: &Path, prepare: impl FnOnce(&mut Command)) -> Self {
+        Self::made(program, |command, _| prepare(command))
+    }
+
+    fn made(program: &Path, prepare: impl FnOnce(&mut Command, &Path)) -> Self {
         let folder = folder();
         let mut command = Command::new(program);
         for name in ["HVSOCK_DIR", "HVSOCK_ENDPOINT", "NOTIFY_SOCKET"] {
@@ -53,59 +83,59 @@ impl World {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
-        prepare(&mut command);
+        prepare(&mut command, folder.path());
         let mut first = Running::start(&mut command);
         let ready = first.line();
         assert!(ready.starts_with("hvsock broker ready: "), "{ready}");
         Self { folder, first }
     }
 
-    fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         self.folder.path()
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         fs::read_to_string(self.dir().join("log")).unwrap()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = hvsock();
         command.arg("--dir").arg(self.dir()).args(arguments);
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Completed {
+    pub fn run(&self, arguments: &[&str]) -> Completed {
         Completed::of(&mut self.command(arguments))
     }
 
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub fn ok(&self, arguments: &[&str]) -> String {
         self.run(arguments).ok()
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.ok(arguments)).unwrap()
     }
 
-    fn upgrade(&self) -> Value {
+    pub fn upgrade(&self) -> Value {
         self.json(&["upgrade", "--json"])
     }
 
     /// The process of the running broker.
-    fn pid(&self) -> u64 {
+    pub fn pid(&self) -> u64 {
         self.json(&["status", "--json"])["status"]["pid"]
             .as_u64()
             .unwrap()
     }
 
-    fn endpoint(&self) -> Endpoint {
+    pub fn endpoint(&self) -> Endpoint {
         Endpoint::in_dir(self.dir())
     }
 
-    fn register(&self, name: &str) {
+    pub fn register(&self, name: &str) {
         self.ok(&["service", "register", name]);
     }
 
-    fn listen(&self, service: &str) -> HvListener {
+    pub fn listen(&self, service: &str) -> HvListener {
         let address = format!("hvsock://any/{service}");
         let endpoint = self.endpoint();
         HvListener::options()
@@ -143,7 +173,7 @@ impl World {
     }
 
     /// The processes that serve this folder.
-    fn brokers(&self) -> Vec<Pid> {
+    pub fn brokers(&self) -> Vec<Pid> {
         let wanted = self.dir().as_os_str().as_encoded_bytes();
         let processes = fs::read_dir("/proc").unwrap().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
