@@ -106,6 +106,11 @@ const TOOLS: &[Tool] = &[
         needed_by: "the tests with real guests in User-mode Linux",
     },
     Tool {
+        package: "systemd",
+        probe: &["test", "-x", "/lib/systemd/systemd"],
+        needed_by: "the tests with systemd in a guest",
+    },
+    Tool {
         package: "busybox-static",
         probe: &["busybox", "true"],
         needed_by: "the tests with real guests",

@@ -26,6 +26,9 @@ pub struct Config {
     /// Whether container runtimes work in it: its root file system is a mount that can be pivoted away from,
     /// and `/sys/fs/cgroup` is mounted.
     pub containers: bool,
+    /// Whether [`Guest::systemd`](crate::Guest::systemd) can start the machine's systemd in it: only in User-mode
+    /// Linux. The same as for `containers` is done, and changes to the machine's files take the guest's memory.
+    pub systemd: bool,
     /// Files in addition to busybox.
     pub files: Vec<File>,
     /// The accelerator; if `None`, that of `HVSOCK_GUEST_ACCEL` (`kvm` or `tcg`), else TCG.
@@ -47,6 +50,7 @@ impl Config {
             vsock: None,
             network: None,
             containers: false,
+            systemd: false,
             files: Vec::new(),
             accelerator: None,
             folder: None,

@@ -89,12 +89,16 @@ impl Guest {
     /// # Errors
     ///
     /// [`Error::Io`] if the VMM cannot be started; [`Error::Ended`] if it or the kernel ends;
-    /// [`Error::Unsupported`] for a network that the VMM does not give; [`Error::TimedOut`] after [`Config::boot_limit`].
+    /// [`Error::Unsupported`] for a network or a systemd that the VMM does not give; [`Error::TimedOut`] after [`Config::boot_limit`].
     pub fn boot(kit: &Kit, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.boot_limit;
-        if config.network.is_some() && !kit.vmm.driver().has_network() {
-            let (what, vmm) = ("a network", kit.vmm.name());
-            return Err(Error::Unsupported { what, vmm });
+        let (driver, vmm) = (kit.vmm.driver(), kit.vmm.name());
+        let unsupported = |what| Err(Error::Unsupported { what, vmm });
+        if config.network.is_some() && !driver.has_network() {
+            return unsupported("a network");
+        }
+        if config.systemd && !driver.has_machine_files() {
+            return unsupported("the machine's systemd");
         }
         let (machine, connect) = Machine::start(kit, config)?;
         let connected = connect(&Started {

@@ -38,7 +38,11 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     let driver = kit.vmm.driver();
     let ports = driver.port_files();
     let name = &config.name;
-    let containers = if config.containers { "yes" } else { "" };
+    let containers = if config.containers || config.systemd {
+        "yes"
+    } else {
+        ""
+    };
     let settings =
         format!("name='{name}'\nnetwork={network}\ncontainers={containers}\nports='{ports}'\n");
     image.file("/etc/guest", 0o644, settings.as_bytes());
@@ -50,6 +54,9 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     }
     if config.network.is_some() {
         required.push("virtio_net");
+    }
+    if config.systemd {
+        required.push("overlay");
     }
     let modules = modules::resolve(&kit.kernel, &kit.busybox, &required, &VSOCK_EXTRA)?;
     for (index, module) in modules.iter().enumerate() {

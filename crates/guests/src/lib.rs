@@ -24,6 +24,9 @@
 //! # }
 //! ```
 //!
+//! In User-mode Linux, [`Guest::systemd`] starts the machine's own systemd on the machine's own files, with all changes
+//! in the guest's memory.
+//!
 //! Every wait has a time limit. Dropping a guest kills its processes and removes its files. Errors quote the
 //! guest's console.
 
@@ -43,6 +46,7 @@ mod machine;
 mod modules;
 mod port;
 mod program;
+mod systemd;
 mod tools;
 mod vmm;
 
@@ -53,6 +57,7 @@ pub use guest::{Guest, Output, Spawned};
 pub use kernel::Kernel;
 pub use kit::Kit;
 pub use port::Attached;
+pub use systemd::Systemd;
 pub use vmm::Vmm;
 
 #[cfg(test)]
@@ -74,6 +79,14 @@ mod tests {
             Vsock,
             File,
         )>();
-        assert::<(Guest, Output, Spawned<'_>, Attached, Error, Missing)>();
+        assert::<(
+            Guest,
+            Output,
+            Spawned<'_>,
+            Systemd<'_>,
+            Attached,
+            Error,
+            Missing,
+        )>();
     }
 }

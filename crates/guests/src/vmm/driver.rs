@@ -38,6 +38,9 @@ pub(crate) trait Driver: Sync {
     /// Whether it gives guests a [`Network`](crate::Network).
     fn has_network(&self) -> bool;
 
+    /// Whether its guests can see the machine's files.
+    fn has_machine_files(&self) -> bool;
+
     /// The command that starts a guest. It inherits `folder`'s file `errors` as standard error.
     fn prepare(&self, boot: &Boot<'_>) -> io::Result<Prepared>;
 }

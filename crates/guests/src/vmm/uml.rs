@@ -74,6 +74,10 @@ impl Driver for Uml {
         false
     }
 
+    fn has_machine_files(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, boot: &Boot<'_>) -> io::Result<Prepared> {
         let console = fs::File::create(boot.folder.join("console"))?;
         let (ours, theirs) = ports()?;

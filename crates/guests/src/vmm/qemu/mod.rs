@@ -65,6 +65,10 @@ impl Driver for Qemu {
         true
     }
 
+    fn has_machine_files(&self) -> bool {
+        false
+    }
+
     fn prepare(&self, boot: &Boot<'_>) -> io::Result<Prepared> {
         let mut command = with_parent(boot.program);
         command.args(arguments::arguments(boot));
