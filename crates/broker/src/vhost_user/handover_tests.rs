@@ -557,9 +557,8 @@ fn a_vm_is_off_when_its_vmm_goes_after_a_handover_and_the_next_vmm_can_connect()
     hand_over(&mut [&mut host]);
     let pair = Pair::new(&mut host, &guest, true);
     hand_over(&mut [&mut host]);
-    guest.with_driver(Driver::end_vmm);
+    guest.with_driver(Driver::end_vmm).unwrap();
     assert_eq!(host.wait_for_close(pair.id), Some(Refusal::PartitionOff));
-    // The driver of the test empties its queues at once, which the device must not see.
     wait::eventually("the VM is off", || {
         host.drain();
         host.states.last() == Some(&PartitionState::Off)

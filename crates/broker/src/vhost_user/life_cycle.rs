@@ -8,6 +8,7 @@ use hvsock_fabric::Refusal;
 use super::command::Phase;
 use super::pause_check::PauseCheck;
 use super::queues::{EVENT, QueueCommand, QueueReply};
+use super::transport_reset::Progress;
 use super::worker::{KICKS, Worker};
 use crate::guest_link::LinkEvent;
 
@@ -165,7 +166,18 @@ impl Worker {
     pub(super) fn process_transport_reset(&mut self, now: Instant) -> bool {
         let traffic = &mut self.traffic;
         match traffic.transport_reset.process(&mut traffic.queues, now) {
-            Ok(released) => released,
+            Ok(Progress::Waits) => false,
+            Ok(Progress::Released) => true,
+            Ok(Progress::Handled) => {
+                // Answers to what the guest sent before.
+                traffic.mux.forget_strays();
+                true
+            }
+            Ok(Progress::HandledLate) => {
+                let cause = "the guest has reset its connections, as after a restore".into();
+                traffic.reset_established(&Refusal::Reset { cause });
+                true
+            }
             Err(fault) => {
                 traffic.transport_reset.cancel();
                 traffic.fault(EVENT, fault);

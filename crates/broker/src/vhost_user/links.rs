@@ -402,6 +402,13 @@ impl Links {
         self.slab.iter().map(|(slot, _)| slot).collect()
     }
 
+    /// The slots of the links whose connection the guest knows as established.
+    pub(super) fn established(&self) -> Vec<usize> {
+        let is_open = |link: &Link| link.open && link.handle.is_some();
+        let open = self.slab.iter().filter(|(_, link)| is_open(link));
+        open.map(|(slot, _)| slot).collect()
+    }
+
     /// Handles each link and arena as if all of its descriptors were ready.
     pub(super) fn wake_all(&mut self, mux: &mut Muxer, now: Instant) {
         for token in self.arenas.tokens() {

@@ -84,11 +84,6 @@ impl Queues {
             .count()
     }
 
-    /// Whether the event queue is ours and running.
-    pub(super) fn has_events(&self) -> bool {
-        self.vrings[EVENT].is_running()
-    }
-
     /// Whether the driver was reset since the last call.
     pub(super) fn take_driver_restarted(&mut self) -> bool {
         std::mem::take(&mut self.driver_restarted)

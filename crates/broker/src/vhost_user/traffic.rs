@@ -396,6 +396,13 @@ impl Traffic {
         self.links.reset(slot, &mut self.mux, refusal);
     }
 
+    /// Resets the connections that are established and reports the refusal to both ends.
+    pub(super) fn reset_established(&mut self, refusal: &Refusal) {
+        for slot in self.links.established() {
+            self.reset(slot, refusal);
+        }
+    }
+
     /// Opens connections in an arena from now on, unless the driver of the request that it is made for is gone:
     /// the core is about to end all arenas of that driver, also with what the next one has opened in them.
     pub(super) fn open_arena(&mut self, arena: GuestArena, request: RequestId) {

@@ -24,7 +24,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_millis(100);
 const DRIVER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The progress of the event. Until the driver has handled it, no packet is sent: a connection that the packet
-/// establishes would be reset as well.
+/// establishes would be reset as well, and Linux shows a reset by packet as an end of file.
 #[derive(Debug, Default)]
 pub(super) struct TransportReset {
     state: State,
@@ -35,11 +35,28 @@ pub(super) struct TransportReset {
 enum State {
     #[default]
     None,
-    /// It waits for a buffer. `hold`: when to stop holding packets back; `None` if that has passed.
+    /// It waits for its queue or for a buffer. `hold`: when to stop holding packets back; `None` if that has passed.
     Due { hold: Option<Instant> },
     /// It was sent when the driver's available index was this. The driver makes the buffer available again
-    /// when it has handled the event.
-    Sent { driver_index: u16, hold: Instant },
+    /// when it has handled the event. `is_late`: packets were sent before that, at one time or another.
+    Sent {
+        driver_index: u16,
+        hold: Option<Instant>,
+        is_late: bool,
+    },
+}
+
+/// What has come of the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing new.
+    Waits,
+    /// The driver takes too long. Packets may be sent that had to wait.
+    Released,
+    /// The driver has reset its connections, before any packet was sent. Those that had to wait may be sent.
+    Handled,
+    /// The driver has reset its connections, and also those that were made since packets may be sent.
+    HandledLate,
 }
 
 impl TransportReset {
@@ -56,50 +73,64 @@ impl TransportReset {
 
     /// Whether no packet may be sent.
     pub(super) fn holds_packets(&self) -> bool {
-        matches!(
-            self.state,
-            State::Due { hold: Some(_) } | State::Sent { .. }
-        )
+        self.timeout().is_some()
     }
 
     /// When to call [`process`](Self::process) at the latest.
     pub(super) fn timeout(&self) -> Option<Instant> {
         match self.state {
             State::None => None,
-            State::Due { hold } => hold,
-            State::Sent { hold, .. } => Some(hold),
+            State::Due { hold } | State::Sent { hold, .. } => hold,
         }
     }
 
-    /// Sends the event if it is due, or looks whether the driver has handled it. Returns whether packets may
-    /// be sent that had to wait.
+    /// Sends the event if it is due, or looks whether the driver has handled it.
+    ///
+    /// A VMM may start the event queue late, or never (QEMU). Then the event stays due: without it, connections on
+    /// which the guest only waits would never end.
     pub(super) fn process(
         &mut self,
         queues: &mut Queues,
         now: Instant,
-    ) -> Result<bool, QueueFault> {
-        let held = self.holds_packets();
+    ) -> Result<Progress, QueueFault> {
+        let is_over = |hold: Option<Instant>| hold.is_some_and(|at| at <= now);
         match self.state {
             State::None => {}
             State::Due { hold } => {
                 if let Some(driver_index) = send(queues, &mut self.chain)? {
-                    let hold = now + DRIVER_TIMEOUT;
-                    self.state = State::Sent { driver_index, hold };
-                } else if hold.is_some_and(|at| at <= now) {
-                    self.state = match queues.has_events() {
-                        true => State::Due { hold: None },
-                        false => State::None,
+                    self.state = State::Sent {
+                        driver_index,
+                        hold: Some(now + DRIVER_TIMEOUT),
+                        is_late: hold.is_none(),
                     };
+                } else if is_over(hold) {
+                    self.state = State::Due { hold: None };
+                    return Ok(Progress::Released);
                 }
             }
-            State::Sent { driver_index, hold } => {
-                let is_handled = queues.driver_index(EVENT) != Some(driver_index);
-                if is_handled || hold <= now {
+            State::Sent {
+                driver_index,
+                hold,
+                is_late,
+            } => {
+                if queues.driver_index(EVENT) != Some(driver_index) {
                     self.state = State::None;
+                    return Ok(match is_late {
+                        true => Progress::HandledLate,
+                        false => Progress::Handled,
+                    });
+                }
+                if is_over(hold) {
+                    self.state = State::Sent {
+                        driver_index,
+                        hold: None,
+                        is_late: true,
+                    };
+                    return Ok(Progress::Released);
                 }
             }
         }
-        Ok(held && !self.holds_packets())
+        Ok(Progress::Waits)
     }
 
     /// Requests a kick for when [`process`](Self::process) can continue. Returns `false` if it can already.

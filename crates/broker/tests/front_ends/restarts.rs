@@ -154,8 +154,7 @@ fn the_state_of_a_vm_tells_what_its_vmm_and_its_guest_have_done() {
                 driver.resume_queues().unwrap();
                 world.is("web", PartitionState::Running);
             }
-            driver.end_vmm();
-            driver.reset_queues();
+            driver.end_vmm().unwrap();
             world.is("web", PartitionState::Off);
         }
     });

@@ -1,13 +1,16 @@
 //! A device that begins to serve a guest which another one has served: where its queues continue, and what
 //! becomes of the guest's old connections.
 
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use hvsock_broker::model::PartitionState;
+use hvsock_testkit::guest::front_end::script::Step;
 use hvsock_testkit::guest::{Driver, FrontEnd, Options};
 use hvsock_testkit::wait::{TIMEOUT, eventually};
 use hvsock_testkit::world::{PORT, WEB, World, accept};
-use hvsock_virtio::Operation;
+use hvsock_virtio::{Header, Operation, SocketKind};
 
 use crate::hostile::{Fixture, connect, packet};
 
@@ -43,6 +46,83 @@ fn a_guest_that_another_device_has_served_gets_one_transport_reset_before_any_pa
         fixture.world.is("web", PartitionState::Off);
     }
     fixture.everything_works_after(fixture.hostile());
+}
+
+#[test]
+fn what_a_guest_sent_before_the_event_gets_no_reset_after_it() {
+    let fixture = Fixture::new();
+    let mut driver = fixture.hostile_with(Options::of(FrontEnd::CloudHypervisor, WEB));
+    let (_outside, _) = connect(&fixture, &mut driver, 1000);
+    driver.disconnect();
+    fixture.world.is("web", PartitionState::Off);
+    // A credit update that the device before has not read, as is often in the queue of a guest that is restored.
+    driver.try_send(&packet(1000, Operation::CreditUpdate), &[]);
+    // This one is a request, and is answered.
+    let seqpacket = Header {
+        kind: SocketKind::Seqpacket as u16,
+        ..packet(1001, Operation::Request)
+    };
+    driver.try_send(&seqpacket, &[]);
+    driver.flush();
+    driver.connect().unwrap();
+    eventually("the device has read the packets", || driver.is_sent());
+    eventually("the event arrives", || driver.poll_event() == Some(0));
+    driver.refill();
+    // A socket that is bound to its port connects again at once. Linux takes a reset for the answer.
+    let (header, _) = driver.receive(TIMEOUT).unwrap().expect("a refusal");
+    assert_eq!(header.operation(), Some(Operation::Reset));
+    assert_eq!(header.dst_port, 1001);
+    driver.try_send(&packet(1000, Operation::Request), &[]);
+    driver.flush();
+    let (header, _) = driver.receive(TIMEOUT).unwrap().expect("an answer");
+    assert_eq!(header.operation(), Some(Operation::Response));
+    accept(&fixture.listener);
+    fixture.everything_works_after(driver);
+}
+
+/// Starts a queue where the device before has stopped, as a VMM does that has sent all the rest.
+fn start_queue(driver: &mut Driver, index: u32) {
+    let queue = match index {
+        0 => driver.rx(),
+        1 => driver.tx(),
+        _ => driver.events(),
+    };
+    let (size, base, at) = (queue.size(), queue.used_index(), queue.addresses());
+    let fds = [queue.kick_event(), queue.call_descriptor()];
+    let [kick, call] = fds.map(|fd| fd.try_clone_to_owned().unwrap());
+    let vmm = driver.vmm().unwrap();
+    vmm.start_ring(index, size, base, at, [kick.as_fd(), call.as_fd()])
+        .unwrap();
+    vmm.enable_ring(index, true).unwrap();
+}
+
+#[test]
+fn a_guest_whose_event_queue_starts_late_gets_the_event_and_no_connection_is_left_half() {
+    let fixture = Fixture::new();
+    let vmm = FrontEnd::CloudHypervisor;
+    let mut driver = fixture.hostile_with(Options::of(vmm, WEB));
+    let (_old, _) = connect(&fixture, &mut driver, 1000);
+    driver.disconnect();
+    fixture.world.is("web", PartitionState::Off);
+    driver.open().unwrap();
+    driver.run(vmm.script().connect).unwrap();
+    let rest = [Step::SetFeatures, Step::MemTable { room: 0 }];
+    driver.run(&rest).unwrap();
+    start_queue(&mut driver, 0);
+    start_queue(&mut driver, 1);
+    // The device serves the guest in the end, as if it had no event queue.
+    let (mut made_meanwhile, _) = connect(&fixture, &mut driver, 1001);
+    assert_eq!(driver.poll_event(), None);
+    start_queue(&mut driver, 2);
+    eventually("the event arrives", || driver.poll_event() == Some(0));
+    driver.refill();
+    // The guest has reset this connection as well, and says nothing of it.
+    made_meanwhile.set_read_timeout(Some(TIMEOUT)).unwrap();
+    let error = made_meanwhile.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let (_, header) = connect(&fixture, &mut driver, 1002);
+    assert_eq!(header.operation(), Some(Operation::Response));
+    fixture.everything_works_after(driver);
 }
 
 #[test]

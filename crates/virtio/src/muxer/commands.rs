@@ -151,6 +151,13 @@ impl Muxer {
         }
     }
 
+    /// Drops the RSTs to packets of connections that are gone: for a guest that has reset all of its
+    /// established connections by itself, since the device has told it to (TRANSPORT_RESET). It may use
+    /// their ports again by now. The answers to its REQUESTs stay.
+    pub fn forget_strays(&mut self) {
+        self.replies.retain(|reply| reply.refuses);
+    }
+
     fn shut_down(&mut self, handle: Handle, directions: u32) {
         let Some(connection) = self.table.get_mut(handle) else {
             return;

@@ -17,8 +17,9 @@ pub use event::{Closed, Event, Received, Transmit};
 pub use snapshot::{HandleSnapshot, MUXER_SNAPSHOT_VERSION, MuxerSnapshot};
 
 use crate::connection::{Pending, Phase};
-use crate::{GuestCid, Handle, Header, Key};
+use crate::{GuestCid, Handle, Key};
 use index_queue::IndexQueue;
+use receive::Reply;
 use table::Table;
 use timers::Timers;
 
@@ -94,7 +95,7 @@ pub struct Counters {
 ///   [`refuse`](Self::refuse), [`readable`](Self::readable), [`freed`](Self::freed),
 ///   [`finish`](Self::finish), [`close_read`](Self::close_read), [`close`](Self::close),
 ///   [`reset`](Self::reset), and for all connections [`reset_all`](Self::reset_all) and
-///   [`forget_all`](Self::forget_all).
+///   [`forget_all`](Self::forget_all), and [`forget_strays`](Self::forget_strays).
 /// - D. Output, named `poll_*`.
 /// - E. Answers to [`Transmit::Data`]: [`sent`](Self::sent) or
 ///   [`nothing_to_send`](Self::nothing_to_send).
@@ -125,7 +126,7 @@ pub struct Muxer {
     /// Connections with data and credit, in round-robin order.
     data: IndexQueue,
     /// RSTs to packets of no connection.
-    replies: VecDeque<Header>,
+    replies: VecDeque<Reply>,
     timers: Timers,
     /// The time of the last `handle_timeout`.
     now: Option<Instant>,

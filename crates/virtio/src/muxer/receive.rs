@@ -5,6 +5,14 @@ use super::{Closed, EndNotice, Event, Muxer, Received};
 use crate::connection::{Pending, Phase};
 use crate::{Header, Key, MessageEnd, Operation, SocketKind, message, shutdown};
 
+/// An RST to a packet of no connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reply {
+    pub(super) header: Header,
+    /// The packet was a REQUEST, whose answer the guest waits for.
+    pub(super) refuses: bool,
+}
+
 impl Muxer {
     /// Handles a packet of the tx queue. `payload` is the number of bytes that follow the header in the
     /// descriptor chain, whatever the header states.
@@ -90,7 +98,7 @@ impl Muxer {
     }
 
     fn reply_reset(&mut self, to: &Header) {
-        self.replies.push_back(Header {
+        let header = Header {
             src_cid: to.dst_cid,
             dst_cid: to.src_cid,
             src_port: to.dst_port,
@@ -98,14 +106,20 @@ impl Muxer {
             kind: to.kind,
             op: Operation::Reset as u16,
             ..Header::default()
-        });
+        };
+        let refuses = to.operation() == Some(Operation::Request);
+        self.replies.push_back(Reply { header, refuses });
     }
 
     fn handle_request(&mut self, key: Key, header: &Header) {
         // A queued RST to an earlier packet of this key would be taken for the answer.
-        self.replies.retain(|reply| {
-            (reply.src_cid, reply.src_port, reply.dst_port, reply.kind)
-                != (key.peer.0, key.peer_port, key.guest_port, key.kind as u16)
+        self.replies.retain(|Reply { header, .. }| {
+            (
+                header.src_cid,
+                header.src_port,
+                header.dst_port,
+                header.kind,
+            ) != (key.peer.0, key.peer_port, key.guest_port, key.kind as u16)
         });
         if self.table.len() >= self.config.max_connections {
             self.counters.over_limit += 1;

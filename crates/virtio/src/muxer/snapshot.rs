@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::violation;
 use super::index_queue::IndexQueue;
+use super::receive::Reply;
 use super::table::Table;
 use super::timers::Timers;
 use super::transmit::{MAX_PACKET, TURN};
@@ -156,6 +157,9 @@ struct ReplyState {
     guest_port: u32,
     /// The packet's `type`, whatever it was.
     kind: u16,
+    /// The packet was a REQUEST.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    refuses: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -568,17 +572,19 @@ impl IncomingState {
 }
 
 impl ReplyState {
-    fn new(header: &Header) -> Self {
+    fn new(reply: &Reply) -> Self {
+        let Reply { header, refuses } = reply;
         Self {
             peer: header.src_cid,
             peer_port: header.src_port,
             guest_port: header.dst_port,
             kind: header.kind,
+            refuses: *refuses,
         }
     }
 
-    fn restore(self, guest: u32) -> Header {
-        Header {
+    fn restore(self, guest: u32) -> Reply {
+        let header = Header {
             src_cid: self.peer,
             dst_cid: u64::from(guest),
             src_port: self.peer_port,
@@ -586,6 +592,10 @@ impl ReplyState {
             kind: self.kind,
             op: Operation::Reset as u16,
             ..Header::default()
+        };
+        Reply {
+            header,
+            refuses: self.refuses,
         }
     }
 }

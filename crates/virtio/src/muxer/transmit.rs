@@ -20,7 +20,7 @@ impl Muxer {
     /// The next packet to send, for a buffer with `space` bytes after the header.
     pub fn poll_transmit(&mut self, space: usize) -> Option<Transmit> {
         if let Some(reply) = self.replies.pop_front() {
-            return Some(Transmit::Packet(reply));
+            return Some(Transmit::Packet(reply.header));
         }
         while let Some(index) = self.control.front() {
             let connection = self.table.at(index);

@@ -14,8 +14,16 @@ use crate::handover::snapshot::{nanoseconds_until, time_at};
 #[serde(rename_all = "snake_case")]
 pub(in super::super) enum TransportResetState {
     None,
-    Due { hold: Option<i64> },
-    Sent { driver_index: u16, hold: i64 },
+    Due {
+        hold: Option<i64>,
+    },
+    Sent {
+        driver_index: u16,
+        /// In the past if no packet is held back any more.
+        hold: i64,
+        #[serde(default)]
+        is_late: bool,
+    },
 }
 
 impl TransportReset {
@@ -25,9 +33,14 @@ impl TransportReset {
             State::Due { hold } => TransportResetState::Due {
                 hold: hold.map(|at| nanoseconds_until(at, now)),
             },
-            State::Sent { driver_index, hold } => TransportResetState::Sent {
+            State::Sent {
                 driver_index,
-                hold: nanoseconds_until(hold, now),
+                hold,
+                is_late,
+            } => TransportResetState::Sent {
+                driver_index,
+                hold: hold.map_or(-1, |at| nanoseconds_until(at, now)),
+                is_late,
             },
         }
     }
@@ -42,9 +55,14 @@ impl TransportReset {
             TransportResetState::Due { hold } => State::Due {
                 hold: hold.map(time).transpose()?,
             },
-            TransportResetState::Sent { driver_index, hold } => State::Sent {
+            TransportResetState::Sent {
                 driver_index,
-                hold: time(hold)?,
+                hold,
+                is_late,
+            } => State::Sent {
+                driver_index,
+                hold: Some(time(hold)?),
+                is_late,
             },
         };
         Ok(Self {

@@ -208,6 +208,14 @@ impl Core {
             self.handle_unknown(key, op, header);
             return false;
         };
+        // The socket is closed, with its error. Packets from before the event may still be in the queue, and the
+        // device resets a connection for which a packet was in the other queue.
+        if connection.close_reason == Some(CloseReason::TransportReset) {
+            if op != Operation::Reset {
+                self.send_control(key, Operation::Reset, 0);
+            }
+            return false;
+        }
         let mut violation = None;
         // The reset of a connection that is unknown to the device contains no credit.
         if (connection.open && op != Operation::Reset) || op == Operation::Response {

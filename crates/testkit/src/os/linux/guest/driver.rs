@@ -303,10 +303,21 @@ impl Driver {
         }
     }
 
-    /// Ends the VMM. The next connection is that of a new one.
-    pub fn end_vmm(&mut self) {
+    /// Ends the VMM, as when its process was killed: the guest's memory is gone with it. The next connection is that
+    /// of a new VMM, with memory of its own, in which the queues are reset: the device may not have noticed the end yet,
+    /// and still writes to the old memory.
+    ///
+    /// # Errors
+    /// If the memory cannot be allocated.
+    pub fn end_vmm(&mut self) -> io::Result<()> {
         self.disconnect();
         self.known = None;
+        self.memory = Arc::new(self.memory.another()?);
+        for queue in [&mut self.rx, &mut self.tx, &mut self.events] {
+            queue.set_memory(&self.memory);
+        }
+        self.reset_queues();
+        Ok(())
     }
 
     /// Connects to the device, and sends nothing.

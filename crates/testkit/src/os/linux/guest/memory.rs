@@ -79,6 +79,8 @@ pub enum ProcessAddresses {
 /// Guest memory.
 #[derive(Debug)]
 pub struct Memory {
+    kind: MemoryKind,
+    layout: Regions,
     descriptor: OwnedFd,
     mapping: Arc<Mapping>,
     regions: Vec<Region>,
@@ -109,12 +111,13 @@ impl Memory {
         };
         let mapping = Arc::new(Mapping::part(&descriptor, 0, len, !kind.sealed)?);
         let half = (len / 2).next_multiple_of(PAGE);
-        let layout: &[(usize, usize, u64, u64)] = match regions {
+        let layout = regions;
+        let parts: &[(usize, usize, u64, u64)] = match regions {
             Regions::One => &[(0, len, 0, 0)],
             Regions::TwoApart => &[(0, half, 0, 0), (half, len - half, HOLE, 0)],
             Regions::TwoAdjacent => &[(0, half, 0, 0), (half, len - half, 0, HOLE)],
         };
-        let regions = layout.iter().map(|&(offset, len, hole, apart)| {
+        let regions = parts.iter().map(|&(offset, len, hole, apart)| {
             let guest = kind.begin + offset as u64 + hole;
             Region {
                 guest,
@@ -128,6 +131,8 @@ impl Memory {
             }
         });
         Ok(Self {
+            kind,
+            layout,
             descriptor,
             mapping,
             regions: regions.collect(),
@@ -144,6 +149,14 @@ impl Memory {
             ..MemoryKind::UNSEALED
         };
         Self::of(kind, len, regions)
+    }
+
+    /// Allocates other memory of the same kind, length and layout.
+    ///
+    /// # Errors
+    /// As [`Memory::new`].
+    pub(super) fn another(&self) -> io::Result<Self> {
+        Self::of(self.kind, self.len(), self.layout)
     }
 
     /// Length in bytes.

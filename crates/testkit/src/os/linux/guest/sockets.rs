@@ -244,8 +244,7 @@ impl Guest {
     pub fn restart_vmm(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.restart();
-        core.driver.end_vmm();
-        core.driver.reset_queues();
+        core.driver.end_vmm()?;
         core.driver.connect()?;
         core.driver.refill();
         Ok(())

@@ -175,6 +175,11 @@ impl Virtqueue {
         self.call.clear();
     }
 
+    /// Moves the queue to other memory with the same layout. It must be reset then.
+    pub(super) fn set_memory(&mut self, memory: &Arc<Memory>) {
+        self.memory = Arc::clone(memory);
+    }
+
     /// The queue size.
     pub fn size(&self) -> u16 {
         self.size
