@@ -4,6 +4,7 @@ mod commands;
 mod event;
 mod index_queue;
 mod receive;
+mod reply;
 mod snapshot;
 mod table;
 mod timers;
@@ -19,7 +20,7 @@ pub use snapshot::{HandleSnapshot, MUXER_SNAPSHOT_VERSION, MuxerSnapshot};
 use crate::connection::{Pending, Phase};
 use crate::{GuestCid, Handle, Key};
 use index_queue::IndexQueue;
-use receive::Reply;
+use reply::Reply;
 use table::Table;
 use timers::Timers;
 

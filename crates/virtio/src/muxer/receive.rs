@@ -1,17 +1,10 @@
 //! Packets from the guest.
 
 use super::event::violation;
+use super::reply::Reply;
 use super::{Closed, EndNotice, Event, Muxer, Received};
 use crate::connection::{Pending, Phase};
 use crate::{Header, Key, MessageEnd, Operation, SocketKind, message, shutdown};
-
-/// An RST to a packet of no connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Reply {
-    pub(super) header: Header,
-    /// The packet was a REQUEST, whose answer the guest waits for.
-    pub(super) refuses: bool,
-}
 
 impl Muxer {
     /// Handles a packet of the tx queue. `payload` is the number of bytes that follow the header in the

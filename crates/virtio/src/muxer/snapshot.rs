@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::violation;
 use super::index_queue::IndexQueue;
-use super::receive::Reply;
+use super::reply::Reply;
 use super::table::Table;
 use super::timers::Timers;
 use super::transmit::{MAX_PACKET, TURN};
