@@ -55,9 +55,14 @@ pub(super) fn listen_at_new(
     // bind() creates the file with the socket's mode less the umask, which is corrected below.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
     rustix::net::bind(&socket, &address)?;
-    set_owner_and_mode(path, mode & 0o777, owner)?;
+    // Who waits for the file connects as soon as it is there, so nothing comes before this.
+    //
+    // A socket that is bound elsewhere and renamed when it is complete would have no such moment at all. But the kernel
+    // keeps the name of bind(): `ss`, `lsof` and `getsockname` would not show where the socket is, and a broker that
+    // takes sockets over checks them by that name. `SocketFolder::listen`, whose sockets have no such name, renames.
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     rustix::net::listen(&socket, backlog)?;
+    set_owner_and_mode(path, mode & 0o777, owner)?;
     Ok(socket)
 }
 

@@ -11,11 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::listening;
+use super::{listening, temporary};
 
 /// A file, whatever its name is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,9 +135,14 @@ impl SocketFolder {
     /// Listens at this name, where no file is yet, with the mode `mode` and, if given, the owner `owner`.
     /// Returns the non-blocking listener and its file.
     ///
+    /// The name appears when all of that is done: who waits for it finds its owner and mode, and can connect. Until then
+    /// the socket has a random name, which begins with `.hvsock-`. `getsockname` returns that one. A process that is
+    /// killed in between leaves the file.
+    ///
     /// # Errors
     ///
-    /// `AddrInUse` if there is a file; those of `socket`, `bind`, `chown` and `listen`.
+    /// `AddrInUse` if there is a file; `InvalidFilename` if the name is too long for a socket address; those of `socket`,
+    /// `bind`, `chown`, `listen` and `rename`.
     pub fn listen(
         &self,
         name: &OsStr,
@@ -145,9 +150,42 @@ impl SocketFolder {
         owner: Option<u32>,
         backlog: u32,
     ) -> io::Result<(OwnedFd, FileId)> {
-        let path = itself(self.folder.as_fd()).join(name);
-        let socket = listening::listen_at_new(SocketType::STREAM, &path, mode, owner, backlog)?;
-        Ok((socket, self.find(name)?))
+        // No process could connect by a longer name.
+        listening::address(&itself(self.folder.as_fd()).join(name))?;
+        // Before a file is made that whoever watches the folder sees.
+        if self.find(name).is_ok() {
+            return Err(Errno::ADDRINUSE.into());
+        }
+        // Two processes that want the same name must not touch each other's sockets.
+        let digits = temporary::random_name()?;
+        let unfinished = OsString::from(format!(".hvsock-{}", String::from_utf8_lossy(&digits)));
+        let listen_at = |name: &OsStr| {
+            let path = itself(self.folder.as_fd()).join(name);
+            let kind = SocketType::STREAM;
+            let listener = listening::listen_at_new(kind, &path, mode, owner, backlog)?;
+            Ok((listener, self.find(name)?))
+        };
+        let made = listen_at(&unfinished);
+        let renamed = made.and_then(|(listener, file)| {
+            let (folder, flags) = (&self.folder, RenameFlags::NOREPLACE);
+            rustix::fs::renameat_with(folder, &unfinished, folder, name, flags)?;
+            Ok((listener, file))
+        });
+        let error = match renamed {
+            // Whoever can write to the folder may have exchanged it.
+            Ok((listener, file)) if self.find(name).is_ok_and(|there| there == file) => {
+                return Ok((listener, file));
+            }
+            Ok(_) => Errno::ADDRINUSE.into(),
+            Err(error) => error,
+        };
+        let _ = rustix::fs::unlinkat(&self.folder, &unfinished, AtFlags::empty());
+        match Errno::from_io_error(&error) {
+            Some(Errno::EXIST) => Err(Errno::ADDRINUSE.into()),
+            // The filesystem knows no flags of rename: the name appears a moment too early.
+            Some(Errno::INVAL | Errno::NOSYS) => listen_at(name),
+            _ => Err(error),
+        }
     }
 
     /// Removes the file with this name if it is `id`. Returns whether it was.
@@ -399,6 +437,71 @@ mod tests {
         assert!(!folder.remove(name("s"), id).unwrap());
         assert!(folder.remove(name("moved"), id).unwrap());
         assert!(!folder.remove(name("moved"), id).unwrap());
+    }
+
+    #[test]
+    fn a_socket_that_appears_has_its_mode_and_owner_and_can_be_connected_to() {
+        const ROUNDS: usize = 300;
+        let (dir, folder) = folder();
+        let owner = rustix::process::geteuid().is_root().then_some(12_345);
+        let path = dir.path().join("s");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Looks all the time, as scripts and units that wait for a socket do.
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let Ok(found) = fs::symlink_metadata(&path) else {
+                        continue;
+                    };
+                    assert_eq!(found.mode() & 0o777, 0o600);
+                    assert!(owner.is_none_or(|owner| owner == found.uid()));
+                }
+            });
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let connected = folder.connect(name("s"), |_| true);
+                    if let Err(error) = connected {
+                        let gone = io::ErrorKind::NotFound;
+                        assert!(error.kind() == gone || error.kind() == io::ErrorKind::WouldBlock);
+                    }
+                }
+            });
+            let mut listeners = Vec::new();
+            for _ in 0..ROUNDS {
+                let (listener, id) = folder.listen(name("s"), 0o600, owner, 4).unwrap();
+                assert_eq!(folder.find(name("s")).unwrap(), id);
+                std::thread::yield_now();
+                // The name goes first, so that none is there without a listener.
+                assert!(folder.remove(name("s"), id).unwrap());
+                // A connect that has found the name before still succeeds.
+                listeners.push(listener);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_processes_that_want_one_name_at_a_time_one_listens() {
+        const ROUNDS: usize = 100;
+        let (dir, folder) = folder();
+        for _ in 0..ROUNDS {
+            let listen = || folder.listen(name("s"), 0o600, None, 4);
+            let results = std::thread::scope(|scope| {
+                let threads = [(); 4].map(|()| scope.spawn(listen));
+                threads.map(|thread| thread.join().unwrap())
+            });
+            let (made, refused): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+            let [Ok((_listener, id))] = &made[..] else {
+                panic!("{made:?}, {refused:?}");
+            };
+            for result in refused {
+                assert_eq!(kind(result), io::ErrorKind::AddrInUse);
+            }
+            folder.connect(name("s"), |_| true).unwrap();
+            assert!(folder.remove(name("s"), *id).unwrap());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
     }
 
     #[test]
