@@ -289,6 +289,23 @@ fn a_descriptor_that_would_stop_the_thread_is_refused() {
     drop(theirs);
 }
 
+#[test]
+fn a_damaged_snapshot_may_count_any_number_of_bytes() {
+    for counted in [[u64::MAX, 1], [u64::MAX, u64::MAX], [1 << 63, 1 << 63]] {
+        let mut poll = Poll::new().unwrap();
+        let (set, _theirs) = one_of_each(&mut poll);
+        let mut exported = export(&set);
+        drop(set);
+        let mut value: serde_json::Value = serde_json::from_slice(&exported.json).unwrap();
+        value["connections"][0]["counters"]["counted"] = counted.to_vec().into();
+        exported.json = serde_json::to_vec(&value).unwrap();
+        let mut poll = Poll::new().unwrap();
+        let mut next = new_set(&poll);
+        exported.import(&mut next, &Budgets::new()).unwrap();
+        settle(&mut poll, &mut next);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 

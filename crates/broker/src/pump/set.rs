@@ -285,7 +285,11 @@ impl ConnectionSet {
         entry.queued = false;
         self.buffers.set_short(self.buffered > BUFFER_LIMIT);
         let relayed = |entry: &Entry| match entry.connection.is_relay() {
-            true => entry.counters.sent() + entry.counters.received(),
+            // Counters of a damaged snapshot may have any value.
+            true => entry
+                .counters
+                .sent()
+                .saturating_add(entry.counters.received()),
             false => 0,
         };
         let before = relayed(entry);
