@@ -395,7 +395,7 @@ fn a_list_of_empty_elements_costs_little_memory() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(256)))]
 
     #[test]
     fn no_bytes_of_a_runtime_make_the_plugin_fail_or_answer_at_length(

@@ -224,7 +224,7 @@ mod tests {
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(32)))]
 
         #[test]
         fn the_better_mode_is_in_use_within_100_ms_of_a_change(

@@ -121,7 +121,7 @@ impl Stream {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(200)))]
 
     #[test]
     fn no_byte_is_lost_or_doubled_however_often_an_end_is_handed_over(

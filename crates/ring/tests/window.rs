@@ -140,7 +140,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(200)))]
 
     #[test]
     fn any_sequence_of_windows_keeps_every_byte(ops in vec(op(), 1..200)) {

@@ -6,6 +6,7 @@
 //! - [`openapi`]: requests and responses against an OpenAPI document.
 //! - [`conformance`]: the suite that every transport must pass.
 //! - [`json_edits`]: random edits of JSON values, to damage input.
+//! - [`cases`]: how many cases a property test tries.
 //! - `registration_store`, a feature: the suite that every store of registrations must pass, and a store
 //!   in memory.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
@@ -33,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod alone;
+mod cases;
 pub mod conformance;
 pub mod json_edits;
 pub mod openapi;
@@ -46,6 +48,7 @@ mod temp;
 pub mod wait;
 
 pub use alone::alone;
+pub use cases::cases;
 #[cfg(all(target_os = "linux", feature = "nested"))]
 pub use os::linux::nested;
 #[cfg(target_os = "linux")]

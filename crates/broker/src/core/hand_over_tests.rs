@@ -402,7 +402,7 @@ fn a_report_of_a_guest_that_json_cannot_express_stops_no_handover() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 16, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: hvsock_testkit::cases(16), ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_document_is_refused_or_harmless(

@@ -335,7 +335,7 @@ fn faults() -> impl Strategy<Value = Faults> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(1000), ..ProptestConfig::default() })]
 
     #[test]
     fn exactly_one_broker_runs_whichever_dies_at_whichever_step(

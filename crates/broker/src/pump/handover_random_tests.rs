@@ -451,7 +451,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(64), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_can_tell_whether_the_broker_was_handed_over(

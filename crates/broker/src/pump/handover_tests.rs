@@ -307,7 +307,7 @@ fn a_damaged_snapshot_may_count_any_number_of_bytes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(128), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_set_is_refused_or_harmless(

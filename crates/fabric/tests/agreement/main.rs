@@ -23,18 +23,10 @@ use std::cell::RefCell;
 
 use proptest::test_runner::{Config, TestRunner};
 
-/// Number of random cases: `PROPTEST_CASES`, or `default`.
-fn cases(default: u32) -> u32 {
-    let requested = std::env::var("PROPTEST_CASES").ok();
-    requested.map_or(default, |text| {
-        text.parse().expect("PROPTEST_CASES is a number")
-    })
-}
-
 #[test]
 fn the_fabric_agrees_with_a_brute_force_model_of_its_rules() {
     const CASES: u32 = 1500;
-    let cases = cases(CASES);
+    let cases = hvsock_testkit::cases(CASES);
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,

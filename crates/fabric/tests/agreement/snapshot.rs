@@ -22,7 +22,7 @@ const OPERATORS: Operators = Operators::of_broker(BROKER_UID);
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: crate::cases(200),
+        cases: hvsock_testkit::cases(200),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

@@ -174,7 +174,7 @@ fn bob() -> Principal {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(200)))]
 
     #[test]
     fn no_partial_file_allows_more_than_the_most_specific_level_that_states_it(

@@ -149,7 +149,7 @@ impl Follower {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(200)))]
     #[test]
     fn stores_files_and_copies_agree_in_any_order(
         ops in proptest::collection::vec(op(), 1..40),

@@ -24,7 +24,7 @@ const SERVER_TABLE: u64 = 0xB000;
 const SLOTS: u64 = 0xF000;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(60), ..ProptestConfig::default() })]
 
     #[test]
     fn both_ends_and_the_broker_survive_any_words_in_the_arena(script in vec(any::<u8>(), 0..600)) {

@@ -384,7 +384,7 @@ impl Reference {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(120), ..ProptestConfig::default() })]
 
     #[test]
     fn a_pair_and_its_broker_do_what_the_reference_does(

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(1000), ..ProptestConfig::default() })]
 
     #[test]
     fn an_end_survives_any_peer(script in vec(any::<u8>(), 0..600)) {

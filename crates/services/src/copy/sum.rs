@@ -132,7 +132,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(24)))]
         #[test]
         fn the_checksum_depends_on_the_content_only(runs in prop::collection::vec(run(), 0..5)) {
             let mut sum = Sum::new();

@@ -243,7 +243,7 @@ fn a_server_stops_while_clients_are_connected() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: hvsock_testkit::cases(64), ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_receive_a_response_or_the_end(

@@ -309,7 +309,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(96)))]
 
     #[test]
     fn whatever_the_host_does_each_connect_ends_once_and_in_time(

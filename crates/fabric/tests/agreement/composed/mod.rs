@@ -447,7 +447,7 @@ fn registration(service: usize, entry: &Entry) -> Registration {
 #[test]
 fn every_connect_across_two_brokers_is_as_the_address_table_and_both_registries_say() {
     const CASES: u32 = 250;
-    let cases = crate::cases(CASES);
+    let cases = hvsock_testkit::cases(CASES);
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,

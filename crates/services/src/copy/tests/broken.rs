@@ -44,7 +44,7 @@ fn parts(all: &std::collections::BTreeMap<PathBuf, Seen>) -> Vec<&PathBuf> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(24)))]
     #[test]
     fn a_copy_that_breaks_at_any_byte_can_be_repeated(
         sender in prop_oneof![0i64..2_600_000, 0i64..100_000, 2_500_000i64..2_580_000],

@@ -455,7 +455,7 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(400)))]
     #[test]
     fn any_messages_stay_inside_and_create_no_file(sent in prop::collection::vec(anything(), 0..25)) {
         let sandbox = Sandbox::new();

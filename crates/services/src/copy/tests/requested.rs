@@ -363,7 +363,7 @@ fn reference(steps: &[Step], recursive: bool) -> Option<BTreeMap<PathBuf, Option
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(300)))]
     #[test]
     fn success_means_that_exactly_what_was_asked_for_has_arrived(
         steps in prop::collection::vec(step(), 0..7),

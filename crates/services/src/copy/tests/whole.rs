@@ -120,7 +120,7 @@ fn make(at: &Path, entry: &Entry, number: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(hvsock_testkit::cases(24)))]
     #[test]
     fn a_tree_is_copied_exactly(entries in prop::collection::vec(entry(), 1..4)) {
         let (from, to) = (folder(), folder());
