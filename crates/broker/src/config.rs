@@ -16,6 +16,7 @@ use hvsock_sys::locks::Holder;
 use hvsock_sys::machine::Machine;
 
 use crate::uplink_client::{KernelTransport, UplinkTransport};
+use crate::watchdog::WatchdogConfig;
 use crate::{AuditOutput, CdiConfig};
 
 /// The configuration of a [`Broker`](crate::Broker).
@@ -61,6 +62,8 @@ pub struct BrokerConfig {
     pub successor: Option<Successor>,
     /// Told of handovers of this broker. None by default.
     pub on_handover: Option<OnHandover>,
+    /// How threads that hang are found, and who is told that the broker is alive.
+    pub watchdog: WatchdogConfig,
 }
 
 /// A function that is told of handovers of a broker, on a thread of the broker. It must not block.
@@ -161,6 +164,7 @@ impl BrokerConfig {
             uplink: Uplink::default(),
             successor: None,
             on_handover: None,
+            watchdog: WatchdogConfig::default(),
         }
     }
 }

@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use hvsock_sys::sync::lock;
 
+use crate::watchdog::{self, Step};
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Gate<T> {
@@ -119,10 +121,12 @@ impl<T> Gate<T> {
     }
 
     fn wait_until_open(&self, mut place: MutexGuard<'_, Place<T>>) -> Option<Box<T>> {
+        watchdog::wait();
         while place.is_closed {
             let waited = self.changed.wait(place);
             place = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
         }
+        watchdog::begin(Step::Turn);
         place.state.take()
     }
 }

@@ -28,12 +28,13 @@ use crate::containers::{BindingFiles, Orders};
 use crate::core::{AddError, AskedGuest, Core, CoreCall, CoreLink, GUEST_TIMEOUT, HandOver};
 use crate::events::{EventStream, NotResumable, RecordScope};
 use crate::model::{
-    AuditFilter, AuditRecord, Connection, ExplanationReport, Listener, MetricsSnapshot, Status,
+    AuditFilter, AuditRecord, BrokerThread, Connection, ExplanationReport, Listener,
+    MetricsSnapshot, Status,
 };
 use crate::stores::{PartitionStore, ServiceStore};
 use crate::upgrade::Upgrades;
 use crate::uplink::{Silence, add_guest};
-
+use crate::watchdog::{Role, ThreadWatch, Watchdog};
 use error::CALL_TIMEOUT;
 pub use error::{ControlError, ObjectKind};
 
@@ -126,7 +127,13 @@ impl Handle {
             problems: summary.problems,
             descriptors: summary.descriptors,
             unread_messages: summary.unread_messages,
+            threads: self.threads(),
         })
+    }
+
+    /// The broker's threads, by name. Works without the core, so also while that hangs.
+    pub fn threads(&self) -> Vec<BrokerThread> {
+        self.watchdog().threads()
     }
 
     /// Every listener, oldest first.
@@ -365,10 +372,22 @@ impl Handle {
             descriptors,
             unread_messages,
             audit,
+            threads: self.threads(),
+            hangs: self.watchdog().hangs(),
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),
         })
+    }
+
+    /// The watched threads.
+    pub(crate) fn watchdog(&self) -> &Watchdog {
+        self.link.watchdog()
+    }
+
+    /// How a thread of this role is watched.
+    pub(crate) fn watch(&self, role: Role) -> ThreadWatch {
+        self.watchdog().of(role)
     }
 
     /// Runs `work` on the core thread and waits for what it returns.

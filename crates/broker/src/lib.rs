@@ -32,6 +32,7 @@ pub mod guest_link;
 mod guests;
 mod handle;
 pub mod handover;
+mod hangs;
 mod hybrid;
 mod kernel_vsock;
 mod links;
@@ -49,6 +50,7 @@ mod uplink;
 mod uplink_client;
 mod vhost_user;
 mod watch;
+mod watchdog;
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub use hvsock_control as model;
 pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, PARENT, Registration};
 pub use uplink_client::UplinkTransport;
+pub use watchdog::{OnFatal, ServiceManager, WatchdogConfig};
 
 pub use take_over::{Predecessor, TakeOverError, TakenOver};
 

@@ -12,9 +12,11 @@ use crate::api::ControlServer;
 use crate::containers::{ContainerObserver, UnstartedObserver};
 use crate::core::{CoreLink, Loop};
 use crate::folders::{self, FolderLock};
+use crate::hangs::HangReports;
 use crate::retry::Retries;
 use crate::stores::{PartitionStore, ServiceStore};
 use crate::upgrade::{HandoverServer, Upgrades};
+use crate::watchdog::{ServiceManager, Supervisor};
 use crate::{BrokerConfig, Handle, StartError, watch};
 
 /// A broker whose threads have not begun. Nobody can see it.
@@ -27,12 +29,16 @@ pub(crate) struct Prepared {
     core: CoreThread,
     observer: UnstartedObserver,
     upgrades: Arc<Upgrades>,
+    /// Who is told that the broker is alive.
+    manager: Option<ServiceManager>,
 }
 
 /// The parts of a running broker, in the order in which they end.
 pub(crate) struct Parts {
     /// First, since it calls all others.
     pub(crate) handover: Option<HandoverServer>,
+    /// Before the threads that it watches end, which may take a while.
+    _supervisor: Option<Supervisor>,
     /// So that no request reaches a core that is stopping.
     pub(crate) control: Option<ControlServer>,
     _core: CoreThread,
@@ -65,6 +71,7 @@ impl Prepared {
         let descriptors = hvsock_sys::limits::raise_descriptors();
         let partitions = PartitionStore::open(&config.dirs, config.cdi.take())?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
+        let manager = config.watchdog.service_manager.take();
         let upgrades = Upgrades::new(config.successor.take(), config.on_handover.take());
         let upgrades = Arc::new(upgrades.map_err(StartError::io("create an eventfd"))?);
         let (event_loop, link) = open(config.clone())?;
@@ -102,6 +109,7 @@ impl Prepared {
             begin,
             observer,
             upgrades,
+            manager,
         })
     }
 }
@@ -117,12 +125,16 @@ impl Parts {
             begin,
             observer,
             upgrades,
+            manager,
         } = prepared;
         // The thread waits for it.
         let _ = begin.send(event_loop);
+        let reports = Box::new(HangReports(handle.clone()));
+        let supervisor = Supervisor::start(handle.watchdog(), manager, reports);
         let observer = ContainerObserver::start(observer, handle.clone());
         Self {
             handover: None,
+            _supervisor: logged("watch the threads", supervisor),
             control,
             _core: core,
             watch: None,

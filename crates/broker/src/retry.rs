@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::core::Wakeup;
 use crate::handle::{ControlError, Handle};
 use crate::model::ProblemKind;
+use crate::watchdog::{self, FILES, Role, Step};
 
 /// The delay before the first try after a problem is raised.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -56,11 +57,14 @@ impl Drop for Retries {
 fn run(handle: &Handle, woken: &Receiver<()>) {
     // The problems of the start were raised before this thread.
     let mut delay = Some(FIRST_DELAY);
+    let _watched = handle.watch(Role::Helper).enter();
     loop {
+        watchdog::wait();
         let woken = match delay {
             Some(delay) => woken.recv_timeout(delay),
             None => woken.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
+        watchdog::begin_within(Step::Files, FILES);
         match woken {
             // A new problem is tried soon.
             Ok(()) => delay = Some(FIRST_DELAY),

@@ -45,10 +45,10 @@ pub use hvsock_control as model;
 use error::Result;
 use http::{Call, Socket, parse};
 use model::{
-    AccessChange, AccessChanged, AuditFilter, AuditRecord, Connection, ConnectionResult,
-    ExplanationReport, GuestCommand, Imported, Listener, NewBinding, NewContainer, NewGuestCommand,
-    NewService, NewUpgrade, NewVm, Partition, PartitionChange, PartitionState, Service,
-    ServiceChange, Status, TransportChange, Upgrade,
+    AccessChange, AccessChanged, AuditFilter, AuditRecord, BrokerThread, Connection,
+    ConnectionResult, ExplanationReport, GuestCommand, Imported, Listener, NewBinding,
+    NewContainer, NewGuestCommand, NewService, NewUpgrade, NewVm, Partition, PartitionChange,
+    PartitionState, Service, ServiceChange, Status, TransportChange, Upgrade,
 };
 
 /// The content types of requests.
@@ -103,6 +103,14 @@ impl Client {
     /// A [`ClientError`] if the call fails.
     pub fn status(&self) -> Result<Status> {
         self.call(get(&["v1", "status"]))
+    }
+
+    /// Lists the broker's threads. The broker answers also while one of them hangs.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
+    pub fn threads(&self) -> Result<Vec<BrokerThread>> {
+        self.call(get(&["v1", "threads"]))
     }
 
     /// Lists registrations. With `all`, also built-in services and those that ship with Windows.

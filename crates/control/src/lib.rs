@@ -21,6 +21,7 @@ mod registration;
 mod service;
 mod share;
 mod status;
+mod thread;
 mod upgrade;
 
 pub use audit::{
@@ -49,6 +50,7 @@ pub use service::{
 };
 pub use share::{Share, SharedResource};
 pub use status::{ErrorBody, Status};
+pub use thread::BrokerThread;
 pub use upgrade::{NewUpgrade, Upgrade};
 
 /// The errors of the [`Import`] constructors and of [`NewService::registration`].
@@ -61,6 +63,7 @@ const _: () = {
     assert_send_sync::<AccessChanged>();
     assert_send_sync::<AuditFilter>();
     assert_send_sync::<AuditRecord>();
+    assert_send_sync::<BrokerThread>();
     assert_send_sync::<Connection>();
     assert_send_sync::<ErrorBody>();
     assert_send_sync::<Event>();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuditMetrics, Guest, PartitionKind, PartitionState, SharedResource};
+use crate::{AuditMetrics, BrokerThread, Guest, PartitionKind, PartitionState, SharedResource};
 
 /// A snapshot of all of the broker's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,12 @@ pub struct MetricsSnapshot {
     pub unread_messages: SharedResource,
     /// The records of the audit.
     pub audit: AuditMetrics,
+    /// The broker's threads that the watchdog watches.
+    #[serde(default)]
+    pub threads: Vec<BrokerThread>,
+    /// How often a thread got stuck since the broker started.
+    #[serde(default)]
+    pub hangs: u64,
     /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

@@ -54,6 +54,8 @@ pub enum ProblemKind {
     StaleMount,
     /// There is no uplink to the host of this virtual machine.
     Uplink,
+    /// A thread of the broker hangs.
+    StuckThread,
     /// There are more problems than are listed.
     More,
     /// A kind that this version does not know.
@@ -76,6 +78,7 @@ impl ProblemKind {
             Self::CdiDevice => "cdi_device",
             Self::StaleMount => "stale_mount",
             Self::Uplink => "uplink",
+            Self::StuckThread => "stuck_thread",
             Self::More => "more",
             Self::Unknown => "unknown",
         }
@@ -108,6 +111,7 @@ mod tests {
             ProblemKind::CdiDevice,
             ProblemKind::StaleMount,
             ProblemKind::Uplink,
+            ProblemKind::StuckThread,
             ProblemKind::More,
         ] {
             let text = serde_json::to_string(&kind).unwrap();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 
-use crate::{FixReport, Problem, SharedResource};
+use crate::{BrokerThread, FixReport, Problem, SharedResource};
 
 /// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct Status {
     /// The messages with descriptors that processes have not received yet.
     #[serde(default)]
     pub unread_messages: SharedResource,
+    /// The broker's threads that the watchdog watches.
+    #[serde(default)]
+    pub threads: Vec<BrokerThread>,
 }
 
 /// The body of an error response.

@@ -14,11 +14,12 @@ use std::fmt;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::model::{MetricsSnapshot, PartitionKind, ServiceMetrics, Share};
+use crate::model::{BrokerThread, MetricsSnapshot, PartitionKind, ServiceMetrics, Share};
 use family::{Value, family};
 
 /// The content type of [`text`].
@@ -139,6 +140,19 @@ impl Collector for Scrape {
                 .map(|(reason, count)| ([("reason", reason)], Value::Counter(count))),
         )?;
         guests::encode(&mut encoder, &snapshot.guests)?;
+        family(
+            &mut encoder,
+            "hvsock_threads",
+            "Threads of the broker that the watchdog watches",
+            None,
+            threads_by_state(&snapshot.threads)
+                .map(|(state, count)| ([("state", state)], Value::Gauge(count as f64))),
+        )?;
+        let hangs = ConstCounter::new(snapshot.hangs);
+        let help = "Turns of threads that took longer than their limit since the broker started";
+        let descriptor =
+            encoder.encode_descriptor("hvsock_thread_hangs", help, None, MetricType::Counter)?;
+        hangs.encode(descriptor)?;
         let resources = [
             (
                 ["hvsock_descriptors_used", "hvsock_descriptors_limit"],
@@ -219,6 +233,15 @@ fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
     labels
 }
 
+/// The number of threads in each state.
+fn threads_by_state(threads: &[BrokerThread]) -> impl Iterator<Item = (&'static str, usize)> {
+    let count = |wanted: fn(&BrokerThread) -> bool| threads.iter().filter(|t| wanted(t)).count();
+    let stuck = count(|thread| thread.stuck);
+    let working = count(|thread| !thread.stuck && thread.step.is_some());
+    let waiting = threads.len() - stuck - working;
+    [("waiting", waiting), ("working", working), ("stuck", stuck)].into_iter()
+}
+
 fn kind_label(kind: PartitionKind) -> &'static str {
     match kind {
         PartitionKind::Host => "host",
@@ -233,6 +256,19 @@ mod tests {
 
     use super::*;
     use crate::model::SharedResource;
+
+    fn thread(step: Option<&str>, stuck: bool) -> BrokerThread {
+        BrokerThread {
+            name: "hvsock-core".into(),
+            tid: 7,
+            vm: None,
+            critical: true,
+            stuck,
+            turn_seconds: 0.5,
+            limit_seconds: 10.0,
+            step: step.map(str::to_owned),
+        }
+    }
 
     fn snapshot() -> MetricsSnapshot {
         MetricsSnapshot {
@@ -269,6 +305,12 @@ mod tests {
                 left_out: 6,
                 not_written: 0,
             },
+            threads: vec![
+                thread(None, false),
+                thread(Some("files"), false),
+                thread(Some("timers"), true),
+            ],
+            hangs: 4,
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,
@@ -293,6 +335,10 @@ mod tests {
             r#"hvsock_problems{kind="config_watch"} 1.0"#,
             r#"hvsock_descriptors_used{owner="partition web"} 7.0"#,
             r#"hvsock_descriptors_limit{owner="partition web"} 25.0"#,
+            r#"hvsock_threads{state="waiting"} 1.0"#,
+            r#"hvsock_threads{state="working"} 1.0"#,
+            r#"hvsock_threads{state="stuck"} 1.0"#,
+            "hvsock_thread_hangs_total 4",
             "process_open_fds 12.0",
             "process_resident_memory_bytes 4096.0",
             "process_start_time_seconds 1.5",

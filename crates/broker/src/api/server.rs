@@ -35,6 +35,7 @@ use super::stall::StallLimit;
 use crate::callers::{Caller, Callers};
 use crate::handle::Handle;
 use crate::model::ProblemKind;
+use crate::watchdog::{self, Role, Step};
 
 /// The most clients that wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -112,6 +113,8 @@ impl ControlServer {
             // all others.
             .max_blocking_threads(3 * limits.followers.each + 8)
             .thread_name("hvsock-control")
+            .on_thread_park(watchdog::wait)
+            .on_thread_unpark(|| watchdog::begin(Step::Request))
             .build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -119,7 +122,9 @@ impl ControlServer {
         };
         let (stop, stopped) = oneshot::channel();
         let of_server = Arc::clone(&gate);
+        let watch = handle.watch(Role::Helper);
         let run = move || {
+            let _watched = watch.enter();
             runtime.block_on(async {
                 tokio::select! {
                     () = serve(listener, handle, operators, limits, of_server) => {}

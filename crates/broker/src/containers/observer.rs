@@ -21,6 +21,7 @@ use slab::Slab;
 
 use super::orders::{Observed, Order, Orders};
 use crate::handle::{ControlError, Handle};
+use crate::watchdog::{self, FILES, Role, Step};
 
 const WAKE: Token = Token(usize::MAX);
 const INOTIFY: Token = Token(usize::MAX - 1);
@@ -117,6 +118,7 @@ struct Stopped;
 
 impl Observer {
     fn run(mut self) {
+        let _watched = self.handle.watch(Role::Helper).enter();
         let mut events = Events::with_capacity(256);
         loop {
             if self.take_orders().is_err() {
@@ -128,7 +130,10 @@ impl Observer {
                 .filter_map(|(_, one)| one.again)
                 .min();
             let timeout = next.map(|next| next.saturating_duration_since(Instant::now()));
-            match self.poll.poll(&mut events, timeout) {
+            watchdog::wait();
+            let polled = self.poll.poll(&mut events, timeout);
+            watchdog::begin_within(Step::Files, FILES);
+            match polled {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {

@@ -20,6 +20,7 @@ use super::tokens::{Source, WAKE};
 use crate::config::HostLink;
 use crate::handover::{HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
+use crate::watchdog::{self, Role, Step, Watchdog};
 use crate::{BrokerConfig, StartError};
 
 /// Most reports of other threads that are handled in one turn, so that one thread that reports all the time
@@ -57,6 +58,7 @@ enum Next {
 pub(crate) struct CoreLink {
     calls: Sender<CoreCall>,
     waker: Arc<LoopWaker>,
+    watchdog: Watchdog,
 }
 
 /// The core thread has ended.
@@ -70,6 +72,11 @@ impl CoreLink {
         self.waker.wake();
         Ok(())
     }
+
+    /// The broker's threads.
+    pub(crate) fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
 }
 
 /// The core with its event sources.
@@ -79,6 +86,7 @@ pub(crate) struct Loop {
     waker: Arc<LoopWaker>,
     calls: Receiver<CoreCall>,
     reports: Receiver<ThreadReport>,
+    watchdog: Watchdog,
     /// It has been taken over from another process, and has not begun.
     is_taken_over: bool,
 }
@@ -146,7 +154,8 @@ impl Loop {
             .registry()
             .try_clone()
             .map_err(StartError::io("duplicate a descriptor"))?;
-        let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
+        let watchdog = Watchdog::new(&config.watchdog);
+        let (queue, reports) = ReportQueue::new(Arc::clone(&waker), watchdog.clone());
         let host = config.uplink.open()?;
         let core = Core::new(config, loaded, registry, queue, host.is_some())?;
         let (calls, queue) = std::sync::mpsc::channel();
@@ -156,13 +165,21 @@ impl Loop {
             waker: Arc::clone(&waker),
             calls: queue,
             reports,
+            watchdog: watchdog.clone(),
             is_taken_over: false,
         };
-        Ok((event_loop, CoreLink { calls, waker }, host))
+        let link = CoreLink {
+            calls,
+            waker,
+            watchdog,
+        };
+        Ok((event_loop, link, host))
     }
 
     /// Runs until [`CoreCall::Stop`], or until all [`CoreLink`]s are dropped.
     pub(crate) fn run(mut self) {
+        let _watched = self.watchdog.of(Role::Broker).enter();
+        watchdog::begin(Step::Turn);
         let mut events = Events::with_capacity(1024);
         // A handover that waits for what is under way, and until when.
         let mut handing_over: Option<(Box<HandOver>, Instant)> = None;
@@ -177,7 +194,10 @@ impl Loop {
                 (true, Some(_)) => Some(DRAIN_POLL),
                 (false, _) => Some(Duration::ZERO),
             };
-            match self.poll.poll(&mut events, timeout) {
+            watchdog::wait();
+            let polled = self.poll.poll(&mut events, timeout);
+            watchdog::begin(Step::Events);
+            match polled {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if is_shortage(&error) => {
@@ -207,13 +227,17 @@ impl Loop {
             }
             // Before the queues are drained: what is queued later wakes the loop again.
             self.waker.take();
+            watchdog::step(Step::Reports);
             self.drain_reports();
+            watchdog::step(Step::Clients);
             if handing_over.is_none() {
                 self.core.accept_clients();
                 self.core.resume_sessions();
             }
             self.core.serve_uplink_clients();
+            watchdog::step(Step::Connections);
             self.core.data_threads.run_turns();
+            watchdog::step(Step::Timers);
             let now = Instant::now();
             self.core.expire_sessions(now);
             self.core.expire_liveness(now);
@@ -227,6 +251,7 @@ impl Loop {
             self.core.scan_due_arenas(now);
             self.core.in_flight.sweep(now);
             self.core.judge_arenas();
+            watchdog::step(Step::Calls);
             let next = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
@@ -243,6 +268,8 @@ impl Loop {
                 .as_ref()
                 .is_some_and(|(_, until)| self.core.is_drained() || Instant::now() >= *until);
             if is_due && let Some((hand_over, _)) = handing_over.take() {
+                // It has limits of its own.
+                watchdog::wait();
                 let reports = &self.reports;
                 let mut apply = |core: &mut Core| apply_reports(core, reports);
                 if hand_over.run(&mut self.core, &mut apply) {

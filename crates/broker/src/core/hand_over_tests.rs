@@ -36,6 +36,7 @@ use crate::handover::bundle::Carrier;
 use crate::handover::{Exports, HandoverError, Imports};
 use crate::loop_waker::LoopWaker;
 use crate::model::{GuestReport, Health};
+use crate::watchdog::Watchdog;
 
 const STEP: Duration = Duration::from_secs(10);
 
@@ -86,7 +87,7 @@ impl World {
     fn prepared(config: BrokerConfig) -> Self {
         let poll = Poll::new().unwrap();
         let waker = Arc::new(LoopWaker::new(poll.registry(), WAKE).unwrap());
-        let (queue, reports) = ReportQueue::new(waker);
+        let (queue, reports) = ReportQueue::new(waker, Watchdog::new(&config.watchdog));
         let registry = poll.registry().try_clone().unwrap();
         let core = Core::new(config.clone(), Loaded::default(), registry, queue, false);
         Self {

@@ -44,7 +44,7 @@ impl Core {
         let key = self.fabric.set_outer(outer).map_err(|error| {
             StartError::io("add the host of this virtual machine")(std::io::Error::other(error))
         })?;
-        let (link, events) = (self.reports.of_link(key), self.reports.of_uplink());
+        let (link, events) = (self.reports.of_link(key, UPLINK), self.reports.of_uplink());
         let client = UplinkClient::start(host.transport, link, events);
         let client = client.map_err(StartError::io("start the uplink to the host"))?;
         let charge = self

@@ -120,7 +120,7 @@ impl Core {
         let hybrid = self.dirs.vm_hybrid_socket(name.as_str());
         let opened = folders::check_socket(&hybrid)
             .and_then(|()| self.endpoints.open(EndpointKind::Hybrid, key, hybrid))
-            .and_then(|()| factory.open(settings, self.reports.of_link(key)));
+            .and_then(|()| factory.open(settings, self.reports.of_link(key, name.as_str())));
         let link = match opened {
             Ok(link) => link,
             Err(error) => {

@@ -10,6 +10,7 @@ use crate::guest_link::{EventSender, LinkEvent};
 use crate::loop_waker::LoopWaker;
 use crate::pump::Report;
 use crate::uplink_client::UplinkEvent;
+use crate::watchdog::{Role, ThreadWatch, Watchdog};
 
 /// A report of one of the other threads.
 #[derive(Debug)]
@@ -27,28 +28,44 @@ pub(super) enum ThreadReport {
 pub(super) struct ReportQueue {
     queue: Sender<ThreadReport>,
     waker: Arc<LoopWaker>,
+    watchdog: Watchdog,
 }
 
 impl ReportQueue {
-    /// A new queue, and its receiving side. `waker` wakes the core thread.
-    pub(super) fn new(waker: Arc<LoopWaker>) -> (Self, Receiver<ThreadReport>) {
+    /// A new queue, and its receiving side. `waker` wakes the core thread. The threads that report are watched by
+    /// `watchdog`.
+    pub(super) fn new(waker: Arc<LoopWaker>, watchdog: Watchdog) -> (Self, Receiver<ThreadReport>) {
         let (queue, reports) = std::sync::mpsc::channel();
-        (Self { queue, waker }, reports)
+        let own = Self {
+            queue,
+            waker,
+            watchdog,
+        };
+        (own, reports)
     }
 
     /// A sender for a data thread.
     pub(super) fn of_data_thread(&self) -> ReportSender<Report> {
-        self.sender(ThreadReport::Data)
+        let watch = self.watch(Role::Broker);
+        self.sender(ThreadReport::Data).watched(watch)
     }
 
-    /// A sender for a VM's link.
-    pub(super) fn of_link(&self, vm: PartitionKey) -> EventSender {
-        self.sender(move |event| ThreadReport::Link(vm, event))
+    /// How a thread of this role is watched.
+    pub(super) fn watch(&self, role: Role) -> ThreadWatch {
+        self.watchdog.of(role)
+    }
+
+    /// A sender for the link of a VM with this name.
+    pub(super) fn of_link(&self, vm: PartitionKey, name: &str) -> EventSender {
+        let watch = self.watch(Role::Vm(vm, name.into()));
+        let sender = self.sender(move |event| ThreadReport::Link(vm, event));
+        sender.watched(watch)
     }
 
     /// A sender for the uplink to the host.
     pub(super) fn of_uplink(&self) -> ReportSender<UplinkEvent> {
-        self.sender(ThreadReport::Uplink)
+        let watch = self.watch(Role::Broker);
+        self.sender(ThreadReport::Uplink).watched(watch)
     }
 
     fn sender<T>(

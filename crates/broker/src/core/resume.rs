@@ -181,7 +181,7 @@ impl Core {
             let socket = self.dirs.vm_socket(name.as_str());
             let factory = links::built_in(entry, socket, &self.kernel_hosts);
             let settings = self.link_settings(entry);
-            let events = self.reports.of_link(vm);
+            let events = self.reports.of_link(vm, name.as_str());
             let resuming = Resuming::new(settings, events, counters);
             let link = factory.resume(document, imports, resuming);
             self.vms

@@ -3,8 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::watchdog::ThreadWatch;
+
 /// Sends reports of type `T` of a thread with connections to the core thread, and wakes it.
-pub struct ReportSender<T>(Arc<Queue<T>>);
+pub struct ReportSender<T> {
+    queue: Arc<Queue<T>>,
+    /// How the thread that reports is watched.
+    watch: ThreadWatch,
+}
 
 /// Queues a report, if there is one, and wakes the core thread if that is set.
 type Queue<T> = dyn Fn(Option<T>, bool) + Send + Sync;
@@ -19,29 +25,45 @@ impl<T> ReportSender<T> {
     /// A sender to a queue. `queue` adds a report, if there is one, and wakes the core thread if the flag is
     /// set. It must not block.
     pub(crate) fn to_queue(queue: impl Fn(Option<T>, bool) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(queue))
+        Self {
+            queue: Arc::new(queue),
+            watch: ThreadWatch::default(),
+        }
+    }
+
+    /// A sender of threads that are watched like this.
+    pub(crate) fn watched(self, watch: ThreadWatch) -> Self {
+        Self { watch, ..self }
+    }
+
+    /// How the threads that report are watched.
+    pub(crate) fn watch(&self) -> &ThreadWatch {
+        &self.watch
     }
 
     /// Sends a report. Does nothing once the core thread has ended.
     pub fn send(&self, report: T) {
-        (self.0)(Some(report), true);
+        (self.queue)(Some(report), true);
     }
 
     /// Queues a report, which the core thread reads when it runs next: at the latest after
     /// [`flush`](Self::flush).
     pub(crate) fn post(&self, report: T) {
-        (self.0)(Some(report), false);
+        (self.queue)(Some(report), false);
     }
 
     /// Wakes the core thread for what was posted.
     pub(crate) fn flush(&self) {
-        (self.0)(None, true);
+        (self.queue)(None, true);
     }
 }
 
 impl<T> Clone for ReportSender<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self {
+            queue: Arc::clone(&self.queue),
+            watch: self.watch.clone(),
+        }
     }
 }
 

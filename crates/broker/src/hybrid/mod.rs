@@ -161,12 +161,14 @@ impl Link {
         gate: impl FnOnce(Box<Worker>) -> Gate<Worker>,
     ) -> io::Result<Self> {
         let (waker, state) = (worker.waker(), worker.state());
+        let watch = worker.watch().clone();
         let gate = Arc::new(gate(Box::new(worker)));
         let is_dormant = gate.is_closed();
         let entered = Arc::clone(&gate);
         let (running, end) = mpsc::channel();
         let thread = std::thread::Builder::new().name("hvsock-hybrid".to_owned());
         let thread = thread.spawn(move || {
+            let _watched = watch.enter();
             Worker::run(&entered);
             drop::<Sender<()>>(running);
         })?;

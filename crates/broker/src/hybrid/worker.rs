@@ -32,6 +32,7 @@ use crate::guest_link::{
     Service, SocketKind,
 };
 use crate::loop_waker::LoopWaker;
+use crate::watchdog::{self, FILES, Step, ThreadWatch};
 
 const WAKE: Token = Token(0);
 const WATCH: Token = Token(1);
@@ -194,6 +195,11 @@ impl Worker {
         self.state.clone()
     }
 
+    /// How the thread is watched.
+    pub(super) fn watch(&self) -> &ThreadWatch {
+        self.events.watch()
+    }
+
     pub(super) fn waker(&self) -> Arc<LoopWaker> {
         Arc::clone(&self.waker)
     }
@@ -229,7 +235,10 @@ impl Worker {
             self.handle_timers(now);
             self.accept_waiting(now);
             let timeout = self.timeout();
-            if let Err(error) = self.poll.poll(&mut events, timeout)
+            watchdog::wait();
+            let polled = self.poll.poll(&mut events, timeout);
+            watchdog::begin_within(Step::Files, FILES);
+            if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 // A lack of memory, which passes.

@@ -12,6 +12,7 @@ use super::returned::Returned;
 use super::set::{Adopted, ConnectionSet, Report};
 use super::spin::Spin;
 use crate::data_path::ReportSender;
+use crate::watchdog::{self, Step};
 
 /// The token of the thread's waker.
 const WAKE: Token = Token(usize::MAX);
@@ -113,11 +114,15 @@ fn run(
     commands: &Receiver<ThreadCommand>,
     reports: &ReportSender<Report>,
 ) {
+    let _watched = reports.watch().enter();
     let mut events = Events::with_capacity(1024);
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     let mut spin = Spin::new(processors);
     loop {
-        match wait(&mut poll, &mut events, &mut set, &mut spin) {
+        watchdog::wait();
+        let waited = wait(&mut poll, &mut events, &mut set, &mut spin);
+        watchdog::begin(Step::Events);
+        match waited {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             // epoll_wait fails otherwise only for a descriptor that is not an epoll instance.
@@ -135,7 +140,9 @@ fn run(
                 set.handle_event(event);
             }
         }
+        watchdog::step(Step::Connections);
         set.run_turns();
+        watchdog::step(Step::Reports);
         send_reports(&mut set, reports);
     }
 }

@@ -88,10 +88,14 @@ impl UplinkClient {
         let instance = VmId::random().to_guid_bytes();
         let [seed @ .., _, _, _, _, _, _, _, _] = VmId::random().to_guid_bytes();
         let client = Client::new(instance, u64::from_le_bytes(seed), Instant::now());
+        let watch = uplink.watch().clone();
         let shared = Arc::new(Shared::new(transport, &poll, client, link, uplink)?);
         let thread = std::thread::Builder::new().name("uplink".into());
         let worker = Arc::clone(&shared);
-        let thread = thread.spawn(move || worker.run(poll))?;
+        let thread = thread.spawn(move || {
+            let _watched = watch.enter();
+            worker.run(poll);
+        })?;
         Ok(Self {
             shared,
             thread: Some(thread),

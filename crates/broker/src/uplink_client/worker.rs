@@ -27,6 +27,7 @@ use crate::data_path::ReportSender;
 use crate::guest_link::{
     Destination, EventSender, GuestRequest, LinkEvent, RequestId, Service, SocketKind, Stranger,
 };
+use crate::watchdog::{self, Step};
 
 const WAKER: Token = Token(0);
 /// Frames of the host that are handled before others have their turn.
@@ -248,7 +249,10 @@ impl Shared {
         let mut events = Events::with_capacity(256);
         let mut wait = Some(Duration::ZERO);
         loop {
-            if let Err(error) = poll.poll(&mut events, wait)
+            watchdog::wait();
+            let polled = poll.poll(&mut events, wait);
+            watchdog::begin(Step::Events);
+            if let Err(error) = polled
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!("the thread of the uplink has ended: {error}");

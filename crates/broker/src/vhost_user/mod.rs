@@ -54,6 +54,7 @@ use crate::guest_link::{
 };
 use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
+use crate::watchdog::ThreadWatch;
 use crate::{StartError, folders};
 use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 use worker::Worker;
@@ -138,8 +139,10 @@ impl VhostUser {
         };
         device.gate.put(ManuallyDrop::into_inner(resumed.worker));
         let start = HandoverError::io("start a VM's threads");
-        let started = device.spawn_worker(resumed.cid);
-        let vmm = started.and_then(|()| vmm::VmmThread::start_frozen(resumed.event, resumed.vmm));
+        let watch = resuming.events.watch().clone();
+        let started = device.spawn_worker(resumed.cid, watch.clone());
+        let vmm =
+            started.and_then(|()| vmm::VmmThread::start_frozen(resumed.event, resumed.vmm, watch));
         device.vmm = vmm.map_err(start)?;
         Ok(device)
     }
@@ -194,16 +197,25 @@ impl Device {
             ..Config::new(cid)
         };
         let state = DeviceState::default();
+        let watch = events.watch().clone();
         let worker = Worker::new(config, state.clone(), queue, events)?;
         let waker = worker.waker();
         let gate = Arc::new(Gate::open_with(Box::new(worker)));
-        let mut started = Self::with_worker(device.socket, cid, commands, waker, state, gate)?;
+        let mut started = Self::with_worker(
+            device.socket,
+            cid,
+            commands,
+            waker,
+            state,
+            gate,
+            watch.clone(),
+        )?;
         let settings = DeviceSettings {
             cid,
             unsealed_memory: device.unsealed_memory,
         };
         let link = started.worker_handle();
-        started.vmm = vmm::VmmThread::start(settings, listener, link)?;
+        started.vmm = vmm::VmmThread::start(settings, listener, link, watch)?;
         Ok(started)
     }
 
@@ -215,6 +227,7 @@ impl Device {
         waker: Arc<LoopWaker>,
         state: DeviceState,
         gate: Arc<Gate<Worker>>,
+        watch: ThreadWatch,
     ) -> std::io::Result<Self> {
         let mut device = Self {
             socket,
@@ -227,17 +240,18 @@ impl Device {
             worker_end: mpsc::channel().1,
             is_dormant: AtomicBool::new(false),
         };
-        device.spawn_worker(cid)?;
+        device.spawn_worker(cid, watch)?;
         Ok(device)
     }
 
     /// Starts the data thread, which enters its gate.
-    fn spawn_worker(&mut self, cid: GuestCid) -> std::io::Result<()> {
+    fn spawn_worker(&mut self, cid: GuestCid, watch: ThreadWatch) -> std::io::Result<()> {
         let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
         let (running, worker_end) = mpsc::channel();
         let entered = Arc::clone(&self.gate);
         let worker = thread.spawn(move || {
             bus_error::unblock();
+            let _watched = watch.enter();
             Worker::run(&entered);
             drop::<Sender<()>>(running);
         })?;

@@ -25,6 +25,7 @@ use super::mem_table;
 use super::next_request::{Channel, NextRequest};
 use super::queues::QueueCommand;
 use crate::gate::Gate;
+use crate::watchdog::{self, Step, ThreadWatch};
 
 /// The most failed requests of one VMM connection before it is closed.
 const MAX_FAILURES: u32 = 32;
@@ -87,23 +88,29 @@ impl VmmThread {
         settings: DeviceSettings,
         listener: UnixListener,
         worker: WorkerHandle,
+        watch: ThreadWatch,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let event = Arc::new(Event::new()?);
         let vmm = Vmm::new(settings, listener, worker, None);
-        Self::spawn(event, Gate::open_with, vmm)
+        Self::spawn(event, Gate::open_with, vmm, watch)
     }
 
     /// Starts the thread with what another process has served the VMM with. It does nothing before
     /// [`open`](Self::open). `event` is that of the session's device.
-    pub(super) fn start_frozen(event: Arc<Event>, vmm: Vmm) -> io::Result<Self> {
-        Self::spawn(event, Gate::closed_with, vmm)
+    pub(super) fn start_frozen(
+        event: Arc<Event>,
+        vmm: Vmm,
+        watch: ThreadWatch,
+    ) -> io::Result<Self> {
+        Self::spawn(event, Gate::closed_with, vmm, watch)
     }
 
     fn spawn(
         event: Arc<Event>,
         gate: impl FnOnce(Box<Vmm>) -> Gate<Vmm>,
         vmm: Vmm,
+        watch: ThreadWatch,
     ) -> io::Result<Self> {
         let cid = vmm.settings.cid;
         let stop = Arc::new(StopSignal {
@@ -119,6 +126,7 @@ impl VmmThread {
             .name(format!("hvsock-vmm-{cid}"))
             .spawn(move || {
                 bus_error::unblock();
+                let _watched = watch.enter();
                 run(&seen);
                 drop::<mpsc::Sender<()>>(running);
             })?;
@@ -430,7 +438,10 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], deadline: Option<Instant>) -> io::R
         .iter()
         .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
         .collect();
-    poll::wait(&mut polled, deadline)?;
+    watchdog::wait();
+    let waited = poll::wait(&mut polled, deadline);
+    watchdog::begin(Step::VmmRequest);
+    waited?;
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let ready = polled.iter().enumerate().filter(|(_, fd)| is_ready(fd));
     Ok(ready.map(|(index, _)| index).collect())

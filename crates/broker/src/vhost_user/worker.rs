@@ -28,6 +28,7 @@ use super::wake::WakeQueue;
 use crate::gate::Gate;
 use crate::guest_link::{ConnectionId, EventSender, LinkEnd, LinkEvent};
 use crate::loop_waker::LoopWaker;
+use crate::watchdog::{self, Step};
 
 /// The local ports of the host's connections to the guest: IANA's dynamic ports (RFC 6335), above
 /// the ports of services.
@@ -125,7 +126,10 @@ impl Worker {
                 self.timeout()
             };
             let parked = Instant::now();
-            match self.poll.poll(&mut events, timeout) {
+            watchdog::wait();
+            let polled = self.poll.poll(&mut events, timeout);
+            watchdog::begin(Step::Events);
+            match polled {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // Any other error of epoll_wait means that the descriptor is no epoll instance.

@@ -36,3 +36,4 @@ mod upgrade_streams;
 mod util;
 mod vmms;
 mod vms;
+mod watchdog;

@@ -15,6 +15,9 @@ pub const CALLS: &[(&str, &str, Call)] = &[
     ("status", "GET /v1/status", |client, _| {
         client.status().map(json)
     }),
+    ("threads", "GET /v1/threads", |client, _| {
+        client.threads().map(json)
+    }),
     ("services", "GET /v1/services", |client, _| {
         client.services(true).map(json)
     }),

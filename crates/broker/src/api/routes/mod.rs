@@ -70,6 +70,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .layer(Extension(BodyLimit(limits.import_bytes)));
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::status))
+        .routes(routes!(status::threads))
         .routes(routes!(services::list, services::register))
         .routes(routes!(
             services::show,

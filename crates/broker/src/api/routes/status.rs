@@ -11,7 +11,7 @@ use crate::api::metrics;
 use crate::api::responses::Busy;
 use crate::api::state::{Api, blocking, response};
 use crate::handle::Handle;
-use crate::model::Status;
+use crate::model::{BrokerThread, Status};
 
 /// The broker's status.
 #[utoipa::path(get, path = "/v1/status", tag = "broker",
@@ -21,6 +21,16 @@ use crate::model::Status;
     ))]
 pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiError> {
     api.call(Handle::status).await.map(Json)
+}
+
+/// The broker's threads. Works also while one of them hangs.
+#[utoipa::path(get, path = "/v1/threads", tag = "broker",
+    responses(
+        (status = 200, description = "the threads by name", body = [BrokerThread]),
+        Busy,
+    ))]
+pub(super) async fn threads(State(api): State<Api>) -> Json<Vec<BrokerThread>> {
+    Json(api.handle.threads())
 }
 
 /// Counters for Prometheus, labelled by friendly name.

@@ -220,6 +220,8 @@ fn every_response_matches_the_openapi_document() {
         (&status["services"], &status["partitions"]),
         (&json!(1), &json!(2))
     );
+    let threads = asked("GET", "/v1/threads", "/v1/threads", "", 200);
+    assert_eq!(threads[0]["name"], json!("hvsock-control"));
     let metrics = asked("GET", "/metrics", "/metrics", "", 200);
     assert!(metrics.as_str().unwrap().ends_with("# EOF\n"));
     asked("DELETE", partition, "/v1/partitions/web", "", 200);
@@ -238,6 +240,7 @@ fn an_unprivileged_user_can_read_everything_and_change_nothing() {
     world.client().add_container(&container("web")).unwrap();
     for path in [
         "/v1/status",
+        "/v1/threads",
         "/v1/services",
         "/v1/services/Backup",
         "/v1/registry",

@@ -16,6 +16,7 @@ mod output;
 mod partition;
 mod rules;
 mod seccomp_agent;
+mod service_manager;
 mod signals;
 pub mod stdio;
 mod successor;

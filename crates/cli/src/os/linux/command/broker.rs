@@ -1,9 +1,6 @@
 //! `hvsock broker`: runs the broker in the foreground, for a shell or a service manager.
 
 use std::env;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +10,8 @@ use clap::{Args, ValueEnum};
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::{
-    AuditOutput, BrokerConfig, CdiConfig, CdiHook, HandoverStage, OnHandover, TakeOverError,
-    TakenOver, Uplink,
+    AuditOutput, BrokerConfig, CdiConfig, CdiHook, OnFatal, OnHandover, TakeOverError, TakenOver,
+    Uplink,
 };
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
@@ -30,6 +27,7 @@ use crate::failure::Failure;
 use crate::format::shell_word;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::seccomp_agent::Agent;
+use crate::os::linux::service_manager;
 use crate::os::linux::signals::Termination;
 use crate::os::linux::successor;
 use crate::output;
@@ -81,6 +79,10 @@ pub struct Broker {
     /// Where the audit is written [default: the journal if the system has one, else the log]
     #[arg(long, value_name = "WHERE")]
     audit: Option<AuditTo>,
+    /// Report a thread that works for so long without a pause as stuck. After three times that, the broker ends if it
+    /// cannot go on without it [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
+    hang_after: Option<u16>,
 }
 
 /// When the broker of the host is joined.
@@ -176,7 +178,12 @@ impl Broker {
         let dirs = config.dirs.clone();
         let endpoint = dirs.endpoint();
         config.successor = successor::find();
-        config.on_handover = Some(OnHandover(Arc::new(notify_handover)));
+        config.on_handover = Some(OnHandover(Arc::new(service_manager::notify_handover)));
+        if let Some(seconds) = self.hang_after {
+            config.watchdog.limit = Duration::from_secs(seconds.into());
+        }
+        config.watchdog.service_manager = service_manager::watchdog();
+        config.watchdog.on_fatal = Some(OnFatal(Arc::new(abort)));
         let (broker, how) = match self.take_over {
             false => (hvsock_broker::Broker::start(config)?, String::new()),
             true => match take_over(config, self.dry_run)? {
@@ -193,7 +200,7 @@ impl Broker {
             "hvsock broker ready{how}: endpoint {}",
             printable_path(&endpoint)
         ))?;
-        notify("READY=1");
+        service_manager::notify("READY=1");
         let handle = broker.handle();
         let signalled = termination.wait_or_readable(broker.handed_over(), || handle.reload());
         if !signalled.context("cannot wait for signals")? {
@@ -202,7 +209,7 @@ impl Broker {
             std::mem::forget(services);
             return Ok(());
         }
-        notify("STOPPING=1");
+        service_manager::notify("STOPPING=1");
         drop(services);
         drop(broker);
         Ok(())
@@ -248,17 +255,11 @@ fn take_over(
     }
 }
 
-/// Tells the service manager of an upgrade, for which this process may speak until it has ended.
-fn notify_handover(stage: HandoverStage) {
-    match stage {
-        HandoverStage::Begun => {
-            let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-            let micros = now.tv_sec.saturating_mul(1_000_000) + now.tv_nsec / 1000;
-            notify(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
-        }
-        HandoverStage::GivenUp => notify("READY=1"),
-        HandoverStage::Done(pid) => notify(&format!("MAINPID={pid}\nREADY=1")),
-    }
+/// Ends the process, of which a thread hangs or is gone that all others need. Nothing can be cleaned up then: the
+/// kernel closes everything, and the service manager starts the next broker.
+fn abort(why: &str) {
+    tracing::error!("the broker ends, because {why}");
+    std::process::abort();
 }
 
 /// Answers calls of containers. A broker without that is one all the same.
@@ -337,22 +338,4 @@ pub fn log(quiet: bool) -> Summaries {
         tracing::warn!(%error, "RUST_LOG is invalid and was ignored");
     }
     summaries
-}
-
-/// Notifies the service manager that started this process, if one did (sd_notify(3)).
-fn notify(state: &str) {
-    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
-        return;
-    };
-    let address = match path.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        _ => SocketAddr::from_pathname(&path),
-    };
-    let sent = address.and_then(|address| {
-        let socket = UnixDatagram::unbound()?;
-        socket.send_to_addr(state.as_bytes(), &address)
-    });
-    if let Err(error) = sent {
-        tracing::warn!(%error, "cannot notify the service manager of `{state}`");
-    }
 }

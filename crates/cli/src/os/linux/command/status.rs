@@ -4,15 +4,15 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
 use hvsock_control::{
-    Connection, Listener, Partition, PartitionKind, PartitionState, Status as Overview,
-    UplinkState, UplinkStatus,
+    BrokerThread, Connection, Listener, Partition, PartitionKind, PartitionState,
+    Status as Overview, UplinkState, UplinkStatus,
 };
 use serde::Serialize;
 
 use super::connections::{end, state};
 use super::guest;
 use crate::context::Context;
-use crate::failure::printable;
+use crate::failure::{Failure, printable};
 use crate::fix;
 use crate::hint::Help;
 use crate::os::linux::format;
@@ -37,8 +37,17 @@ struct Everything {
 impl Status {
     pub fn run(self, context: &Context) -> Result<()> {
         let client = context.client()?;
+        let status = client.status().map_err(|error| {
+            // A core that hangs is why, and only the rest of the broker can say so.
+            let stuck = client.threads().unwrap_or_default().into_iter();
+            let stuck: Vec<_> = stuck.filter(|thread| thread.stuck).collect();
+            match stuck.is_empty() {
+                true => error.into(),
+                false => anyhow::Error::from(Failure::new(hang(&stuck))),
+            }
+        })?;
         let everything = Everything {
-            status: client.status()?,
+            status,
             partitions: client.partitions()?,
             listeners: client.listeners()?,
             connections: client.connections()?,
@@ -48,6 +57,18 @@ impl Status {
         }
         everything.lines().print()
     }
+}
+
+/// Why there is no status.
+fn hang(stuck: &[BrokerThread]) -> String {
+    let threads = stuck.iter().map(|thread| {
+        let name = printable(&thread.name);
+        let step = thread.step.as_deref().map(printable).unwrap_or_default();
+        let time = thread.turn_seconds;
+        format!("the thread {name} has been stuck for {time:.0} s ({step})")
+    });
+    let threads: Vec<_> = threads.collect();
+    format!("the broker hangs: {}", threads.join("; "))
 }
 
 const NAME: Style = AnsiColor::Cyan.on_default().bold();

@@ -67,6 +67,10 @@ pub const TOPICS: &[Topic] = &[
                 "NOTIFY_SOCKET",
                 "The socket of the service manager, see sd_notify(3).",
             ),
+            (
+                "WATCHDOG_USEC",
+                "After how long a silence the service manager restarts the broker, see sd_watchdog_enabled(3).",
+            ),
         ],
         see_also: &["status", "events"],
         ..Topic::EMPTY
