@@ -328,41 +328,6 @@ impl Owner {
     }
 }
 
-#[test]
-fn strays_are_forgotten_and_refusals_are_not() {
-    let mut muxer = muxer(CONNECTIONS);
-    let restored = |muxer: Muxer| {
-        let now = Instant::now();
-        Muxer::restore(muxer.snapshot(now), config(CONNECTIONS), now).expect("a muxer")
-    };
-    let unknown = Header {
-        kind: 9,
-        ..header(3, Operation::Request)
-    };
-    assert_eq!(
-        muxer.handle_packet(&header(1, Operation::CreditUpdate), 0),
-        Received::Nothing
-    );
-    assert_eq!(muxer.handle_packet(&unknown, 0), Received::Nothing);
-    assert_eq!(
-        muxer.handle_packet(&header(2, Operation::Data), 0),
-        Received::Nothing
-    );
-    muxer = restored(muxer);
-    muxer.forget_strays();
-    let Some(Transmit::Packet(reply)) = muxer.poll_transmit(ALLOC as usize) else {
-        panic!("no answer to the request");
-    };
-    assert_eq!((reply.dst_port, reply.kind), (3, 9));
-    assert!(muxer.poll_transmit(ALLOC as usize).is_none());
-    // What comes later is answered.
-    assert_eq!(
-        muxer.handle_packet(&header(1, Operation::CreditUpdate), 0),
-        Received::Nothing
-    );
-    assert!(muxer.has_transmit());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: crate::cases(100),
@@ -469,6 +434,41 @@ fn stray_packets_meet_backpressure_while_the_rx_queue_is_full() {
     assert!(it.may_receive());
     let _ = it.handle_packet(&header(200, Operation::Data), 0);
     assert!(!it.may_receive());
+}
+
+#[test]
+fn strays_are_forgotten_and_refusals_are_not() {
+    let mut muxer = muxer(CONNECTIONS);
+    let restored = |muxer: Muxer| {
+        let now = Instant::now();
+        Muxer::restore(muxer.snapshot(now), config(CONNECTIONS), now).expect("a muxer")
+    };
+    let unknown = Header {
+        kind: 9,
+        ..header(3, Operation::Request)
+    };
+    assert_eq!(
+        muxer.handle_packet(&header(1, Operation::CreditUpdate), 0),
+        Received::Nothing
+    );
+    assert_eq!(muxer.handle_packet(&unknown, 0), Received::Nothing);
+    assert_eq!(
+        muxer.handle_packet(&header(2, Operation::Data), 0),
+        Received::Nothing
+    );
+    muxer = restored(muxer);
+    muxer.forget_strays();
+    let Some(Transmit::Packet(reply)) = muxer.poll_transmit(ALLOC as usize) else {
+        panic!("no answer to the request");
+    };
+    assert_eq!((reply.dst_port, reply.kind), (3, 9));
+    assert!(muxer.poll_transmit(ALLOC as usize).is_none());
+    // What comes later is answered.
+    assert_eq!(
+        muxer.handle_packet(&header(1, Operation::CreditUpdate), 0),
+        Received::Nothing
+    );
+    assert!(muxer.has_transmit());
 }
 
 #[test]
