@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::host::{Host, PROGRAM, Running};
 
 /// How long an expected state may take on an emulated processor.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Numbers the folders of brokers.
 static NEXT: AtomicU32 = AtomicU32::new(1);

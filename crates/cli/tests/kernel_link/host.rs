@@ -159,9 +159,9 @@ impl Host {
             running: self.spawn(&command)?,
             control,
         };
-        // It serves its control socket as soon as it runs.
+        // It serves its control socket as soon as it runs. 5,000 looks take longer than a start on a busy machine.
         let ready = format!(
-            "i=0; until [ -S {0} ] || [ $i = 200 ]; do sleep 0.02; i=$((i+1)); done; [ -S {0} ]",
+            "i=0; until [ -S {0} ] || [ $i = 5000 ]; do sleep 0.01; i=$((i+1)); done; [ -S {0} ]",
             vm.control
         );
         if !self.sh(&ready)?.success() {

@@ -117,24 +117,14 @@ fn host_to_guest(host: &Host) -> Result<String> {
     Ok(format!("host to guest {to}, guest to host {from}"))
 }
 
-/// The milliseconds of an answer that ends with `after N ms`.
-fn milliseconds(answer: &str) -> u64 {
-    let mut words = answer.rsplit(' ').skip(1);
-    words
-        .next()
-        .and_then(|word| word.parse().ok())
-        .unwrap_or(u64::MAX)
-}
-
 fn failures(host: &Host) -> Result<String> {
     let vm = host.vm(42)?;
     let absent = host.plain_fails("connect 77 6000 x")?;
     ensure!(absent.starts_with("ENODEV "), "{absent}");
     let refused = host.plain_fails("connect 42 6000 x")?;
     ensure!(refused.starts_with("ECONNRESET "), "{refused}");
-    ensure!(milliseconds(&refused) < 1500, "{refused}");
     vm.tell("hang")?;
-    let silent = host.plain_fails("connect 42 6000 x")?;
+    let silent = host.plain_fails("connect-2s 42 6000 x")?;
     ensure!(silent.starts_with("ETIMEDOUT "), "{silent}");
     vm.tell("resume")?;
     Ok(format!(
@@ -146,7 +136,7 @@ fn not_running(host: &Host) -> Result<String> {
     let vm = host.vm(42)?;
     vm.tell("listen 6000 echo")?;
     vm.tell("pause")?;
-    let failed = host.plain_fails("connect 42 6000 x")?;
+    let failed = host.plain_fails("connect-2s 42 6000 x")?;
     let expected = match host.version() {
         version if version >= (7, 0) => "EHOSTUNREACH ",
         _ => "ETIMEDOUT ",
@@ -252,7 +242,7 @@ fn one_at_a_time(host: &Host) -> Result<String> {
         .spawn(&format!("{PROGRAM} guest --cid 42 --control /run/third"))?
         .end()?;
     ensure!(held.contains("in use"), "{held}");
-    let zombie = host.plain_fails("connect 42 6000 x")?;
+    let zombie = host.plain_fails("connect-2s 42 6000 x")?;
     host.ok(&format!("kill -9 $(cat {}.child)", vm.control()))?;
     let next = host.vm(42)?;
     next.tell("listen 6000 echo")?;

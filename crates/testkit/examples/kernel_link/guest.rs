@@ -25,8 +25,10 @@ use hvsock_virtio::{Header, Operation, SocketKind};
 use crate::tell::{self, Answer, number};
 use crate::{bridge, load};
 
-/// Linux's timeout of a connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The time limit of a connect that is to end otherwise, also on an emulated processor that waits for its turn.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The time limit of a connect that may have no answer.
+const UNANSWERED: Duration = Duration::from_secs(2);
 /// How long a read may wait: longer than anything takes on an emulated processor.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -127,7 +129,7 @@ impl Vm {
             ["connect-to", cid, port, text] => {
                 let (cid, port) = (number(cid)?, number(port)?);
                 let kind = SocketKind::Stream;
-                let stream = self.guest.connect_to(kind, cid, port, CONNECT_TIMEOUT);
+                let stream = self.guest.connect_to(kind, cid, port, UNANSWERED);
                 exchange(&stream.map_err(reason)?, text)
             }
             ["connect-seqpacket", port] => {

@@ -14,6 +14,9 @@ use rustix::net::Shutdown;
 use crate::tell::{Answer, number};
 use crate::{bridge, load};
 
+/// The time limit of a connect that is to end otherwise, also on an emulated processor that waits for its turn.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// `VMADDR_CID_ANY`.
 const ANY: u32 = u32::MAX;
 
@@ -22,21 +25,12 @@ pub fn act(words: &[&str]) -> Answer {
     match *words {
         ["cid"] => vsock::local_cid().map(signed).map_err(reason),
         // Connects, sends a text, and returns what comes back until the end.
-        ["connect", cid, port, text] => timed(|| {
-            let stream = connect(address(cid, port)?).map_err(reason)?;
-            // A service that reads nothing may have closed already. What it has sent counts.
-            let sent = (&stream).write_all(text.as_bytes()).map_err(reason);
-            let sent = sent.and_then(|()| half_close(&stream));
-            let mut reply = Vec::new();
-            let received = (&stream).read_to_end(&mut reply).map_err(reason);
-            if reply.is_empty() {
-                sent.and(received)?;
-            }
-            Ok(String::from_utf8_lossy(&reply).trim_end().to_owned())
-        }),
+        ["connect", cid, port, text] => ask(cid, port, text, Some(CONNECT_TIMEOUT)),
+        // The same, with the kernel's own time limit.
+        ["connect-2s", cid, port, text] => ask(cid, port, text, None),
         // Connects, prints so, and holds the connection until the peer ends it.
         ["hold", cid, port] => {
-            let stream = connect(address(cid, port)?).map_err(reason)?;
+            let stream = connect(address(cid, port)?, Some(CONNECT_TIMEOUT)).map_err(reason)?;
             println!("connected");
             let start = Instant::now();
             let end = match load::count(&stream) {
@@ -47,7 +41,7 @@ pub fn act(words: &[&str]) -> Answer {
         }
         // Sends bytes to a service that echoes, and checks each.
         ["echo", cid, port, bytes] => {
-            let stream = connect(address(cid, port)?).map_err(reason)?;
+            let stream = connect(address(cid, port)?, Some(CONNECT_TIMEOUT)).map_err(reason)?;
             let bytes = number(bytes)?;
             let start = Instant::now();
             let received = thread::scope(|scope| {
@@ -61,7 +55,7 @@ pub fn act(words: &[&str]) -> Answer {
         }
         // Sends bytes, half-closes and waits for the end.
         ["send", cid, port, bytes] => {
-            let stream = connect(address(cid, port)?).map_err(reason)?;
+            let stream = connect(address(cid, port)?, Some(CONNECT_TIMEOUT)).map_err(reason)?;
             let bytes = number(bytes)?;
             let start = Instant::now();
             load::write(&stream, bytes).map_err(reason)?;
@@ -79,6 +73,22 @@ pub fn act(words: &[&str]) -> Answer {
         ["stdin"] => Ok(described(io::stdin().as_fd())),
         _ => Err(format!("unknown command {words:?}")),
     }
+}
+
+/// Connects, sends a text, and returns what comes back until the end.
+fn ask(cid: &str, port: &str, text: &str, timeout: Option<Duration>) -> Answer {
+    timed(|| {
+        let stream = connect(address(cid, port)?, timeout).map_err(reason)?;
+        // A service that reads nothing may have closed already. What it has sent counts.
+        let sent = (&stream).write_all(text.as_bytes()).map_err(reason);
+        let sent = sent.and_then(|()| half_close(&stream));
+        let mut reply = Vec::new();
+        let received = (&stream).read_to_end(&mut reply).map_err(reason);
+        if reply.is_empty() {
+            sent.and(received)?;
+        }
+        Ok(String::from_utf8_lossy(&reply).trim_end().to_owned())
+    })
 }
 
 fn listen(at: Address, how: &[&str]) -> Answer {
@@ -144,8 +154,12 @@ fn bound(at: Address) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn connect(to: Address) -> io::Result<File> {
+/// Connects within `timeout`, or the kernel's 2 seconds.
+fn connect(to: Address, timeout: Option<Duration>) -> io::Result<File> {
     let socket = vsock::socket()?;
+    if let Some(timeout) = timeout {
+        vsock::set_connect_timeout(&socket, timeout)?;
+    }
     vsock::connect(&socket, &to)?;
     while !vsock::connected(&socket)? {
         poll::wait(&mut [PollFd::new(&socket, PollFlags::OUT)], None)?;

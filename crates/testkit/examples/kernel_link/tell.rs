@@ -32,8 +32,11 @@ pub fn send(path: &Path, command: &[&str]) -> Answer {
 
 /// Serves commands, each on a thread of its own, for ever.
 pub fn serve(path: &Path, act: impl Fn(&[&str]) -> Answer + Sync) -> Answer {
-    let _ = std::fs::remove_file(path);
-    let listener = UnixListener::bind(path).map_err(|error| error.to_string())?;
+    // Who waits for the file connects as soon as it is there.
+    let unfinished = path.with_extension("new");
+    let _ = std::fs::remove_file(&unfinished);
+    let listener = UnixListener::bind(&unfinished).map_err(|error| error.to_string())?;
+    std::fs::rename(&unfinished, path).map_err(|error| error.to_string())?;
     thread::scope(|scope| {
         loop {
             let (stream, _) = listener.accept().map_err(|error| error.to_string())?;
