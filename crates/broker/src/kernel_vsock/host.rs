@@ -43,6 +43,8 @@ const PORT_SHARE: usize = 16;
 const LOOK: Duration = Duration::from_secs(3);
 /// The problem of a VM while the kernel does not.
 const UNSERVED: &str = "this kernel serves no virtual machine; load its module vhost_vsock";
+/// How often a process that has a port is searched again. A search has a time limit, which a busy machine exceeds.
+const SEARCHES: u8 = 8;
 /// The wait after the system has no descriptor for an accept.
 const SHORTAGE_WAIT: Duration = Duration::from_millis(100);
 
@@ -74,6 +76,8 @@ struct State {
     ready: BTreeSet<u32>,
     connects: Connects,
     strangers: Strangers,
+    /// Ports that a process has that was not found, and how often to search it again.
+    unnamed: BTreeMap<u32, u8>,
     /// When to look again whether the kernel serves virtual machines.
     next_look: Instant,
     stopped: bool,
@@ -484,7 +488,14 @@ impl Shared {
     }
 
     fn retry_ports(&self) {
-        self.lock().ports.retry(&mut self.io(), Instant::now());
+        let mut state = self.lock();
+        let state = &mut *state;
+        for port in state.ports.retry(&mut self.io(), Instant::now()) {
+            if let Some(left @ 1..) = state.unnamed.get_mut(&port) {
+                *left -= 1;
+                state.ports.judge_again(port);
+            }
+        }
     }
 
     /// Reports ports that cannot be had, and those that can again, to the VMs that want them.
@@ -503,6 +514,13 @@ impl Shared {
             let holder = holder.flatten();
             let found = fault.map(|fault| refusal::port_problem(port, fault, holder.as_deref()));
             let mut state = self.lock();
+            let is_unnamed = fault == Some(PortFault::InUse) && holder.is_none();
+            let says_nothing_new = is_unnamed && state.unnamed.contains_key(&port);
+            if !is_unnamed {
+                state.unnamed.remove(&port);
+            } else if !says_nothing_new {
+                state.unnamed.insert(port, SEARCHES);
+            }
             for vm in state.vms.values_mut() {
                 let wants = vm.services.iter().any(|one| one.port == Some(port));
                 let problem = found.clone().filter(|_| wants);
@@ -510,7 +528,8 @@ impl Shared {
                     Some(_) => !vm.reported.insert(port),
                     None => vm.reported.remove(&port),
                 };
-                if problem.is_some() || was_told {
+                let is_repeated = says_nothing_new && problem.is_some() && was_told;
+                if (problem.is_some() || was_told) && !is_repeated {
                     vm.events.send(LinkEvent::PortProblem(port, problem));
                 }
             }
@@ -556,6 +575,7 @@ impl State {
             ready: BTreeSet::new(),
             connects: Connects::default(),
             strangers: Strangers::default(),
+            unnamed: BTreeMap::new(),
             next_look: Instant::now(),
             stopped: false,
             freeze,

@@ -152,13 +152,14 @@ impl<S> Ports<S> {
         }
     }
 
-    /// Tries again what is due.
-    pub(super) fn retry(&mut self, io: &mut impl PortIo<Socket = S>, now: Instant) {
+    /// Tries again what is due. Returns the ports that were tried.
+    pub(super) fn retry(&mut self, io: &mut impl PortIo<Socket = S>, now: Instant) -> Vec<u32> {
         let due = self.blocked.iter().filter(|(_, one)| one.retry_at <= now);
         let due: Vec<u32> = due.map(|(port, _)| *port).collect();
-        for port in due {
-            self.reconcile(io, port, now, true);
+        for port in &due {
+            self.reconcile(io, *port, now, true);
         }
+        due
     }
 
     /// When [`retry`](Self::retry) has something to do.
