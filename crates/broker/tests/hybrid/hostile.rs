@@ -10,7 +10,6 @@ use hvsock::Refusal;
 use hvsock_testkit::wait::TIMEOUT;
 use hvsock_testkit::world::{accept, refused};
 
-use crate::links::hybrid_vmm::connect;
 use crate::vm::{PORT, Vm};
 
 /// A VMM that does `script` with each connection on which a request comes.
@@ -112,7 +111,7 @@ fn a_vmm_that_hangs_delays_neither_its_other_connections_nor_other_vms() {
         .collect();
     let listener = vm.world.listen_on(PORT);
     vm.has_socket(PORT);
-    let _inside = connect(&vm.socket(PORT)).expect("connected");
+    let _inside = UnixStream::connect(vm.socket(PORT)).expect("connected");
     let _outside = accept(&listener);
     vm.world.later_exchange();
     for connect in hanging {
@@ -185,7 +184,7 @@ fn a_flood_of_connects_is_answered_and_leaves_nothing_behind() {
     vm.world.has_connections(0);
     let listener = vm.world.listen_on(PORT);
     vm.has_socket(PORT);
-    let _inside = connect(&vm.socket(PORT)).expect("connected");
+    let _inside = UnixStream::connect(vm.socket(PORT)).expect("connected");
     accept(&listener);
 }
 

@@ -8,9 +8,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
-
-use hvsock_testkit::wait;
 
 /// What a VMM of this kind answers, and what it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +18,6 @@ pub enum Kind {
     CloudHypervisor,
     /// Answers with what was requested, a port or a GUID.
     OpenVmm,
-}
-
-/// Connects to a host's socket. Its file exists for a moment before anybody listens.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    let connected = wait::within(Duration::from_secs(1), || match UnixStream::connect(path) {
-        Err(error) if refused(&error) => Err(error),
-        result => Ok(result),
-    });
-    connected.unwrap_or_else(Err)
 }
 
 /// A running VMM. Dropping it closes its socket and leaves the file behind, as Firecracker does.
@@ -53,7 +40,7 @@ impl Guest {
     pub fn connect(&self, service: impl Display + Copy) -> io::Result<UnixStream> {
         let mut path = self.path.clone().into_os_string();
         path.push(format!("_{service}"));
-        connect(Path::new(&path))
+        UnixStream::connect(path)
     }
 
     /// Accepts connections to a port, or to a GUID, from now on.

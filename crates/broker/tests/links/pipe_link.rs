@@ -26,7 +26,7 @@ use super::memory::{GuestStream, Pipes};
 
 const WAKE: Token = Token(usize::MAX);
 /// How long the guest waits for the core's answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 enum Command {
     Connect(GuestConnect),
