@@ -15,7 +15,7 @@ use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::{TempFolder, require};
 
 /// The bound on every wait; longer than any operation takes.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "HV Socket Demo";
 
 /// The programs that these tests need.

@@ -119,7 +119,7 @@ fn idle(bundle: &Bundle) -> Container {
         .start(&["--dir", "/tmp/own", "broker"])
         .expect("started");
     let printed = CapturedOutput::from(container.running.take_stdout().expect("a pipe"));
-    if let Err(error) = printed.wait_for("ready", Duration::from_secs(20)) {
+    if let Err(error) = printed.wait_for("ready", Duration::from_secs(30)) {
         drop(container.running.take_stdin());
         let _ = container.kill();
         let mut text = String::new();

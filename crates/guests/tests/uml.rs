@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hvsock_guests::{Config, Error, File, Guest, Kit, Network, Vmm};
 use hvsock_testkit::{require, wait};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(30);
 
 /// One guest for all cases.
 #[test]

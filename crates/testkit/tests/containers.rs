@@ -77,7 +77,7 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
     let id = container.running.id();
     let stdout = CapturedOutput::from(container.running.take_stdout().expect("piped"));
     stdout
-        .wait_for("interfaces", Duration::from_secs(10))
+        .wait_for("interfaces", Duration::from_secs(30))
         .expect("it runs");
     drop(container);
     assert!(!PathBuf::from(format!("/proc/{id}")).exists());
@@ -91,11 +91,11 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
     let mut container = bundle.start(&["killed"]).expect("it starts");
     let stdout = CapturedOutput::from(container.running.take_stdout().expect("piped"));
     stdout
-        .wait_for("interfaces", Duration::from_secs(10))
+        .wait_for("interfaces", Duration::from_secs(30))
         .expect("it runs");
     let mut stdin = container.running.take_stdin().expect("piped");
     stdin.write_all(b"unfinished").expect("it takes input");
     container.kill().expect("killed");
-    let status = container.wait(Duration::from_secs(10)).expect("it ends");
+    let status = container.wait(Duration::from_secs(30)).expect("it ends");
     assert_eq!(status.code(), Some(137));
 }

@@ -18,7 +18,7 @@ use crate::data_path::ReportSender;
 use crate::guest_link::{LinkEvent, Service, Source};
 use crate::handover::testing::exported;
 
-const WAIT: Duration = Duration::from_secs(20);
+const WAIT: Duration = Duration::from_secs(30);
 
 /// A folder with a VMM's socket at which the test listens.
 struct Vmm {

@@ -16,7 +16,7 @@ use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use super::{Adopted, Connection, ConnectionSet, DataThread, RelayEnd, Report};
 use crate::data_path::{ByteCounters, ReportSender};
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const ID: ConnectionId = ConnectionId::from_u64(7);
 
 /// One process's two descriptors.

@@ -27,7 +27,7 @@ use crate::guest_link::{
 };
 use crate::handover::{Carrier, Exports, HandoverError, Imports, LinkDocument};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 const BUFFER: u32 = 64 * 1024;
 
 /// Takes the descriptors of a document.

@@ -139,7 +139,7 @@ fn calls_to_a_stopped_broker_time_out_and_succeed_after_it_resumes() {
     assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
     let error = listener.accept_timeout(bound).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
-    assert!(began.elapsed() < TIMEOUT / 2);
+    assert!(began.elapsed() < TIMEOUT);
     // Bytes and connects sent meanwhile arrive after the broker has resumed.
     other.write_all(b"late").unwrap();
     broker.child.resume();

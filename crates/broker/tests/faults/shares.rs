@@ -20,7 +20,7 @@ const PORT: u32 = 900;
 /// A low limit of open descriptors.
 const LOW: u64 = 256;
 /// How long an operator waits at most, even on a loaded machine.
-const PROMPT: Duration = Duration::from_secs(4);
+const PROMPT: Duration = Duration::from_secs(30);
 
 /// Opens listeners and connections that nobody accepts until every kind is refused.
 fn take_everything(endpoint: &PartitionEndpoint, first: u32) -> (Vec<Raw>, Refusal) {

@@ -107,7 +107,7 @@ fn a_guest_behind_a_pipe_link_and_one_with_a_vhost_user_device_reach_each_other(
     let name = PartitionRef::Name("two".parse().expect("a name"));
     let removed = world.broker.handle().remove_partition(&name);
     removed.expect("removed");
-    a.set_read_timeout(Duration::from_secs(10))
+    a.set_read_timeout(Duration::from_secs(30))
         .expect("a timeout");
     let error = a.read(&mut [0; 1]).expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);

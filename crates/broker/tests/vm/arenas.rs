@@ -215,7 +215,7 @@ fn a_full_backlog_refuses_a_guest_at_once_and_the_refusal_is_counted() {
     let error = guest.connect(PORT).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     eventually("the refusal is published", || {
-        let next = events.recv_timeout(Duration::from_secs(5));
+        let next = events.recv_timeout(Duration::from_secs(30));
         matches!(next.map(|event| event.what), Some(EventKind::Refused { reason, .. }) if reason == "backlog_full")
     });
     let metrics = world.handle().metrics().unwrap();

@@ -14,7 +14,7 @@ use crate::traffic::{exchange, ping};
 use hvsock_testkit::wait::{TIMEOUT, eventually};
 use hvsock_testkit::world::{PORT, WEB, World, bounded, partition_ref};
 
-const BOUND: Duration = Duration::from_secs(5);
+const BOUND: Duration = Duration::from_secs(30);
 
 /// A broker with the VM `web`, which accepts unsealed memory, and the service of [`PORT`].
 fn world() -> World {

@@ -176,7 +176,7 @@ fn without_a_broker_a_hook_fails_in_bounded_time_unless_it_is_told_otherwise() {
     assert!(done.stderr.contains("cannot release web"), "{done:?}");
     done.ok();
     // Three limits, on a busy machine.
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(60));
     // A runtime that never ends the hook's input.
     let mut waits = world.command(["oci-hook", "poststop", "--name", "web"]);
     let mut waits = waits

@@ -596,7 +596,7 @@ fn a_broker_that_was_replaced_ends_soon_and_removes_nothing() {
     let before = Instant::now();
     world.upgrade();
     assert!(world.first.end().success());
-    assert!(before.elapsed() < Duration::from_secs(10));
+    assert!(before.elapsed() < Duration::from_secs(30));
     assert!(!exists(first) || world.brokers().len() == 1);
     for name in ["endpoint", "text", "control", "handover", "lock"] {
         assert!(world.dir().join(name).exists(), "{name}");

@@ -200,7 +200,7 @@ fn a_silent_agent_is_reported_lost(world: &World, guest: &Guest) {
         let began = Instant::now();
         wait_for_agent(world, "vm", "web", "lost");
         println!("SIG{signal}: lost after {:.1?}", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(20));
+        assert!(began.elapsed() < Duration::from_secs(60));
         match back {
             "" => start_agent(guest),
             command => drop(run_in_guest(guest, command)),

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Block, Likeness, Line};
 
 /// The bound on every wait; longer than any command takes.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One terminal of the reader: a shell, its output, and the part of the output already compared.
 pub struct Terminal {

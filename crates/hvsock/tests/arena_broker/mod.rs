@@ -21,7 +21,7 @@ use hvsock_sys::{message, seqpacket};
 use tempfile::TempDir;
 
 /// A timeout that nothing reaches unless it hangs.
-pub const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(30);
 /// The id of the first connection in an arena.
 pub const FIRST_ID: u64 = 7 * ARENA_IDS;
 /// The offset of `accept_request` in an arena.

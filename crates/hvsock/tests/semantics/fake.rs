@@ -15,7 +15,7 @@ use hvsock_sys::{message, seqpacket, stream};
 use tempfile::TempDir;
 
 /// A timeout that nothing reaches unless it hangs.
-pub const LONG: Duration = Duration::from_secs(10);
+pub const LONG: Duration = Duration::from_secs(30);
 /// The time after which a call that blocks is known to block.
 pub const SHORT: Duration = Duration::from_millis(50);
 

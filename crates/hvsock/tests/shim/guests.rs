@@ -12,7 +12,7 @@ use hvsock_registry::key_store::KeyStore;
 
 use crate::is_over_shim;
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(30);
 /// The role of a child process of these tests.
 const ROLE: &str = "HVSOCK_TEST_ROLE";
 const SERVICE: &str = "HVSOCK_TEST_SERVICE";

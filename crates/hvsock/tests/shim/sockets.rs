@@ -14,7 +14,7 @@ use hvsock_sys::hyperv::{self, HvOption};
 
 use crate::{has_hyper_v_sockets, refusal};
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(250);
 
 /// A listener at an address of its own.

@@ -10,7 +10,7 @@ use hvsock_registry::store::SERVICES;
 
 use super::*;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Watched {
     config: Config,

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 /// Timeout of one read, write, wait or accept; the case fails after it.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Timeout of one case, for transports that ignore their own timeouts.
 pub const LONGEST_CASE: Duration = Duration::from_secs(180);
 /// The most bytes that a transport may accept while the peer does not read.

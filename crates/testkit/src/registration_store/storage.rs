@@ -8,7 +8,7 @@ use hvsock_registry::Registration;
 use hvsock_registry::store::{Change, Entry, RegistrationStore};
 
 /// How long the suite waits for a notification.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A place that keeps registrations, shared by all stores that are open on it.
 pub trait Storage: Send + Sync {

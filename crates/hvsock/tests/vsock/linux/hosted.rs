@@ -24,7 +24,7 @@ use super::semantics::trial;
 use crate::async_stream::RUNTIME;
 
 /// A timeout that nothing reaches unless it hangs, in an emulated guest.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(30);
 const PAYLOAD: usize = 1 << 20;
 
 const VM: &str = "web";

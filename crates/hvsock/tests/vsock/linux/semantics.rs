@@ -19,7 +19,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::async_stream::RUNTIME;
 
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
 
 /// A test with a name, which fails by a panic.
 pub fn trial(name: &str, test: fn()) -> Trial {

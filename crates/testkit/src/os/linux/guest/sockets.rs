@@ -25,8 +25,9 @@ use super::options::Options;
 #[doc(alias = "VMADDR_CID_HOST")]
 pub const HOST: u64 = 2;
 
-/// How long Linux waits for the response to a connect (`VSOCK_DEFAULT_CONNECT_TIMEOUT`).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for the response to a connect. Linux waits 2 seconds (`VSOCK_DEFAULT_CONNECT_TIMEOUT`), which can pass
+/// on a busy machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the worker checks, while leaders change, whether it has to lead.
 const TICK: Duration = Duration::from_millis(1);
 /// The worker parks after this many ticks with the same leader.

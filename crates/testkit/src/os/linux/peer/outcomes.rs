@@ -7,7 +7,7 @@ use std::time::Duration;
 use hvsock_sys::sync::lock;
 
 /// The longest wait for another connection of the client.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
