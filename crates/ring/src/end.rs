@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+pub(crate) use snapshot::ViolationState;
 pub use snapshot::{RING_END_SNAPSHOT_VERSION, RingEndSnapshot};
 
 use hvsock_sys::processor;

@@ -89,9 +89,9 @@ mod waiters;
 mod zero_copy;
 
 pub use arena::{
-    ARENA_MONITOR_SNAPSHOT_VERSION, Accepted, ArenaClient, ArenaLimits, ArenaMonitor,
-    ArenaMonitorSnapshot, ArenaParts, ArenaServer, Grant, OpenError, Opened, ResetCause, SlotId,
-    SlotView, TellBroker, Totals,
+    ARENA_CLIENT_SNAPSHOT_VERSION, ARENA_MONITOR_SNAPSHOT_VERSION, Accepted, ArenaClient,
+    ArenaClientSnapshot, ArenaLimits, ArenaMonitor, ArenaMonitorSnapshot, ArenaParts, ArenaServer,
+    Grant, OpenError, Opened, ResetCause, SlotId, SlotView, TellBroker, Totals,
 };
 pub use create::{Doorbells, Parts};
 pub use end::{RING_END_SNAPSHOT_VERSION, RingEnd, RingEndSnapshot, pair};
@@ -112,6 +112,7 @@ const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     const fn assert_sync<T: Sync>() {}
     assert_send_sync::<ArenaClient>();
+    assert_send_sync::<ArenaClientSnapshot>();
     assert_send_sync::<ArenaMonitor>();
     assert_send_sync::<ArenaMonitorSnapshot>();
     assert_send_sync::<ArenaServer>();

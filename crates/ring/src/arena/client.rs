@@ -1,5 +1,7 @@
 //! The client's end of an arena: opens connections.
 
+pub(super) mod snapshot;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -170,6 +172,11 @@ impl ArenaClient {
     /// ([`RingEnd::set_signals`]), and when the server's process is gone.
     pub fn doorbell(&self) -> BorrowedFd<'_> {
         self.0.process.doorbell()
+    }
+
+    /// The doorbells of this end and of the server, for another process that goes on with this end.
+    pub fn doorbells(&self) -> [BorrowedFd<'_>; 2] {
+        self.0.process.doorbells()
     }
 
     /// Drains the doorbell, and calls `each` with the slots that became ready since the last call. It may

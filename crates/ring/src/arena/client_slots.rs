@@ -1,12 +1,16 @@
 //! The client's slots: which are free, which wait for the server, and the connections' numbers. Only the
 //! client allocates, by this private state.
 
+mod snapshot;
+
 use std::collections::VecDeque;
 
 use super::queue::{Publisher, seq_of};
 use super::words::{SEQUENCE, SLOTS, ServerEntry};
 use super::{SlotId, Violation};
 use crate::sync::Ordering;
+
+pub(crate) use snapshot::ClientSlotsState;
 
 /// The number of closing slots to look at before a slot is taken.
 const FEW: usize = 4;
@@ -36,6 +40,8 @@ struct Slot {
     previous: u32,
     moved_bytes: bool,
     is_free: bool,
+    /// Its connection is open, and restored without its end so far.
+    lacks_end: bool,
 }
 
 /// A slot that became free.
@@ -63,6 +69,11 @@ impl ClientSlots {
     /// The number of slots in use.
     pub(crate) fn in_use(&self) -> u32 {
         (self.slots.len() - self.free.len()) as u32
+    }
+
+    /// The number of slots that were ever used.
+    pub(crate) fn used(&self) -> u32 {
+        self.slots.len() as u32
     }
 
     /// Returns the first violation that was reported.
@@ -106,6 +117,7 @@ impl ClientSlots {
             previous,
             moved_bytes: false,
             is_free: false,
+            lacks_end: false,
         };
         Ok(Some(SlotId { slot, seq }))
     }

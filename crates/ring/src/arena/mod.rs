@@ -171,6 +171,7 @@ mod table;
 mod wakeups;
 mod words;
 
+pub use client::snapshot::{ARENA_CLIENT_SNAPSHOT_VERSION, ArenaClientSnapshot};
 pub use client::{ArenaClient, OpenError, Opened};
 pub use create::ArenaParts;
 pub use grant::Grant;

@@ -105,6 +105,11 @@ impl ArenaProcess {
         self.doorbells.own.as_fd()
     }
 
+    /// Those of this process and of the other one.
+    pub(crate) fn doorbells(&self) -> [BorrowedFd<'_>; 2] {
+        [self.doorbells.own.as_fd(), self.doorbells.peer.as_fd()]
+    }
+
     /// Notifies the other process. It may be gone, which its control connection tells the broker.
     pub(crate) fn notify_peer(&self) {
         let _ = doorbell::notify(&self.doorbells.peer);

@@ -24,6 +24,16 @@ impl Publisher {
         }
     }
 
+    /// A side with these counters: of connections ever published, and of those known to be taken.
+    pub(crate) fn resume(published: u64, taken: u64) -> Self {
+        Self { published, taken }
+    }
+
+    /// Connections ever published, and those known to be taken.
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        (self.published, self.taken)
+    }
+
     /// The number of connections that the server has not taken. Loads its counter only if at least `most`
     /// are known to be left.
     pub(crate) fn pending(&mut self, words: &QueueWords, most: u64) -> Result<u64, Violation> {

@@ -12,6 +12,7 @@ use hvsock_sys::sync::lock;
 use serde::{Deserialize, Serialize};
 
 use super::RingEnd;
+use crate::arena::SlotLink;
 use crate::consumer::{Consumer, ConsumerState};
 use crate::link::Link;
 use crate::memory::Memory;
@@ -125,7 +126,23 @@ impl RingEnd {
         Self::resume(snapshot, memory, Link::pipes(doorbells), 0)
     }
 
-    pub(super) fn resume(
+    /// As [`restore`](Self::restore), for the end of a connection in an arena.
+    pub(crate) fn restore_in_slot(
+        snapshot: RingEndSnapshot,
+        memory: Memory,
+        link: SlotLink,
+    ) -> Result<Self, SnapshotError> {
+        let (side, epoch) = (link.side(), u64::from(link.id().seq) << 32);
+        let end = Self::resume(snapshot, memory, Link::Slot(link), epoch)?;
+        match end.side == side {
+            true => Ok(end),
+            false => Err(SnapshotError::Inconsistent {
+                what: "an end is one of the other side",
+            }),
+        }
+    }
+
+    fn resume(
         snapshot: RingEndSnapshot,
         memory: Memory,
         link: Link,

@@ -1,5 +1,6 @@
 //! Connections of a pair in an arena.
 
+mod client_handover;
 mod connections;
 mod handover;
 mod hostile;
