@@ -1,10 +1,10 @@
 //! A core goes through its document as JSON, and an operator sees in the other one what was in this one.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hvsock_address::{PartitionName, ServiceId, SockAddrHv, VmId};
@@ -32,8 +32,8 @@ use super::state::Core;
 use super::tokens::{Source, WAKE};
 use crate::BrokerConfig;
 use crate::budget::Owner;
-use crate::handover::bundle::Carrier;
-use crate::handover::{Exports, HandoverError, Imports};
+use crate::handover::HandoverError;
+use crate::handover::testing::{Exported, kept};
 use crate::loop_waker::LoopWaker;
 use crate::model::{GuestReport, Health};
 use crate::watchdog::Watchdog;
@@ -48,26 +48,10 @@ struct World {
     config: BrokerConfig,
 }
 
-/// Keeps what is handed over.
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<OwnedFd>>>);
-
-impl Carrier for Kept {
-    fn carry(&mut self, first: u32, batch: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
-        let mut all = self.0.lock().unwrap();
-        assert_eq!(first as usize, all.len());
-        for one in batch {
-            all.push(one.try_clone_to_owned().unwrap());
-        }
-        Ok(())
-    }
-}
-
-/// A document with its descriptors.
+/// A document with what it refers to.
 struct Taken {
     json: Value,
-    descriptors: Vec<OwnedFd>,
-    blobs: Vec<Vec<u8>>,
+    exported: Exported,
 }
 
 fn config(folder: &Path) -> BrokerConfig {
@@ -135,18 +119,10 @@ impl World {
     }
 
     fn take(&self) -> Taken {
-        let kept = Kept::default();
-        let mut exports = Exports::new(Box::new(kept.clone()));
-        let document = self.core.hand_over_state(&mut exports, Instant::now());
+        let (document, exported) =
+            kept(|exports| self.core.hand_over_state(exports, Instant::now()));
         let json = serde_json::to_value(document.unwrap()).unwrap();
-        let (count, blobs) = exports.finish().unwrap();
-        let descriptors = std::mem::take(&mut *kept.0.lock().unwrap());
-        assert_eq!(count as usize, descriptors.len());
-        Taken {
-            json,
-            descriptors,
-            blobs,
-        }
+        Taken { json, exported }
     }
 
     fn resume(config: &BrokerConfig, taken: Taken) -> Result<Self, HandoverError> {
@@ -154,7 +130,7 @@ impl World {
         let text = serde_json::to_string(&taken.json).unwrap();
         let document: CoreDocument = serde_json::from_str(&text)
             .map_err(|error| HandoverError::damaged(error.to_string()))?;
-        let mut imports = Imports::new(taken.descriptors, taken.blobs);
+        let mut imports = taken.exported.imports();
         let operators = config.operators();
         let (links, now) = (BTreeMap::new(), Instant::now());
         let resumed = world

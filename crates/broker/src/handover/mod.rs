@@ -31,9 +31,6 @@ pub(crate) use channel::Channel;
 pub(crate) use predecessor::GivenUp;
 pub(crate) use protocol::Known;
 
-#[cfg(test)]
-pub(crate) use bundle::Carrier;
-
 pub use bundle::{Blob, Exports, FdIndex, FdRange, Imports};
 pub use error::HandoverError;
 pub use link::LinkDocument;

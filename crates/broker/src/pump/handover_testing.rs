@@ -1,34 +1,20 @@
 //! Hands a set of connections over within one process, for tests.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use mio::Registry;
 
 use super::{ConnectionSet, ConnectionSetDocument, Restored};
 use crate::budget::{Budget, Shares};
 use crate::data_path::{Charging, UnreadSockets};
-use crate::handover::bundle::Carrier;
-use crate::handover::{Exports, HandoverError, Imports};
-
-/// Keeps duplicates of the descriptors.
-#[derive(Clone, Default)]
-pub(super) struct Descriptors(Arc<Mutex<Vec<OwnedFd>>>);
-
-impl Carrier for Descriptors {
-    fn carry(&mut self, first: u32, batch: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
-        let mut all = self.0.lock().unwrap();
-        assert_eq!(all.len(), first as usize);
-        all.extend(batch.iter().map(|fd| fd.try_clone_to_owned().unwrap()));
-        Ok(())
-    }
-}
+use crate::handover::HandoverError;
+use crate::handover::testing::{self, kept};
 
 /// A set as another process gets it.
 pub(super) struct Exported {
     pub(super) json: Vec<u8>,
-    pub(super) descriptors: Vec<OwnedFd>,
-    pub(super) blobs: Vec<Vec<u8>>,
+    pub(super) with: testing::Exported,
 }
 
 /// The budgets of the broker that takes over.
@@ -59,19 +45,11 @@ impl Budgets {
 }
 
 pub(super) fn export(set: &ConnectionSet) -> Exported {
-    let descriptors = Descriptors::default();
-    let mut exports = Exports::new(Box::new(descriptors.clone()));
-    let document = set.snapshot(&mut exports).unwrap();
+    let (document, with) = kept(|exports| set.snapshot(exports).unwrap());
     let json = serde_json::to_vec(&document).unwrap();
     let read: ConnectionSetDocument = serde_json::from_slice(&json).unwrap();
     assert_eq!(read, document);
-    let (_, blobs) = exports.finish().unwrap();
-    let descriptors = std::mem::take(&mut *descriptors.0.lock().unwrap());
-    Exported {
-        json,
-        descriptors,
-        blobs,
-    }
+    Exported { json, with }
 }
 
 impl Exported {
@@ -83,7 +61,7 @@ impl Exported {
     ) -> Result<Restored, HandoverError> {
         let document = serde_json::from_slice(&self.json);
         let document = document.map_err(|error| HandoverError::damaged(error.to_string()))?;
-        let mut imports = Imports::new(self.descriptors, self.blobs);
+        let mut imports = self.with.imports();
         set.restore(document, &mut imports, &mut budgets.charging())
     }
 }

@@ -280,7 +280,7 @@ fn a_descriptor_that_would_stop_the_thread_is_refused() {
     let mut poll = Poll::new().unwrap();
     let (set, theirs) = one_of_each(&mut poll);
     let mut exported = export(&set);
-    for fd in &mut exported.descriptors {
+    for fd in &mut exported.with.descriptors {
         *fd = stream::pair().unwrap().0;
     }
     let error = exported.import(&mut new_set(&Poll::new().unwrap()), &Budgets::new());

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,22 +25,11 @@ use crate::guest_link::pipe;
 use crate::guest_link::{
     Destination, GuestRequest, LinkCounters, LinkEvent, Peer, Service, Source,
 };
-use crate::handover::{Carrier, Exports, HandoverError, Imports, LinkDocument};
+use crate::handover::testing::exported;
+use crate::handover::{HandoverError, Imports, LinkDocument};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const BUFFER: u32 = 64 * 1024;
-
-/// Takes the descriptors of a document.
-#[derive(Clone, Default)]
-struct Taken(Arc<std::sync::Mutex<Vec<OwnedFd>>>);
-
-impl Carrier for Taken {
-    fn carry(&mut self, _first: u32, batch: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
-        let copies = batch.iter().map(|fd| fd.try_clone_to_owned().unwrap());
-        self.0.lock().unwrap().extend(copies);
-        Ok(())
-    }
-}
 
 /// The core of one VM.
 struct Host {
@@ -178,16 +167,13 @@ fn documents(hosts: &[&mut Host]) -> (Vec<String>, Imports) {
             host.device.frozen(deadline).unwrap();
         }
     }
-    let taken = Taken::default();
-    let mut exports = Exports::new(Box::new(taken.clone()));
-    let documents = hosts.iter().map(|host| {
-        let document = host.device.hand_over(&mut exports).unwrap();
-        serde_json::to_string(&document).unwrap()
-    });
-    let documents: Vec<String> = documents.collect();
-    let (_, blobs) = exports.finish().unwrap();
-    let descriptors = std::mem::take(&mut *taken.0.lock().unwrap());
-    (documents, Imports::new(descriptors, blobs))
+    exported(|exports| {
+        let documents = hosts.iter().map(|host| {
+            let document = host.device.hand_over(exports).unwrap();
+            serde_json::to_string(&document).unwrap()
+        });
+        documents.collect()
+    })
 }
 
 fn resume(host: &Host, document: &str, imports: &mut Imports) -> Result<Device, HandoverError> {

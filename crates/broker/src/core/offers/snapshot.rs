@@ -174,22 +174,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::handover::bundle::Carrier;
-
-    struct Kept(std::sync::mpsc::Sender<std::os::fd::OwnedFd>);
-
-    impl Carrier for Kept {
-        fn carry(
-            &mut self,
-            _: u32,
-            batch: &[std::os::fd::BorrowedFd<'_>],
-        ) -> Result<(), HandoverError> {
-            for one in batch {
-                self.0.send(one.try_clone_to_owned().unwrap()).unwrap();
-            }
-            Ok(())
-        }
-    }
+    use crate::handover::testing::exported;
 
     fn offer(connection: u64, descriptors: u64) -> Offer {
         let memory = |len| hvsock_sys::shared_memory::create(len).unwrap();
@@ -203,12 +188,7 @@ mod tests {
     }
 
     fn handed_over(offers: &Offers) -> (serde_json::Value, Imports) {
-        let (sender, kept) = std::sync::mpsc::channel();
-        let mut exports = Exports::new(Box::new(Kept(sender)));
-        let snapshot = offers.snapshot(&mut exports).unwrap();
-        exports.finish().unwrap();
-        let imports = Imports::new(kept.try_iter().collect(), Vec::new());
-        (serde_json::to_value(snapshot).unwrap(), imports)
+        exported(|exports| serde_json::to_value(offers.snapshot(exports).unwrap()).unwrap())
     }
 
     fn restore(value: serde_json::Value, mut imports: Imports) -> Result<Offers, String> {
