@@ -22,7 +22,7 @@ impl Core {
         }
     }
 
-    fn judge_arena(&mut self, id: ConnectionId) {
+    pub(super) fn judge_arena(&mut self, id: ConnectionId) {
         let Some(arena) = self.arenas.get(id) else {
             return;
         };

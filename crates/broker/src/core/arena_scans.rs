@@ -61,6 +61,7 @@ impl Core {
             self.arenas.scan_at(id, now + SCAN_INTERVAL);
         }
         self.report_observation(id, &found);
+        self.shrink_arena(id);
         if found.is_impossible {
             let violation = protocol_violation("an impossible table of connections in an arena");
             self.reset_whole_arena(id, violation);

@@ -13,6 +13,9 @@
 
 mod observation;
 mod peers;
+pub(super) mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 

@@ -54,6 +54,7 @@ impl Core {
     /// The connections stay with this broker after all.
     pub(crate) fn keep_connections(&self) {
         self.data_threads.core_set().stay();
+        self.guest_arenas.stay();
     }
 
     /// Adds the connections of a broker before this one, and watches them. Does nothing to them before

@@ -1,5 +1,9 @@
 //! The table of guests' arenas: memory that a VM's link and a listener's process share for many connections.
 
+pub(super) mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -46,9 +50,18 @@ impl ArenaRecord {
             && self.connections.len() < self.monitor.granted() as usize
     }
 
-    /// Bytes of the granted rings, each way.
+    /// The slots that it may have in use.
+    pub(super) fn slots(&self) -> u32 {
+        match self.monitor.can_grant() {
+            true => self.monitor.granted(),
+            // No more are opened.
+            false => self.connections.len() as u32,
+        }
+    }
+
+    /// Bytes of those slots' rings, each way.
     fn bytes(&self) -> u64 {
-        granted_bytes(self.monitor.granted(), self.limits.ring.bytes())
+        granted_bytes(self.slots(), self.limits.ring.bytes())
     }
 }
 

@@ -278,6 +278,7 @@ impl Core {
         if let Some(arena) = self.guest_arenas.arenas.get_mut(&first) {
             arena.connections.remove(&id);
         }
+        self.shrink_guest_arena(first);
         self.end_if_unused(first);
     }
 
@@ -380,9 +381,9 @@ impl Core {
         }
     }
 
-    /// Ends an arena without connections that is not needed: its listener is closed, or the pair has
-    /// another one.
-    fn end_if_unused(&mut self, id: ConnectionId) {
+    /// Ends an arena without connections that is not needed: its listener is closed, the pair has another one, or it is
+    /// of a broker before this one.
+    pub(super) fn end_if_unused(&mut self, id: ConnectionId) {
         let arenas = &mut self.guest_arenas.arenas;
         let Some(arena) = arenas.get(&id).filter(|arena| arena.connections.is_empty()) else {
             return;
@@ -402,7 +403,7 @@ impl Core {
                 false => arena.monitor.set_grant(Grant::Granted),
             }
         }
-        if arena.is_orphaned {
+        if arena.is_orphaned || !arena.monitor.can_grant() {
             self.close_guest_arena(id, Refusal::NoListener);
         }
     }
@@ -435,6 +436,10 @@ impl Core {
             };
             if arena.monitor.grant() != grant {
                 arena.monitor.set_grant(grant);
+            }
+            if grant == Grant::Revoked && !arena.monitor.can_grant() {
+                // Its processes may accept what was in the queue when it was handed over.
+                arena.monitor.withdraw_left();
             }
         }
     }

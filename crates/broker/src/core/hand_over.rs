@@ -6,12 +6,14 @@ use hvsock_fabric::FabricSnapshot;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::arenas::snapshot::ArenasSnapshot;
 use super::cids::snapshot::CidsSnapshot;
 use super::connection_handover::DataPathDocument;
 use super::connections::snapshot::ConnectionsSnapshot;
 use super::containers::snapshot::ContainersSnapshot;
 use super::counters::snapshot::CountersSnapshot;
 use super::endpoints::snapshot::EndpointsSnapshot;
+use super::guest_arenas::snapshot::GuestArenasSnapshot;
 use super::leases::snapshot::LeasesSnapshot;
 use super::left_folders::snapshot::LeftFoldersSnapshot;
 use super::listeners::snapshot::ListenersSnapshot;
@@ -41,9 +43,9 @@ pub(crate) struct CoreDocument {
     #[serde(default)]
     pub(super) connections: Option<ConnectionsSnapshot>,
     #[serde(default)]
-    pub(super) arenas: Option<Value>,
+    pub(super) arenas: Option<ArenasSnapshot>,
     #[serde(default)]
-    pub(super) guest_arenas: Option<Value>,
+    pub(super) guest_arenas: Option<GuestArenasSnapshot>,
     #[serde(default)]
     pub(super) vms: Option<VmsSnapshot>,
     #[serde(default)]
@@ -92,8 +94,8 @@ impl Core {
             endpoints: self.endpoints.snapshot(exports)?,
             data_path: Some(self.hand_over_connections(exports)?),
             connections: Some(connections.map_err(|error| of("the connections", error))?),
-            arenas: None,
-            guest_arenas: None,
+            arenas: Some(self.arenas.snapshot(now)),
+            guest_arenas: Some(self.guest_arenas.snapshot(exports)?),
             vms: Some(self.vms.snapshot()),
             containers: Some(containers.map_err(|error| of("the containers", error))?),
             cids: Some(self.cids.snapshot()),
@@ -126,13 +128,7 @@ impl Core {
             "a listener of the text protocol",
             "listeners of the text protocol",
         )?;
-        self.check_arenas()
-    }
-
-    /// Fails if there are arenas.
-    fn check_arenas(&self) -> Result<(), HandoverError> {
-        let arenas = self.arenas.iter().count() + self.guest_arenas.arenas.len();
-        refuse(arenas, "an arena", "arenas")
+        Ok(())
     }
 }
 

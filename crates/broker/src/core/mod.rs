@@ -48,7 +48,8 @@
 //! - [`text_server`]: serves the text protocol, with [`text_accepts`] for its [listeners](text_listeners) and
 //!   [`text_answers`]; [`line_requests`]: reads the lines of both;
 //! - [`arena_connects`]: grants an arena in place of a connection; [`arena_scans`]: reads what a pair did in
-//!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it;
+//!   it; [`arena_grants`]: judges the grants again, and closes and suspends what is in it; [`arena_handover`]:
+//!   goes on with those of a broker before this one;
 //! - [`share_refusals`]: refuses what a share does not allow;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`outer_events`]: what the host says; [`outer_partitions`]: what it is told; [`outer_requests`]: requests that
@@ -65,6 +66,7 @@
 
 mod arena_connects;
 mod arena_grants;
+mod arena_handover;
 mod arena_scans;
 mod arenas;
 mod attach_requests;

@@ -9,12 +9,15 @@ use std::time::Instant;
 use hvsock_address::VmId;
 use hvsock_fabric::{Fabric, Operators, Partition, PartitionKey, PartitionKind};
 
+use super::arenas::Arenas;
+use super::arenas::snapshot::Monitors;
 use super::cids::Cids;
 use super::connections::Connections;
 use super::connections::snapshot::Counters;
 use super::container_states::{BOUND, CONTAINER};
 use super::containers::Containers;
 use super::counters::MetricsCounters;
+use super::guest_arenas::GuestArenas;
 use super::hand_over::{CoreDocument, of};
 use super::leases::Leases;
 use super::left_folders::LeftFolders;
@@ -54,8 +57,8 @@ impl Core {
             endpoints,
             data_path,
             connections,
-            arenas: _,
-            guest_arenas: _,
+            arenas,
+            guest_arenas,
             vms,
             containers,
             cids,
@@ -133,10 +136,24 @@ impl Core {
         let sessions = Sessions::restore(sessions, limits, &mut sockets, now, charged);
         self.sessions = sessions.map_err(|error| of("the sessions", error))?;
         let mut counters = Counters::new();
+        let mut monitors = Monitors::new();
         if let Some(data_path) = data_path {
             let resumed = self.resume_connections(data_path, imports);
             let resumed = resumed.map_err(|error| error.of("the connections of processes"))?;
             counters = resumed.counters;
+            monitors = resumed.arenas;
+        }
+        let fabric = &self.fabric;
+        let is_connection = |id| fabric.connection(id).is_some();
+        if let Some(arenas) = arenas {
+            let budgets = [&self.descriptors, &self.arena_slots];
+            let arenas = Arenas::restore(arenas, monitors, budgets, is_connection, now);
+            self.arenas = arenas.map_err(|error| of("the arenas", error))?;
+        }
+        if let Some(arenas) = guest_arenas {
+            let (budget, is_vm) = (&self.descriptors, |key| self.vms.contains(key));
+            let arenas = GuestArenas::restore(arenas, imports, budget, is_connection, is_vm);
+            self.guest_arenas = arenas.map_err(|error| error.of("the arenas of guests"))?;
         }
         if let Some(connections) = connections {
             let (budget, is_vm) = (&self.descriptors, |key| self.vms.contains(key));
@@ -148,6 +165,7 @@ impl Core {
             resumed.map_err(|error| error.of("the requests that wait"))?;
         }
         self.resume_links(links, imports, &counters)?;
+        self.check_guest_arenas(imports)?;
         self.check_connections()?;
         self.charge_containers();
         self.join_sessions()?;
@@ -195,12 +213,15 @@ impl Core {
         Ok(())
     }
 
-    /// Checks that every connection of the fabric is one of a table: nobody else would end it.
+    /// Checks that every connection of the fabric is one of one table: nobody else would end it.
     fn check_connections(&self) -> Result<(), HandoverError> {
         let mut all = self.fabric.connections().map(|(id, _)| id);
-        match all.all(|id| self.connections.get(id).is_some()) {
+        let is_arena = |id| self.arenas.get(id).is_some() || self.guest_arenas.contains(id);
+        match all.all(|id| is_arena(id) != self.connections.get(id).is_some()) {
             true => Ok(()),
-            false => Err(HandoverError::inconsistent("a connection has no record")),
+            false => Err(HandoverError::inconsistent(
+                "a connection has no record or two",
+            )),
         }
     }
 
@@ -246,13 +267,15 @@ impl Core {
 
     /// Lets a core that was taken over begin: it judges by this release's rules what it has, and its links go on.
     pub(super) fn begin(&mut self) {
-        self.begin_connections(Instant::now());
+        let now = Instant::now();
+        self.begin_connections(now);
         self.apply_effects();
         for vm in self.vms.keys().collect::<Vec<_>>() {
             if let Some(link) = self.vms.link(vm) {
                 link.thaw();
             }
         }
+        self.begin_arenas(now);
         self.offer_services_again();
         self.pass_held();
         self.replay();

@@ -90,6 +90,11 @@ impl ControlConnection {
         }
     }
 
+    /// Its socket, if the process has one.
+    pub(crate) fn socket(&self) -> Option<&ProcessSocket> {
+        self.socket.as_ref()
+    }
+
     /// The descriptor, which becomes readable; `None` if there is none.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().map(AsFd::as_fd)

@@ -6,6 +6,8 @@
 //! stands. The grant is the core's verdict about the guest, the service and the listener; the core revokes it
 //! before a change that refuses the next request is reported as done.
 
+pub(super) mod snapshot;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hvsock_endpoint::{BrokerMessage, StreamReset};
 use hvsock_fabric::Refusal;
 use hvsock_ring::{ArenaMonitor, ResetCause, RingError, SlotId};
+use serde::{Deserialize, Serialize};
 
 use crate::data_path::{ProcessSocket, peer_died, unread_data};
 use crate::reply::refused;
@@ -21,6 +22,13 @@ pub(super) struct ArenaPeer {
 pub(super) struct ArenaSlot {
     pub(super) id: SlotId,
     pub(super) server: Arc<ArenaPeer>,
+}
+
+/// Where a connection is in an arena, in the document of a link.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct SlotState {
+    pub(crate) slot: u32,
+    pub(crate) seq: u32,
 }
 
 impl ArenaPeer {

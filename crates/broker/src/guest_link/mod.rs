@@ -121,7 +121,9 @@ pub use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionState, Refusal};
 
 pub use crate::data_path::ControlConnection;
 pub(crate) use arena::Unrecorded;
+pub(crate) use arena::snapshot::{GuestArenaState, SharedArena};
 pub use arena::{ArenaConnection, ArenaOpened, ArenaState, GuestArena, NotOpened};
+pub(crate) use arena_slot::SlotState;
 pub use capabilities::Capabilities;
 pub use event::{EventSender, LinkEvent, PortProblem, Stranger};
 pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};

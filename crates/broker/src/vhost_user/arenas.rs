@@ -3,6 +3,8 @@
 //! A request for the port of an arena takes a slot in it and is answered at once. All connections of an
 //! arena share one doorbell, which names the slots that are ready.
 
+pub(super) mod snapshot;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;

@@ -1,5 +1,7 @@
 //! `hvsock upgrade` and `hvsock broker --take-over`.
 
+mod arenas;
+
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;

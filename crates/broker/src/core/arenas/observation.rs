@@ -1,5 +1,7 @@
 //! What scans of one arena have seen.
 
+pub(super) mod snapshot;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,7 @@
 //! The processes whose connections a listener has accepted.
 
+pub(super) mod snapshot;
+
 use std::collections::{HashMap, VecDeque};
 
 use hvsock_fabric::{ListenerId, PartitionKey};

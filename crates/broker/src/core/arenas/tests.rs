@@ -16,7 +16,7 @@ struct Pair {
     now: Instant,
 }
 
-fn arena(service: u32, monitor: ArenaMonitor) -> Arena {
+pub(super) fn arena(service: u32, monitor: ArenaMonitor) -> Arena {
     let end = EndRecord {
         partition: PartitionKey::from_u64(0),
         caller: Caller::UNKNOWN,

@@ -17,7 +17,7 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Interest, RingEnd};
 use hvsock_sys::shared_memory::SharedBytes;
 
-use super::arena_slot::ArenaSlot;
+use super::arena_slot::{ArenaSlot, SlotState};
 use super::outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
 use super::pipe::PipeEnd;
 use crate::data_path::ControlConnection;
@@ -99,6 +99,17 @@ impl Peer {
     fn arena_end(&self) -> Option<&RingEnd> {
         match &self.end {
             End::Ring(ring) => ring.slot.as_ref().map(|_| &ring.end),
+            End::Socket(_) | End::Sibling(_) => None,
+        }
+    }
+
+    /// Where the connection is in an arena, if it is in one.
+    pub(crate) fn slot_state(&self) -> Option<SlotState> {
+        match &self.end {
+            End::Ring(ring) => ring.slot.as_ref().map(|slot| SlotState {
+                slot: slot.id.slot,
+                seq: slot.id.seq,
+            }),
             End::Socket(_) | End::Sibling(_) => None,
         }
     }

@@ -10,10 +10,14 @@ use super::{Link, Links};
 use crate::guest_link::peer::snapshot::PeerState;
 use crate::guest_link::{LinkCounters, LinkEnd, Peer, Resuming};
 use crate::handover::{Exports, HandoverError, Imports};
+use crate::vhost_user::arenas::Arenas;
+use crate::vhost_user::arenas::snapshot::{ArenasState, PlaceState};
 
 /// The connections, in no order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in super::super) struct LinksState {
+    #[serde(default)]
+    arenas: ArenasState,
     links: Vec<LinkState>,
 }
 
@@ -34,6 +38,9 @@ struct LinkState {
     consumed: u64,
     suspended: bool,
     finished: bool,
+    /// Where it is in an arena.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    place: Option<PlaceState>,
 }
 
 /// Connections of a document that do not go on as they are.
@@ -50,13 +57,11 @@ impl Links {
         &self,
         exports: &mut Exports,
     ) -> Result<LinksState, HandoverError> {
-        if !self.arenas.ids().is_empty() {
-            return Err(HandoverError::NotSupported {
-                what: "an arena of a guest and a process".into(),
-            });
-        }
-        let links = self.slab.iter().map(|(_, link)| link.hand_over(exports));
+        let arenas = self.arenas.hand_over(exports)?;
+        let links = self.slab.iter();
+        let links = links.map(|(_, link)| link.hand_over(&self.arenas, exports));
         Ok(LinksState {
+            arenas,
             links: links.collect::<Result<_, _>>()?,
         })
     }
@@ -73,6 +78,7 @@ impl Links {
         resuming: &Resuming<'_>,
     ) -> Result<NotResumed, HandoverError> {
         let mut not_resumed = NotResumed::default();
+        self.arenas.resume(state.arenas, imports)?;
         let (mut ids, mut handles) = (HashSet::new(), HashSet::new());
         for state in state.links {
             let id = ConnectionId::from_u64(state.id);
@@ -90,9 +96,13 @@ impl Links {
                 true => ConnectionEnd::Client,
                 false => ConnectionEnd::Server,
             };
-            let arena = |_| Err(HandoverError::inconsistent("a connection has no arena"));
+            let slot = |end| {
+                let missing = || HandoverError::inconsistent("a connection has no arena");
+                let place = state.place.ok_or_else(missing)?;
+                self.arenas.resume_slot(place, end)
+            };
             let end = LinkEnd {
-                peer: Peer::resume(state.peer, id, imports, arena)?,
+                peer: Peer::resume(state.peer, id, imports, slot)?,
                 // Of two siblings, the one that reports counts.
                 counters: LinkCounters::new(
                     counters.filter(|_| state.reports).unwrap_or_default(),
@@ -101,6 +111,11 @@ impl Links {
                 buffer: state.alloc,
                 reports: state.reports && is_known,
             };
+            let is_in_arena = end.peer.slot_state().is_some();
+            if is_in_arena != state.place.is_some() || is_in_arena && !open {
+                let what = "a connection is in an arena and is not";
+                return Err(HandoverError::inconsistent(what));
+            }
             if !open {
                 match handle {
                     Some(handle) if is_requested => not_resumed.requests.push(handle),
@@ -110,12 +125,15 @@ impl Links {
                 continue;
             }
             let slot = self.insert_open(id, handle, end, is_requested);
+            let place = state.place;
+            let place = place.and_then(|place| self.arenas.resume_link(place, slot));
             if let Some(link) = self.slab.get_mut(slot) {
                 link.in_messages = state.in_messages;
                 link.delivered = state.delivered;
                 link.consumed = state.consumed;
                 link.suspended = state.suspended;
                 link.finished = state.finished;
+                link.place = place;
             }
             if !is_known {
                 not_resumed.unknown.push(slot);
@@ -123,7 +141,23 @@ impl Links {
             self.watch(slot)
                 .map_err(HandoverError::io("watch a connection of a guest"))?;
         }
-        Ok(not_resumed)
+        match self.arenas.are_complete() {
+            true => Ok(not_resumed),
+            false => Err(HandoverError::inconsistent(
+                "a connection in an arena is missing",
+            )),
+        }
+    }
+
+    /// Looks at the resumed connections in arenas that the guest has closed.
+    pub(in super::super) fn resume_lingering(&mut self) {
+        for slot in self.slots() {
+            let link = self.slab.get(slot);
+            if let Some(link) = link.filter(|link| link.place.is_some() && link.handle.is_none()) {
+                let is_added = self.lingering.add(slot, link.id);
+                link.peer.set_signals(!is_added);
+            }
+        }
     }
 
     /// Makes the ends of resumed connections the only ones.
@@ -135,7 +169,11 @@ impl Links {
 }
 
 impl Link {
-    fn hand_over(&self, exports: &mut Exports) -> Result<LinkState, HandoverError> {
+    fn hand_over(
+        &self,
+        arenas: &Arenas,
+        exports: &mut Exports,
+    ) -> Result<LinkState, HandoverError> {
         let Self {
             id,
             generation: _,
@@ -155,8 +193,10 @@ impl Link {
             // Where the thread looks is found out again.
             idle: _,
             low_credit: _,
-            place: _,
+            place,
         } = self;
+        let place = place.zip(peer.slot_state());
+        let place = place.and_then(|(place, slot)| arenas.state_of(place, slot));
         Ok(LinkState {
             id: id.as_u64(),
             handle: handle.map(HandleSnapshot::from),
@@ -171,6 +211,7 @@ impl Link {
             consumed: *consumed,
             suspended: *suspended,
             finished: *finished,
+            place,
         })
     }
 }

@@ -130,6 +130,7 @@ impl Traffic {
         if !std::mem::take(&mut self.asks_again) {
             return;
         }
+        self.links.resume_lingering();
         let mut requests: Vec<_> = self.requests.iter().map(|(id, to)| (*id, *to)).collect();
         requests.sort_unstable_by_key(|(id, _)| *id);
         for (id, handle) in requests {
