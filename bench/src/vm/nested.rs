@@ -87,6 +87,7 @@ fn programs() -> anyhow::Result<Programs> {
         hvsock,
         probe,
         agent: None,
+        load: None,
         runtime,
     })
 }

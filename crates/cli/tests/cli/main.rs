@@ -32,6 +32,7 @@ mod reg_files;
 mod services;
 mod upgrade;
 mod upgrade_load;
+mod upgrade_stage;
 mod upgrade_streams;
 mod util;
 mod vmms;

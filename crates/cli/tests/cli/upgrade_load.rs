@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::load::process::Process;
 use crate::load::{Duplex, End, LIMIT, Messages, Pace, Terms, Totals, Way};
 use crate::upgrade::World;
+use crate::upgrade_stage::{HOST, Stage};
 use crate::util::{TIMEOUT, eventually};
 
 /// The guest's port to which the host connects, and the host's to which guests connect.
@@ -37,6 +38,7 @@ pub struct Load {
     guests: Vec<Guest>,
     /// VMMs with hybrid sockets, which run as long as these are there.
     vmms: Vec<Receiver<UnixStream>>,
+    stages: Vec<Stage>,
     next_seed: u64,
     next_service: u32,
 }
@@ -245,6 +247,51 @@ impl Load {
             );
         }
         self.vmms.push(accepted);
+    }
+
+    /// A real guest with a broker: `count` connections of it and of a container in it with the host, each way, and as
+    /// many of a container of the host. Skips them (`None`) if a program is missing.
+    pub fn containers(&mut self, world: &World, count: u64) -> Option<()> {
+        let stage = Stage::new(world)?;
+        let endpoint = world.dir().join("endpoint");
+        let number = count.to_string();
+        // The container that connects is another one than that which listens.
+        for (target, client, host) in [
+            ("machine", "machine", "parent"),
+            ("machine/box", "machine/shop", HOST),
+            ("edge", "depot", "parent"),
+        ] {
+            let [into, out] = [(); 2].map(|()| self.service(world, &stage));
+            let (any, to) = (
+                format!("hvsock://any/{into}"),
+                format!("hvsock://{target}/{into}"),
+            );
+            let listening = stage.start(world, target, &["listen", &any, "ring"]);
+            let counts = (count, 0);
+            let connecting = Process::connect(&stage.load, &endpoint, &to, Way::Ring, counts);
+            self.processes.push((listening, connecting));
+            let (any, to) = (
+                format!("hvsock://any/{out}"),
+                format!("hvsock://{host}/{out}"),
+            );
+            let listening = Process::listen(&stage.load, &endpoint, &any, Way::Ring);
+            let connect = ["connect", &to, "ring", &number, "0"];
+            let connecting = stage.start(world, client, &connect);
+            self.processes.push((listening, connecting));
+        }
+        self.stages.push(stage);
+        Some(())
+    }
+
+    /// A service that the host's and the guest's broker know, whose containers listen for either.
+    fn service(&mut self, world: &World, stage: &Stage) -> String {
+        self.next_service += 1;
+        let name = format!("load-{}", self.next_service);
+        let port = (8000 + self.next_service).to_string();
+        let register = ["service", "register", &name, "--port", &port];
+        world.ok(&register);
+        stage.hvsock(&register);
+        name
     }
 
     /// Connects between processes, again and again.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::load::Way;
 use crate::upgrade::World;
 use crate::upgrade_load::{Load, Usage, compare, listed};
+use crate::upgrade_stage::HOST;
 use crate::util::{Completed, TIMEOUT, eventually};
 
 /// How many upgrades a test makes.
@@ -90,6 +91,24 @@ fn connections_of_processes_lose_nothing_in_upgrades() {
 fn connections_of_guests_lose_nothing_in_upgrades() {
     let world = World::new();
     let mut load = Load::default();
+    load.guests(&world, 1);
+    load.hybrid_vm(&world, 1);
+    load.connects(&world);
+    upgrade_under(&world, load);
+}
+
+#[test]
+fn a_real_guest_and_containers_lose_nothing_in_upgrades() {
+    let world = World::with(|command| {
+        command.args(["--name", HOST]);
+    });
+    let mut load = Load::default();
+    if load.containers(&world, 2).is_none() {
+        return;
+    }
+    load.processes(&world, Way::Ring, 8, 1);
+    load.processes(&world, Way::Relay, 8, 1);
+    load.processes(&world, Way::Raw, 4, 1);
     load.guests(&world, 1);
     load.hybrid_vm(&world, 1);
     load.connects(&world);

@@ -1,8 +1,9 @@
 //! A process with streams, as a test controls it.
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::any::Any;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
@@ -10,10 +11,14 @@ use super::{Totals, Way};
 
 /// A process of the program `hvsock-load`.
 pub struct Process {
-    child: Child,
-    input: ChildStdin,
-    output: Lines<BufReader<ChildStdout>>,
+    input: Box<dyn Write>,
+    output: Lines<BufReader<Box<dyn Read>>>,
+    /// What ends it.
+    _keeps: Box<dyn Any>,
 }
+
+/// A process that is killed when this is dropped.
+struct Killed(Child);
 
 impl Process {
     /// Starts `hvsock-load ARGUMENTS` at the endpoint, and waits until it is ready.
@@ -29,12 +34,19 @@ impl Process {
             .spawn()
             .expect("the load");
         let (input, output) = (child.stdin.take(), child.stdout.take());
+        let (input, output) = input.zip(output).expect("piped");
+        Self::of(input, output, Killed(child))
+    }
+
+    /// A process that was started elsewhere, once it is ready. `keeps` ends it.
+    pub fn of(input: impl Write + 'static, output: impl Read + 'static, keeps: impl Any) -> Self {
+        let output: Box<dyn Read> = Box::new(output);
         let mut process = Self {
-            child,
-            input: input.expect("piped"),
-            output: BufReader::new(output.expect("piped")).lines(),
+            input: Box::new(input),
+            output: BufReader::new(output).lines(),
+            _keeps: Box::new(keeps),
         };
-        assert_eq!(process.line(), "ready");
+        while process.line() != "ready" {}
         process
     }
 
@@ -57,7 +69,7 @@ impl Process {
 
     fn line(&mut self) -> String {
         let line = self.output.next().expect("the load has ended");
-        line.expect("a line")
+        line.expect("a line").trim_end().to_owned()
     }
 
     pub fn ask(&mut self, what: &str) {
@@ -65,8 +77,12 @@ impl Process {
     }
 
     fn answer(&mut self) -> Value {
-        let line = self.line();
-        serde_json::from_str(&line).expect("JSON")
+        loop {
+            // A terminal may have lines of others.
+            if let Ok(answer @ Value::Array(_)) = serde_json::from_str(&self.line()) {
+                return answer;
+            }
+        }
     }
 
     /// The answer to `mark`.
@@ -92,9 +108,9 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Killed {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

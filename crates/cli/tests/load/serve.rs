@@ -75,8 +75,8 @@ fn way_of(name: &str) -> Way {
 
 /// An end of a process's stream.
 fn end_of(stream: HvStream, terms: Terms, connects: bool) -> End {
-    let id = stream.connection_id();
-    End::start(id, limited(stream), terms, connects)
+    // Each broker on the way has an id of its own for the connection.
+    End::start(terms.seed, limited(stream), terms, connects)
 }
 
 /// The program: `listen ADDRESS WAY` or `connect ADDRESS WAY COUNT HALF`, of which the last `HALF` streams are half-closed.

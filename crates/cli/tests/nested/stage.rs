@@ -30,6 +30,7 @@ pub fn programs() -> Option<Programs> {
         hvsock: PathBuf::from(env!("CARGO_BIN_EXE_hvsock")),
         probe: require::example("hvsock-cli", "hvsock-probe")?,
         agent: Some(require::example("hvsock-cli", "hvsock-agent")?),
+        load: None,
         runtime: require::runc()?,
     })
 }

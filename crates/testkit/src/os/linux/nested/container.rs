@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use hvsock_guests::Attached;
 use rustix::process::{getegid, geteuid};
@@ -65,8 +65,7 @@ impl ContainerInVm {
     #[track_caller]
     pub fn attach(vm: &GuestBroker, name: &str, args: &[&str]) -> Attached {
         let command = start_command(vm, name, args);
-        let attached = vm.guest().attach(&command);
-        attached.unwrap_or_else(|error| panic!("{error}\n{}", vm.guest().console()))
+        vm.attach(&command)
     }
 
     /// Its name in the VM's broker.
@@ -125,6 +124,25 @@ impl ContainerOnHost {
     /// # Errors
     /// If the runtime cannot start it.
     pub fn start(programs: &Programs, name: &str, printed: &str) -> io::Result<Self> {
+        let probe = ["/opt/hvsock-probe"];
+        let (input, output, running) = Self::attach(programs, name, printed, &probe)?;
+        let probe = Probe::new(name, input, output, LIMIT)?;
+        Ok(Self {
+            probe: probe.keeping(running),
+        })
+    }
+
+    /// As [`start`](Self::start), but its first process is another program, whose standard input and output the
+    /// caller uses.
+    ///
+    /// # Errors
+    /// If the runtime cannot start it.
+    pub fn attach(
+        programs: &Programs,
+        name: &str,
+        printed: &str,
+        args: &[&str],
+    ) -> io::Result<(ChildStdin, ChildStdout, RunningContainer)> {
         let folder = TempFolder::new();
         let rootfs = folder.join("rootfs");
         for name in FOLDERS {
@@ -134,25 +152,19 @@ impl ContainerOnHost {
         fs::create_dir(&opt)?;
         let mut mounts = Vec::new();
         let agent = programs.agent.as_ref().map(|agent| ("hvsock-agent", agent));
+        let load = programs.load.as_ref().map(|load| ("hvsock-load", load));
         let own = [
             ("hvsock", &programs.hvsock),
             ("hvsock-probe", &programs.probe),
         ];
-        for (name, program) in own.into_iter().chain(agent) {
+        for (name, program) in own.into_iter().chain(agent).chain(load) {
             fs::write(opt.join(name), "")?;
             mounts.push(oci::bind(program, &format!("/opt/{name}"), "ro"));
         }
         let (uid, gid) = (geteuid(), getegid());
         let mapped = (!uid.is_root()).then(|| (uid.as_raw(), gid.as_raw()));
         let endpoint = entry(printed);
-        let config = configuration(
-            &rootfs,
-            name,
-            &["/opt/hvsock-probe"],
-            endpoint,
-            mapped,
-            &mounts,
-        );
+        let config = configuration(&rootfs, name, args, endpoint, mapped, &mounts);
         fs::write(folder.join("config.json"), config.to_string())?;
         let instance = Instance {
             runtime: programs.runtime.clone(),
@@ -168,16 +180,23 @@ impl ContainerOnHost {
         let mut running = Running::start(&mut command)?;
         let input = running.take_stdin().ok_or(io::ErrorKind::BrokenPipe)?;
         let output = running.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
-        let probe = Probe::new(name, input, output, LIMIT)?;
-        Ok(Self {
-            probe: probe.keeping((running, instance)),
-        })
+        let container = RunningContainer {
+            _running: running,
+            _instance: instance,
+        };
+        Ok((input, output, container))
     }
 
     /// The probe in it.
     pub fn probe(&self) -> &Probe {
         &self.probe
     }
+}
+
+/// A container of this machine, which is deleted when this is dropped.
+pub struct RunningContainer {
+    _running: Running,
+    _instance: Instance,
 }
 
 /// A container known to the runtime. Dropping it deletes the container, running or not.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hvsock_guests::{Config, Error, File, Guest, Kit, Output, Vsock};
+use hvsock_guests::{Attached, Config, Error, File, Guest, Kit, Output, Vsock};
 
 use super::probe::Probe;
 use crate::wait;
@@ -23,6 +23,8 @@ pub struct Programs {
     pub probe: PathBuf,
     /// The agent, if the test needs one.
     pub agent: Option<PathBuf>,
+    /// The program `hvsock-load`, if the test needs it.
+    pub load: Option<PathBuf>,
     /// runc, or another OCI runtime with its command line.
     pub runtime: PathBuf,
 }
@@ -42,6 +44,9 @@ impl Programs {
         files.extend(File::program(&self.runtime, runtime)?);
         if let Some(agent) = &self.agent {
             files.extend(File::program(agent, "/bin/hvsock-agent")?);
+        }
+        if let Some(load) = &self.load {
+            files.extend(File::program(load, "/bin/hvsock-load")?);
         }
         Ok(files)
     }
@@ -149,6 +154,16 @@ impl GuestBroker {
     #[track_caller]
     pub fn probe(&self) -> Probe {
         self.attached(self.guest.name(), "exec hvsock-probe")
+    }
+
+    /// Starts a shell command in the VM whose standard input and output the caller uses.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn attach(&self, command: &str) -> Attached {
+        let attached = self.guest.attach(command);
+        attached.unwrap_or_else(|error| panic!("{error}\n{}", self.guest.console()))
     }
 
     pub(super) fn programs(&self) -> &Programs {

@@ -12,7 +12,7 @@ mod pattern;
 mod probe;
 mod program;
 
-pub use container::{ContainerInVm, ContainerOnHost};
+pub use container::{ContainerInVm, ContainerOnHost, RunningContainer};
 pub use guest::{GuestBroker, Programs};
 pub use probe::{Connected, Listens, Moved, Probe, Ran, Refused};
 pub use program::serve;
