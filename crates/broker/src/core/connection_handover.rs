@@ -71,10 +71,11 @@ impl Core {
         let DataPathDocument { set, unread } = document;
         let mut charging = self.in_flight.charging(&self.descriptors);
         let core_set = self.data_threads.core_set_mut();
-        let restored = core_set.restore(set, imports, &mut charging)?;
+        let mut restored = core_set.restore(set, imports, &mut charging)?;
         UnreadSockets::restore(unread, imports, &charging)?;
         let sockets = charging.in_flight;
         self.in_flight.resume(&sockets);
+        self.text_listeners.take_relays(&mut restored.counters)?;
         let mut ids = restored.counters.keys();
         if !ids.all(|id| self.fabric.connection(*id).is_some()) {
             let what = "a connection of processes is not in the fabric";

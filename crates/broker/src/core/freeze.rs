@@ -83,6 +83,8 @@ impl Source for Frozen<'_> {
         // A process that takes so long must not be able to prevent every upgrade.
         self.core
             .expire_attaching(Instant::now() + attaching::TIMEOUT);
+        // Their processes get an answer without the guest's part.
+        self.core.end_explanations();
         for vm in self.core.vms.keys().collect::<Vec<_>>() {
             let core = &self.core;
             if let Some(link) = core.vms.link(vm) {
@@ -176,7 +178,8 @@ impl Core {
     /// Whether no request is under way that would have to be made again.
     pub(super) fn is_drained(&self) -> bool {
         let waits = self.connections.all_pending().next().is_some();
-        !waits && self.parked.is_empty() && self.attaching.is_empty()
+        let is_answered = self.parked.is_empty() && !self.uplinks.is_asked();
+        !waits && is_answered && self.attaching.is_empty()
     }
 
     pub(super) fn vm_label(&self, vm: PartitionKey) -> String {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use hvsock_fabric::FabricSnapshot;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::arenas::snapshot::ArenasSnapshot;
 use super::cids::snapshot::CidsSnapshot;
@@ -21,6 +20,8 @@ use super::liveness::snapshot::LivenessSnapshot;
 use super::offers::snapshot::OffersSnapshot;
 use super::sessions::snapshot::SessionsSnapshot;
 use super::state::Core;
+use super::text_listeners::snapshot::TextListenersSnapshot;
+use super::uplinks::snapshot::UplinksSnapshot;
 use super::vms::snapshot::VmsSnapshot;
 use super::waiting_requests::WaitingSnapshot;
 use crate::handover::{Exports, FdRange, HandoverError};
@@ -57,11 +58,11 @@ pub(crate) struct CoreDocument {
     #[serde(default)]
     pub(super) left_folders: Option<LeftFoldersSnapshot>,
     #[serde(default)]
-    pub(super) text_listeners: Option<Value>,
+    pub(super) text_listeners: Option<TextListenersSnapshot>,
     #[serde(default)]
     pub(super) counters: Option<CountersSnapshot>,
     #[serde(default)]
-    pub(super) uplinks: Option<Value>,
+    pub(super) uplinks: Option<UplinksSnapshot>,
     #[serde(default)]
     pub(super) waiting: Option<WaitingSnapshot>,
 }
@@ -84,6 +85,7 @@ impl Core {
         let sessions = self.sessions.snapshot(now, &mut sockets, &waiting);
         let connections = self.connections.snapshot(now);
         let containers = self.containers.snapshot(&self.container_processes, exports);
+        let uplinks = self.uplinks_snapshot(exports, now);
         Ok(CoreDocument {
             fabric: self.fabric.snapshot(),
             sessions: sessions.map_err(|error| of("the sessions", error))?,
@@ -101,45 +103,20 @@ impl Core {
             cids: Some(self.cids.snapshot()),
             liveness: Some(self.liveness.snapshot(now)),
             left_folders: Some(self.left_folders.snapshot()),
-            text_listeners: None,
+            text_listeners: Some(self.text_listeners.snapshot(exports)?),
             counters: Some(self.telemetry.counters().snapshot()),
-            uplinks: None,
+            uplinks: Some(uplinks.map_err(|error| of("the uplinks of guests", error))?),
             waiting: Some(self.hand_over_waiting(exports)?),
         })
     }
 
     /// Fails for what has no place in the document.
     fn check_tables(&self) -> Result<(), HandoverError> {
-        refuse(usize::from(self.outer.is_some()), "an uplink", "uplinks")?;
-        let nested = self.fabric.partitions().map(|(key, _)| key);
-        let nested = nested.filter(|key| self.is_nested(*key)).count();
-        refuse(
-            nested,
-            "a container in a virtual machine",
-            "containers in virtual machines",
-        )?;
-        refuse(
-            self.uplink_clients.len(),
-            "the uplink of a guest",
-            "uplinks of guests",
-        )?;
-        refuse(
-            self.text_listeners.len(),
-            "a listener of the text protocol",
-            "listeners of the text protocol",
-        )?;
-        Ok(())
+        match self.outer {
+            Some(_) => Err(HandoverError::OwnUplink),
+            None => Ok(()),
+        }
     }
-}
-
-/// Fails if there are any of what cannot be handed over.
-fn refuse(count: usize, one: &str, many: &str) -> Result<(), HandoverError> {
-    let what = match count {
-        0 => return Ok(()),
-        1 => one.to_owned(),
-        _ => format!("{count} {many}"),
-    };
-    Err(HandoverError::NotSupported { what })
 }
 
 pub(super) fn of(object: &str, error: impl Into<HandoverError>) -> HandoverError {

@@ -492,3 +492,113 @@ fn a_socket_to_which_a_process_connects_its_own_is_the_successors() {
     assert_eq!(world.view()["connections"][0]["transport"], "attached");
     drop(own);
 }
+
+/// Sends a line of the text protocol, which the broker has read then.
+fn text_request(world: &mut World, line: &str) -> OwnedFd {
+    let client = std::os::unix::net::UnixStream::connect(world.core.dirs.text()).unwrap();
+    let client = OwnedFd::from(client);
+    hvsock_sys::stream::send(&client, line.as_bytes()).unwrap();
+    hvsock_sys::set_nonblocking(&client, true).unwrap();
+    (0..3).for_each(|_| world.turn());
+    client
+}
+
+/// What has arrived on a socket.
+fn text_of(socket: &OwnedFd) -> String {
+    let mut bytes = [0; 4096];
+    let count = hvsock_sys::stream::recv(socket, &mut bytes).unwrap_or(0);
+    String::from_utf8(bytes[..count].to_vec()).unwrap()
+}
+
+fn connect_as_text(world: &mut World) -> OwnedFd {
+    let client = text_request(world, &format!("CONNECT loopback {}\n", 1000));
+    let answer = text_of(&client);
+    assert!(answer.starts_with("OK "), "{answer}");
+    client
+}
+
+#[test]
+fn a_listener_of_the_text_protocol_goes_on_with_its_accepts_and_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::open(folder.path());
+    register(&mut world.core, 1000);
+    let listener = text_request(&mut world, "LISTEN any 1000\n");
+    let answer = text_of(&listener);
+    let token = answer.split_once("token=").unwrap().1.trim().to_owned();
+    // One connection is established, another has arrived and is not accepted, and an ACCEPT waits after it.
+    let accept = format!("ACCEPT {token}\n");
+    let first = text_request(&mut world, &accept);
+    let peer = connect_as_text(&mut world);
+    (0..3).for_each(|_| world.turn());
+    assert!(text_of(&first).starts_with("OK connection="));
+    hvsock_sys::stream::send(&first, b"before").unwrap();
+    let early = connect_as_text(&mut world);
+    let charged = world.view()["descriptors"]["used"].clone();
+    let mut world = world.travel();
+    assert_eq!(world.view()["descriptors"]["used"], charged);
+    (0..3).for_each(|_| world.turn());
+    assert_eq!(text_of(&peer), "before");
+    let second = text_request(&mut world, &accept);
+    assert!(text_of(&second).starts_with("OK connection="));
+    let third = text_request(&mut world, &accept);
+    assert_eq!(text_of(&third), "");
+    let mut world = world.travel();
+    // The ACCEPT that waits gets the next one, and the bytes of all arrive.
+    let late = connect_as_text(&mut world);
+    (0..3).for_each(|_| world.turn());
+    assert!(text_of(&third).starts_with("OK connection="));
+    for (program, peer) in [(&first, &peer), (&second, &early), (&third, &late)] {
+        hvsock_sys::stream::send(program, b"to").unwrap();
+        hvsock_sys::stream::send(peer, b"fro").unwrap();
+        (0..3).for_each(|_| world.turn());
+        assert_eq!(
+            (text_of(peer), text_of(program)),
+            ("to".into(), "fro".into())
+        );
+    }
+    assert_eq!(world.view()["listeners"].as_array().unwrap().len(), 1);
+    // It ends with its program.
+    drop(listener);
+    (0..3).for_each(|_| world.turn());
+    assert_eq!(world.view()["listeners"], json!([]));
+    let refused = text_request(&mut world, &accept);
+    assert!(text_of(&refused).starts_with("ERR no_listener"));
+}
+
+#[test]
+fn damaged_listeners_of_the_text_protocol_are_errors() {
+    for (at, value) in [
+        ("/text_listeners/version", json!(2)),
+        ("/text_listeners/listeners/0/channel", json!(99)),
+        ("/text_listeners/listeners/0/client", json!(99)),
+        ("/text_listeners/listeners/0/partition", json!(99)),
+        ("/text_listeners/listeners/0/token", json!("guess")),
+        ("/text_listeners/listeners/0/callback", json!(99)),
+        ("/text_listeners/listeners/0/waiting/count", json!(9999)),
+        ("/text_listeners/relays/0/id", json!(7)),
+        ("/text_listeners/relays", json!([])),
+        ("/text_listeners/last_relay", json!(0)),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = World::open(folder.path());
+        register(&mut world.core, 1000);
+        let listener = text_request(&mut world, "LISTEN any 1000\n");
+        let answer = text_of(&listener);
+        let token = answer.split_once("token=").unwrap().1.trim().to_owned();
+        let accepts = [(); 2].map(|()| text_request(&mut world, &format!("ACCEPT {token}\n")));
+        let _peer = connect_as_text(&mut world);
+        (0..3).for_each(|_| world.turn());
+        let mut taken = world.take();
+        let listeners = taken.json.pointer_mut("/text_listeners/listeners/0");
+        listeners
+            .unwrap()
+            .as_object_mut()
+            .unwrap()
+            .entry("callback")
+            .or_insert(Value::Null);
+        *taken.json.pointer_mut(at).unwrap() = value.clone();
+        assert!(World::resume(&world.config, taken).is_err(), "{at} {value}");
+        world.core.leave();
+        drop(accepts);
+    }
+}

@@ -153,6 +153,7 @@ mod tokens;
 mod uplink_children;
 mod uplink_connects;
 mod uplink_explanations;
+mod uplink_hand_over;
 mod uplink_mirror;
 mod uplink_server;
 mod uplink_sessions;

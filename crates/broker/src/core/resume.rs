@@ -26,6 +26,7 @@ use super::liveness::Liveness;
 use super::offers::Offers;
 use super::sessions::{Role, Sessions};
 use super::state::Core;
+use super::text_listeners::TextListeners;
 use super::vms::Vms;
 use crate::data_path::ProcessSocket;
 use crate::guest_link::Resuming;
@@ -64,9 +65,9 @@ impl Core {
             cids,
             liveness,
             left_folders,
-            text_listeners: _,
+            text_listeners,
             counters,
-            uplinks: _,
+            uplinks,
             waiting,
         } = document;
         let (name, kind) = self.own();
@@ -135,6 +136,16 @@ impl Core {
         let limits = self.sessions.limits();
         let sessions = Sessions::restore(sessions, limits, &mut sockets, now, charged);
         self.sessions = sessions.map_err(|error| of("the sessions", error))?;
+        if let Some(listeners) = text_listeners {
+            let (budget, is_known) = (&self.descriptors, |key| {
+                self.fabric.partition(key).is_some()
+            });
+            let restored = TextListeners::restore(listeners, imports, budget, is_known);
+            let of_text = |error: HandoverError| error.of("the listeners of the text protocol");
+            self.text_listeners = restored.map_err(of_text)?;
+            let watched = self.watch_text_listeners();
+            watched.map_err(HandoverError::io("watch a listener"))?;
+        }
         let mut counters = Counters::new();
         let mut monitors = Monitors::new();
         if let Some(data_path) = data_path {
@@ -166,6 +177,10 @@ impl Core {
         }
         self.resume_links(links, imports, &counters)?;
         self.check_guest_arenas(imports)?;
+        if let Some(uplinks) = uplinks {
+            let uplinks = self.resume_uplinks(uplinks, imports, now);
+            uplinks.map_err(|error| of("the uplinks of guests", error))?;
+        }
         self.check_connections()?;
         self.charge_containers();
         self.join_sessions()?;
@@ -277,6 +292,8 @@ impl Core {
         }
         self.begin_arenas(now);
         self.offer_services_again();
+        self.begin_uplinks();
+        self.begin_text_listeners();
         self.pass_held();
         self.replay();
     }

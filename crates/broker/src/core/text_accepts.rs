@@ -1,5 +1,6 @@
 //! LISTEN and ACCEPT of the text protocol.
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
@@ -18,16 +19,11 @@ use super::requests::SessionState;
 use super::sessions::{Entry, Session};
 use super::state::Core;
 use super::text_answers::{send_bound, send_incoming, send_refused, send_reset, send_text_refusal};
-use super::text_listeners::{MAX_WAITING, TextListener, TextListeners};
+use super::text_listeners::{LISTENER, MAX_WAITING, RELAY, TextListener, TextListeners};
 use super::tokens::text_token;
 use crate::data_path::{ByteCounters, ProcessSocket};
 use crate::pump::{Adopted, Connection, RelayEnd};
 
-/// The descriptors of a listener: both ends of its channel, and the socket that is called back.
-const LISTENER: u64 = 3;
-/// Those of a connection to its program, beside those of any connection: the program's socket, and the end
-/// that a process would have.
-const RELAY: u64 = 2;
 /// The backlog of a listener that asks for none.
 const BACKLOG: u32 = 128;
 
@@ -61,7 +57,6 @@ impl Core {
             Err(refusal) => return self.send_refusal(&session, &refusal),
         };
         let (partition, caller) = (session.partition, session.caller);
-        let own = ProcessSocket::from(own);
         let mut inner = self.sessions.open(own, partition, caller, Entry::Endpoint);
         inner.on_behalf_of = Some(session.socket);
         let request = ClientMessage::ListenNamed(ListenNamed {
@@ -122,10 +117,12 @@ impl Core {
         &mut self,
         session: &Session<ProcessSocket>,
         callback: Option<OwnedFd>,
-    ) -> Result<(usize, OwnedFd), Refusal> {
+    ) -> Result<(usize, ProcessSocket), Refusal> {
         let owner = self.owner(session.partition, session.caller);
         let charge = self.descriptors.charge(owner, LISTENER);
         let charge = charge.map_err(|shortage| self.descriptor_share(shortage))?;
+        let of_session = self.descriptors.charge(owner, 1);
+        let of_session = of_session.map_err(|shortage| self.descriptor_share(shortage))?;
         let (own, channel) = seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
         for end in [&own, &channel] {
             set_nonblocking(end, true).map_err(|error| descriptor_limit(&error))?;
@@ -139,26 +136,46 @@ impl Core {
             callback,
             waiting: Default::default(),
             answered: false,
-            _charge: charge,
+            charge,
         });
-        if let Some(listener) = self.text_listeners.get(index) {
-            let fds = [
-                listener.channel.as_raw_fd(),
-                listener.client.as_fd().as_raw_fd(),
-            ];
-            for fd in fds {
-                // Hang-ups are reported whatever the interest is.
-                let (mut source, interest) = (SourceFd(&fd), Interest::READABLE);
-                let watched = self
-                    .registry
-                    .register(&mut source, text_token(index), interest);
-                if let Err(error) = watched {
-                    self.text_listeners.remove(index);
-                    return Err(watch_limit(&error));
-                }
-            }
+        if let Some(listener) = self.text_listeners.get(index)
+            && let Err(error) = self.watch_text_listener(index, listener)
+        {
+            self.text_listeners.remove(index);
+            return Err(watch_limit(&error));
         }
-        Ok((index, own))
+        Ok((index, ProcessSocket::charged(own, of_session)))
+    }
+
+    fn watch_text_listener(&self, index: usize, listener: &TextListener) -> std::io::Result<()> {
+        for fd in [
+            listener.channel.as_raw_fd(),
+            listener.client.as_fd().as_raw_fd(),
+        ] {
+            // Hang-ups are reported whatever the interest is.
+            let (mut source, interest) = (SourceFd(&fd), Interest::READABLE);
+            self.registry
+                .register(&mut source, text_token(index), interest)?;
+        }
+        Ok(())
+    }
+
+    /// Watches the listeners of another process. Reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a descriptor cannot be watched.
+    pub(super) fn watch_text_listeners(&self) -> std::io::Result<()> {
+        let mut all = self.text_listeners.iter();
+        all.try_for_each(|(index, listener)| self.watch_text_listener(index, listener))
+    }
+
+    /// Handles what the listeners of another process have: no event follows for what had arrived.
+    pub(super) fn begin_text_listeners(&mut self) {
+        let all: Vec<usize> = self.text_listeners.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.text_listener_event(index);
+        }
     }
 
     /// Has a client wait for the next connection of a listener.
@@ -300,6 +317,8 @@ impl Core {
         ] {
             let _ = self.registry.deregister(&mut SourceFd(&fd));
         }
+        // Its session ends even while another process has the channel as well, as during a handover.
+        let _ = stream::shutdown(&listener.channel, Shutdown::Both);
         let (label, reason) = why.unwrap_or(("reset", LISTENER_ENDED.into()));
         send_refused(&listener.client, label, &reason);
         for waiting in &listener.waiting {

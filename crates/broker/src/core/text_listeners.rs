@@ -3,6 +3,8 @@
 //! Each is an ordinary listener, whose endpoint connection has its other end here. What arrives on that is a
 //! connection for the program: for the next of its ACCEPTs, or for the Unix socket that it has given.
 
+pub(super) mod snapshot;
+
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 
@@ -15,6 +17,11 @@ use slab::Slab;
 use crate::budget::{Charge, Owner};
 use crate::data_path::ProcessSocket;
 
+/// The descriptors of a listener beside its session: its end of the channel, and the socket that is called back.
+pub(super) const LISTENER: u64 = 2;
+/// Those of a connection to its program, beside those of any connection: the program's socket, and the end
+/// that a process would have.
+pub(super) const RELAY: u64 = 2;
 /// Most ACCEPTs that wait for one listener.
 pub(super) const MAX_WAITING: usize = 256;
 /// The first id of the broker's own connections between an ACCEPT and what a listener's process receives. Those
@@ -46,7 +53,7 @@ pub(super) struct TextListener {
     /// The broker has answered the request.
     pub(super) answered: bool,
     /// For the descriptors of its channel and of its callback.
-    pub(super) _charge: Charge,
+    pub(super) charge: Charge,
 }
 
 impl TextListener {
@@ -80,9 +87,9 @@ impl TextListeners {
         VmId::random().to_guid_bytes()
     }
 
-    /// How many there are, and relays to their programs.
-    pub(super) fn len(&self) -> usize {
-        self.listeners.len() + self.relays.len()
+    /// All listeners, by index.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &TextListener)> {
+        self.listeners.iter()
     }
 
     /// Adds a listener. Returns its index.

@@ -150,6 +150,11 @@ impl Core {
         }
     }
 
+    /// Answers the processes whose question has no answer yet.
+    pub(super) fn end_explanations(&mut self) {
+        self.expire_explanations(Instant::now() + GUEST_TIMEOUT);
+    }
+
     /// Gives up a question that was not answered in time.
     pub(crate) fn give_up_explanation(&mut self, asked: &AskedGuest) {
         let AskedGuest { vm, request, .. } = *asked;

@@ -28,7 +28,9 @@ use super::tokens::uplink_token;
 use crate::budget::Owner;
 use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection, protocol_violation};
-use crate::guest_link::{GuestRequest, LinkCounters, LinkEnd, Peer, RequestId, SocketKind};
+use crate::guest_link::{
+    FIRST_OF_BROKER, GuestRequest, LinkCounters, LinkEnd, Peer, RequestId, SocketKind,
+};
 use crate::reply::{explained, refused};
 use crate::uplink::{Client, GuestStream, MAX_CLIENTS, MAX_QUERIES, QUERY_WAIT, Received, Role};
 
@@ -36,10 +38,7 @@ use crate::uplink::{Client, GuestStream, MAX_CLIENTS, MAX_QUERIES, QUERY_WAIT, R
 const FRAMES_PER_TURN: usize = 16;
 
 /// The broker's descriptors of a connection, at most: both ends of a socket pair.
-const DESCRIPTORS: u64 = 2;
-
-/// The first id of such a connection for its link. The fabric, which knows none of them, counts up from 1.
-const FIRST_ID: u64 = 1 << 62;
+pub(super) const DESCRIPTORS: u64 = 2;
 
 impl Core {
     /// Accepts a guest's connection to the broker.
@@ -84,7 +83,7 @@ impl Core {
             match end {
                 Some(end) => {
                     let connection =
-                        ConnectionId::from_u64(FIRST_ID + self.uplink_clients.opened());
+                        ConnectionId::from_u64(FIRST_OF_BROKER + self.uplink_clients.opened());
                     link.accept(id, connection, end);
                 }
                 None => link.taken(id),

@@ -1,6 +1,9 @@
 //! Uplinks of brokers in guests: which VM has one, the containers that it has announced, and the connects in both
 //! directions that wait for it.
 
+pub(super) mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 #[cfg(test)]
 mod tests;
 
@@ -304,6 +307,11 @@ impl Uplinks {
     /// Whether somebody waits for a guest: a connect or a question of a process.
     pub(super) fn has_waiting(&self) -> bool {
         self.waiting > 0 || self.asking > 0
+    }
+
+    /// Whether a process waits for the answer to a question.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asking > 0
     }
 
     /// Gives a question to a guest a number.

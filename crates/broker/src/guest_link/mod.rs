@@ -129,6 +129,7 @@ pub use event::{EventSender, LinkEvent, PortProblem, Stranger};
 pub use outcome::{ControlUpdate, DeliverError, FillOutcome, MessageEnd, Readiness};
 pub use peer::{FillRun, Peer};
 pub use pipe::{PeerState, PipeEnd, WakePeer};
+pub(crate) use values::FIRST_OF_BROKER;
 pub use values::{
     Destination, GuestConnect, GuestRequest, LinkCounters, LinkEnd, OfferedService, PeerIdentity,
     RequestId, Service, SocketKind, Source,
@@ -362,9 +363,12 @@ impl<'a> Resuming<'a> {
         }
     }
 
-    /// The counters of a connection that was established or has been asked for.
+    /// The counters of a connection that was established or has been asked for. Nobody reads those of the broker's
+    /// own.
     pub(crate) fn counters(&self, connection: ConnectionId) -> Option<Arc<ByteCounters>> {
-        self.counters.get(&connection).cloned()
+        let is_own = connection.as_u64() >= FIRST_OF_BROKER;
+        let own = is_own.then(Arc::default);
+        self.counters.get(&connection).cloned().or(own)
     }
 }
 

@@ -15,6 +15,10 @@ use crate::data_path::ByteCounters;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// The first id of a connection between a guest and the broker itself, for their link. The fabric, which knows none
+/// of them, counts up from 1.
+pub(crate) const FIRST_OF_BROKER: u64 = 1 << 62;
+
 /// Where a guest wants to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {

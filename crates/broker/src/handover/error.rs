@@ -15,6 +15,12 @@ pub enum HandoverError {
         /// The object, as in "a link of this kind".
         what: String,
     },
+    /// The broker runs in a virtual machine and has an uplink to its host.
+    #[error(
+        "the uplink to this machine's host cannot be handed over: restart the broker, which announces its \
+         containers to the host again"
+    )]
+    OwnUplink,
     /// A part of the state, by the object that it is of.
     #[error("{object}: {error}")]
     Of {

@@ -67,6 +67,27 @@ impl<S> Client<S> {
         }
     }
 
+    /// Since when it has been silent, and when its time has passed.
+    pub(crate) fn times(&self) -> (Instant, Instant) {
+        (self.since, self.deadline)
+    }
+
+    /// The connection with what another process knew of it.
+    pub(crate) fn resume(
+        self,
+        role: Role,
+        queries: u32,
+        (since, deadline): (Instant, Instant),
+    ) -> Self {
+        Self {
+            role,
+            queries,
+            since,
+            deadline,
+            ..self
+        }
+    }
+
     /// Whether root of the guest has made it: it comes from a port that no other user can have.
     pub(crate) fn is_privileged(&self) -> bool {
         is_privileged(self.source_port)
@@ -109,11 +130,6 @@ impl<S> Default for Clients<S> {
 }
 
 impl<S> Clients<S> {
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Whether a VM may have one more connection from such a port.
     pub(crate) fn has_room(&self, vm: PartitionKey, source_port: Option<u32>) -> bool {
         let place = (vm, is_privileged(source_port));
@@ -178,6 +194,16 @@ impl<S> Clients<S> {
             }
         }
         Some(client)
+    }
+
+    /// All connections, in the order of their indexes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Client<S>)> {
+        self.slots.iter()
+    }
+
+    /// There have been so many connections in another process.
+    pub(crate) fn resume_opened(&mut self, opened: u64) {
+        self.opened = opened;
     }
 
     /// The connections of a VM.

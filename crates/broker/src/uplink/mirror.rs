@@ -7,7 +7,7 @@ use hvsock_endpoint::uplink::{HostFrame, MAX_SERVICES, Service};
 
 /// The services of a host as a guest may know them. It holds the differences to what the guest has been told in
 /// place of a queue of changes, so that it is bounded however fast the services change.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Mirror {
     wanted: BTreeMap<ServiceId, Service>,
     told: BTreeMap<ServiceId, Service>,
@@ -40,6 +40,23 @@ impl Mirror {
             self.gone.insert(id);
         }
         !is_wanted
+    }
+
+    /// What the guest has been told.
+    pub(crate) fn told(&self) -> impl Iterator<Item = &Service> {
+        self.told.values()
+    }
+
+    /// The guest knows these services, and is to know them until it is [set](Self::set) otherwise. `None` if there
+    /// are more than it may know.
+    pub(crate) fn resume(told: impl IntoIterator<Item = Service>) -> Option<Self> {
+        let told = told.into_iter().map(|service| (service.service, service));
+        let told: BTreeMap<_, _> = told.take(MAX_SERVICES + 1).collect();
+        (told.len() <= MAX_SERVICES).then(|| Self {
+            wanted: told.clone(),
+            told,
+            ..Self::default()
+        })
     }
 
     /// The services that the guest is to know.

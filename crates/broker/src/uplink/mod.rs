@@ -22,5 +22,5 @@ mod stream;
 pub(crate) use clients::{Client, Clients, MAX_CLIENTS, MAX_QUERIES, QUERY_WAIT, Role};
 pub(crate) use explanation::{Silence, add_guest, add_unknown_guest};
 pub(crate) use port::{is_for_broker, offered};
-pub(crate) use session::{SessionEnd, UplinkSession};
+pub(crate) use session::{SessionEnd, SessionState, UplinkSession};
 pub(crate) use stream::{GuestStream, Received};

@@ -20,6 +20,16 @@ impl Pace {
         Self { busy_until: now }
     }
 
+    /// When all changes so far would be over.
+    pub(crate) fn busy_until(self) -> Instant {
+        self.busy_until
+    }
+
+    /// The changes so far would be over at this time.
+    pub(crate) fn resume(busy_until: Instant) -> Self {
+        Self { busy_until }
+    }
+
     /// When a further change is due.
     pub(crate) fn due_at(&self) -> Instant {
         self.busy_until

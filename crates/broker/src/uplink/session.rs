@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use hvsock_endpoint::uplink::{GuestFrame, HostFrame, PING_MS, Request, SILENCE_MS};
+use hvsock_endpoint::uplink::{GuestFrame, HostFrame, PING_MS, Request, SILENCE_MS, Service};
 
 use super::mirror::Mirror;
 use super::pace::Pace;
@@ -41,8 +41,20 @@ impl SessionEnd {
     }
 }
 
+/// What is known of an uplink beside the frames that wait, for another process.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionState {
+    /// When all changes of the guest so far would be over.
+    pub(crate) busy_until: Instant,
+    pub(crate) last_received: Instant,
+    pub(crate) is_pinged: bool,
+    pub(crate) suspended: bool,
+    /// The services of which the guest was told.
+    pub(crate) told: Vec<Service>,
+}
+
 /// The state of one uplink.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct UplinkSession {
     changes: Pace,
     /// The host's services, as the guest may know them.
@@ -70,6 +82,50 @@ impl UplinkSession {
             accepted: 0,
             suspended: false,
         }
+    }
+
+    /// The frames that wait, and the state once they are sent.
+    pub(crate) fn state(&self) -> (Vec<HostFrame>, SessionState) {
+        let mut sent = self.clone();
+        let frames = std::iter::from_fn(|| sent.next_frame()).collect();
+        let Self {
+            changes,
+            mirror,
+            queue: _,
+            last_received,
+            is_pinged,
+            // A guest that does not read has its time again.
+            stuck: _,
+            accepted: _,
+            suspended,
+        } = sent;
+        let state = SessionState {
+            busy_until: changes.busy_until(),
+            last_received,
+            is_pinged,
+            suspended,
+            told: mirror.told().cloned().collect(),
+        };
+        (frames, state)
+    }
+
+    /// An uplink of another process, of which no frame waits. `None` if the guest knows more services than it may.
+    pub(crate) fn resume(state: SessionState, now: Instant) -> Option<Self> {
+        let SessionState {
+            busy_until,
+            last_received,
+            is_pinged,
+            suspended,
+            told,
+        } = state;
+        Some(Self {
+            changes: Pace::resume(busy_until),
+            mirror: Mirror::resume(told)?,
+            last_received,
+            is_pinged,
+            suspended,
+            ..Self::new(now)
+        })
     }
 
     /// Whether a frame of the guest may be read now.

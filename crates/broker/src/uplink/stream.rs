@@ -57,6 +57,29 @@ impl GuestStream {
         }
     }
 
+    /// A stream of another process: with bytes that it has received, and others that it was to send.
+    pub(crate) fn resume(
+        socket: OwnedFd,
+        charge: Charge,
+        received: &[u8],
+        unsent: Vec<u8>,
+    ) -> Self {
+        let mut stream = Self::new(socket, charge);
+        stream.reader.add(received);
+        stream.unsent = unsent;
+        stream
+    }
+
+    /// The bytes that have been received and are no whole frame yet, or have not been handled.
+    pub(crate) fn received(&self) -> &[u8] {
+        self.reader.rest()
+    }
+
+    /// The bytes that are to be sent.
+    pub(crate) fn to_send(&self) -> &[u8] {
+        &self.unsent[self.sent..]
+    }
+
     pub(crate) fn raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }

@@ -61,7 +61,12 @@ impl FrameReader {
         self.bytes.len() == self.start
     }
 
-    /// The bytes that are not taken.
+    /// The bytes that are not taken: those with which the reader of another process goes on.
+    pub fn rest(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// The number of bytes that are not taken.
     pub fn buffered(&self) -> usize {
         self.bytes.len() - self.start
     }
