@@ -374,6 +374,7 @@ impl Handle {
             audit,
             threads: self.threads(),
             hangs: self.watchdog().hangs(),
+            panics: self.watchdog().panics(),
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),

@@ -33,6 +33,9 @@ pub struct MetricsSnapshot {
     /// How often a thread got stuck since the broker started.
     #[serde(default)]
     pub hangs: u64,
+    /// How often the data thread of a VM went on after a panic since the broker started.
+    #[serde(default)]
+    pub panics: u64,
     /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

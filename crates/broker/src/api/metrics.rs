@@ -153,6 +153,11 @@ impl Collector for Scrape {
         let descriptor =
             encoder.encode_descriptor("hvsock_thread_hangs", help, None, MetricType::Counter)?;
         hangs.encode(descriptor)?;
+        let panics = ConstCounter::new(snapshot.panics);
+        let help = "Panics of the data threads of VMs since the broker started";
+        let descriptor =
+            encoder.encode_descriptor("hvsock_thread_panics", help, None, MetricType::Counter)?;
+        panics.encode(descriptor)?;
         let resources = [
             (
                 ["hvsock_descriptors_used", "hvsock_descriptors_limit"],
@@ -311,6 +316,7 @@ mod tests {
                 thread(Some("timers"), true),
             ],
             hangs: 4,
+            panics: 3,
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,
@@ -339,6 +345,7 @@ mod tests {
             r#"hvsock_threads{state="working"} 1.0"#,
             r#"hvsock_threads{state="stuck"} 1.0"#,
             "hvsock_thread_hangs_total 4",
+            "hvsock_thread_panics_total 3",
             "process_open_fds 12.0",
             "process_resident_memory_bytes 4096.0",
             "process_start_time_seconds 1.5",

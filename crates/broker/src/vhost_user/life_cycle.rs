@@ -90,6 +90,15 @@ impl Worker {
         }
     }
 
+    /// The rings continue without connections. The driver, if there is one, has to learn of that.
+    pub(super) fn queues_have_begun_again(&mut self, has_driver: bool, now: Instant) {
+        if has_driver {
+            self.traffic.transport_reset.begin(now);
+        }
+        let running = self.traffic.queues.running();
+        self.apply(Change::Rings, running, now);
+    }
+
     fn report_phase(&mut self) {
         let (old, new) = (self.state.phase(), self.phase);
         if new == old {

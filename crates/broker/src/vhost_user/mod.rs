@@ -24,6 +24,8 @@ mod next_request;
 mod pause_check;
 mod queues;
 mod reports;
+mod restart;
+mod restarts;
 mod snapshot;
 mod spin;
 mod state_file;

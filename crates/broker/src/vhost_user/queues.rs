@@ -114,6 +114,13 @@ impl Queues {
         self.vrings.iter().all(is_ours)
     }
 
+    /// Continues each ring behind the last buffer that the driver got back, whatever the state was.
+    pub(super) fn begin_again(&mut self) {
+        for vring in &mut self.vrings {
+            vring.begin_again(&self.ram);
+        }
+    }
+
     /// Forgets where the rings were stopped: the driver is gone.
     pub(super) fn forget_stops(&mut self) {
         self.vrings.iter_mut().for_each(Vring::forget_stop);

@@ -24,6 +24,11 @@ impl Reports {
         }
     }
 
+    /// Where they go.
+    pub(super) fn events(&self) -> &EventSender {
+        &self.events
+    }
+
     /// Sends events, with at most one wakeup of the core.
     pub(super) fn send(&mut self, events: impl IntoIterator<Item = LinkEvent>) {
         let (mut any, mut is_urgent) = (false, false);

@@ -77,6 +77,20 @@ impl Traffic {
         }
     }
 
+    /// Goes on with the same queues and without connections, whatever the state was.
+    pub(super) fn begin_again(&mut self, mux: Muxer, links: Links) {
+        let reports = Reports::new(self.reports.events().clone());
+        let queues = std::mem::take(&mut self.queues);
+        let next_request = self.next_request;
+        *self = Self {
+            queues,
+            next_request,
+            // The core may still answer those before.
+            last_of_past_driver: RequestId(next_request),
+            ..Self::new(mux, links, reports)
+        };
+    }
+
     /// Receives up to [`BATCH`] packets from the tx queue. Returns whether there were any.
     pub(super) fn process_tx(&mut self) -> Result<bool, QueueFault> {
         let mut consumed = 0;

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -127,7 +128,7 @@ impl VmmThread {
             .spawn(move || {
                 bus_error::unblock();
                 let _watched = watch.enter();
-                run(&seen);
+                run(&seen, &watch);
                 drop::<mpsc::Sender<()>>(running);
             })?;
         Ok(Self {
@@ -201,7 +202,7 @@ impl StopSignal {
     }
 }
 
-fn run(stop: &StopSignal) {
+fn run(stop: &StopSignal, watch: &ThreadWatch) {
     let Some(mut vmm) = stop.gate.enter() else {
         return;
     };
@@ -215,7 +216,10 @@ fn run(stop: &StopSignal) {
             stop.look.clear();
             continue;
         }
-        vmm.turn(stop);
+        if catch_unwind(AssertUnwindSafe(|| vmm.turn(stop))).is_err() {
+            watch.count_panic();
+            vmm.failed(stop);
+        }
     }
     vmm.disconnected(Ok(()), stop);
 }
@@ -292,6 +296,15 @@ impl Vmm {
                 let _ = wait(&fds, Some(Instant::now() + ACCEPT_RETRY));
             }
         }
+    }
+
+    /// Gives the VMM up after a panic. What it has shared may be inconsistent here.
+    fn failed(&mut self, stop: &StopSignal) {
+        let cid = self.settings.cid;
+        tracing::error!(%cid, "the thread that serves the VMM has failed; the VMM is disconnected");
+        self.disconnected(Ok(()), stop);
+        // Should it fail again at once.
+        std::thread::sleep(ACCEPT_RETRY);
     }
 
     /// Forgets the VMM, if there is one.

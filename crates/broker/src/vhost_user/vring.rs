@@ -80,6 +80,18 @@ impl Vring {
         Ok(origin)
     }
 
+    /// Continues behind the last buffer that the driver got back, whatever the state was. A ring whose contents are
+    /// invalid is not served any more.
+    pub(super) fn begin_again(&mut self, ram: &Ram) {
+        if self.queue.is_none() {
+            return;
+        }
+        let layout = self.layout;
+        self.queue = layout.and_then(|layout| Queue::resume(layout, ram).ok());
+        // Buffers that were used but not published are used again.
+        self.notify();
+    }
+
     /// Stops the ring, if it is not already. Returns its available index.
     pub(super) fn stop(&mut self, registry: &Registry) -> u16 {
         self.unwatch(registry);

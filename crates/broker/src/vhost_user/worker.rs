@@ -8,6 +8,7 @@
 pub(super) mod snapshot;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use super::links::Links;
 use super::pause_check::PauseCheck;
 use super::queues::{QUEUES, RX, TX};
 use super::reports::Reports;
+use super::restarts::Restarts;
 use super::spin::SpinLimit;
 use super::traffic::{Traffic, request_of};
 use super::wake::WakeQueue;
@@ -99,14 +101,26 @@ impl Worker {
         Arc::clone(&self.waker)
     }
 
+    pub(super) fn events(&self) -> &EventSender {
+        self.traffic.reports.events()
+    }
+
+    pub(super) fn wake_queue(&self) -> Arc<WakeQueue> {
+        Arc::clone(&self.wake_queue)
+    }
+
     /// The thread: runs until [`Command::Stop`], then resets all connections.
     pub(super) fn run(gate: &Gate<Self>) {
+        let mut restarts = Restarts::default();
         let mut next = gate.enter();
         while let Some(mut worker) = next {
-            if worker.serve(gate) == Pause::Stopped {
-                return worker.end();
-            }
-            next = gate.pass(worker, || {});
+            // What may be inconsistent afterwards is thrown away.
+            let served = catch_unwind(AssertUnwindSafe(|| worker.serve(gate)));
+            next = match served {
+                Ok(Pause::Stopped) => return worker.end(),
+                Ok(Pause::Frozen) => gate.pass(worker, || {}),
+                Err(_) => worker.restart(&mut restarts),
+            };
         }
     }
 

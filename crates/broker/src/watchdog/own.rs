@@ -29,6 +29,13 @@ impl ThreadWatch {
         }
         Watched(self.clone())
     }
+
+    /// The calling thread goes on after a panic.
+    pub(crate) fn count_panic(&self) {
+        if let Some((watchdog, _)) = &self.0 {
+            watchdog.shared().count_panic();
+        }
+    }
 }
 
 /// A thread at its work. If a panic ends a thread without which the broker cannot go on, the broker ends.

@@ -42,6 +42,8 @@ pub(super) struct Shared {
     limit: Duration,
     /// How often a thread got stuck.
     hangs: AtomicU64,
+    /// How often a thread went on after a panic.
+    panics: AtomicU64,
     on_fatal: Option<OnFatal>,
 }
 
@@ -92,6 +94,7 @@ impl Watchdog {
             judgement: Mutex::default(),
             limit: config.limit,
             hangs: AtomicU64::new(0),
+            panics: AtomicU64::new(0),
             on_fatal: config.on_fatal.clone(),
         }))
     }
@@ -103,6 +106,11 @@ impl Watchdog {
     /// How often a thread got stuck.
     pub(crate) fn hangs(&self) -> u64 {
         self.0.hangs.load(Ordering::Relaxed)
+    }
+
+    /// How often a thread went on after a panic.
+    pub(crate) fn panics(&self) -> u64 {
+        self.0.panics.load(Ordering::Relaxed)
     }
 
     /// All threads, by name, as they are now.
@@ -155,6 +163,10 @@ impl Shared {
 
     pub(super) fn count_hang(&self) {
         self.hangs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_panic(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The broker cannot go on. Returns if nobody ends the process for that.

@@ -1,11 +1,14 @@
 //! Threads of the broker that hang or panic, and what a service manager hears.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use hvsock::{Endpoint, HvListener, HvStream};
+use hvsock_testkit::guest::{FrontEnd, Guest, GuestStream, Options};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,10 +77,38 @@ impl World {
         fs::rename(new, self.fault_file()).unwrap();
     }
 
-    fn wait_for_fault(&self) {
+    /// Gives a thread work until it has done what it was told. It may do one piece in the turn that it is in already,
+    /// so one is not enough.
+    fn wait_for_fault(&self, mut work: impl FnMut()) {
         eventually("a thread does what it was told", || {
+            work();
             !self.fault_file().exists()
         });
+    }
+
+    fn listen(&self) -> HvListener {
+        let endpoint = Endpoint::in_dir(self.folder.path());
+        let listener = HvListener::options().endpoint(endpoint);
+        listener
+            .listen(format!("hvsock://any/{DEMO}").as_str())
+            .unwrap()
+    }
+
+    fn socket(&self, vm: &str) -> PathBuf {
+        let shown: Value = serde_json::from_str(&self.ok(&["vm", "show", vm, "--json"])).unwrap();
+        shown["socket"].as_str().unwrap().into()
+    }
+
+    fn guest(&self, vm: &str, cid: u64) -> Guest {
+        let options = Options::of(FrontEnd::CloudHypervisor, cid);
+        Guest::start(&self.socket(vm), options).unwrap()
+    }
+
+    fn state(&self, vm: &str) -> Value {
+        let status = self.status();
+        let partitions = status["partitions"].as_array().unwrap();
+        let found = partitions.iter().find(|partition| partition["name"] == vm);
+        found.unwrap()["state"].clone()
     }
 
     /// A counter or gauge, without labels.
@@ -92,7 +123,6 @@ impl World {
 }
 
 fn metrics(control: &std::path::Path) -> String {
-    use std::io::{Read as _, Write as _};
     let mut stream = UnixStream::connect(control).unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     stream.write_all(request).unwrap();
@@ -152,6 +182,7 @@ fn a_core_that_hangs_ends_the_broker_and_the_next_one_goes_on() {
     );
     world.set_fault("hvsock-core:hang");
     // The command waits for the core, until the broker has ended or says that the core hangs.
+    world.wait_for_fault(|| drop(world.run(&["status"])));
     let failed = world.run(&["status"]);
     assert_eq!(failed.code, Some(1), "{failed:?}");
     let end = world.broker.end();
@@ -177,7 +208,7 @@ fn a_core_or_data_thread_that_panics_ends_the_broker() {
         let mut world = World::new();
         world.set_fault(&format!("{name}:panic"));
         // It wakes all threads.
-        let _ = world.run(&["upgrade", "--dry-run"]);
+        world.wait_for_fault(|| drop(world.run(&["upgrade", "--dry-run"])));
         let end = world.broker.end();
         assert_eq!(end.signal(), Some(Signal::ABORT.as_raw()), "{end:?}");
         let log = world.log();
@@ -201,8 +232,7 @@ fn a_vm_thread_that_hangs_is_a_problem_of_that_vm_until_it_goes_on() {
     let socket = shown["socket"]
         .as_str()
         .unwrap_or_else(|| panic!("{shown}"));
-    let _vmm = UnixStream::connect(socket).unwrap();
-    world.wait_for_fault();
+    world.wait_for_fault(|| drop(UnixStream::connect(socket).unwrap()));
     let is_listed = |status: &Value| {
         let problems = status["status"]["problems"].as_array().unwrap();
         problems.iter().any(|problem| {
@@ -237,4 +267,117 @@ fn a_vm_thread_that_hangs_is_a_problem_of_that_vm_until_it_goes_on() {
             .contains("hvsock-vm-4 of the VM web goes on after")
     );
     assert_eq!(world.status()["status"]["pid"], before["status"]["pid"]);
+}
+
+/// A connection of a guest with this process, and bytes each way.
+fn pair(guest: &Guest, listener: &HvListener) -> std::io::Result<(GuestStream, HvStream)> {
+    let mut pair = connected(guest, listener)?;
+    exchange(&mut pair);
+    Ok(pair)
+}
+
+fn connected(guest: &Guest, listener: &HvListener) -> std::io::Result<(GuestStream, HvStream)> {
+    let guest = guest.connect(PORT)?;
+    guest.set_read_timeout(Some(TIMEOUT));
+    guest.set_write_timeout(Some(TIMEOUT));
+    let (host, _) = listener.accept()?;
+    host.set_read_timeout(Some(TIMEOUT))?;
+    Ok((guest, host))
+}
+
+fn exchange((guest, host): &mut (GuestStream, HvStream)) {
+    let mut bytes = [0; 5];
+    guest.write_all(b"there").unwrap();
+    host.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"there");
+    host.write_all(b"again").unwrap();
+    guest.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"again");
+}
+
+const PORT: u32 = 5000;
+
+#[test]
+fn a_vm_whose_thread_panics_loses_its_connections_only_and_no_other_vm_notices() {
+    let world = World::new();
+    world.ok(&["service", "register", DEMO, "--port", &PORT.to_string()]);
+    world.ok(&["vm", "add", "web", "--cid", "4"]);
+    world.ok(&["vm", "add", "other", "--cid", "5"]);
+    let listener = world.listen();
+    let (web, other) = (world.guest("web", 4), world.guest("other", 5));
+    let mut kept = pair(&other, &listener).unwrap();
+    let (mut guest, mut host) = pair(&web, &listener).unwrap();
+    world.set_fault("hvsock-vm-4:panic");
+    // It may be accepted, or not.
+    world.wait_for_fault(|| drop(guest.write(b"lost")));
+    let mut rest = Vec::new();
+    let error = host.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    let error = guest.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert_eq!(web.transport_resets(), 1);
+    exchange(&mut kept);
+    let mut next = pair(&web, &listener).unwrap();
+    assert_eq!(world.state("web"), "running");
+    assert_eq!(world.metric("hvsock_thread_panics_total"), "1");
+    assert_eq!(world.status()["status"]["connections"], 2);
+    exchange(&mut next);
+    assert_eq!(web.protocol_violations(), Vec::<String>::new());
+
+    // Again and again: then the VMM is disconnected, and the next one finds a device that works.
+    eventually("the VM is off", || {
+        if !world.fault_file().exists() {
+            world.set_fault("hvsock-vm-4:panic");
+        }
+        let _ = web.connect(PORT);
+        world.state("web") == "off"
+    });
+    let _ = fs::remove_file(world.fault_file());
+    exchange(&mut kept);
+    drop(web);
+    let web = world.guest("web", 4);
+    eventually("connections of before are gone", || {
+        world.status()["status"]["connections"] == 1
+    });
+    let accepted = std::thread::spawn(move || {
+        // Those that were accepted before are closed.
+        loop {
+            let (mut host, _) = listener.accept().unwrap();
+            host.set_read_timeout(Some(TIMEOUT)).unwrap();
+            let mut bytes = [0; 5];
+            if host.read_exact(&mut bytes).is_ok() {
+                assert_eq!(&bytes, b"works");
+                host.write_all(&bytes).unwrap();
+                return (listener, host);
+            }
+        }
+    });
+    let mut stream = web.connect(PORT).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT));
+    stream.write_all(b"works").unwrap();
+    let mut bytes = [0; 5];
+    stream.read_exact(&mut bytes).unwrap();
+    let (_listener, _host) = accepted.join().unwrap();
+    assert_eq!(&bytes, b"works");
+    assert!(world.log().contains("so the VMM is disconnected"));
+}
+
+#[test]
+fn a_vmm_whose_thread_panics_is_disconnected_and_the_next_one_is_served() {
+    let world = World::new();
+    world.ok(&["service", "register", DEMO, "--port", &PORT.to_string()]);
+    world.ok(&["vm", "add", "web", "--cid", "4"]);
+    let listener = world.listen();
+    let web = world.guest("web", 4);
+    let (_guest, mut host) = pair(&web, &listener).unwrap();
+    world.set_fault("hvsock-vmm-4:panic");
+    let socket = world.socket("web");
+    world.wait_for_fault(|| drop(UnixStream::connect(&socket).unwrap()));
+    let error = host.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    eventually("the VM is off", || world.state("web") == "off");
+    drop(web);
+    let web = world.guest("web", 4);
+    pair(&web, &listener).unwrap();
+    assert_eq!(world.metric("hvsock_thread_panics_total"), "1");
 }

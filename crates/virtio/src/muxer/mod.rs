@@ -158,6 +158,11 @@ impl Muxer {
         }
     }
 
+    /// Its parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Number of connections that have a handle.
     pub fn connections(&self) -> usize {
         self.table.live()
