@@ -13,7 +13,8 @@
 //! - `unix_diag`: whether a Unix socket at a path can be connected to.
 //! - `machine`: whether this is a virtual machine.
 //! - `vhost`: the kernel's device for virtual machines, as a VMM uses it.
-//! - `activation`: descriptors that a service manager passes. [`owner`]: the owner of a file.
+//! - `activation`: descriptors that a service manager passes. `service_manager`: what is said to it, and descriptors
+//!   that it keeps; `notify_socket`: its side of that. [`owner`]: the owner of a file.
 //! - `journal`: structured entries for systemd's journal.
 //! - `session`: programs in a session of their own. `supervisor`: such programs, of which all processes
 //!   can be found and ended. `inherit`: the descriptors that programs inherit. `child`: the end of a
@@ -51,10 +52,10 @@ mod windows;
 pub use linux::{
     accounts, activation, bus_error, cgroup_freezer, child, clock, closed_sockets, container_mount,
     container_user, descriptor, doorbell, errno, event, foreign_socket, freeze, futex, identity,
-    impersonation, inherit, init, journal, limits, locks, machine, message, netns, owner, peer,
-    pidfd, poll, processor, remote, sealed, seccomp, secure_exec, seqpacket, session,
-    shared_memory, signals, socket_folder, splice, standard_streams, stream, supervisor, unix_diag,
-    vhost, vsock, vsock_diag,
+    impersonation, inherit, init, journal, limits, locks, machine, message, netns, notify_socket,
+    owner, peer, pidfd, poll, processor, remote, sealed, seccomp, secure_exec, seqpacket,
+    service_manager, session, shared_memory, signals, socket_folder, splice, standard_streams,
+    stream, supervisor, unix_diag, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

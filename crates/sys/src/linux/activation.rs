@@ -2,7 +2,8 @@
 //! `sd_listen_fds(3)`).
 
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::FdFlags;
@@ -107,6 +108,57 @@ pub fn pass_standard_input(name: &str) -> io::Result<[(&'static str, String); 3]
     ])
 }
 
+/// Has a program that is started with `command` begin with these descriptors from number 3 on, and with the variables
+/// that announce them, except `LISTEN_PID`: only the program knows its number ([`announce_to_self`]).
+///
+/// # Errors
+///
+/// Those of `fcntl`, as `EMFILE`.
+pub fn pass(command: &mut Command, descriptors: &[(&str, BorrowedFd<'_>)]) -> io::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    let Ok(count) = RawFd::try_from(descriptors.len()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let names: Vec<String> = descriptors.iter().map(|(name, _)| fd_name(name)).collect();
+    command.env("LISTEN_FDS", count.to_string());
+    command.env("LISTEN_FDNAMES", names.join(":"));
+    // Above all numbers that are replaced. Those in between are taken until the start, since the standard library
+    // opens descriptors of its own then.
+    let above = |fd: BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, FIRST + count);
+    let passed: Vec<OwnedFd> = descriptors
+        .iter()
+        .map(|(_, fd)| above(*fd))
+        .collect::<rustix::io::Result<_>>()?;
+    let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+    let mut taken = vec![null];
+    while let Some(last) = taken.last()
+        && last.as_raw_fd() < FIRST + count
+    {
+        let next = rustix::io::fcntl_dupfd_cloexec(last, FIRST)?;
+        taken.push(next);
+    }
+    let replace = move || {
+        let _ = &taken;
+        for (to, from) in (FIRST..).zip(&passed) {
+            // SAFETY: two numbers. Whatever the second one is of in this process, it is about to become another
+            // program. The call is safe between fork and exec.
+            if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it makes system calls only, and allocates nothing.
+    unsafe { command.pre_exec(replace) };
+    Ok(())
+}
+
+/// The variable that announces descriptors to this process, and to the program that it becomes by `exec`, and its value.
+pub fn announce_to_self() -> (&'static str, String) {
+    ("LISTEN_PID", std::process::id().to_string())
+}
+
 /// A text as a name of a descriptor: at most 255 printable ASCII characters without a colon.
 fn fd_name(text: &str) -> String {
     let allowed = |letter: char| (' '..='~').contains(&letter) && letter != ':';
@@ -184,6 +236,33 @@ mod tests {
         assert_eq!(fd_name("HV Socket Demo"), "HV Socket Demo");
         assert_eq!(fd_name("a:b\n\u{e9}"), "a_b__");
         assert_eq!(fd_name(&"x".repeat(300)).len(), 255);
+    }
+
+    #[test]
+    fn a_program_begins_with_the_descriptors_that_are_passed_to_it() {
+        use std::io::Write as _;
+        use std::os::fd::AsFd as _;
+
+        let files: Vec<_> = (0..3)
+            .map(|number| {
+                let mut file = tempfile::tempfile().unwrap();
+                write!(file, "{number}").unwrap();
+                file
+            })
+            .collect();
+        let passed: Vec<_> = files.iter().map(|file| ("a:b", file.as_fd())).collect();
+        let mut command = Command::new("/bin/sh");
+        let script =
+            "for fd in 3 4 5; do cat /proc/self/fd/$fd; done; echo $LISTEN_FDS $LISTEN_FDNAMES";
+        command.args(["-c", script]);
+        pass(&mut command, &passed).unwrap();
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text, "0123 a_b:a_b:a_b\n");
+        // The standard library can still tell that a program is missing.
+        let mut command = Command::new("/no/such/program");
+        pass(&mut command, &passed).unwrap();
+        assert_eq!(command.spawn().unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
