@@ -42,6 +42,7 @@ mod parts;
 mod process;
 mod pump;
 mod reply;
+mod restart;
 mod retry;
 mod stores;
 mod take_over;
@@ -69,6 +70,8 @@ pub use hvsock_registry::{AccessRule, PARENT, Registration};
 pub use uplink_client::UplinkTransport;
 pub use watchdog::{OnFatal, ServiceManager, WatchdogConfig};
 
+pub use handover::StoredState;
+pub use restart::{RestartError, Restored, Stored};
 pub use take_over::{Predecessor, TakeOverError, TakenOver};
 
 use api::ControlServer;
@@ -79,7 +82,7 @@ use upgrade::Upgrades;
 /// A running broker.
 ///
 /// Dropping it resets every connection with a reason, removes the endpoint sockets, and joins its
-/// threads; unless it was [handed over](Self::successor): then dropping it does nothing.
+/// threads; unless it was [handed over](Self::successor) or [stored](Self::store): then dropping it does nothing.
 pub struct Broker {
     /// `None` only while it is dropped.
     parts: Option<Parts>,
@@ -211,7 +214,7 @@ impl Drop for Broker {
         };
         // A handover that is under way ends first.
         drop(parts.handover.take());
-        if self.upgrades.left_to().is_some() {
+        if self.upgrades.has_left() {
             // All that it has is its successor's.
             std::mem::forget(parts);
         }

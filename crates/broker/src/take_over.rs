@@ -91,11 +91,7 @@ impl Broker {
         let predecessor = Predecessor(process().map_err(not_running)?);
         let process = process().map_err(not_running)?;
         let channel = Channel::new(socket, process);
-        let mut target = Successor {
-            config: config.clone(),
-            prepared: None,
-            restored: None,
-        };
+        let mut target = Successor::new(config.clone());
         let outcome = Joining::new(channel, Known::OWN, RELEASE, dry_run).run(&mut target);
         match (outcome, target.prepared.take(), target.restored.take()) {
             (Outcome::Run { from }, Some(prepared), Some(restored)) => Ok(TakenOver::Broker {
@@ -125,7 +121,7 @@ impl Broker {
 }
 
 /// A broker that is taking over.
-struct Successor {
+pub(crate) struct Successor {
     config: BrokerConfig,
     prepared: Option<Prepared>,
     restored: Option<Restored>,
@@ -135,6 +131,30 @@ struct Successor {
 struct Restored {
     lock: OwnedFd,
     control: Option<crate::api::ControlServer>,
+}
+
+impl Successor {
+    pub(crate) fn new(config: BrokerConfig) -> Self {
+        Self {
+            config,
+            prepared: None,
+            restored: None,
+        }
+    }
+
+    /// Goes on with a state that no other process has.
+    pub(crate) fn run(mut self, document: Document, imports: Imports) -> Result<Broker, String> {
+        self.prepare()?;
+        self.restore(document, imports)?;
+        let parts = self.prepared.take().zip(self.restored.take());
+        let (prepared, restored) = parts.ok_or("the state was not restored")?;
+        let handle = prepared.handle.clone();
+        let broker = restored.run(prepared);
+        // The folders may have been removed while no broker ran.
+        handle.check_mounts(true);
+        handle.check_run_folder();
+        Ok(broker)
+    }
 }
 
 impl Target for Successor {
@@ -170,6 +190,7 @@ impl Target for Successor {
             events,
             control,
             lock,
+            stored: _,
         } = document;
         let operators = self.config.operators();
         prepared

@@ -14,7 +14,7 @@ use hvsock_fabric::PartitionKey;
 use super::attaching;
 use super::state::Core;
 use crate::handover::document::{DOCUMENT_VERSION, Document};
-use crate::handover::serve::{Figures, Outcome, Serving, Source};
+use crate::handover::serve::{Destination, Figures, Outcome, Source};
 use crate::handover::{Exports, HandoverError};
 
 /// Rounds of applying reports, each of which may ask links for something, which may report again.
@@ -23,9 +23,10 @@ const MAX_ROUNDS: usize = 1000;
 /// How long the last records of the audit may take to be written.
 const AUDIT: Duration = Duration::from_millis(500);
 
-/// Hands the broker over to a successor that is prepared.
+/// Hands the broker over.
 pub(crate) struct HandOver {
-    pub(crate) serving: Serving,
+    /// Where its state goes.
+    pub(crate) to: Box<dyn Destination>,
     /// The listener of the control API.
     pub(crate) control: Option<Arc<OwnedFd>>,
     /// The lock of the folders.
@@ -55,7 +56,7 @@ impl HandOver {
         apply_reports: &mut dyn FnMut(&mut Core) -> bool,
     ) -> bool {
         let Self {
-            serving,
+            to,
             control,
             lock,
             done,
@@ -68,7 +69,7 @@ impl HandOver {
             links: Vec::new(),
             resume_events: None,
         };
-        let (outcome, figures) = serving.hand_over(&mut frozen);
+        let (outcome, figures) = to.hand_over(&mut frozen);
         let has_left = outcome == Outcome::Left;
         if !has_left {
             frozen.thaw();
@@ -129,6 +130,7 @@ impl Source for Frozen<'_> {
                 .map(|control| exports.fd(control))
                 .transpose()?,
             lock: Some(exports.fd(self.lock)?),
+            stored: None,
         })
     }
 }

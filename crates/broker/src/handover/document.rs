@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::bundle::{FdIndex, Imports, MAX_BLOBS, MAX_BYTES};
 use super::error::HandoverError;
 use super::link::LinkDocument;
+use super::stored::StoredLabel;
 use crate::core::CoreDocument;
 
 /// The version of [`Document`] that this release writes, and the newest that it reads.
@@ -49,6 +50,9 @@ pub(crate) struct Document {
     /// The lock of the folders.
     #[serde(default)]
     pub(crate) lock: Option<FdIndex>,
+    /// Of a state that is stored until a successor is started.
+    #[serde(default)]
+    pub(crate) stored: Option<StoredLabel>,
 }
 
 fn read_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -6,6 +6,7 @@
 //! - `protocol`: the messages between both; `predecessor`, `successor`: the two sides, without I/O;
 //! - `channel`: the socket between them; `serve`, `join`: the two sides with their I/O, whose `steps`
 //!   tests can break off;
+//! - `stored`: the state while no process has it, after the predecessor has ended;
 //! - `snapshot`: what all tables' snapshots have in common, with the rules for their format.
 
 pub(crate) mod bundle;
@@ -21,6 +22,7 @@ mod protocol_tests;
 pub(crate) mod serve;
 pub(crate) mod snapshot;
 mod steps;
+pub(crate) mod stored;
 mod successor;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,3 +37,4 @@ pub use bundle::{Blob, Exports, FdIndex, FdRange, Imports};
 pub use error::HandoverError;
 pub use link::LinkDocument;
 pub use snapshot::{Descriptors, SnapshotError};
+pub use stored::StoredState;

@@ -48,6 +48,12 @@ pub(crate) trait Source {
     fn export(&mut self, exports: &mut Exports, version: u32) -> Result<Document, HandoverError>;
 }
 
+/// Where the state of a broker goes.
+pub(crate) trait Destination: Send {
+    /// Freezes the broker, and gives its state away. Returns whose it is then.
+    fn hand_over(self: Box<Self>, source: &mut dyn Source) -> (Outcome, Figures);
+}
+
 /// A successor that is prepared.
 #[derive(Debug)]
 pub(crate) struct Serving {
@@ -78,6 +84,12 @@ pub(crate) struct Figures {
     pub(crate) descriptors: u32,
     /// Of the document.
     pub(crate) bytes: u64,
+}
+
+impl Destination for Serving {
+    fn hand_over(self: Box<Self>, source: &mut dyn Source) -> (Outcome, Figures) {
+        self.hand_over_state(source)
+    }
 }
 
 impl Serving {
@@ -116,7 +128,7 @@ impl Serving {
     }
 
     /// Hands the state over, and sees the handover to its end.
-    pub(crate) fn hand_over(mut self, source: &mut dyn Source) -> (Outcome, Figures) {
+    fn hand_over_state(mut self, source: &mut dyn Source) -> (Outcome, Figures) {
         let start = Instant::now();
         self.deadline = start + self.times.standstill;
         let mut figures = Figures {

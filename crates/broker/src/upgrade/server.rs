@@ -178,7 +178,7 @@ impl Server {
         self.upgrades.tell(HandoverStage::Begun);
         let (sender, end) = sync_channel(1);
         let hand_over = HandOver {
-            serving,
+            to: Box::new(serving),
             control: self.control.as_ref().map(|(socket, _)| Arc::clone(socket)),
             lock: own_lock,
             done: Box::new(move |outcome, figures| {

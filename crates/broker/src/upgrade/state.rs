@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use hvsock_sys::event::Event;
@@ -24,6 +24,8 @@ pub(crate) struct Upgrades {
     left_to: AtomicU32,
     /// Set when the broker was handed over.
     left: Event,
+    /// Its state was stored.
+    is_stored: AtomicBool,
 }
 
 /// An upgrade that an operator has asked for.
@@ -48,6 +50,7 @@ impl Upgrades {
             asked: Mutex::default(),
             left_to: AtomicU32::new(0),
             left: Event::new()?,
+            is_stored: AtomicBool::new(false),
         })
     }
 
@@ -72,6 +75,16 @@ impl Upgrades {
     /// Records that the broker was handed over.
     pub(super) fn set_left_to(&self, pid: u32) {
         self.left_to.store(pid, Ordering::SeqCst);
+    }
+
+    /// Records that the broker's state was stored for a process that is not there yet.
+    pub(crate) fn set_stored(&self) {
+        self.is_stored.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether another process has, or will have, all that the broker has.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left_to().is_some() || self.is_stored.load(Ordering::SeqCst)
     }
 
     /// The times for a successor, and the connection of the control API that waits for it.
