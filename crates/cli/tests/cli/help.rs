@@ -62,6 +62,7 @@ pub const COMMANDS: &[&[&str]] = &[
     &["forward"],
     &["ssh"],
     &["nc"],
+    &["keeper"],
     &["kvp"],
     &["kvp", "get"],
     &["kvp", "set"],

@@ -19,6 +19,7 @@ mod guest_states;
 mod guests;
 mod help;
 mod hybrid_links;
+mod keeper;
 mod listen_connect;
 #[path = "../load/mod.rs"]
 mod load;

@@ -73,8 +73,24 @@ impl World {
     }
 
     fn made(program: &Path, prepare: impl FnOnce(&mut Command, &Path)) -> Self {
+        Self::started(Command::new(program), folder(), prepare)
+    }
+
+    /// With a broker that a keeper starts, by a link to the program in the folder.
+    pub fn kept(prepare: impl FnOnce(&mut Command)) -> Self {
         let folder = folder();
-        let mut command = Command::new(program);
+        let program = folder.path().join("hvsock");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_hvsock"), &program).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hvsock"));
+        command.args(["keeper", "--"]).arg(program);
+        Self::started(command, folder, |command, _| prepare(command))
+    }
+
+    fn started(
+        mut command: Command,
+        folder: TempDir,
+        prepare: impl FnOnce(&mut Command, &Path),
+    ) -> Self {
         for name in ["HVSOCK_DIR", "HVSOCK_ENDPOINT", "NOTIFY_SOCKET"] {
             command.env_remove(name);
         }
@@ -190,6 +206,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        // A keeper would start another broker.
+        let _ = self.first.child.kill();
         for pid in self.brokers() {
             let _ = kill_process(pid, Signal::KILL);
         }

@@ -18,6 +18,15 @@ pub struct Termination {
     terminate: Signal,
 }
 
+/// A signal that ends a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGINT: by its user, as with Ctrl-C.
+    Interrupt,
+    /// SIGTERM: as a rule by a service manager.
+    Terminate,
+}
+
 impl Termination {
     /// Installs the handlers.
     pub fn catch() -> io::Result<Self> {
@@ -61,23 +70,23 @@ impl Termination {
         })
     }
 
-    /// Waits for a signal, and calls `hang_up` for each SIGHUP, which ends nothing from now on. Returns whether a
-    /// signal came before the descriptor was readable.
+    /// Waits for a signal, and calls `hang_up` for each SIGHUP, which ends nothing from now on. Returns which one came,
+    /// or `None` if the descriptor was readable before.
     pub fn wait_or_readable(
         &mut self,
         fd: impl AsFd,
         mut hang_up: impl FnMut(),
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<End>> {
         let mut changed = readable(fd, "handed-over")?;
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
         self.runtime.block_on(async {
             let mut hangup = signal(SignalKind::hangup())?;
             loop {
                 tokio::select! {
-                    _ = interrupt.recv() => return Ok(true),
-                    _ = terminate.recv() => return Ok(true),
+                    _ = interrupt.recv() => return Ok(Some(End::Interrupt)),
+                    _ = terminate.recv() => return Ok(Some(End::Terminate)),
                     _ = hangup.recv() => hang_up(),
-                    _ = &mut changed => return Ok(false),
+                    _ = &mut changed => return Ok(None),
                 }
             }
         })

@@ -25,10 +25,11 @@ use super::hook_command::{self, CREATE_RUNTIME, POSTSTOP};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format::shell_word;
+use crate::os::linux::descriptor_store;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::seccomp_agent::Agent;
 use crate::os::linux::service_manager;
-use crate::os::linux::signals::Termination;
+use crate::os::linux::signals::{End, Termination};
 use crate::os::linux::successor;
 use crate::output;
 
@@ -184,8 +185,11 @@ impl Broker {
         }
         config.watchdog.service_manager = service_manager::watchdog();
         config.watchdog.on_fatal = Some(OnFatal(Arc::new(abort)));
-        let (broker, how) = match self.take_over {
-            false => (hvsock_broker::Broker::start(config)?, String::new()),
+        let (mut broker, how) = match self.take_over {
+            false => match descriptor_store::restore(&config) {
+                Some(restored) => restored,
+                None => (hvsock_broker::Broker::start(config)?, String::new()),
+            },
             true => match take_over(config, self.dry_run)? {
                 Some(taken) => taken,
                 None => return Ok(()),
@@ -203,13 +207,17 @@ impl Broker {
         service_manager::notify("READY=1");
         let handle = broker.handle();
         let signalled = termination.wait_or_readable(broker.handed_over(), || handle.reload());
-        if !signalled.context("cannot wait for signals")? {
+        let Some(signal) = signalled.context("cannot wait for signals")? else {
             broker.wait_for_last_answer();
             // Its sockets are those of the new broker now. It ends with the process.
             std::mem::forget(services);
             return Ok(());
-        }
+        };
         service_manager::notify("STOPPING=1");
+        if signal == End::Terminate && descriptor_store::store(&mut broker) {
+            std::mem::forget(services);
+            return Ok(());
+        }
         drop(services);
         drop(broker);
         Ok(())

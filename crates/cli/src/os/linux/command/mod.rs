@@ -14,6 +14,7 @@ mod forward;
 mod guest;
 mod hook_command;
 mod integration_args;
+mod keeper;
 mod kvp;
 mod mounts;
 mod nc;
@@ -77,6 +78,8 @@ pub enum Command {
     Audit(audit::Audit),
     #[command(display_order = 25)]
     Bench(bench::Bench),
+    #[command(display_order = 4)]
+    Keeper(keeper::Keeper),
     #[command(subcommand, display_order = 16)]
     Kvp(kvp::Kvp),
     #[command(display_order = 27)]
@@ -106,6 +109,7 @@ impl Command {
             Self::Events(command) => command.run(context),
             Self::Audit(command) => command.run(context),
             Self::Bench(command) => command.run(context),
+            Self::Keeper(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
             Self::Nri(command) => command.run(context),
             Self::SeccompAgent(command) => command.run(context),
@@ -122,6 +126,9 @@ pub fn run_internal() -> Option<Result<()>> {
     }
     if command == activation::COMMAND {
         return Some(activation::run_activated());
+    }
+    if command == crate::os::linux::keeper::START_COMMAND {
+        return Some(crate::os::linux::keeper::start());
     }
     (command == run::PROBE_COMMAND).then(run::run_probe)
 }

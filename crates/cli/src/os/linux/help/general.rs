@@ -71,8 +71,28 @@ pub const TOPICS: &[Topic] = &[
                 "WATCHDOG_USEC",
                 "After how long a silence the service manager restarts the broker, see sd_watchdog_enabled(3).",
             ),
+            (
+                "FDSTORE",
+                "How many descriptors the service manager stores. If it is set, the broker stores its state \
+                 at SIGTERM, and the next one goes on with it.",
+            ),
         ],
-        see_also: &["status", "events"],
+        see_also: &["keeper", "status", "events"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "keeper",
+        notes: &[
+            "The keeper starts a broker that has died again, with a growing delay. If the broker gets SIGTERM, or the \
+             keeper SIGUSR1, the broker leaves its connections with the keeper, and the next one goes on with \
+             them.",
+            "SIGINT and SIGTERM end the keeper and its broker. SIGHUP has the broker read its files again.",
+        ],
+        examples: &[
+            ("hvsock keeper -- hvsock broker", "in place of systemd"),
+            ("pkill -USR1 -f 'hvsock keeper'", "restart the broker"),
+        ],
+        see_also: &["broker", "upgrade"],
         ..Topic::EMPTY
     },
     Topic {
