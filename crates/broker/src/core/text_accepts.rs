@@ -81,16 +81,19 @@ impl Core {
     /// The socket that a listener's program wants to be called at.
     ///
     /// The broker connects with its own rights and in its own mount namespace. So the socket must be the
-    /// program's user's, and the path must mean the same file to the program.
+    /// program's user's, and the program must find that very socket at the path.
     fn callback(
         &self,
         session: &Session<ProcessSocket>,
         path: &std::path::Path,
     ) -> Result<OwnedFd, (&'static str, String)> {
-        if session.partition != self.fabric.root() || !peer::shares_paths(&session.socket) {
+        let means_nothing = || {
             let reason = "a path means nothing to the broker unless the process is on the host, \
-                          with the broker's mount namespace and root folder; use ACCEPT";
-            return Err((Refusal::NotSupported.label(), reason.into()));
+                          and finds the same socket there as the broker does; use ACCEPT";
+            (Refusal::NotSupported.label(), reason.into())
+        };
+        if session.partition != self.fabric.root() {
+            return Err(means_nothing());
         }
         let uid = session.caller.uid;
         // The same error whatever is there: the broker may see what the user may not.
@@ -99,6 +102,9 @@ impl Core {
             let reason = format!("there is no Unix socket of the user {uid} at {path}");
             ("denied", reason)
         })?;
+        if !peer::finds_at(&session.socket, path, &found) {
+            return Err(means_nothing());
+        }
         // Now, and not when the first connection is lost.
         let Some(fault) = unix_diag::fault(&found) else {
             return Ok(found);

@@ -3,7 +3,10 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 
 /// `SO_PEERPIDFD`, since Linux 6.5 (`include/uapi/asm-generic/socket.h`).
@@ -66,9 +69,12 @@ pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Whether the peer process has the mount namespace and the root folder of this one, so that a path means the
-/// same file to both. `false` if that cannot be said for certain, as before Linux 6.5 or once it has ended.
-pub fn shares_paths(socket: impl AsFd) -> bool {
+/// Whether the peer process finds at the absolute `path`, in its own mount namespace and root folder, the very file that
+/// `file` is open for. `false` if that cannot be said for certain, as before Linux 6.5 or once the process has ended.
+///
+/// It waits for no file system: the process may have mounted one of its own, which never answers. So only names that the
+/// kernel has in its cache are found, as those of a file that was just opened are.
+pub fn finds_at(socket: impl AsFd, path: &Path, file: impl AsFd) -> bool {
     let check = || -> io::Result<bool> {
         let mut fd = [MaybeUninit::<i32>::uninit()];
         // The number alone may be another process's by now.
@@ -79,16 +85,42 @@ pub fn shares_paths(socket: impl AsFd) -> bool {
         let Some(id) = process.id()? else {
             return Ok(false);
         };
-        let of = |process: &str| -> io::Result<_> {
-            let namespace = std::fs::read_link(format!("/proc/{process}/ns/mnt"))?;
-            let root = rustix::fs::stat(format!("/proc/{process}/root"))?;
-            Ok((namespace, root.st_dev, root.st_ino))
-        };
-        let shares = of(&id.pid.to_string())? == of("self")?;
+        let root = rustix::fs::open(
+            format!("/proc/{}/root", id.pid),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let finds = same_file(&open_cached(&root, path)?, file.as_fd())?;
         // What was read is that process's, if it has not ended meanwhile.
-        Ok(shares && !process.has_ended()?)
+        Ok(finds && !process.has_ended()?)
     };
     check().unwrap_or(false)
+}
+
+/// Opens (`O_PATH`) the file at a path below a root folder, by names in the kernel's cache only.
+fn open_cached(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    /// A rename anywhere in the system makes a lookup in the cache fail.
+    const TRIES: usize = 8;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+    let open = || rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+    let mut found = open();
+    for _ in 1..TRIES {
+        if found.as_ref().err() != Some(&Errno::AGAIN) {
+            break;
+        }
+        found = open();
+    }
+    Ok(found?)
+}
+
+fn same_file(a: impl AsFd, b: impl AsFd) -> io::Result<bool> {
+    let id = |fd: BorrowedFd<'_>| -> io::Result<_> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let stat = rustix::fs::statx(fd, "", flags, StatxFlags::INO)?;
+        Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+    };
+    Ok(id(a.as_fd())? == id(b.as_fd())?)
 }
 
 /// A descriptor of the peer process (a pidfd), which is readable once the process has ended. It is the process
@@ -170,6 +202,83 @@ mod tests {
         got.sort_unstable();
         own.sort_unstable();
         assert_eq!(got, own);
+    }
+
+    /// Where [`a_peer_elsewhere`] connects.
+    const CONNECT_TO: &str = "HVSOCK_TEST_PEER";
+
+    /// The peer of [`a_path_means_the_same_if_the_peer_finds_the_same_file_there`], in a process of its own.
+    #[test]
+    fn a_peer_elsewhere() {
+        let Some(path) = std::env::var_os(CONNECT_TO) else {
+            return;
+        };
+        let socket =
+            crate::seqpacket::connect(Path::new(&path), std::time::Duration::ZERO).unwrap();
+        // Until the test has looked.
+        let _ = rustix::io::read(&socket, &mut [0; 1]);
+    }
+
+    #[test]
+    fn a_path_means_the_same_if_the_peer_finds_the_same_file_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (seen, hidden) = (dir.path().join("seen"), dir.path().join("hidden"));
+        std::fs::create_dir(&hidden).unwrap();
+        let hidden_file = hidden.join("file");
+        std::fs::write(&seen, "").unwrap();
+        std::fs::write(&hidden_file, "").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&seen, &link).unwrap();
+        let path = dir.path().join("s");
+        let listener = crate::seqpacket::listen(&path, 0o600, 1).unwrap();
+        let exe = std::env::current_exe().unwrap();
+        let script = format!(
+            "mount -t tmpfs none {} && exec \"$0\" --exact linux::peer::tests::a_peer_elsewhere",
+            hidden.display()
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]).arg(exe);
+        command
+            .env(CONNECT_TO, &path)
+            .stdout(std::process::Stdio::null());
+        let Ok(mut child) = command.spawn() else {
+            return;
+        };
+        let socket = loop {
+            if let Some(socket) = crate::seqpacket::accept(&listener).unwrap() {
+                break socket;
+            }
+            // Not every user may make a mount namespace.
+            if child.try_wait().unwrap().is_some() {
+                return;
+            }
+            let soon = std::time::Instant::now() + std::time::Duration::from_millis(10);
+            let fd = crate::poll::PollFd::new(&listener, crate::poll::PollFlags::IN);
+            crate::poll::wait(&mut [fd], Some(soon)).unwrap();
+        };
+        let file = std::fs::File::open(&seen).unwrap();
+        let is_new = process(&socket).is_ok() && {
+            let mut fd = [MaybeUninit::<i32>::uninit()];
+            let known = get(socket.as_fd(), SO_PEERPIDFD, &mut fd).is_ok();
+            if known {
+                // SAFETY: the kernel has written a new descriptor, which nobody else owns.
+                drop(unsafe { OwnedFd::from_raw_fd(fd[0].assume_init()) });
+            }
+            known
+        };
+        // Linux 6.5
+        if is_new {
+            assert!(finds_at(&socket, &seen, &file));
+            // A file at another path, none, and a link: not that file.
+            assert!(!finds_at(&socket, &hidden, &file));
+            assert!(!finds_at(&socket, &dir.path().join("none"), &file));
+            assert!(!finds_at(&socket, &link, &file));
+            // Something is mounted over it there.
+            let file = std::fs::File::open(&hidden_file).unwrap();
+            assert!(!finds_at(&socket, &hidden_file, &file));
+        }
+        drop(socket);
+        child.wait().unwrap();
     }
 
     #[test]
