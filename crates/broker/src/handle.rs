@@ -128,6 +128,7 @@ impl Handle {
             descriptors: summary.descriptors,
             unread_messages: summary.unread_messages,
             threads: self.threads(),
+            confinement: Some(crate::sandbox::report()),
         })
     }
 
@@ -375,6 +376,7 @@ impl Handle {
             threads: self.threads(),
             hangs: self.watchdog().hangs(),
             panics: self.watchdog().panics(),
+            denied_calls: crate::sandbox::report().denied,
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),

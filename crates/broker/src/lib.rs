@@ -44,6 +44,7 @@ mod pump;
 mod reply;
 mod restart;
 mod retry;
+pub mod sandbox;
 mod stores;
 mod take_over;
 mod upgrade;

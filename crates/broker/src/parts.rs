@@ -14,6 +14,7 @@ use crate::core::{CoreLink, Loop};
 use crate::folders::{self, FolderLock};
 use crate::hangs::HangReports;
 use crate::retry::Retries;
+use crate::sandbox;
 use crate::stores::{PartitionStore, ServiceStore};
 use crate::upgrade::{HandoverServer, Upgrades};
 use crate::watchdog::{ServiceManager, Supervisor};
@@ -92,6 +93,7 @@ impl Prepared {
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
             .spawn(move || {
+                sandbox::enter(sandbox::Kind::Core);
                 if let Ok(core) = core.recv() {
                     core.run();
                 }
@@ -155,10 +157,19 @@ impl Parts {
     /// If a watch or thread cannot be started.
     pub(crate) fn try_follow(&mut self) -> Result<(), StartError> {
         let handle = &self.handle;
-        let watched = watch::services(handle).map_err(StartError::io("watch registrations"))?;
-        self.watch = Some(watched);
-        let watched = watch::partitions(&self.dirs, handle);
-        self.partition_watch = Some(watched.map_err(StartError::io("watch partition files"))?);
+        let (follower, dirs) = (handle.clone(), self.dirs.clone());
+        let start = move || -> Result<_, StartError> {
+            let services = watch::services(&follower);
+            let services = services.map_err(StartError::io("watch registrations"))?;
+            let partitions = watch::partitions(&dirs, &follower);
+            Ok((
+                services,
+                partitions.map_err(StartError::io("watch partition files"))?,
+            ))
+        };
+        let watched = sandbox::within(sandbox::Kind::Watch, start);
+        let (services, partitions) = watched.map_err(StartError::io("start a thread"))??;
+        (self.watch, self.partition_watch) = (Some(services), Some(partitions));
         let (retries, wakeup) =
             Retries::start(handle.clone()).map_err(StartError::io("start a thread"))?;
         handle.post(move |core| core.wake_on_problems(wakeup));

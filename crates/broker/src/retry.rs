@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::core::Wakeup;
 use crate::handle::{ControlError, Handle};
 use crate::model::ProblemKind;
+use crate::sandbox;
 use crate::watchdog::{self, FILES, Role, Step};
 
 /// The delay before the first try after a problem is raised.
@@ -40,7 +41,10 @@ impl Retries {
         let (wakeup, woken) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("hvsock-retry".into())
-            .spawn(move || run(&handle, &woken))?;
+            .spawn(move || {
+                sandbox::enter(sandbox::Kind::Retry);
+                run(&handle, &woken);
+            })?;
         let thread = Some(thread);
         Ok((Self { thread }, wakeup))
     }

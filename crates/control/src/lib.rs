@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod audit;
+mod confinement;
 mod connection;
 mod event;
 mod explanation;
@@ -28,6 +29,7 @@ pub use audit::{
     AuditActor, AuditCategory, AuditEnd, AuditFilter, AuditMetrics, AuditOutcome, AuditRecord,
     Claim, ConnectionResult,
 };
+pub use confinement::{ConfinedThreads, Confinement, DeniedCall};
 pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
 pub use event::{Event, EventKind};
 pub use explanation::{ExplanationReport, ExplanationStep, FixReport, RefusalReport};

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AuditMetrics, BrokerThread, Guest, PartitionKind, PartitionState, SharedResource};
+use crate::{
+    AuditMetrics, BrokerThread, DeniedCall, Guest, PartitionKind, PartitionState, SharedResource,
+};
 
 /// A snapshot of all of the broker's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -36,6 +38,9 @@ pub struct MetricsSnapshot {
     /// How often the data thread of a VM went on after a panic since the broker started.
     #[serde(default)]
     pub panics: u64,
+    /// The system calls that were denied to the broker's threads.
+    #[serde(default)]
+    pub denied_calls: Vec<DeniedCall>,
     /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 
-use crate::{BrokerThread, FixReport, Problem, SharedResource};
+use crate::{BrokerThread, Confinement, FixReport, Problem, SharedResource};
 
 /// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct Status {
     /// The broker's threads that the watchdog watches.
     #[serde(default)]
     pub threads: Vec<BrokerThread>,
+    /// What the broker has taken from itself. An older one does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confinement: Option<Confinement>,
 }
 
 /// The body of an error response.

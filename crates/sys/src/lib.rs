@@ -50,12 +50,12 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, activation, bus_error, cgroup_freezer, child, clock, closed_sockets, container_mount,
-    container_user, descriptor, doorbell, errno, event, foreign_socket, freeze, futex, identity,
-    impersonation, inherit, init, journal, limits, locks, machine, message, netns, notify_socket,
-    owner, peer, pidfd, poll, processor, remote, sealed, seccomp, secure_exec, seqpacket,
-    service_manager, session, shared_memory, signals, socket_folder, splice, standard_streams,
-    stream, supervisor, unix_diag, vhost, vsock, vsock_diag,
+    accounts, activation, bus_error, capabilities, cgroup_freezer, child, clock, closed_sockets,
+    container_mount, container_user, descriptor, doorbell, errno, event, foreign_socket, freeze,
+    futex, identity, impersonation, inherit, init, journal, landlock, limits, locks, machine,
+    message, netns, notify_socket, owner, peer, pidfd, poll, processor, remote, sealed, seccomp,
+    secure_exec, seqpacket, service_manager, session, shared_memory, signals, socket_folder,
+    splice, standard_streams, stream, supervisor, unix_diag, vhost, vsock, vsock_diag,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error, try_write, write};

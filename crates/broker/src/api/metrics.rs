@@ -139,6 +139,17 @@ impl Collector for Scrape {
                 .into_iter()
                 .map(|(reason, count)| ([("reason", reason)], Value::Counter(count))),
         )?;
+        family(
+            &mut encoder,
+            "hvsock_denied_system_calls",
+            "System calls that the broker's threads are not expected to make, and that failed",
+            None,
+            snapshot.denied_calls.iter().map(|denied| {
+                let name = denied.name.as_deref().unwrap_or("unknown");
+                let labels = [("thread", denied.kind.as_str()), ("call", name)];
+                (labels, Value::Counter(denied.count))
+            }),
+        )?;
         guests::encode(&mut encoder, &snapshot.guests)?;
         family(
             &mut encoder,
@@ -257,7 +268,7 @@ fn kind_label(kind: PartitionKind) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use crate::model::{AuditCategory, AuditMetrics, AuditOutcome, PartitionState};
+    use crate::model::{AuditCategory, AuditMetrics, AuditOutcome, DeniedCall, PartitionState};
 
     use super::*;
     use crate::model::SharedResource;
@@ -317,6 +328,12 @@ mod tests {
             ],
             hangs: 4,
             panics: 3,
+            denied_calls: vec![DeniedCall {
+                kind: "core".into(),
+                syscall: 59,
+                name: Some("execve".into()),
+                count: 2,
+            }],
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,
@@ -336,6 +353,7 @@ mod tests {
             r#"hvsock_audit_records_total{category="guest",outcome="refused"} 5"#,
             r#"hvsock_audit_records_dropped_total{reason="rate_limit"} 6"#,
             r#"hvsock_audit_records_dropped_total{reason="not_written"} 0"#,
+            r#"hvsock_denied_system_calls_total{thread="core",call="execve"} 2"#,
             r#"hvsock_refusals_total{reason="no_listener"} 7"#,
             r#"hvsock_partitions{kind="container",state="running"} 2.0"#,
             r#"hvsock_problems{kind="config_watch"} 1.0"#,

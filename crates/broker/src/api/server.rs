@@ -35,6 +35,7 @@ use super::stall::StallLimit;
 use crate::callers::{Caller, Callers};
 use crate::handle::Handle;
 use crate::model::ProblemKind;
+use crate::sandbox;
 use crate::watchdog::{self, Role, Step};
 
 /// The most clients that wait to be accepted.
@@ -124,6 +125,7 @@ impl ControlServer {
         let of_server = Arc::clone(&gate);
         let watch = handle.watch(Role::Helper);
         let run = move || {
+            sandbox::enter(sandbox::Kind::Control);
             let _watched = watch.enter();
             runtime.block_on(async {
                 tokio::select! {

@@ -1,6 +1,7 @@
 //! Writes records to the journal or the log, on a thread of its own: a slow reader of either delays
 //! nothing else, and what it does not take in time is counted.
 
+use crate::sandbox;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +57,10 @@ impl Writer {
         let (queue, records) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("hvsock-audit".into())
-            .spawn(move || write_all(&output, &records))
+            .spawn(move || {
+                sandbox::enter(sandbox::Kind::Audit);
+                write_all(&output, &records);
+            })
             .inspect_err(|error| tracing::error!(%error, "cannot start the thread of the audit"));
         Self {
             queue: thread.is_ok().then_some(queue),

@@ -21,6 +21,7 @@ use slab::Slab;
 
 use super::orders::{Observed, Order, Orders};
 use crate::handle::{ControlError, Handle};
+use crate::sandbox;
 use crate::watchdog::{self, FILES, Role, Step};
 
 const WAKE: Token = Token(usize::MAX);
@@ -76,7 +77,10 @@ impl ContainerObserver {
         };
         let thread = std::thread::Builder::new()
             .name("hvsock-observer".into())
-            .spawn(move || observer.run())?;
+            .spawn(move || {
+                sandbox::enter(sandbox::Kind::Observer);
+                observer.run();
+            })?;
         let thread = Some(thread);
         Ok(Self { orders, thread })
     }

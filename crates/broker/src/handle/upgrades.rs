@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::handover::GivenUp;
 use crate::handover::serve::{Figures, Times};
 use crate::model::{NewUpgrade, Upgrade};
+use crate::sandbox;
 use crate::upgrade::{ANSWERS, Asked, RELEASE, Upgrades};
 
 /// How often to look whether a successor has ended before it connected.
@@ -112,7 +113,8 @@ fn start(
     let mut child = {
         // Whoever connects is looked up only after this.
         let mut asked = lock(&upgrades.asked);
-        let child = command.spawn();
+        // It is not under the confinement of this thread.
+        let child = sandbox::outside(move || command.spawn());
         let child = child.map_err(|error| format!("cannot start {program}: {error}"))?;
         if let Some(asked) = &mut *asked {
             asked.pid = Some(child.id());

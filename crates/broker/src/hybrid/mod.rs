@@ -43,6 +43,7 @@ use crate::guest_link::{
 };
 use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
+use crate::sandbox;
 use command::{Command, Place, SharedState};
 use style::{Connects, Style};
 use trust::Trust;
@@ -167,11 +168,13 @@ impl Link {
         let entered = Arc::clone(&gate);
         let (running, end) = mpsc::channel();
         let thread = std::thread::Builder::new().name("hvsock-hybrid".to_owned());
-        let thread = thread.spawn(move || {
+        let run = move || {
+            sandbox::enter(sandbox::Kind::Hybrid);
             let _watched = watch.enter();
             Worker::run(&entered);
             drop::<Sender<()>>(running);
-        })?;
+        };
+        let thread = sandbox::outside(|| thread.spawn(run))?;
         Ok(Self {
             kind,
             style: style::of(kind),

@@ -27,6 +27,7 @@ use crate::guest_link::{
     Destination, EventSender, GuestRequest, LinkEvent, OfferedService, RequestId, Service,
     SocketKind,
 };
+use crate::sandbox;
 
 /// The token of the waker. Those of listening ports are the ports, which are smaller.
 const WAKER: Token = Token(usize::MAX);
@@ -136,7 +137,11 @@ impl KernelHost {
         });
         let thread = std::thread::Builder::new().name("vsock-host".into());
         let host = Arc::clone(&shared);
-        let thread = thread.spawn(move || host.run(poll))?;
+        let run = move || {
+            sandbox::enter(sandbox::Kind::KernelVsock);
+            host.run(poll);
+        };
+        let thread = sandbox::outside(|| thread.spawn(run))?;
         Ok(Self {
             shared,
             thread: Some(thread),

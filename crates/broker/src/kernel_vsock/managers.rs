@@ -13,6 +13,7 @@ use hvsock_fabric::PartitionState;
 use hvsock_sys::sync::lock;
 
 use crate::guest_link::{EventSender, LinkEvent};
+use crate::sandbox;
 
 /// How often the managers are asked.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -126,7 +127,7 @@ impl Managers {
             let shared = Arc::clone(&self.0);
             let thread = std::thread::Builder::new().name("vm-managers".into());
             // It ends by itself: a manager that is slow must not keep a VM from being removed.
-            thread.spawn(move || shared.run())?;
+            sandbox::outside(|| thread.spawn(move || shared.run()))?;
             state.runs = true;
         }
         let number = state.next;

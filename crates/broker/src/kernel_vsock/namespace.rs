@@ -1,5 +1,6 @@
 //! Whose vsock ports and CIDs they are: those of one network namespace, from Linux 7 on, or of the machine.
 
+use crate::sandbox;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -91,7 +92,7 @@ fn mode_in(namespace: NetworkNamespace) -> io::Result<(bool, NetworkNamespace)> 
         Ok((is_local, namespace))
     };
     let thread = std::thread::Builder::new().name("vsock-netns".into());
-    let result = thread.spawn(read)?.join();
+    let result = sandbox::outside(|| thread.spawn(read))?.join();
     result.unwrap_or_else(|_| {
         Err(io::Error::other(
             "the thread of the network namespace has ended",

@@ -1,5 +1,6 @@
 //! The system calls of the kernel's vhost-vsock, behind a trait: tests have Unix sockets in its place.
 
+use crate::sandbox;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{self, SyncSender};
@@ -175,9 +176,8 @@ impl Maker {
                 let _ = reply.send(vsock::socket());
             }
         };
-        std::thread::Builder::new()
-            .name("vsock-netns".into())
-            .spawn(thread)?;
+        let builder = std::thread::Builder::new().name("vsock-netns".into());
+        sandbox::outside(|| builder.spawn(thread))?;
         let entered = result.recv();
         entered.map_err(|_| ended())??;
         Ok(Self {
@@ -201,7 +201,8 @@ impl Maker {
             find_holder(port)
         };
         let thread = std::thread::Builder::new().name("vsock-holder".into());
-        thread.spawn(search).ok()?.join().ok()?
+        let searching = sandbox::outside(|| thread.spawn(search));
+        searching.ok()?.join().ok()?
     }
 }
 

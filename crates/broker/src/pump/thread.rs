@@ -12,6 +12,7 @@ use super::returned::Returned;
 use super::set::{Adopted, ConnectionSet, Report};
 use super::spin::Spin;
 use crate::data_path::ReportSender;
+use crate::sandbox;
 use crate::watchdog::{self, Step};
 
 /// The token of the thread's waker.
@@ -33,7 +34,9 @@ impl DataThread {
         let set = ConnectionSet::new(poll.registry().try_clone()?, 0, u64::MAX);
         let thread = std::thread::Builder::new()
             .name(format!("hvsock-data-{index}"))
-            .spawn(move || run(poll, set, &queue, &reports))?;
+            .spawn(move || {
+                run(poll, set, &queue, &reports);
+            })?;
         Ok(Self {
             commands,
             waker,
@@ -118,6 +121,8 @@ fn run(
     let mut events = Events::with_capacity(1024);
     let processors = std::thread::available_parallelism().map_or(1, Into::into);
     let mut spin = Spin::new(processors);
+    // The number of processors was read from files.
+    sandbox::enter(sandbox::Kind::Data);
     loop {
         watchdog::wait();
         let waited = wait(&mut poll, &mut events, &mut set, &mut spin);

@@ -22,6 +22,7 @@ use crate::folders::FolderLock;
 use crate::handle::Handle;
 use crate::handover::serve::{Figures, Outcome, Serving, Times};
 use crate::handover::{Channel, GivenUp, Known};
+use crate::sandbox;
 
 /// Successors that wait to connect.
 const BACKLOG: u32 = 4;
@@ -64,6 +65,7 @@ impl HandoverServer {
             control,
         };
         let run = move || {
+            sandbox::enter(sandbox::Kind::Handover);
             if !server.run() {
                 let _ = fs::remove_file(&path);
             }

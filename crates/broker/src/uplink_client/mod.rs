@@ -41,6 +41,7 @@ use crate::data_path::{ControlConnection, ReportSender};
 use crate::guest_link::{
     Capabilities, EventSender, GuestConnect, GuestLink, LinkEnd, RequestId, Service, SocketKind,
 };
+use crate::sandbox;
 use client::Client;
 pub(crate) use event::{Incoming, UplinkEvent, UplinkState, WhyDown};
 #[cfg(feature = "fuzzing")]
@@ -92,10 +93,12 @@ impl UplinkClient {
         let shared = Arc::new(Shared::new(transport, &poll, client, link, uplink)?);
         let thread = std::thread::Builder::new().name("uplink".into());
         let worker = Arc::clone(&shared);
-        let thread = thread.spawn(move || {
+        let run = move || {
+            sandbox::enter(sandbox::Kind::Uplink);
             let _watched = watch.enter();
             worker.run(poll);
-        })?;
+        };
+        let thread = sandbox::outside(|| thread.spawn(run))?;
         Ok(Self {
             shared,
             thread: Some(thread),

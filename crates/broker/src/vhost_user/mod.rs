@@ -56,6 +56,7 @@ use crate::guest_link::{
 };
 use crate::handover::{Exports, HandoverError, Imports, LinkDocument};
 use crate::loop_waker::LoopWaker;
+use crate::sandbox;
 use crate::watchdog::ThreadWatch;
 use crate::{StartError, folders};
 use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
@@ -158,16 +159,36 @@ impl VhostUser {
         let owner = self.owner.as_ref();
         let for_user =
             owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
-        let listener =
-            stream::listen(&path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
-                StartError::io(format!("listen at {}{for_user}", path.display())),
-            )?;
+        let listener = stream::listen(&path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG);
+        let listener = listener
+            .map_err(|error| match owner {
+                Some(user) if is_not_permitted(&error) => cannot_give(&user.name),
+                _ => error,
+            })
+            .map_err(StartError::io(format!(
+                "listen at {}{for_user}",
+                path.display()
+            )))?;
         let device = Device::start(cid, self, UnixListener::from(listener), settings, events);
         if device.is_err() {
             let _ = std::fs::remove_file(&path);
         }
         device.map_err(StartError::io("start a VM's threads"))
     }
+}
+
+/// Whether the kernel refused for the want of a capability.
+fn is_not_permitted(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error())
+}
+
+/// Why a socket cannot be another user's.
+fn cannot_give(user: &str) -> std::io::Error {
+    let text = format!(
+        "a broker without the capability CAP_CHOWN cannot give a socket to another user; run the VMM as the broker's \
+         user, without a user for the VM, or the VM with the broker of root or of {user}"
+    );
+    std::io::Error::new(std::io::ErrorKind::PermissionDenied, text)
 }
 
 /// The core's handle of a VM's two threads. Dropping it ends them and the VM's connections.
@@ -251,12 +272,14 @@ impl Device {
         let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
         let (running, worker_end) = mpsc::channel();
         let entered = Arc::clone(&self.gate);
-        let worker = thread.spawn(move || {
+        let run = move || {
             bus_error::unblock();
+            sandbox::enter(sandbox::Kind::VmData);
             let _watched = watch.enter();
             Worker::run(&entered);
             drop::<Sender<()>>(running);
-        })?;
+        };
+        let worker = sandbox::outside(|| thread.spawn(run))?;
         (self.worker, self.worker_end) = (Some(worker), worker_end);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! the reply to `GET_VRING_BASE` for a queue, the broker accesses no buffer of that queue and
 //! sends no more notifications for it.
 
+use crate::sandbox;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -123,14 +124,15 @@ impl VmmThread {
         });
         let seen = Arc::clone(&stop);
         let (running, end) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name(format!("hvsock-vmm-{cid}"))
-            .spawn(move || {
-                bus_error::unblock();
-                let _watched = watch.enter();
-                run(&seen, &watch);
-                drop::<mpsc::Sender<()>>(running);
-            })?;
+        let thread = std::thread::Builder::new().name(format!("hvsock-vmm-{cid}"));
+        let run = move || {
+            bus_error::unblock();
+            sandbox::enter(sandbox::Kind::Vmm);
+            let _watched = watch.enter();
+            run(&seen, &watch);
+            drop::<mpsc::Sender<()>>(running);
+        };
+        let thread = sandbox::outside(|| thread.spawn(run))?;
         Ok(Self {
             thread: Some(thread),
             end: Some(end),

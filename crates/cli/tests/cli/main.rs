@@ -30,6 +30,7 @@ mod oci_hook;
 mod reconnect;
 mod refusals;
 mod reg_files;
+mod sandbox;
 mod services;
 mod upgrade;
 mod upgrade_load;

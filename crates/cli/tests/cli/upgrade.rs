@@ -170,7 +170,7 @@ impl World {
     }
 
     /// A connection of this process to itself, with a few bytes each way.
-    fn round_trip(&self, listener: &HvListener, service: &str) {
+    pub fn round_trip(&self, listener: &HvListener, service: &str) {
         use std::io::{Read as _, Write as _};
         thread::scope(|scope| {
             scope.spawn(|| {

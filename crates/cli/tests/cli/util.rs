@@ -324,8 +324,16 @@ impl Running {
     }
 }
 
+/// The exit status of a broker that was ended by a system call that a thread's allow list lacks
+/// (`hvsock broker --sandbox strict`).
+const DENIED: i32 = 159;
+
 impl Drop for Running {
     fn drop(&mut self) {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            let is_denied = status.code() == Some(DENIED);
+            assert!(!is_denied || thread::panicking(), "see its stderr");
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

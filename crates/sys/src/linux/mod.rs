@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod activation;
 pub mod bus_error;
+pub mod capabilities;
 pub mod cgroup_freezer;
 pub mod child;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod impersonation;
 pub mod inherit;
 pub mod init;
 pub mod journal;
+pub mod landlock;
 pub mod limits;
 mod listening;
 pub mod locks;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use hvsock::{Endpoint, Peer, VmId};
 use hvsock_address::{PartitionName, PartitionRef};
-use hvsock_broker::Handle;
 use hvsock_broker::model::{
     ClockKeeper, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport, GuestService,
     Health,
 };
+use hvsock_broker::{Handle, sandbox};
 use hvsock_services::host::heartbeat::{self, GuestCommands};
 use hvsock_services::host::kvp::{self, Pools};
 use hvsock_services::host::notify::{self, Notice};
@@ -54,6 +54,7 @@ impl HostServices {
         let (tried, first) = mpsc::channel();
         let thread = thread::Builder::new().name("hvsock-services".into());
         let thread = thread.spawn(move || {
+            sandbox::enter(sandbox::Kind::Services);
             runtime.block_on(async {
                 tokio::spawn(async move {
                     for mut status in statuses {

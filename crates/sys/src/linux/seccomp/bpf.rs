@@ -40,8 +40,19 @@ pub struct Rule<'a> {
     pub action: Action,
 }
 
-/// A filter for one program, its threads and descendants. It allows every call without a rule, and all calls
-/// of foreign architectures (on x86-64 also i386 and x32).
+/// What happens to a call that an allow list does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    /// It fails with `EPERM`, and is counted in [`denials`](super::denials) under this number. Where this
+    /// architecture's registers are not known here, it is not counted.
+    Deny(u16),
+    /// It ends the process.
+    Kill,
+}
+
+/// A filter for one program, its threads and descendants. One of [`build`](Self::build) allows every call without
+/// a rule, and all calls of foreign architectures (on x86-64 also i386 and x32). One of
+/// [`allow_only`](Self::allow_only) is the reverse.
 #[derive(Clone, Debug)]
 pub struct Filter {
     program: Vec<sock_filter>,
@@ -111,9 +122,36 @@ impl Filter {
     ///
     /// See [`FilterError`].
     pub fn build(rules: &[Rule<'_>]) -> Result<Self, FilterError> {
-        let architecture = ARCHITECTURE.ok_or(FilterError::UnknownArchitecture)?;
         let allow = ret(libc::SECCOMP_RET_ALLOW);
-        let mut program = vec![load(ARCH), equal(architecture, 1, 0), allow, load(NUMBER)];
+        Self::compile(rules, allow, allow)
+    }
+
+    /// Makes the program of an allow list: a call that no rule matches is `unlisted`. A call of a foreign architecture
+    /// ends the process, since its number means another call.
+    ///
+    /// # Errors
+    ///
+    /// See [`FilterError`].
+    pub fn allow_only(rules: &[Rule<'_>], unlisted: Unlisted) -> Result<Self, FilterError> {
+        let kill = ret(libc::SECCOMP_RET_KILL_PROCESS);
+        let unlisted = match unlisted {
+            Unlisted::Kill => kill,
+            Unlisted::Deny(tag) if super::denials::ARE_COUNTED => {
+                ret(libc::SECCOMP_RET_TRAP | u32::from(tag))
+            }
+            Unlisted::Deny(_) => ret(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
+        };
+        Self::compile(rules, unlisted, kill)
+    }
+
+    /// `unlisted` returns for a call that no rule matches, `foreign` for one of another architecture.
+    fn compile(
+        rules: &[Rule<'_>],
+        unlisted: sock_filter,
+        foreign: sock_filter,
+    ) -> Result<Self, FilterError> {
+        let architecture = ARCHITECTURE.ok_or(FilterError::UnknownArchitecture)?;
+        let mut program = vec![load(ARCH), equal(architecture, 1, 0), foreign, load(NUMBER)];
         let mut notified = Vec::new();
         for (position, rule) in rules.iter().enumerate() {
             let is_first = |earlier: &Rule<'_>| earlier.syscall != rule.syscall;
@@ -133,7 +171,7 @@ impl Filter {
                     notified.push(rule.syscall);
                 }
             }
-            block.push(allow);
+            block.push(unlisted);
             // The offset of a condition has 8 bits, that of a jump 32.
             match u8::try_from(block.len()) {
                 Ok(length) => program.push(equal(number, 0, length)),
@@ -148,7 +186,7 @@ impl Filter {
                 return Err(FilterError::TooManyRules);
             }
         }
-        program.push(allow);
+        program.push(unlisted);
         Ok(Self { program, notified })
     }
 

@@ -10,15 +10,21 @@
 //! once it must not read again. A supervisor that ends leaves its programs running: their calls then fail with
 //! `ENOSYS`.
 //!
+//! [`confine_thread`] puts the calling thread alone under an allow list ([`Filter::allow_only`]), for good.
+//!
 //! Linux 5.9 is the oldest that serves. See seccomp_unotify(2).
 
 mod bpf;
+pub mod denials;
 mod listener;
+pub mod names;
 mod spawn;
+mod thread;
 
-pub use bpf::{Action, ArgEq, Filter, FilterError, Rule};
+pub use bpf::{Action, ArgEq, Filter, FilterError, Rule, Unlisted};
 pub use listener::{AddFd, Listener, Notification, NotificationId, Ready, Response};
 pub use spawn::{SpawnError, Spawned, restrict, spawn};
+pub use thread::{confine_thread, no_new_privileges};
 
 #[cfg(test)]
 mod tests;

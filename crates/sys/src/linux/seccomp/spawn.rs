@@ -10,6 +10,7 @@ use std::process::{Child, Command};
 use super::super::{message, seqpacket};
 use super::bpf::Filter;
 use super::listener::{self, Listener};
+use super::thread::no_new_privileges;
 
 /// A program under a filter.
 #[derive(Debug)]
@@ -144,16 +145,6 @@ fn end(mut child: Child) {
     let _ = child.wait();
 }
 
-fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 /// Installs the filter. Returns the listener, and whether its threads wait until they are answered or killed.
 fn install_with_listener(program: &[libc::sock_filter]) -> io::Result<(OwnedFd, bool)> {
     let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
@@ -168,7 +159,7 @@ fn install_with_listener(program: &[libc::sock_filter]) -> io::Result<(OwnedFd, 
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, is_killable))
 }
 
-fn set_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<RawFd> {
+pub(super) fn set_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<RawFd> {
     let program = libc::sock_fprog {
         // At most 4096.
         len: u16::try_from(program.len()).unwrap_or(u16::MAX),

@@ -11,7 +11,7 @@ use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::{
     AuditOutput, BrokerConfig, CdiConfig, CdiHook, OnFatal, OnHandover, TakeOverError, TakenOver,
-    Uplink,
+    Uplink, sandbox,
 };
 use hvsock_endpoint::Dirs;
 use hvsock_log::Summaries;
@@ -60,6 +60,16 @@ pub struct Broker {
     /// Do not answer socket calls of unmodified programs in containers
     #[arg(long)]
     no_seccomp_agent: bool,
+    /// Restrict the system calls, files and capabilities of the broker's threads; `strict` ends the broker at the first
+    /// system call that a thread is not expected to make
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "HVSOCK_SANDBOX",
+        default_value = "off",
+        hide_env_values = true
+    )]
+    sandbox: Sandbox,
     /// In a virtual machine, join the broker of the host: `off` makes this machine a host of its own, `required`
     /// is an error on a machine without a host
     #[arg(
@@ -84,6 +94,17 @@ pub struct Broker {
     /// cannot go on without it [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..))]
     hang_after: Option<u16>,
+}
+
+/// How the broker confines itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sandbox {
+    /// An unexpected system call fails, is logged, and is shown by `hvsock status`
+    On,
+    /// An unexpected system call ends the broker
+    Strict,
+    /// Not at all
+    Off,
 }
 
 /// When the broker of the host is joined.
@@ -158,8 +179,22 @@ const OPERATOR_GROUP: &str = "hvsock";
 
 impl Broker {
     pub fn run(self, context: &Context) -> Result<()> {
+        // Before there are other threads, which have what this one has.
+        let mode = match self.sandbox {
+            Sandbox::On => Some(sandbox::Mode::Deny),
+            Sandbox::Strict => Some(sandbox::Mode::Kill),
+            Sandbox::Off => None,
+        };
+        if let Some(mode) = mode {
+            sandbox::enable(mode).context("cannot start a thread")?;
+        }
         // Dropped last: it logs what the rate limit has left out until then.
         let _summaries = log(context.quiet);
+        if mode.is_some() {
+            for missing in sandbox::missing() {
+                tracing::warn!("{missing}");
+            }
+        }
         let mut termination = Termination::catch().context("cannot catch signals")?;
         let mut config = BrokerConfig::new(context.broker.dirs()?);
         if let Some(name) = self.name {

@@ -4,7 +4,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
 use hvsock_control::{
-    BrokerThread, Connection, Listener, Partition, PartitionKind, PartitionState,
+    BrokerThread, Confinement, Connection, Listener, Partition, PartitionKind, PartitionState,
     Status as Overview, UplinkState, UplinkStatus,
 };
 use serde::Serialize;
@@ -21,6 +21,9 @@ use crate::output::{self, Json, Lines};
 /// Show all partitions, listeners and connections
 #[derive(Debug, Args)]
 pub struct Status {
+    /// Show what the broker has taken from itself: system calls, files and capabilities of its threads
+    #[arg(long, conflicts_with = "json")]
+    confinement: bool,
     #[command(flatten)]
     json: Json,
 }
@@ -37,6 +40,9 @@ struct Everything {
 impl Status {
     pub fn run(self, context: &Context) -> Result<()> {
         let client = context.client()?;
+        if self.confinement {
+            return confinement(client.status()?.confinement.as_ref()).print();
+        }
         let status = client.status().map_err(|error| {
             // A core that hangs is why, and only the rest of the broker can say so.
             let stuck = client.threads().unwrap_or_default().into_iter();
@@ -69,6 +75,84 @@ fn hang(stuck: &[BrokerThread]) -> String {
     });
     let threads: Vec<_> = threads.collect();
     format!("the broker hangs: {}", threads.join("; "))
+}
+
+/// What is missing of a broker's confinement.
+fn shortcomings(confinement: &Confinement, lines: &mut Lines) {
+    let denied: u64 = confinement.denied.iter().map(|denied| denied.count).sum();
+    let denied = denied.saturating_add(confinement.denied_others);
+    let mut texts: Vec<String> = match confinement.enabled {
+        true => confinement.missing.clone(),
+        false => return,
+    };
+    if denied > 0 {
+        texts.push(format!(
+            "the broker's threads were denied {}: hvsock status --confinement",
+            format::count(usize::try_from(denied).unwrap_or(usize::MAX), "system call")
+        ));
+    }
+    if !texts.is_empty() {
+        lines.push("");
+    }
+    for text in texts {
+        let text = printable(&text);
+        lines.push(format_args!("{ALARM}confinement:{ALARM:#} {text}"));
+    }
+}
+
+const NOT_CONFINED: &str = "the broker is not confined (hvsock broker --sandbox on)";
+
+/// The lines of `--confinement`.
+fn confinement(confinement: Option<&Confinement>) -> Lines {
+    let mut lines = Lines::default();
+    let Some(confinement) = confinement else {
+        lines.push("the broker is older than this command, and does not say");
+        return lines;
+    };
+    if !confinement.enabled {
+        lines.push(NOT_CONFINED);
+        return lines;
+    }
+    let list = |names: &[String]| match names {
+        [] => "none".to_owned(),
+        names => printable(&names.join(" ")).to_string(),
+    };
+    lines.push(match confinement.landlock_abi {
+        Some(version) => format!("Landlock: version {version} of the kernel's interface"),
+        None => "Landlock: this kernel has none, or does not use it".into(),
+    });
+    let capabilities = list(&confinement.capabilities);
+    lines.push(format_args!("capabilities of the process: {capabilities}"));
+    lines.push("");
+    lines.push("threads       system calls  files    capabilities");
+    for threads in &confinement.threads {
+        let calls = ["all", "allow list"][usize::from(threads.seccomp)];
+        let files = ["by mode", "none"][usize::from(threads.landlock)];
+        let capabilities = match list(&threads.capabilities) {
+            same if same == capabilities && same != "none" => "those of the process".into(),
+            other => other,
+        };
+        let kind = printable(&threads.kind).to_string();
+        lines.push(format_args!(
+            "{kind:<12}  {calls:<12}  {files:<7}  {capabilities}"
+        ));
+    }
+    for missing in &confinement.missing {
+        lines.push("");
+        let missing = printable(missing);
+        lines.push(format_args!("{ALARM}not confined:{ALARM:#} {missing}"));
+    }
+    for denied in &confinement.denied {
+        lines.push("");
+        lines.push(format_args!(
+            "{ALARM}denied:{ALARM:#} {} (system call {}) of a thread of kind {}, {}",
+            printable(denied.name.as_deref().unwrap_or("unknown")),
+            denied.syscall,
+            printable(&denied.kind),
+            format::count(usize::try_from(denied.count).unwrap_or(usize::MAX), "time"),
+        ));
+    }
+    lines
 }
 
 const NAME: Style = AnsiColor::Cyan.on_default().bold();
@@ -136,6 +220,9 @@ impl Everything {
                     share.limit,
                 ));
             }
+        }
+        if let Some(confinement) = &status.confinement {
+            shortcomings(confinement, &mut lines);
         }
         for problem in &status.problems {
             let since = format::age(problem.age_seconds);

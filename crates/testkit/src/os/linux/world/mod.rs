@@ -38,8 +38,13 @@ pub struct World {
     pub folder: TempFolder,
 }
 
-/// The configuration of a broker named `testhost`, with all files in one folder and without the control API.
+/// The configuration of a broker named `testhost`, with all files in one folder and without the control API. With
+/// `HVSOCK_SANDBOX=strict` the broker's threads in this process are confined from now on, and a system call that their lists
+/// lack ends the process.
 pub fn config(folder: &Path) -> BrokerConfig {
+    if std::env::var_os("HVSOCK_SANDBOX").is_some_and(|how| how == "strict") {
+        hvsock_broker::sandbox::enable_strictly().expect("a thread");
+    }
     let mut config = BrokerConfig::new(dirs(folder));
     config.partition = PartitionName::new("testhost").expect("a name");
     config.control = false;
