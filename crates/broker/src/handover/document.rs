@@ -13,7 +13,6 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use super::bundle::{FdIndex, Imports, MAX_BLOBS, MAX_BYTES};
 use super::error::HandoverError;
 use super::link::LinkDocument;
-use super::stored::StoredLabel;
 use crate::core::CoreDocument;
 
 /// The version of [`Document`] that this release writes, and the newest that it reads.
@@ -53,6 +52,18 @@ pub(crate) struct Document {
     /// Of a state that is stored until a successor is started.
     #[serde(default)]
     pub(crate) stored: Option<StoredLabel>,
+}
+
+/// The part of a document that says which descriptors belong to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredLabel {
+    /// A number of this state alone, which each carrier has, too.
+    pub(crate) state: String,
+    /// The boot of the system in which it was written.
+    pub(crate) boot: String,
+    /// When it was written, in nanoseconds since the boot.
+    pub(crate) at: u64,
+    pub(crate) descriptors: u32,
 }
 
 fn read_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::bundle::{Carrier, Exports, Imports, MAX_DESCRIPTORS};
-use super::document::{DOCUMENT_VERSION, Document};
+use super::document::{DOCUMENT_VERSION, Document, StoredLabel};
 use super::error::HandoverError;
 use super::protocol::MAX_MESSAGE;
 use super::serve::{Destination, Figures, Outcome, Source};
@@ -35,18 +35,6 @@ const FREEZE: Duration = Duration::from_secs(10);
 pub struct StoredState {
     document: OwnedFd,
     carriers: Vec<OwnedFd>,
-}
-
-/// The part of a document that says which descriptors belong to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoredLabel {
-    /// A number of this state alone, which each carrier has, too.
-    state: String,
-    /// The boot of the system in which it was written.
-    boot: String,
-    /// When it was written, in nanoseconds since the boot.
-    at: u64,
-    descriptors: u32,
 }
 
 /// The message with which a batch of descriptors waits.
