@@ -60,6 +60,11 @@ impl DirectEnd {
         self.control.closed && self.data.is_none()
     }
 
+    /// Whether there are more messages, or its process is gone and nothing has been done about that.
+    fn has_work(&self) -> bool {
+        self.control.readable || (self.control.closed && self.data.is_some())
+    }
+
     /// Whether the peer has ended its data.
     fn is_at_end(&self) -> bool {
         let Some(data) = &self.data else {
@@ -101,7 +106,7 @@ impl Direct {
         match self.read() {
             Err(refusal) => Turn::Closed(Some(refusal)),
             Ok(()) if self.ends.iter().all(DirectEnd::is_gone) => Turn::Closed(None),
-            Ok(()) if self.ends.iter().any(|end| end.control.readable) => Turn::Again,
+            Ok(()) if self.ends.iter().any(DirectEnd::has_work) => Turn::Again,
             Ok(()) => Turn::Waiting,
         }
     }
@@ -165,12 +170,14 @@ impl Direct {
     /// Answers what the end of the data that a process has read means. Fails if it means a reset.
     fn answer(&mut self, side: usize) -> Result<(), Refusal> {
         let peer = 1 - side;
-        // The announcement comes before the end, possibly behind other messages.
+        let is_at_end = self.ends[side].is_at_end();
+        // The announcement is in the queue before the end is seen, possibly behind other messages. Whether this turn has
+        // been told that the queue is readable says nothing: the peer may have sent it since.
+        self.ends[peer].control.read()?;
         if self.ends[peer].control.readable {
             return Ok(());
         }
         self.ends[side].control.asked_for_end = false;
-        let is_at_end = self.ends[side].is_at_end();
         if is_at_end && self.ends[peer].control.announced {
             self.pass_end_on(peer);
             return Ok(());

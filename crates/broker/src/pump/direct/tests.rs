@@ -153,6 +153,20 @@ fn a_process_that_shuts_down_without_an_announcement_is_reset_when_its_peer_asks
 }
 
 #[test]
+fn an_announcement_that_arrives_with_the_question_is_seen() {
+    let mut world = World::new([false; 2]);
+    world.process(0).finish();
+    assert!(world.process(1).is_at_end());
+    world.process(1).ask_for_end();
+    // The event loop has seen the queue of the process that asks before the other's had a message.
+    world.direct.control_mut(1).readable = true;
+    while let Turn::Again = world.direct.turn() {}
+    assert_eq!(world.process(1).receive(), Some(BrokerMessage::Shutdown));
+    assert!(matches!(world.run(), Turn::Waiting));
+    assert_eq!(world.process(1).receive(), None);
+}
+
+#[test]
 fn a_process_that_asks_before_the_end_gets_no_answer() {
     let mut world = World::new([true, false]);
     world.process(1).ask_for_end();
