@@ -18,10 +18,11 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
     },
 }];
 
-/// Unloads a module, once the kernel has ended the last connections of the scenarios before.
+/// Unloads a module, once the kernel has ended the last connections of the scenarios before: it keeps a socket for as long
+/// as its connect might have taken, also if that has succeeded.
 fn unload(host: &Host, module: &str) -> Result<()> {
     let attempts = format!(
-        "i=0; until rmmod {module} || [ $i = 100 ]; do sleep 0.2; i=$((i+1)); done 2>/dev/null; \
+        "i=0; until rmmod {module} || [ $i = 500 ]; do sleep 0.2; i=$((i+1)); done 2>/dev/null; \
          ! grep '^{module} ' /proc/modules"
     );
     host.ok(&attempts).map(drop)

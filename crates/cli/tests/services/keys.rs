@@ -19,6 +19,8 @@ impl Keys {
     /// Skips the test (`None`) without OpenSSH.
     pub fn new() -> Option<Self> {
         let sshd = require::sshd()?;
+        // A server of root does not start without this folder, which only its service makes.
+        let _ = fs::create_dir("/run/sshd");
         let keys = Self {
             folder: TempFolder::new(),
             sshd,
