@@ -4,6 +4,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
@@ -99,15 +100,21 @@ pub fn finds_at(socket: impl AsFd, path: &Path, file: impl AsFd) -> bool {
 
 /// Opens (`O_PATH`) the file at a path below a root folder, by names in the kernel's cache only.
 fn open_cached(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
-    /// A rename anywhere in the system makes a lookup in the cache fail.
-    const TRIES: usize = 8;
+    /// A rename or mount anywhere in the system makes a lookup in the cache fail, so those that follow on each other may
+    /// all fail.
+    const TRIES: u32 = 32;
+    const AT_ONCE: u32 = 8;
+    const PAUSE: Duration = Duration::from_micros(100);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
     let open = || rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
     let mut found = open();
-    for _ in 1..TRIES {
+    for tries in 1..TRIES {
         if found.as_ref().err() != Some(&Errno::AGAIN) {
             break;
+        }
+        if tries >= AT_ONCE {
+            std::thread::sleep(PAUSE);
         }
         found = open();
     }
@@ -194,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = crate::seqpacket::listen(&path, 0o600, 1).unwrap();
-        let _client = crate::seqpacket::connect(&path, std::time::Duration::ZERO).unwrap();
+        let _client = crate::seqpacket::connect(&path, Duration::ZERO).unwrap();
         let socket = crate::seqpacket::accept(&listener).unwrap().unwrap();
         let mut got = groups(&socket).unwrap();
         let own = rustix::process::getgroups().unwrap();
@@ -213,8 +220,7 @@ mod tests {
         let Some(path) = std::env::var_os(CONNECT_TO) else {
             return;
         };
-        let socket =
-            crate::seqpacket::connect(Path::new(&path), std::time::Duration::ZERO).unwrap();
+        let socket = crate::seqpacket::connect(Path::new(&path), Duration::ZERO).unwrap();
         // Until the test has looked.
         let _ = rustix::io::read(&socket, &mut [0; 1]);
     }
@@ -252,7 +258,7 @@ mod tests {
             if child.try_wait().unwrap().is_some() {
                 return;
             }
-            let soon = std::time::Instant::now() + std::time::Duration::from_millis(10);
+            let soon = std::time::Instant::now() + Duration::from_millis(10);
             let fd = crate::poll::PollFd::new(&listener, crate::poll::PollFlags::IN);
             crate::poll::wait(&mut [fd], Some(soon)).unwrap();
         };

@@ -446,6 +446,8 @@ mod tests {
         let owner = rustix::process::geteuid().is_root().then_some(12_345);
         let path = dir.path().join("s");
         let done = std::sync::atomic::AtomicBool::new(false);
+        // Until the last connect has ended.
+        let mut listeners = Vec::new();
         std::thread::scope(|scope| {
             // Looks all the time, as scripts and units that wait for a socket do.
             scope.spawn(|| {
@@ -466,7 +468,6 @@ mod tests {
                     }
                 }
             });
-            let mut listeners = Vec::new();
             for _ in 0..ROUNDS {
                 let (listener, id) = folder.listen(name("s"), 0o600, owner, 4).unwrap();
                 assert_eq!(folder.find(name("s")).unwrap(), id);
