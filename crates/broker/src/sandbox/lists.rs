@@ -6,7 +6,7 @@
 
 use hvsock_sys::seccomp::{Action, ArgEq, Rule};
 
-use super::Kind;
+use super::kind::Kind;
 
 /// The calls of this architecture with these names. Others exist on old architectures only.
 macro_rules! calls {

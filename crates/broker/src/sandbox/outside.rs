@@ -13,7 +13,7 @@ use hvsock_sys::poll;
 use hvsock_sys::seccomp::{denials, names};
 use rustix::event::{PollFd, PollFlags};
 
-use super::kind_name;
+use super::kind::Kind;
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -66,7 +66,7 @@ fn run(queue: &Receiver<Task>, event: &Event) {
 /// Logs each kind of denied call at its first and at each tenfold number.
 fn log_denials(logged: &mut HashMap<(u16, u32), u64>) {
     for denial in denials::list().0 {
-        let (kind, number) = (kind_name(denial.filter), denial.syscall);
+        let (kind, number) = (Kind::name_of(denial.filter), denial.syscall);
         let next = logged.entry((denial.filter, number)).or_insert(1);
         if denial.count >= *next {
             *next = denial.count.saturating_mul(10);

@@ -16,15 +16,17 @@
 
 mod bpf;
 pub mod denials;
+mod install;
 mod listener;
 pub mod names;
 mod spawn;
 mod thread;
 
 pub use bpf::{Action, ArgEq, Filter, FilterError, Rule, Unlisted};
+pub use install::no_new_privileges;
 pub use listener::{AddFd, Listener, Notification, NotificationId, Ready, Response};
 pub use spawn::{SpawnError, Spawned, restrict, spawn};
-pub use thread::{confine_thread, no_new_privileges};
+pub use thread::confine_thread;
 
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@ use std::process::{Child, Command};
 
 use super::super::{message, seqpacket};
 use super::bpf::Filter;
+use super::install::{no_new_privileges, set_filter};
 use super::listener::{self, Listener};
-use super::thread::no_new_privileges;
 
 /// A program under a filter.
 #[derive(Debug)]
@@ -157,28 +157,6 @@ fn install_with_listener(program: &[libc::sock_filter]) -> io::Result<(OwnedFd, 
     };
     // SAFETY: it is a new descriptor that nobody else has.
     Ok((unsafe { OwnedFd::from_raw_fd(fd) }, is_killable))
-}
-
-pub(super) fn set_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<RawFd> {
-    let program = libc::sock_fprog {
-        // At most 4096.
-        len: u16::try_from(program.len()).unwrap_or(u16::MAX),
-        filter: program.as_ptr().cast_mut(),
-    };
-    // SAFETY: the structure and the instructions that it points to are valid for the call, which only reads
-    // them.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            flags,
-            &raw const program,
-        )
-    };
-    match RawFd::try_from(done) {
-        Ok(fd @ 0..) => Ok(fd),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// The messages of the child.

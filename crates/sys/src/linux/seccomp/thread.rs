@@ -3,22 +3,8 @@
 use std::io;
 
 use super::bpf::Filter;
-use super::{denials, spawn};
-
-/// Makes this thread, and what it starts, gain no privileges by executing programs, for good.
-///
-/// # Errors
-///
-/// Those of `prctl`.
-pub fn no_new_privileges() -> io::Result<()> {
-    // SAFETY: no memory is involved.
-    let done = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
+use super::denials;
+use super::install::{no_new_privileges, set_filter};
 
 /// Puts this thread under a filter, for good, and without new privileges. The threads and processes that it starts
 /// from then on are under it as well; the other threads of this process are not. Filters add up.
@@ -33,7 +19,7 @@ pub fn confine_thread(filter: &Filter) -> io::Result<()> {
     }
     denials::catch()?;
     no_new_privileges()?;
-    spawn::set_filter(filter.program(), 0).map(drop)
+    set_filter(filter.program(), 0).map(drop)
 }
 
 #[cfg(test)]
