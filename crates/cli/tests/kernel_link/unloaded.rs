@@ -22,7 +22,7 @@ pub const SCENARIOS: &[Scenario] = &[Scenario {
 /// as its connect might have taken, also if that has succeeded.
 fn unload(host: &Host, module: &str) -> Result<()> {
     let attempts = format!(
-        "i=0; until rmmod {module} || [ $i = 500 ]; do sleep 0.2; i=$((i+1)); done 2>/dev/null; \
+        "i=0; until rmmod {module} || [ $i = 400 ]; do sleep 0.2; i=$((i+1)); done 2>/dev/null; \
          ! grep '^{module} ' /proc/modules"
     );
     host.ok(&attempts).map(drop)
