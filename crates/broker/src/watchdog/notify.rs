@@ -27,7 +27,7 @@ impl Default for WatchdogConfig {
     }
 }
 
-/// A service manager that restarts a broker of which it has not heard for a while (`WatchdogSec=` of systemd).
+/// A service manager that restarts a broker that has sent no keep-alive for a while (`WatchdogSec=` of systemd).
 #[derive(Clone)]
 pub struct ServiceManager {
     /// How often to tell it.

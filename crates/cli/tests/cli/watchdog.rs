@@ -1,4 +1,4 @@
-//! Threads of the broker that hang or panic, and what a service manager hears.
+//! Threads of the broker that hang or panic, and the keep-alives to a service manager.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -138,7 +138,7 @@ fn thread<'a>(status: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn the_service_manager_hears_again_and_again_that_the_broker_is_alive() {
+fn the_service_manager_gets_keep_alives_again_and_again() {
     let notify = folder();
     let path = notify.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();

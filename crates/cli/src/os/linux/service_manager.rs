@@ -42,7 +42,7 @@ pub fn notify_handover(stage: HandoverStage) {
     }
 }
 
-/// The service manager, if it wants to hear regularly from this process (sd_watchdog_enabled(3)).
+/// The service manager, if it expects regular keep-alives of this process (sd_watchdog_enabled(3)).
 pub fn watchdog() -> Option<ServiceManager> {
     let variable = |name| env::var(name).ok();
     let own = std::process::id();

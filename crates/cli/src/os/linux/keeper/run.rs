@@ -90,7 +90,7 @@ async fn run(command: Vec<OsString>, watchdog: Option<Duration>, folder: &Path) 
         };
         let ended = keeper.act(actions);
         // What a process has said was said before its end.
-        if let Some(status) = ended.or_else(|| keeper.hear()).or_else(|| keeper.reap()) {
+        if let Some(status) = ended.or_else(|| keeper.receive()).or_else(|| keeper.reap()) {
             return Ok(status);
         }
     }
@@ -130,7 +130,7 @@ impl Keeper {
     }
 
     /// Handles what processes have said.
-    fn hear(&mut self) -> Option<u8> {
+    fn receive(&mut self) -> Option<u8> {
         loop {
             let actions = match self.socket.get_ref().recv() {
                 Ok(None) => return None,
